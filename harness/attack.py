@@ -1,0 +1,111 @@
+"""What an attack is: a declaration that proposes images. It never says whether it succeeded."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from torch import Tensor
+
+from .threat import NORMS, Norm, Threat
+from .victim import Victim
+
+Kind = Literal["budget", "minimal"]
+Access = Literal["gradients", "scores", "decisions", "none"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attack(ABC):
+    """Base of every attack: a frozen declaration whose fields are its hyperparameters.
+
+    It holds no model, no eps and no state. A subclass sets the class attributes, adds fields and writes
+    :meth:`run`. All randomness comes from the global generators, which the caller seeds.
+
+    A *budget* attack stays within ``threat.eps``. A *minimal* attack looks for the nearest adversarial and
+    may land anywhere: it is called with ``threat.eps = None`` and one run serves every eps.
+    """
+
+    name: ClassVar[str]
+    """Short public name, part of the identity."""
+    version: ClassVar[int] = 1
+    """Bumped by hand whenever the attack returns other images for the same declaration."""
+    toolkit: ClassVar[str] = "gauntlet"
+    norms: ClassVar[tuple[Norm, ...]] = NORMS
+    """Norms it can be asked for."""
+
+    @property
+    def kind(self) -> Kind:
+        """Whether it keeps a budget or minimises the distance."""
+        return "budget"
+
+    @property
+    def access(self) -> Access:
+        """What it needs of the victim."""
+        return "gradients"
+
+    @property
+    def supported_norms(self) -> tuple[Norm, ...]:
+        """Norms this very declaration can be asked for."""
+        return self.norms
+
+    @property
+    def label(self) -> str:
+        """Name for people: the attack's name and every field that is not at its default."""
+        changed = ", ".join(f"{name}={_short(value)}" for name, value in self.changed().items())
+        return f"{self.name}({changed})" if changed else self.name
+
+    def changed(self) -> dict[str, Any]:
+        """Fields that differ from their defaults."""
+        return {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if getattr(self, field.name) != field.default and field.metadata.get("identity", True)
+        }
+
+    def prepare(self, victim: Victim, x: Tensor, y: Tensor) -> Attack:
+        """Return a resolved copy after looking at training data; by default the attack itself.
+
+        Called once for a model and threat, before any shard. Whatever is learned here (a constant, say) must be
+        held by the fields of the copy.
+
+        Args:
+            victim: The model that will be attacked.
+            x: Training images (N, C, H, W) in [0, 1].
+            y: Their labels, int64 (N,).
+        """
+        return self
+
+    @abstractmethod
+    def run(self, victim: Victim, x: Tensor, y: Tensor, threat: Threat) -> Tensor:
+        """Propose adversarial images; see :meth:`__call__`."""
+
+    def check(self, threat: Threat) -> None:
+        """Raise ValueError if this attack cannot be asked for that threat."""
+        if threat.norm not in self.supported_norms:
+            raise ValueError(f"{self.label} has no {threat.norm} form; choose from {', '.join(self.supported_norms)}")
+        if self.kind == "budget" and threat.eps is None:
+            raise ValueError(f"{self.label} needs an eps")
+
+    def __call__(self, victim: Victim, x: Tensor, y: Tensor, threat: Threat) -> Tensor:
+        """Propose one image for each given.
+
+        Args:
+            victim: The model under attack.
+            x: Clean images, float32 (N, C, H, W) in [0, 1].
+            y: True labels, int64 (N,).
+            threat: Norm and, for a budget attack, eps.
+
+        Returns:
+            Proposals, shape and dtype of ``x``. Failures may be anything: the referee decides.
+
+        Raises:
+            ValueError: The attack has no such norm, or a budget attack got no eps.
+        """
+        self.check(threat)
+        return self.run(victim, x, y, threat).detach()
+
+
+def _short(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)

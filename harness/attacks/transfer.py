@@ -1,0 +1,64 @@
+"""Any attack, crafted on another model than the one that is judged."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from ..attack import Access, Attack, Kind
+from ..threat import Norm, Threat
+from ..victim import Victim
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transfer(Attack):
+    """Adversarials of a source model, shown to the victim as they are.
+
+    A suite declares what is crafted and on which defense; the plan turns that into a model of the victim's data
+    set, architecture and seed, and the runner hands *that* model to the attack. The images are crafted on all
+    samples (also those that the source gets wrong), once, and serve every victim.
+
+    Attributes:
+        attack: How they are crafted.
+        defense: The :class:`harness.training.Trainer` of the source model.
+        architecture: Of the source; ``None``: the victim's.
+        seed_offset: Added to the victim's seed, so that a victim can meet its own twin.
+    """
+
+    name = "transfer"
+
+    attack: Attack
+    defense: Any
+    architecture: str | None = None
+    seed_offset: int = 0
+
+    @property
+    def kind(self) -> Kind:
+        """As the crafting attack."""
+        return self.attack.kind
+
+    @property
+    def access(self) -> Access:
+        """It asks the victim nothing."""
+        return "none"
+
+    @property
+    def supported_norms(self) -> tuple[Norm, ...]:
+        """As the crafting attack."""
+        return self.attack.supported_norms
+
+    @property
+    def label(self) -> str:
+        """The crafting attack's label, marked as transferred."""
+        return f"transfer:{self.attack.label}"
+
+    def prepare(self, victim: Victim, x: Tensor, y: Tensor) -> Attack:
+        """Prepare the crafting attack on the source model."""
+        return dataclasses.replace(self, attack=self.attack.prepare(victim, x, y))
+
+    def run(self, victim: Victim, x: Tensor, y: Tensor, threat: Threat) -> Tensor:
+        """Craft on ``victim``, which is the source model here."""
+        return self.attack.run(victim, x, y, threat)

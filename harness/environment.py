@@ -1,0 +1,54 @@
+"""What a result was made with: package versions and the commit of this source tree."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from functools import lru_cache
+from importlib import metadata
+from pathlib import Path
+from typing import Final
+
+PACKAGES: Final = (
+    "gauntlet-bench",
+    "torch",
+    "torchvision",
+    "adversarial-robustness-toolbox",
+    "foolbox",
+    "mlflow",
+    "numpy",
+    "scipy",
+    "pandas",
+    "scikit-learn",
+)
+
+
+@lru_cache
+def versions() -> dict[str, str]:
+    """Version of Python and of every package that can change a number; no package is imported for it."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+@lru_cache
+def git_commit() -> str:
+    """Commit of the checkout that this package runs from, with ``+`` if it was changed; "" outside of one."""
+    here = Path(__file__).resolve().parent
+    if not (here.parent / ".git").exists():
+        return ""
+    try:
+        commit = _git(here, "rev-parse", "HEAD")
+        changed = _git(here, "status", "--porcelain", "--untracked-files=no", "--", "harness", "defenses", "suites")
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return f"{commit}+" if changed else commit
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(folder.parent), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()

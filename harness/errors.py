@@ -1,0 +1,24 @@
+"""What a user got wrong, said in one line."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """Bad input. The message is one line: what is wrong, and what the choices are or what mends it."""
+
+
+def unknown(what: str, name: str, choices: Iterable[str]) -> UserError:
+    """Error for a name that does not exist, with the nearest matches and every choice.
+
+    Args:
+        what: Kind of thing, e.g. ``"attack"``.
+        name: What was asked for.
+        choices: Every name that would have done.
+    """
+    choices = list(choices)
+    near = difflib.get_close_matches(name, choices, n=3, cutoff=0.5)
+    hint = f" did you mean {' or '.join(near)}?" if near else ""
+    return UserError(f"unknown {what} {name!r};{hint} choose from {', '.join(choices)}")

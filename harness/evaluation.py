@@ -1,0 +1,199 @@
+"""The batteries from Python: anybody's model in, the pairs as a frame out."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from . import campaign, environment, identity
+from .data import DatasetInfo
+from .errors import UserError
+from .metrics import Board, Pair, pair_rows
+from .plan import Cell, ModelSpec, Suite, plan
+from .shard import Bench, run_shard
+from .training import Trainer
+from .work import inner
+
+
+@dataclass(frozen=True, kw_only=True)
+class External(Trainer):
+    """Stands for a model that was trained elsewhere; its weights are its identity.
+
+    Attributes:
+        weights: Digest of parameters and buffers.
+    """
+
+    name = "external"
+    summary = "a model trained elsewhere"
+
+    weights: str = ""
+
+
+def evaluate(
+    model: nn.Module,
+    x: Tensor | np.ndarray[Any, Any],
+    y: Tensor | np.ndarray[Any, Any],
+    suite: str | Suite = "quick",
+    *,
+    dataset: DatasetInfo | None = None,
+    device: torch.device | str = "cpu",
+    name: str = "model",
+) -> pd.DataFrame:
+    """Attack a model with a suite, in this process, and judge every returned image.
+
+    The model is copied, frozen and put in eval mode; the one passed in is left as it is.
+
+    Args:
+        model: Takes float32 images (N, C, H, W) in [0, 1], gives logits (N, K). Normalisation belongs inside.
+        x: Images, (N, C, H, W) in [0, 1].
+        y: True labels, (N,), whole numbers in [0, K).
+        suite: Name of a suite, or one made by hand. Those that transfer from other models need ``gauntlet run``.
+        dataset: Says the budgets, if they are not the suite's; by default MNIST's for gray images and CIFAR's for
+            colour, with L1 and L2 budgets scaled to the number of pixels.
+        device: Where to run.
+        name: What to call the model in the frame.
+
+    Returns:
+        A frame of :data:`harness.metrics.PAIR_COLUMNS`, a row a pair and eps.
+
+    Raises:
+        UserError: Images, labels or the model's output are not as described; unknown suite.
+    """
+    if isinstance(suite, str):
+        from suites import suite as find  # the one place in the core that knows suites by name
+
+        suite = find(suite)
+    x, y = _images(x), _labels(y)
+    if len(x) != len(y):
+        raise UserError(f"{len(x)} images, but {len(y)} labels")
+    with _one_thread():
+        bench = Bench.of(model, None, device)
+        classes = _classes(bench, x, device)
+        if int(y.min()) < 0 or int(y.max()) >= classes:
+            raise UserError(f"labels run from {int(y.min())} to {int(y.max())}, the model has {classes} classes")
+        info = _info(dataset, x, classes)
+        spec = ModelSpec(dataset=info.name, architecture=name, defense=External(weights=digest(model), epochs=0))
+        made = _plan(suite, spec, info)
+        pairs = [_pair(cell, bench, x.to(device), y.to(device), info, suite.name) for cell in made]
+    board = Board(suite=suite.name, budgets={info.name: suite.grid(info)}, pairs=pairs)
+    return pair_rows(board)
+
+
+def digest(model: nn.Module) -> str:
+    """Digest of a model's parameters and buffers: 16 hexadecimal digits."""
+    total = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        total.update(name.encode())
+        total.update(str(value.dtype).encode() + str(tuple(value.shape)).encode())
+        total.update(value.detach().cpu().contiguous().view(-1).numpy().tobytes())
+    return total.hexdigest()[:16]
+
+
+def _plan(suite: Suite, spec: ModelSpec, info: DatasetInfo) -> tuple[Cell, ...]:
+    for attacks in suite.attacks.values():
+        for attack in attacks:
+            if inner(attack) is not attack:
+                raise UserError(f"{attack.label} needs another trained model: use gauntlet run {suite.name}")
+    return plan(suite, [spec], {info.name: info}).cells
+
+
+def _pair(cell: Cell, bench: Bench, x: Tensor, y: Tensor, info: DatasetInfo, suite: str) -> Pair:
+    attack = cell.attack
+    identity.seed_everything(identity.derive_seed(cell.key))
+    attack = attack.prepare(bench.attacked, x, y)
+    outcomes = [
+        run_shard(
+            bench,
+            attack,
+            cell.threat,
+            index=torch.arange(cell.n)[cell.shard_slice(shard)],
+            x=x[cell.shard_slice(shard)],
+            y=y[cell.shard_slice(shard)],
+            seed=cell.shard_seed(shard),
+            shard=shard,
+        )
+        for shard in range(cell.shards)
+    ]
+    from .results import pair_from_outcomes
+
+    meta = campaign.cell_record(cell, info, suite) | {
+        "command": "",
+        "declaration": identity.canonical(cell),
+        "versions": environment.versions(),
+        "git_commit": environment.git_commit(),
+    }
+    return pair_from_outcomes(meta, [(o.samples, o.facts, o.gallery) for o in outcomes])
+
+
+def _images(x: Any) -> Tensor:
+    images = torch.as_tensor(x)
+    if images.dim() != 4 or not len(images):
+        raise UserError(f"images must have shape (N, C, H, W) with N >= 1, got {tuple(images.shape)}")
+    if not images.is_floating_point():
+        raise UserError(f"images must be floats in [0, 1], got {images.dtype}; divide 8-bit images by 255")
+    if not torch.isfinite(images).all():
+        raise UserError("images must be finite, some are NaN or infinite")
+    low, high = float(images.min()), float(images.max())
+    if low < 0 or high > 1:
+        raise UserError(
+            f"images must lie in [0, 1], got values from {low:g} to {high:g}; put normalisation in the model"
+        )
+    return images.to(torch.float32).detach().cpu()
+
+
+def _labels(y: Any) -> Tensor:
+    labels = torch.as_tensor(y)
+    if labels.dim() != 1 or labels.is_floating_point() or labels.dtype == torch.bool:
+        raise UserError(f"labels must be whole numbers of shape (N,), got {labels.dtype} {tuple(labels.shape)}")
+    return labels.to(torch.int64).cpu()
+
+
+def _classes(bench: Bench, x: Tensor, device: torch.device | str) -> int:
+    with torch.no_grad():
+        try:
+            logits = bench.referee(x[:2].to(device))
+        except UserError:
+            raise
+        except Exception as error:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise UserError(f"the model does not take images of shape {tuple(x.shape[1:])}: {reason}") from None
+    return int(logits.shape[1])
+
+
+def _info(dataset: DatasetInfo | None, x: Tensor, classes: int) -> DatasetInfo:
+    from .data import default_info
+
+    shape = tuple(int(side) for side in x.shape[1:])
+    if dataset is None:
+        return default_info("user", (shape[0], shape[1], shape[2]), tuple(map(str, range(classes))), len(x))
+    if shape != dataset.shape or classes != len(dataset.classes):
+        raise UserError(
+            f"{dataset.name} has images {dataset.shape} and {len(dataset.classes)} classes, got {shape} and {classes}"
+        )
+    return copy.copy(dataset) if len(x) == dataset.test_size else _resized(dataset, len(x))
+
+
+def _resized(info: DatasetInfo, n: int) -> DatasetInfo:
+    from dataclasses import replace
+
+    return replace(info, test_size=n)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """The thread count of workers, so that numbers equal theirs; the caller's is restored."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,111 @@
+"""What a run looks like while it runs: a live table on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from .plan import Plan
+from .runner import Watch
+from .store import Home
+from .work import Train
+
+QUIET_SECONDS = 10.0
+"""Between two lines of progress where there is no terminal."""
+
+
+class Display:
+    """Shows a :class:`Watch`; use as a context manager and call it with the watch.
+
+    Args:
+        plan: What is run.
+        home: Where workers write how training goes.
+        console: Where to show it.
+    """
+
+    def __init__(self, plan: Plan, home: Home, console: Console) -> None:
+        self._plan, self._home, self._console = plan, home, console
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("elapsed"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+        )
+        self._rows = {
+            name: self._bars.add_task(name, total=None, visible=False) for name in ("models", "shards", "pairs")
+        }
+        self._live = Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
+        self._last = 0.0
+
+    def __enter__(self) -> Display:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def __call__(self, watch: Watch) -> None:
+        """Show the state of the run."""
+        while watch.messages:
+            self._console.print(watch.messages.popleft(), style="yellow", markup=False, highlight=False)
+        totals = {
+            "models": (watch.models_done, watch.models),
+            "shards": (watch.shards_done, watch.shards),
+            "pairs": (watch.cells_done, watch.cells),
+        }
+        if self._live is None:
+            if time.monotonic() - self._last >= QUIET_SECONDS:
+                self._last = time.monotonic()
+                parts = [f"{name} {done}/{total}" for name, (done, total) in totals.items()]
+                self._console.print(", ".join(parts + self._training(watch)), markup=False, highlight=False)
+            return
+        for name, (done, total) in totals.items():
+            self._bars.update(self._rows[name], completed=done, total=total, visible=total > 0)
+        table = Table.grid(padding=(0, 2))
+        for line in self._training(watch) or [""]:
+            table.add_row(line)
+        for job in list(watch.running.values()):
+            if not isinstance(job, Train):
+                table.add_row(f"{type(job).__name__.lower()} {job.cell}", style="dim")
+        self._live.update(Group(self._bars, table))
+
+    def _training(self, watch: Watch) -> list[str]:
+        """A line for each model in training: epoch, loss, accuracy, time left."""
+        lines = []
+        for job in list(watch.running.values()):
+            if isinstance(job, Train):
+                state = self._state(job.spec.key)
+                name = f"train {job.spec.architecture} {job.spec.defense.name} seed {job.spec.seed}"
+                lines.append(f"{name}: {_progress(state)}" if state else f"{name}: starting")
+        return lines
+
+    def _state(self, key: str) -> Mapping[str, Any]:
+        try:
+            state: dict[str, Any] = json.loads((self._home.progress / f"train-{key}.json").read_text())
+        except (OSError, ValueError):
+            return {}
+        return state
+
+
+def _progress(state: Mapping[str, Any]) -> str:
+    left = (time.time() - state["started"]) / max(state["done"], 1) * (state["total"] - state["done"])
+    return (
+        f"epoch {state['done']}/{state['total']} loss {state['loss']:.4f} accuracy {state['accuracy']:.1%} "
+        f"{max(left, 0):.0f} s left"
+    )

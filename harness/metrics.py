@@ -1,0 +1,401 @@
+"""From per-sample verdicts to accuracies with intervals, distances, worst cases and curves.
+
+Everything here works on plain frames (:data:`SAMPLE_COLUMNS`), so a table can be rebuilt from records alone.
+An image counts as broken at eps if the victim errs on the clean image, or if some attack returned a valid
+image at distance <= eps that the victim gets wrong. Images whose adversarial was never found have no distance:
+they are censored, never zero.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+TOLERANCE: Final = 1e-4  # of harness.threat, which this module may not import: it would bring torch along
+
+FLAGS: Final = ("over_budget", "out_of_box", "non_finite", "wrong_shape", "crashed")
+"""Ways for a returned image to be invalid. An invalid image never counts as a success."""
+
+DISTANCES: Final = ("l0", "l1", "l2", "linf", "rms")
+
+SAMPLE_COLUMNS: Final = (
+    "index",
+    "label",
+    "clean_pred",
+    "clean_correct",
+    "attacked",
+    "adv_pred",
+    "adversarial",
+    *FLAGS,
+    *DISTANCES,
+    "shard",
+)
+"""Columns of ``samples.parquet``, a row an image: position in the test set, true label, prediction on the
+clean image, whether that is right, whether the attack was called, prediction on the returned image (-1: none),
+whether that is a valid adversarial, the flags, its distances (NaN unless adversarial), its shard."""
+
+PAIR_COLUMNS: Final = (
+    "dataset",
+    "architecture",
+    "defense",
+    "seed",
+    "suite",
+    "attack",
+    "toolkit",
+    "norm",
+    "eps",
+    "source",
+    "n",
+    "clean_accuracy",
+    "success_rate",
+    "robust_accuracy",
+    "robust_accuracy_low",
+    "robust_accuracy_high",
+    "median_l2",
+    "median_linf",
+    "mean_rms",
+    "forwards",
+    "backwards",
+    "seconds",
+    "invalid",
+    "status",
+    "run_id",
+)
+"""Columns of ``pairs.csv``: a row a model, attack and eps. A minimal attack runs once and has a row for every
+eps of the suite, with the same ``run_id``; passes are per attacked image, seconds for the whole cell."""
+
+LEADERBOARD_COLUMNS: Final = (
+    "rank",
+    "dataset",
+    "architecture",
+    "defense",
+    "suite",
+    "norm",
+    "eps",
+    "seeds",
+    "n",
+    "clean_accuracy",
+    "worst_case_accuracy",
+    "worst_case_low",
+    "worst_case_high",
+    "strongest_attack",
+)
+"""Columns of ``leaderboard.csv``: a row a model (over its seeds) and eps. No rank: see :func:`leaderboard`."""
+
+Bools = npt.NDArray[np.bool_]
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One model-attack pair as recorded: what a cell's directory or its MLflow run holds.
+
+    Attributes:
+        meta: ``result.json``: the declaration and the counts. Keys used here: ``cell, model, dataset,
+            architecture, defense, seed, attack, toolkit, kind, norm, eps, source, n, forwards, backwards,
+            seconds, status``; ``eps`` is None for a minimal attack.
+        samples: Frame of :data:`SAMPLE_COLUMNS`.
+        gallery: First images: ``index (M,)``, ``x`` and ``x_adv`` float32 (M, C, H, W), ``label``,
+            ``clean_pred``, ``adv_pred`` (M,). Empty if none were kept.
+        run_id: MLflow run, empty if not tracked.
+        run_url: Where that run can be looked at, empty if unknown.
+    """
+
+    meta: Mapping[str, Any]
+    samples: pd.DataFrame
+    gallery: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
+    run_id: str = ""
+    run_url: str = ""
+
+
+@dataclass(frozen=True)
+class Board:
+    """Pairs that were run as one suite, with the eps values it is judged at.
+
+    Attributes:
+        suite: Its name.
+        budgets: Per data set and norm, ascending eps values in pixel units of [0, 1].
+        pairs: The records. A pair may belong to several boards.
+        missing: Labels of declared pairs without a record (not run, or failed before the attack), by model key.
+        models: What is known of each model by key: ``dataset, architecture, defense, seed, status`` ("ok" or
+            "failed"), ``error`` and ``card`` (the training card: fields, accuracies, seconds).
+    """
+
+    suite: str
+    budgets: Mapping[str, Mapping[str, Sequence[float]]]
+    pairs: Sequence[Pair]
+    missing: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    models: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+def wilson(successes: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Wilson score interval of a proportion; (NaN, NaN) for n = 0. ``successes`` may be a mean over seeds."""
+    from scipy.special import ndtri
+
+    if n == 0:
+        return math.nan, math.nan
+    z = float(ndtri(0.5 + confidence / 2))
+    p = successes / n
+    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def broken(samples: pd.DataFrame, norm: str, eps: float) -> Bools:
+    """Which images are lost at (norm, eps): misclassified clean, or a valid adversarial lies within eps."""
+    found = samples["adversarial"].to_numpy(bool)
+    near = samples[norm].to_numpy(float) <= eps * (1 + TOLERANCE) + 1e-9  # NaN compares False
+    result: Bools = ~samples["clean_correct"].to_numpy(bool) | (found & near)
+    return result
+
+
+def summary(samples: pd.DataFrame) -> dict[str, float]:
+    """What does not depend on eps: n, accuracies, success, distances of the successful, invalid counts.
+
+    ``success_rate`` is the share of attacked images with a valid adversarial at any distance. Medians and
+    means are over the successful and NaN where there is none.
+    """
+    n = len(samples)
+    attacked = int(samples["attacked"].sum())
+    found = samples[samples["adversarial"].to_numpy(bool)]
+    values = {
+        "n": float(n),
+        "clean_accuracy": float(samples["clean_correct"].mean()) if n else math.nan,
+        "success_rate": len(found) / attacked if attacked else math.nan,
+        "invalid": float(samples[list(FLAGS)].any(axis=1).sum()),
+    }
+    for flag in FLAGS:
+        values[f"invalid_{flag}"] = float(samples[flag].sum())
+    for name in DISTANCES:
+        values[f"median_{name}"] = float(found[name].median()) if len(found) else math.nan
+        values[f"mean_{name}"] = float(found[name].mean()) if len(found) else math.nan
+    return values
+
+
+def pair_rows(board: Board) -> pd.DataFrame:
+    """The frame behind ``pairs.csv``: :data:`PAIR_COLUMNS`, sorted, a row a pair and eps."""
+    rows: list[dict[str, Any]] = []
+    for pair in board.pairs:
+        meta = pair.meta
+        common = {name: meta[name] for name in PAIR_COLUMNS if name in meta}
+        common |= summary(pair.samples) | {"suite": board.suite, "run_id": pair.run_id}
+        common["n"] = len(pair.samples)
+        common["invalid"] = int(common["invalid"])
+        grid = board.budgets[meta["dataset"]][meta["norm"]] if meta["eps"] is None else [meta["eps"]]
+        for eps in grid:
+            lost = int(broken(pair.samples, meta["norm"], eps).sum())
+            low, high = wilson(common["n"] - lost, common["n"])
+            accuracy = 1 - lost / common["n"] if common["n"] else math.nan
+            rows.append(
+                common
+                | {"eps": eps, "robust_accuracy": accuracy, "robust_accuracy_low": low, "robust_accuracy_high": high}
+            )
+    frame = pd.DataFrame(rows, columns=list(PAIR_COLUMNS))
+    order = ["dataset", "architecture", "defense", "seed", "norm", "eps", "attack", "source"]
+    return frame.sort_values(order, kind="stable", ignore_index=True)
+
+
+def by_model(pairs: Iterable[Pair]) -> dict[str, list[Pair]]:
+    """Pairs grouped by model key, in order of appearance."""
+    groups: dict[str, list[Pair]] = {}
+    for pair in pairs:
+        groups.setdefault(pair.meta["model"], []).append(pair)
+    return groups
+
+
+def reference(pairs: Sequence[Pair]) -> pd.DataFrame:
+    """Samples of the pair with most images: what a model is judged on. Pairs on fewer broke none of the rest.
+
+    Raises:
+        ValueError: No pairs.
+    """
+    if not pairs:
+        raise ValueError("no pairs to judge a model by")
+    return max(pairs, key=lambda pair: len(pair.samples)).samples
+
+
+def nearest(pairs: Sequence[Pair], norm: str) -> pd.DataFrame:
+    """Per image the smallest distance at which any of a model's attacks broke it.
+
+    An adversarial found under one norm counts under every norm, at its distance there.
+
+    Returns:
+        Index: image. Columns ``clean_correct``, ``distance`` (0 where the clean image is misclassified, inf
+        where nothing broke it: an upper bound of the true distance is all an attack can give) and ``attack``
+        (label of the attack that came nearest, "" where none).
+    """
+    first = reference(pairs).set_index("index")
+    best = pd.DataFrame({"clean_correct": first["clean_correct"], "distance": np.inf, "attack": ""}, index=first.index)
+    best.loc[~best["clean_correct"], "distance"] = 0.0
+    for pair in pairs:
+        samples = pair.samples.set_index("index").reindex(best.index)
+        distance = samples[norm].where(samples["adversarial"].fillna(False).astype(bool), np.inf).astype(float)
+        closer = (distance < best["distance"]).to_numpy(bool)
+        best.loc[closer, "distance"] = distance[closer]
+        best.loc[closer, "attack"] = pair.meta["attack"]
+    return best
+
+
+@dataclass(frozen=True)
+class WorstCase:
+    """What is left of one model at (norm, eps) after every attack.
+
+    Attributes:
+        accuracy: Share of images that no attack broke.
+        low: Lower end of its 95 % Wilson interval.
+        high: Upper end.
+        n: Images.
+        strongest: Label of the attack with the lowest accuracy on its own, "" if none broke anything.
+        broken_by: Images lost to each attack (label to count), clean errors left out.
+        alone: Images lost to that attack and no other.
+    """
+
+    accuracy: float
+    low: float
+    high: float
+    n: int
+    strongest: str
+    broken_by: Mapping[str, int]
+    alone: Mapping[str, int]
+
+
+def worst_case(pairs: Sequence[Pair], norm: str, eps: float) -> WorstCase:
+    """Per-sample worst case over a model's attacks, at one norm and eps."""
+    judged = reference(pairs)
+    correct = judged["clean_correct"].to_numpy(bool)
+    hits: dict[str, Bools] = {}
+    for pair in pairs:
+        aligned = pair.samples.set_index("index").reindex(judged["index"].to_numpy())
+        aligned["clean_correct"] = aligned["clean_correct"].fillna(True).astype(bool)
+        aligned["adversarial"] = aligned["adversarial"].fillna(False).astype(bool)
+        lost = broken(aligned, norm, eps) & correct
+        label = pair.meta["attack"]
+        hits[label] = hits[label] | lost if label in hits else lost
+    stack = np.stack(list(hits.values()))
+    total = stack.sum(0)
+    survived = int((correct & (total == 0)).sum())
+    n = len(correct)
+    counts = {label: int(lost.sum()) for label, lost in hits.items()}
+    alone = {label: int((lost & (total == 1)).sum()) for label, lost in hits.items()}
+    strongest = max(counts, key=lambda label: (counts[label], alone[label]))
+    low, high = wilson(survived, n)
+    return WorstCase(
+        survived / n if n else math.nan, low, high, n, strongest if counts[strongest] else "", counts, alone
+    )
+
+
+def curve(distances: Iterable[float], eps: Iterable[float]) -> Floats:
+    """Share of images whose smallest distance exceeds each eps: the robust-accuracy-over-eps curve.
+
+    NaN everywhere if there are no images.
+    """
+    ordered = np.sort(np.asarray(list(distances), dtype=float))
+    limit = np.asarray(list(eps), dtype=float) * (1 + TOLERANCE) + 1e-9
+    if not len(ordered):
+        return np.full(limit.shape, math.nan)
+    result: Floats = 1 - np.searchsorted(ordered, limit, side="right") / len(ordered)
+    return result
+
+
+def leaderboard(board: Board) -> pd.DataFrame:
+    """The frame behind ``leaderboard.csv``, best first within each (data set, norm, eps, n).
+
+    Accuracies are means over seeds; the interval is Wilson's over the images at that mean, which says how far
+    other images would move it (the spread over seeds is the column ``std``, an extra that the CSV leaves out,
+    like ``note`` and ``clean_std``). A model has no rank (NA) while one of its pairs is missing, crashed or
+    returned invalid images, or while one of its seeds failed: ``note`` says which.
+    """
+    groups: dict[tuple[Any, ...], dict[str, list[Pair]]] = {}
+    for model, pairs in by_model(board.pairs).items():
+        meta = pairs[0].meta
+        group = (meta["dataset"], meta["architecture"], meta["defense"], len(reference(pairs)))
+        groups.setdefault(group, {})[model] = pairs
+    rows = []
+    for (dataset, architecture, defense, n), models in groups.items():
+        note = "; ".join(_problems(board, models, (dataset, architecture, defense)))
+        for norm, grid in board.budgets[dataset].items():
+            if not any(pair.meta["norm"] == norm for pairs in models.values() for pair in pairs):
+                continue
+            for eps in grid:
+                worst = [worst_case(pairs, norm, eps) for pairs in models.values()]
+                accuracy = float(np.mean([case.accuracy for case in worst]))
+                low, high = wilson(accuracy * n, n)
+                clean = [float(reference(pairs)["clean_correct"].mean()) for pairs in models.values()]
+                rows.append(
+                    {
+                        "dataset": dataset,
+                        "architecture": architecture,
+                        "defense": defense,
+                        "suite": board.suite,
+                        "norm": norm,
+                        "eps": eps,
+                        "seeds": len(models),
+                        "n": n,
+                        "clean_accuracy": float(np.mean(clean)),
+                        "clean_std": _std(clean),
+                        "worst_case_accuracy": accuracy,
+                        "std": _std([case.accuracy for case in worst]),
+                        "worst_case_low": low,
+                        "worst_case_high": high,
+                        "strongest_attack": _strongest(worst),
+                        "note": note,
+                    }
+                )
+    return _ranked(pd.DataFrame(rows, columns=[*LEADERBOARD_COLUMNS, "std", "clean_std", "note"]))
+
+
+def _problems(board: Board, models: Mapping[str, Sequence[Pair]], identity: tuple[str, str, str]) -> list[str]:
+    """Why a group of models (seeds of one defense) has no rank; empty if nothing stands against it."""
+    found = []
+    for pairs in models.values():
+        for pair in pairs:
+            if pair.meta["status"] != "ok":
+                found.append(f"{pair.meta['attack']} ({pair.meta['norm']}): {pair.meta['status']}")
+    for model, known in board.models.items():
+        labels = board.missing.get(model, ())
+        failed = known.get("status") == "failed"
+        if tuple(known.get(name) for name in ("dataset", "architecture", "defense")) != identity:
+            continue
+        if not labels and not failed:
+            continue
+        reason = known.get("error") or (f"{len(labels)} pairs not run" if labels else "failed")
+        found.append(f"seed {known.get('seed')}: {reason}")
+    return list(dict.fromkeys(found))
+
+
+def _std(values: Sequence[float]) -> float:
+    return float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
+
+
+def _strongest(cases: Sequence[WorstCase]) -> str:
+    """Strongest attack over seeds: the one that broke most images in all."""
+    total: dict[str, int] = {}
+    for case in cases:
+        for label, count in case.broken_by.items():
+            total[label] = total.get(label, 0) + count
+    best = max(total, key=lambda label: total[label])
+    return best if total[best] else ""
+
+
+def _ranked(frame: pd.DataFrame) -> pd.DataFrame:
+    """Sort and rank: equal accuracies share a rank, rows with a note get none and stand last."""
+    where = ["dataset", "norm", "eps", "n"]
+    frame["_unranked"] = frame["note"] != ""
+    frame = frame.sort_values(
+        [*where, "_unranked", "worst_case_accuracy", "clean_accuracy", "architecture", "defense"],
+        ascending=[True, True, True, False, True, False, False, True, True],
+        kind="stable",
+        ignore_index=True,
+    )
+    ranked = frame[~frame["_unranked"]]
+    # rounded: means over seeds that are equal on paper differ in the last bit
+    ranks = ranked["worst_case_accuracy"].round(12).groupby([ranked[name] for name in where])
+    ranks = ranks.rank(method="min", ascending=False)
+    frame["rank"] = ranks.reindex(frame.index).astype("Int64")
+    return frame.drop(columns="_unranked")

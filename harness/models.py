@@ -1,0 +1,168 @@
+"""Architectures, each a sequence of named stages shaped by the data set.
+
+A stage is addressable: a defense may observe, perturb or penalise what leaves it without knowing the model.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+
+from .errors import unknown
+
+Shape = tuple[int, int, int]
+Tap = Callable[[str, Tensor], Tensor]
+
+
+class Stages(nn.Module):
+    """A classifier as an ordered sequence of named stages, the last of which gives the logits.
+
+    Args:
+        stages: Name and module of each stage, in order.
+        hidden: Names of the stages whose output is a hidden representation (after its nonlinearity).
+    """
+
+    def __init__(self, stages: OrderedDict[str, nn.Module], hidden: tuple[str, ...]) -> None:
+        super().__init__()
+        missing = set(hidden) - set(stages)
+        if missing:
+            raise ValueError(f"no stage named {', '.join(sorted(missing))}")
+        self.stages = nn.ModuleDict(stages)
+        self.hidden = hidden
+
+    def forward(self, x: Tensor, tap: Tap | None = None) -> Tensor:
+        """Logits of a batch.
+
+        Args:
+            x: Images (N, C, H, W) in [0, 1].
+            tap: Called as ``tap(name, output)`` after each stage; what it returns goes to the next stage.
+
+        Returns:
+            Logits (N, K).
+        """
+        for name, stage in self.stages.items():
+            x = stage(x)
+            if tap is not None:
+                x = tap(name, x)
+        return x
+
+
+class Standardize(nn.Module):
+    """(x - mean) / std per channel, inside the model, so that attacks see [0, 1]."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Standardised images, same shape."""
+        return (x - self.mean) / self.std
+
+
+def mlp(shape: Shape, classes: int, widths: tuple[int, ...]) -> Stages:
+    """Fully connected ReLU network, e.g. 784-200-200-10 (Gu & Rigazio 2014, table 1)."""
+    stages: OrderedDict[str, nn.Module] = OrderedDict()
+    fan_in = math.prod(shape)
+    stages["flatten"] = nn.Flatten()
+    for number, width in enumerate(widths, start=1):
+        stages[f"hidden{number}"] = nn.Sequential(nn.Linear(fan_in, width), nn.ReLU())
+        fan_in = width
+    stages["logits"] = nn.Linear(fan_in, classes)
+    return Stages(stages, tuple(name for name in stages if name.startswith("hidden")))
+
+
+def lenet(shape: Shape, classes: int) -> Stages:
+    """Two convolutions with max-pooling, one dense layer, softmax (LeCun et al. 1998, with ReLU).
+
+    Convolutions are 5x5 without padding where the image allows it, 3x3 with padding on images under 16 pixels.
+    """
+    channels, height, width = shape
+    small = min(height, width) < 16
+    kernel, padding = (3, 1) if small else (5, 0)
+
+    def side(length: int) -> int:
+        for _ in range(2):
+            length = (length + 2 * padding - kernel + 1) // 2
+        return length
+
+    stages: OrderedDict[str, nn.Module] = OrderedDict()
+    stages["conv1"] = nn.Sequential(nn.Conv2d(channels, 20, kernel, padding=padding), nn.ReLU(), nn.MaxPool2d(2))
+    stages["conv2"] = nn.Sequential(nn.Conv2d(20, 50, kernel, padding=padding), nn.ReLU(), nn.MaxPool2d(2))
+    stages["flatten"] = nn.Flatten()
+    stages["hidden1"] = nn.Sequential(nn.Linear(50 * side(height) * side(width), 500), nn.ReLU())
+    stages["logits"] = nn.Linear(500, classes)
+    return Stages(stages, ("conv1", "conv2", "hidden1"))
+
+
+def resnet(shape: Shape, classes: int) -> Stages:
+    """Small residual network of torchvision's basic blocks: 3 groups of 1 block, 16 to 64 channels."""
+    from torchvision.models.resnet import BasicBlock
+
+    def group(fan_in: int, fan_out: int, stride: int) -> nn.Module:
+        down = None
+        if stride != 1 or fan_in != fan_out:
+            down = nn.Sequential(nn.Conv2d(fan_in, fan_out, 1, stride, bias=False), nn.BatchNorm2d(fan_out))
+        return BasicBlock(fan_in, fan_out, stride, down)
+
+    channels = shape[0]
+    stages: OrderedDict[str, nn.Module] = OrderedDict()
+    stages["standardize"] = Standardize((0.5,) * channels, (0.25,) * channels)
+    stages["stem"] = nn.Sequential(
+        nn.Conv2d(channels, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU(inplace=True)
+    )
+    stages["group1"] = group(16, 16, 1)
+    stages["group2"] = group(16, 32, 2)
+    stages["group3"] = group(32, 64, 2)
+    stages["pool"] = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    stages["logits"] = nn.Linear(64, classes)
+    return Stages(stages, ("stem", "group1", "group2", "group3"))
+
+
+ARCHITECTURES: Final[dict[str, Callable[[Shape, int], Stages]]] = {
+    "lenet": lenet,
+    "resnet": resnet,
+}
+"""Architectures by name; ``mlp-A-B-...`` is understood for any widths beside them."""
+
+PAPER_MLPS: Final = ("mlp-100-100", "mlp-200-200", "mlp-1000-1000")
+
+_MLP = re.compile(r"mlp((?:-[1-9][0-9]{0,4})+)")
+
+
+def architecture_names() -> tuple[str, ...]:
+    """Names to show: the papers' MLPs and every entry of :data:`ARCHITECTURES`."""
+    return (*PAPER_MLPS, *ARCHITECTURES)
+
+
+def check_architecture(name: str) -> None:
+    """Raise ValueError, with the choices, if there is no architecture of that name."""
+    if name not in ARCHITECTURES and not _MLP.fullmatch(name):
+        raise unknown("model", name, (*architecture_names(), "mlp-A-B-..."))
+
+
+def build_model(name: str, shape: Shape, classes: int) -> Stages:
+    """Build an untrained model; initial weights come from torch's global generator.
+
+    Args:
+        name: Entry of :data:`ARCHITECTURES`, or ``mlp-A-B-...``.
+        shape: Image shape (C, H, W).
+        classes: Number of logits.
+
+    Raises:
+        ValueError: Unknown name.
+    """
+    check_architecture(name)
+    found = _MLP.fullmatch(name)
+    if found:
+        return mlp(shape, classes, tuple(int(width) for width in found[1].split("-")[1:]))
+    return ARCHITECTURES[name](shape, classes)

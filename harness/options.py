@@ -1,0 +1,74 @@
+"""Texts from the command line turned into declarations."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+from collections.abc import Mapping
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from .errors import UserError, unknown
+from .training import Trainer
+
+
+def parse_defense(text: str, kinds: Mapping[str, type[Trainer]]) -> Trainer:
+    """Read ``NAME`` or ``NAME:key=value,key=value``.
+
+    Args:
+        text: From the command line.
+        kinds: Defenses by name.
+
+    Raises:
+        UserError: Unknown defense or hyperparameter, a value of the wrong type or outside its range.
+    """
+    name, _, settings = text.partition(":")
+    if name not in kinds:
+        raise unknown("defense", name, kinds)
+    kind = kinds[name]
+    hints = get_type_hints(kind)
+    fields = [field.name for field in dataclasses.fields(kind)]
+    values: dict[str, Any] = {}
+    for setting in filter(None, settings.split(",")):
+        key, equals, value = setting.partition("=")
+        if not equals:
+            raise UserError(f"{name}: write hyperparameters as key=value, got {setting!r}")
+        if key not in fields:
+            raise unknown(f"hyperparameter of {name}", key, fields)
+        values[key] = _convert(value, hints[key], f"{name}: {key}")
+    return kind(**values)
+
+
+def _convert(text: str, kind: Any, what: str) -> Any:
+    if get_origin(kind) in (Union, types.UnionType):
+        if text.lower() == "none":
+            return None
+        kind = next(choice for choice in get_args(kind) if choice is not type(None))
+    if get_origin(kind) is Literal or kind is str:
+        return text
+    if kind is bool:
+        if text.lower() not in ("true", "false"):
+            raise UserError(f"{what} must be true or false, got {text!r}")
+        return text.lower() == "true"
+    try:
+        return kind(text)
+    except (TypeError, ValueError):
+        wanted = {int: "a whole number", float: "a number"}.get(kind, getattr(kind, "__name__", str(kind)))
+        raise UserError(f"{what} must be {wanted}, got {text!r}") from None
+
+
+def parse_seeds(text: str) -> list[int]:
+    """Read ``0,1,2`` or ``0-4``.
+
+    Raises:
+        UserError: Not whole numbers >= 0, or a range that runs backwards.
+    """
+    seeds: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise UserError(f"seeds are whole numbers such as 0,1,2 or 0-4, got {text!r}")
+        span = range(int(first), (int(last) if dash else int(first)) + 1)
+        if not span or len(span) > 10000:
+            raise UserError(f"seeds run upwards and number at most 10000, got {text!r}")
+        seeds += span
+    return list(dict.fromkeys(seeds))

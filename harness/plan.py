@@ -1,0 +1,279 @@
+"""Declarations of what is to be measured, and the list of cells that follows from them. Pure: no I/O."""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from . import identity
+from .attack import Attack
+from .attacks.transfer import Transfer
+from .data import DatasetInfo
+from .errors import UserError, unknown
+from .models import check_architecture
+from .threat import Norm, Threat
+from .training import Trainer
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """A model that can be trained again from nothing but this.
+
+    Attributes:
+        dataset: :attr:`DatasetInfo.name`.
+        architecture: Name in :mod:`harness.models`.
+        defense: Resolved trainer: no hyperparameter is left to the data set.
+        seed: Number of the training run, 0, 1, ...
+        base: Model that the defense is built upon, if any.
+    """
+
+    dataset: str
+    architecture: str
+    defense: Trainer
+    seed: int = 0
+    base: ModelSpec | None = None
+
+    @cached_property
+    def key(self) -> str:
+        """Identity of the trained model."""
+        return identity.key(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One model-attack pair.
+
+    Attributes:
+        victim: The model that is judged.
+        attack: What is run against it.
+        threat: Norm and, for a budget attack, eps.
+        source: The model that the images are crafted on, when it is not the victim.
+        n: Images: the first n of the data set's fixed test order.
+        batch: Images a shard. Part of the identity, because random draws and rounding depend on it.
+    """
+
+    victim: ModelSpec
+    attack: Attack
+    threat: Threat
+    source: ModelSpec | None = None
+    n: int
+    batch: int
+
+    @cached_property
+    def key(self) -> str:
+        """Identity of the result."""
+        return identity.key(self)
+
+    @cached_property
+    def prepared_key(self) -> str | None:
+        """Identity of the attack's look at the training data, None if it takes none."""
+        if type(self._crafting).prepare is Attack.prepare:
+            return None
+        return identity.key("prepared", self.crafter, self._crafting, self.threat)
+
+    @cached_property
+    def crafted_key(self) -> str | None:
+        """Identity of the crafted images that this cell shares with every other victim of its source."""
+        if self.source is None:
+            return None
+        return identity.key("crafted", self.source, self._crafting, self.threat, self.n, self.batch)
+
+    @property
+    def crafter(self) -> ModelSpec:
+        """The model handed to the attack."""
+        return self.source or self.victim
+
+    @property
+    def _crafting(self) -> Attack:
+        return self.attack.attack if isinstance(self.attack, Transfer) else self.attack
+
+    @property
+    def shards(self) -> int:
+        """Number of shards."""
+        return -(-self.n // self.batch)
+
+    def shard_slice(self, shard: int) -> slice:
+        """Positions of one shard's images in the test order."""
+        return slice(shard * self.batch, min((shard + 1) * self.batch, self.n))
+
+    def shard_seed(self, shard: int) -> int:
+        """Seed of one shard: from identities alone, so that worker count and order change no number."""
+        return identity.derive_seed(self.crafted_key or self.key, shard)
+
+    def __str__(self) -> str:
+        spec = self.victim
+        return f"{spec.architecture} {spec.defense.name} seed {spec.seed}: {self.attack.label} ({self.threat})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suite:
+    """A battery of attacks.
+
+    Attributes:
+        name: Public name.
+        summary: One line for people.
+        attacks: Per norm, the attacks asked for it.
+        budgets: eps values per norm; ``None``: the data set's canonical ones.
+        samples: Images, unless the user says otherwise.
+        batch: Images a shard.
+    """
+
+    name: str
+    summary: str
+    attacks: Mapping[Norm, Sequence[Attack]]
+    budgets: Mapping[Norm, tuple[float, ...]] | None = None
+    samples: int = 1000
+    batch: int = 250
+
+    def __post_init__(self) -> None:
+        for norm, attacks in self.attacks.items():
+            for attack in attacks:
+                if norm not in attack.supported_norms:
+                    raise ValueError(f"suite {self.name}: {attack.label} has no {norm} form")
+
+    def grid(self, info: DatasetInfo) -> dict[Norm, tuple[float, ...]]:
+        """Eps values per norm of this suite, on that data set."""
+        budgets = self.budgets if self.budgets is not None else info.budgets
+        missing = [norm for norm in self.attacks if norm not in budgets]
+        if missing:
+            raise UserError(f"suite {self.name}: no {missing[0]} budget for {info.name}")
+        return {norm: tuple(budgets[norm]) for norm in self.attacks}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Everything that one command runs.
+
+    Attributes:
+        suite: The battery.
+        infos: Data sets by name.
+        models: Models that will be ranked, then the sources that only craft.
+        ranked: Keys of those that will be ranked.
+        cells: The pairs.
+    """
+
+    suite: Suite
+    infos: Mapping[str, DatasetInfo]
+    models: tuple[ModelSpec, ...]
+    ranked: frozenset[str]
+    cells: tuple[Cell, ...]
+
+    @cached_property
+    def key(self) -> str:
+        """Identity of the invocation: the same command again is the same invocation."""
+        return identity.key(self.suite.name, [m.key for m in self.models], [c.key for c in self.cells])
+
+    @cached_property
+    def budgets(self) -> dict[str, dict[Norm, tuple[float, ...]]]:
+        """Eps values per data set and norm."""
+        return {name: self.suite.grid(info) for name, info in self.infos.items()}
+
+
+def specs(
+    infos: Iterable[DatasetInfo], architectures: Iterable[str], defenses: Iterable[Trainer], seeds: Iterable[int]
+) -> list[ModelSpec]:
+    """Every combination, each once, with hyperparameters resolved for its data set."""
+    found: dict[str, ModelSpec] = {}
+    architectures, defenses, seeds = list(architectures), list(defenses), list(seeds)
+    for info in infos:
+        for architecture in architectures:
+            check_architecture(architecture)
+            for defense in defenses:
+                for seed in seeds:
+                    spec = ModelSpec(
+                        dataset=info.name, architecture=architecture, defense=defense.resolve(info), seed=seed
+                    )
+                    found.setdefault(spec.key, spec)
+    return list(found.values())
+
+
+def plan(
+    suite: Suite,
+    models: Sequence[ModelSpec],
+    infos: Mapping[str, DatasetInfo],
+    *,
+    samples: int | None = None,
+    only: Sequence[str] = (),
+) -> Plan:
+    """List the cells of a suite over models.
+
+    A budget attack becomes a cell for every eps of the suite, a minimal attack one cell that serves them all.
+
+    Args:
+        suite: The battery.
+        models: Models to judge.
+        infos: Their data sets by name.
+        samples: Images a cell; ``None``: the suite's; never more than the test set holds.
+        only: Keep attacks whose label matches one of these patterns (``*`` and ``?``); empty: all.
+
+    Raises:
+        UserError: No image, or no attack of that label.
+    """
+    if samples is not None and samples < 1:
+        raise UserError(f"samples must be at least 1, got {samples}")
+    labels = {attack.label for attacks in suite.attacks.values() for attack in attacks}
+    for pattern in only:
+        if not any(_matches(label, [pattern]) for label in labels):
+            raise unknown(f"attack in suite {suite.name}", pattern, sorted(labels))
+    cells: dict[str, Cell] = {}
+    extra: dict[str, ModelSpec] = {}
+    for spec in models:
+        info = infos[spec.dataset]
+        n = min(samples or suite.samples, info.test_size)
+        grid = suite.grid(info)
+        for norm, attacks in suite.attacks.items():
+            for attack in attacks:
+                if only and not _matches(attack.label, only):
+                    continue
+                source = _source(attack, spec, info)
+                if source is not None and source.key == spec.key:
+                    continue  # crafted on itself it would be the white-box cell under another name
+                for eps in grid[norm] if attack.kind == "budget" else (None,):
+                    cell = Cell(
+                        victim=spec, attack=attack, threat=Threat(norm, eps), source=source, n=n, batch=suite.batch
+                    )
+                    cells.setdefault(cell.key, cell)
+                if source is not None:
+                    extra.setdefault(source.key, source)
+    ranked = {spec.key: spec for spec in models}
+    everything = _with_bases({**ranked, **{k: s for k, s in extra.items() if k not in ranked}})
+    return Plan(
+        suite=suite,
+        infos={name: infos[name] for name in {spec.dataset for spec in models}},
+        models=tuple(everything.values()),
+        ranked=frozenset(ranked),
+        cells=tuple(cells.values()),
+    )
+
+
+def _matches(label: str, patterns: Sequence[str]) -> bool:
+    return any(label == pattern or fnmatch.fnmatchcase(label, pattern) for pattern in patterns)
+
+
+def _source(attack: Attack, victim: ModelSpec, info: DatasetInfo) -> ModelSpec | None:
+    if not isinstance(attack, Transfer):
+        return None
+    return dataclasses.replace(
+        victim,
+        architecture=attack.architecture or victim.architecture,
+        defense=attack.defense.resolve(info),
+        seed=victim.seed + attack.seed_offset,
+        base=None,
+    )
+
+
+def _with_bases(models: Mapping[str, ModelSpec]) -> dict[str, ModelSpec]:
+    """Models in an order in which each comes after the one it is built upon."""
+    ordered: dict[str, ModelSpec] = {}
+
+    def add(spec: ModelSpec) -> None:
+        if spec.base is not None:
+            add(spec.base)
+        ordered.setdefault(spec.key, spec)
+
+    for spec in models.values():
+        add(spec)
+    return ordered

@@ -1,0 +1,213 @@
+"""A pool of worker processes that survives the death of any of them.
+
+Each worker has a pipe of its own: a worker that is killed at any moment holds no lock and takes only its own
+task down, which is given to its successor. A worker whose parent dies exits at once.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from typing import Any, Final, NamedTuple
+
+from .errors import UserError
+
+TRIES: Final = 3
+"""How often a task may take its worker down before it counts as failed."""
+
+
+class Task(NamedTuple):
+    """A unit of work: ``name`` is unique, ``payload`` goes to the worker's function."""
+
+    name: str
+    payload: Any
+
+
+class Done(NamedTuple):
+    """How a task ended: ``error`` is None, or one line (``detail`` has the traceback)."""
+
+    task: Task
+    value: Any
+    error: str | None
+    detail: str = ""
+    fault: bool = False
+    """True if the user's input is to blame (a :class:`UserError`)."""
+
+
+@dataclass
+class _Worker:
+    process: SpawnProcess
+    pipe: Connection
+    task: Task | None = None
+
+
+class Pool:
+    """Worker processes of one thread each.
+
+    Args:
+        jobs: Number of workers.
+        setup: Called once in each worker with ``context``; returns the function that runs a task's payload. Must
+            be importable by name.
+        context: Picklable argument of ``setup``.
+    """
+
+    def __init__(self, jobs: int, setup: Callable[[Any], Callable[[Any], Any]], context: Any) -> None:
+        self._spawn = multiprocessing.get_context("spawn")
+        self._setup = setup
+        self._context = context
+        self._workers: list[_Worker] = []
+        self._jobs = jobs
+        self._tries: dict[str, int] = {}
+
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    @property
+    def pids(self) -> list[int]:
+        """Process ids of the living workers."""
+        return [w.process.pid for w in self._workers if w.process.pid is not None and w.process.is_alive()]
+
+    def run(self, take: Callable[[], Task | None], timeout: float = 0.25) -> Iterator[Done | None]:
+        """Work until nothing is left.
+
+        Args:
+            take: Returns the next task that may start, or None if there is none just now. Asked again after
+                every end of a task.
+            timeout: Longest wait in seconds between two yields.
+
+        Yields:
+            A :class:`Done` for every task, and None whenever ``timeout`` passed without one.
+        """
+        while True:
+            self._feed(take)
+            busy = [worker for worker in self._workers if worker.task is not None]
+            if not busy:
+                return
+            ready = wait([w.pipe for w in busy] + [w.process.sentinel for w in busy], timeout)
+            ended: list[Done] = []
+            for worker in busy:
+                if worker.pipe in ready:
+                    ended += self._receive(worker)
+                elif worker.process.sentinel in ready:
+                    ended += self._bury(worker)
+            yield from ended
+            if not ended:
+                yield None
+
+    def _feed(self, take: Callable[[], Task | None]) -> None:
+        for slot in range(self._jobs):
+            if slot < len(self._workers) and self._workers[slot].task is not None:
+                continue
+            task = take()
+            if task is None:
+                return
+            if slot >= len(self._workers):
+                self._workers.append(self._start())
+            self._give(self._workers[slot], task)
+
+    def _give(self, worker: _Worker, task: Task) -> None:
+        worker.task = task
+        # if it has just died, its sentinel will say so, and the task goes to its successor
+        with suppress(OSError):
+            worker.pipe.send(task.payload)
+
+    def _receive(self, worker: _Worker) -> list[Done]:
+        try:
+            value, error, detail, fault = worker.pipe.recv()
+        except (EOFError, OSError):
+            return self._bury(worker)
+        task, worker.task = worker.task, None
+        assert task is not None
+        return [Done(task, value, error, detail, fault)]
+
+    def _bury(self, worker: _Worker) -> list[Done]:
+        """Replace a dead worker and give its task to the successor, unless it has killed too many."""
+        worker.process.join()
+        worker.pipe.close()
+        task, code = worker.task, worker.process.exitcode
+        assert task is not None
+        fresh = self._start()
+        worker.process, worker.pipe, worker.task = fresh.process, fresh.pipe, None
+        self._tries[task.name] = self._tries.get(task.name, 0) + 1
+        if self._tries[task.name] < TRIES:
+            self._give(worker, task)
+            return []
+        how = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
+        return [Done(task, None, f"the worker process died {TRIES} times ({how})")]
+
+    def _start(self) -> _Worker:
+        ours, theirs = self._spawn.Pipe()
+        process = self._spawn.Process(target=_work, args=(theirs, self._setup, self._context), daemon=True)
+        with _single_threaded():
+            process.start()
+        theirs.close()
+        return _Worker(process, ours)
+
+    def stop(self) -> None:
+        """End all workers at once; results are written atomically, so nothing is left half done."""
+        for worker in self._workers:
+            worker.process.kill()
+        for worker in self._workers:
+            worker.process.join()
+            worker.pipe.close()
+        self._workers.clear()
+
+
+@contextmanager
+def _single_threaded() -> Iterator[None]:
+    """Environment in which a child's numerical libraries start with one thread."""
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(dict.fromkeys(names, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _work(pipe: Connection, setup: Callable[[Any], Callable[[Any], Any]], context: Any) -> None:
+    """Main function of a worker."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's business
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
+    import torch
+
+    torch.set_num_threads(1)
+    function = setup(context)
+    while True:
+        try:
+            payload = pipe.recv()
+        except EOFError:
+            return
+        pipe.send(_outcome(function, payload))
+
+
+def _outcome(function: Callable[[Any], Any], payload: Any) -> tuple[Any, str | None, str, bool]:
+    try:
+        return function(payload), None, "", False
+    except UserError as error:
+        return None, str(error), "", True
+    except Exception as error:
+        lines = str(error).strip().splitlines()
+        return None, f"{type(error).__name__}: {lines[0] if lines else ''}", traceback.format_exc(), False
+
+
+def _die_with(parent: Any) -> None:
+    parent.join()
+    os._exit(1)

@@ -1,0 +1,115 @@
+"""The referee: looks at every returned image itself. The only source of "success"."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from .threat import EXPONENT, Threat, magnitude, root_mean_square
+from .victim import Victim
+
+BOX_TOLERANCE: Final = 1e-6
+"""Absolute slack on [0, 1]. Images inside it are clamped before they are judged, images beyond it are invalid."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Judgement of each image; every field has shape (N,).
+
+    Attributes:
+        clean_pred: Victim's label for the clean image, int64.
+        clean_correct: Whether that is the true one.
+        adv_pred: Victim's label for the returned image, -1 where it is invalid.
+        adversarial: Valid and misclassified.
+        over_budget: Farther from the clean image than the threat allows.
+        out_of_box: Some value outside [0, 1].
+        non_finite: Some value NaN or infinite.
+        wrong_shape: The attack did not return one image of the right shape for each.
+        crashed: The attack raised.
+        distances: Norm name (and ``"rms"``) to distance, float64, NaN unless adversarial.
+    """
+
+    clean_pred: Tensor
+    clean_correct: Tensor
+    adv_pred: Tensor
+    adversarial: Tensor
+    over_budget: Tensor
+    out_of_box: Tensor
+    non_finite: Tensor
+    wrong_shape: Tensor
+    crashed: Tensor
+    distances: dict[str, Tensor]
+
+    @property
+    def valid(self) -> Tensor:
+        """Images with no flag raised."""
+        return ~(self.over_budget | self.out_of_box | self.non_finite | self.wrong_shape | self.crashed)
+
+
+def judge(
+    victim: Victim, x: Tensor, y: Tensor, x_adv: object, threat: Threat, clean_pred: Tensor | None = None
+) -> Verdict:
+    """Judge what an attack returned.
+
+    An image is adversarial if it has the right shape, is finite, lies in [0, 1] and within the budget, and the
+    victim, asked here and now, gives it another label than the true one. Nothing that the attack or its toolkit
+    says about success is looked at.
+
+    Args:
+        victim: The model that was attacked.
+        x: The referee's own copy of the clean images, float32 (N, C, H, W).
+        y: True labels, int64 (N,).
+        x_adv: What came back; anything. ``None`` says that the attack crashed.
+        threat: What the attack was allowed.
+        clean_pred: Labels of ``x`` if they are known already.
+
+    Raises:
+        VictimError: The victim itself cannot be judged (NaN logits on a valid image).
+    """
+    n = len(x)
+    no = torch.zeros(n, dtype=torch.bool, device=x.device)
+    if clean_pred is None:
+        clean_pred = victim.predict(x)
+    shaped = isinstance(x_adv, Tensor) and x_adv.shape == x.shape
+    images = x_adv.to(x.device, torch.float32) if isinstance(x_adv, Tensor) and shaped else x
+    crashed = no | (x_adv is None)
+    wrong_shape = no | (not shaped and x_adv is not None)
+
+    finite = torch.isfinite(images).flatten(1).all(1)
+    images = torch.where(finite.view(-1, *[1] * (x.dim() - 1)), images, x)
+    low, high = images.flatten(1).amin(1), images.flatten(1).amax(1)
+    out_of_box = (low < -BOX_TOLERANCE) | (high > 1 + BOX_TOLERANCE)
+    images = images.clamp(0, 1)
+    over_budget = ~threat.within(x, images) & ~out_of_box
+
+    valid = finite & ~out_of_box & ~over_budget & ~crashed & ~wrong_shape
+    adv_pred = torch.full_like(clean_pred, -1)
+    if valid.any():
+        # the whole batch is asked, not the valid part of it: with another batch size the last bits of the
+        # logits differ, and an image on the boundary would be judged on other numbers than the attack saw
+        adv_pred = torch.where(valid, victim.predict(torch.where(_wide(valid, x), images, x)), adv_pred)
+    adversarial = valid & (adv_pred != y)
+
+    delta = images.double() - x.double()
+    distances = {name: magnitude(delta, name) for name in EXPONENT}  # type: ignore[arg-type]
+    distances["rms"] = root_mean_square(delta)
+    nan = torch.full((n,), torch.nan, dtype=torch.float64, device=x.device)
+    return Verdict(
+        clean_pred=clean_pred,
+        clean_correct=clean_pred == y,
+        adv_pred=adv_pred,
+        adversarial=adversarial,
+        over_budget=over_budget,
+        out_of_box=out_of_box,
+        non_finite=~finite,
+        wrong_shape=wrong_shape,
+        crashed=crashed,
+        distances={name: torch.where(adversarial, value, nan) for name, value in distances.items()},
+    )
+
+
+def _wide(mask: Tensor, like: Tensor) -> Tensor:
+    return mask.view(-1, *[1] * (like.dim() - 1))

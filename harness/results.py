@@ -1,0 +1,183 @@
+"""Results on disk: one directory a cell, ``result.json`` + ``samples.parquet``. They are the truth.
+
+A cell in progress holds finished shards under ``shards/``; the three files of a finished one are written
+together, ``result.json`` last, and the shards are then removed.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import load as load_arrays
+from safetensors.numpy import save as save_arrays
+
+from .errors import UserError
+from .metrics import FLAGS, SAMPLE_COLUMNS, Pair, summary
+from .store import finite, read_json, write_bytes, write_json
+
+GALLERY: Final = 16
+"""Images kept of every cell for people to look at."""
+
+Arrays = Mapping[str, npt.NDArray[Any]]
+
+
+class Damaged(UserError):
+    """A result file cannot be read; the message names it."""
+
+
+def samples_to_bytes(samples: pd.DataFrame) -> bytes:
+    """Parquet bytes of a samples frame."""
+    buffer = io.BytesIO()
+    samples.to_parquet(buffer, index=False, compression="zstd")
+    return buffer.getvalue()
+
+
+def read_samples(path: Path) -> pd.DataFrame:
+    """Read a samples frame.
+
+    Raises:
+        Damaged: Not a parquet file with the expected columns.
+    """
+    try:
+        frame = pd.read_parquet(path)
+    except (OSError, ValueError) as error:  # pyarrow's errors derive from these
+        raise Damaged(f"{path} is damaged ({str(error).splitlines()[0]})") from None
+    missing = [name for name in SAMPLE_COLUMNS if name not in frame]
+    if missing:
+        raise Damaged(f"{path} is damaged (no column {missing[0]})")
+    return frame
+
+
+def write_shard(folder: Path, shard: int, samples: pd.DataFrame, facts: Mapping[str, Any], gallery: Arrays) -> None:
+    """Keep one finished shard as a single file, so that it is there whole or not at all."""
+    packed = {f"gallery.{name}": value for name, value in gallery.items()}
+    packed["samples"] = np.frombuffer(samples_to_bytes(samples), dtype=np.uint8)
+    content = save_arrays(packed, metadata={"facts": json.dumps(finite(dict(facts)))})
+    write_bytes(shard_path(folder, shard), content)
+
+
+def shard_path(folder: Path, shard: int) -> Path:
+    """File of one shard."""
+    return folder / "shards" / f"{shard:05d}.safetensors"
+
+
+def read_shard(path: Path) -> tuple[pd.DataFrame, dict[str, Any], dict[str, npt.NDArray[Any]]]:
+    """Samples, facts and gallery of a shard.
+
+    Raises:
+        Damaged: The file cannot be read.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        frame = pd.read_parquet(io.BytesIO(arrays.pop("samples").tobytes()))
+        facts = json.loads(metadata["facts"])
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise Damaged(f"{path} is damaged ({str(error).splitlines()[0]})") from None
+    return frame, facts, {name.removeprefix("gallery."): value for name, value in arrays.items()}
+
+
+def finish(folder: Path, shards: int, meta: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge a cell's shards into its result.
+
+    Args:
+        folder: The cell's directory.
+        shards: How many it has.
+        meta: Declaration and provenance; counts, costs and status are added.
+
+    Returns:
+        The content of ``result.json``.
+
+    Raises:
+        Damaged: A shard cannot be read.
+    """
+    parts = [read_shard(shard_path(folder, number)) for number in range(shards)]
+    pair = pair_from_outcomes(meta, parts)
+    write_bytes(folder / "gallery.safetensors", save_arrays(dict(pair.gallery)))
+    write_bytes(folder / "samples.parquet", samples_to_bytes(pair.samples))
+    write_json(folder / "result.json", pair.meta)
+    shutil.rmtree(folder / "shards", ignore_errors=True)
+    return dict(pair.meta)
+
+
+def pair_from_outcomes(
+    meta: Mapping[str, Any], parts: Sequence[tuple[pd.DataFrame, Mapping[str, Any], Arrays]]
+) -> Pair:
+    """Merge the samples, facts and galleries of a cell's shards.
+
+    Args:
+        meta: Declaration and provenance.
+        parts: A triple a shard, in order.
+    """
+    samples = pd.concat([part[0] for part in parts], ignore_index=True)
+    facts = [part[1] for part in parts]
+    gallery = {name: np.concatenate([part[2][name] for part in parts])[:GALLERY] for name in parts[0][2]}
+    attacked = max(int(samples["attacked"].sum()), 1)
+    result = {
+        **meta,
+        "seconds": sum(fact["seconds"] for fact in facts),
+        "forwards": sum(fact["forwards"] for fact in facts) / attacked,
+        "backwards": sum(fact["backwards"] for fact in facts) / attacked,
+        "errors": sorted({error for fact in facts for error in fact["errors"]}),
+        "invalid": {flag: int(samples[flag].sum()) for flag in FLAGS},
+        "status": status(samples),
+        "summary": summary(samples),
+    }
+    return Pair(result, samples, gallery)
+
+
+def status(samples: pd.DataFrame) -> str:
+    """``"crashed"`` if the attack raised anywhere, ``"invalid"`` if it returned invalid images, else ``"ok"``."""
+    if samples["crashed"].any():
+        return "crashed"
+    return "invalid" if samples[list(FLAGS)].any(axis=None) else "ok"
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether the cell has its result."""
+    return (folder / "result.json").exists()
+
+
+def read_gallery(path: Path) -> dict[str, npt.NDArray[Any]]:
+    """Gallery arrays; none if there is no such file.
+
+    Raises:
+        Damaged: The file cannot be read.
+    """
+    if not path.exists():
+        return {}
+    try:
+        return dict(load_arrays(path.read_bytes()))
+    except (OSError, ValueError, SafetensorError) as error:
+        raise Damaged(f"{path} is damaged ({error})") from None
+
+
+def read_pair(folder: Path, run_id: str = "", run_url: str = "") -> Pair:
+    """Read a finished cell.
+
+    Raises:
+        Damaged: A file is damaged; the message names it.
+    """
+    try:
+        meta = read_json(folder / "result.json")
+    except (UserError, OSError) as error:
+        raise Damaged(str(error)) from None
+    samples = read_samples(folder / "samples.parquet")
+    if len(samples) != meta.get("n"):
+        raise Damaged(f"{folder / 'samples.parquet'} is damaged ({len(samples)} rows, {meta.get('n')} declared)")
+    return Pair(meta, samples, read_gallery(folder / "gallery.safetensors"), run_id, run_url)
+
+
+def read_pairs(folders: Iterable[Path]) -> list[Pair]:
+    """Every finished cell among the folders, in their order."""
+    return [read_pair(folder) for folder in folders if is_finished(folder)]

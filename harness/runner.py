@@ -1,0 +1,370 @@
+"""From a plan to results: cells become tasks, tasks go to workers, finished cells are recorded and tracked.
+
+What is on disk decides what is left to do, so the same command again does only what is missing.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from . import campaign, environment, identity
+from .errors import UserError
+from .plan import Cell, ModelSpec, Plan
+from .pool import Done, Pool, Task
+from .results import Damaged, finish, is_finished, read_shard, shard_path
+from .store import Home, has_model, set_aside
+from .tracking import Tracker, Unreachable
+from .work import Context, Craft, Job, Judge, Prepare, Train, read_proposal, setup
+
+
+@dataclass
+class Watch:
+    """What an observer (the live table) may know of a run; the runner updates it.
+
+    Attributes:
+        cells: Cells in all.
+        cells_done: Cells with a result.
+        shards: Shards this run has to do.
+        shards_done: Of these, done.
+        models: Models this run has to train.
+        models_done: Of these, trained.
+        running: Names of tasks in flight, with their jobs.
+        tracked: Results delivered to MLflow.
+        messages: Lines to show once.
+    """
+
+    cells: int = 0
+    cells_done: int = 0
+    shards: int = 0
+    shards_done: int = 0
+    models: int = 0
+    models_done: int = 0
+    tracked: int = 0
+    running: dict[str, Job] = field(default_factory=dict)
+    messages: deque[str] = field(default_factory=deque)
+
+
+@dataclass(frozen=True)
+class Report:
+    """How a run ended.
+
+    Attributes:
+        failures: Lines, each naming a model or cell that has no result, and why.
+        waiting: Results that the tracking store has not got.
+        trouble: Why not, if any.
+    """
+
+    failures: tuple[str, ...]
+    waiting: int
+    trouble: str
+
+
+@contextmanager
+def exclusive(home: Home, say: Callable[[str], None]) -> Iterator[None]:
+    """Hold a home alone; a second command waits for the first."""
+    lock = FileLock(home.path / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        say(f"another command is working in {home.path}; waiting for it to end")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+class Graph:
+    """Tasks that are left to do, and which of them may start.
+
+    Args:
+        plan: What is asked for.
+        home: What is there already.
+        say: Told about damaged files that are set aside.
+    """
+
+    def __init__(self, plan: Plan, home: Home, say: Callable[[str], None]) -> None:
+        self._home = home
+        self._say = say
+        self._jobs: dict[str, Job] = {}
+        self._needs: dict[str, set[str]] = {}
+        self._dependents: dict[str, list[str]] = {}
+        self.shards_left: dict[str, int] = {}
+        self.cells = {cell.key: cell for cell in plan.cells}
+        for spec in plan.models:
+            self._train(spec)
+        for cell in plan.cells:
+            if not is_finished(home.cell(cell.key)):
+                self._cell(cell)
+        self._ready = deque(name for name, needs in self._needs.items() if not needs)
+
+    def _add(self, name: str, job: Job, needs: set[str]) -> str:
+        if name not in self._jobs:
+            self._jobs[name] = job
+            self._needs[name] = {need for need in needs if need in self._jobs}
+            for need in self._needs[name]:
+                self._dependents.setdefault(need, []).append(name)
+        return name
+
+    def _train(self, spec: ModelSpec) -> None:
+        if not has_model(self._home, spec):
+            needs = {f"train {spec.base.key}"} if spec.base is not None else set()
+            self._add(f"train {spec.key}", Train(spec), needs)
+
+    def _cell(self, cell: Cell) -> None:
+        needs = {f"train {cell.victim.key}", f"train {cell.crafter.key}"}
+        if cell.prepared_key is not None:
+            name = f"prepare {cell.prepared_key}"
+            if not self._home.prepared(cell.prepared_key).exists():
+                self._add(name, Prepare(cell), {f"train {cell.crafter.key}"})
+            needs.add(name)
+        folder = self._home.cell(cell.key)
+        self.shards_left[cell.key] = 0
+        for shard in range(cell.shards):
+            path = shard_path(folder, shard)
+            if path.exists() and self._readable(lambda p=path: read_shard(p), path):  # type: ignore[misc]
+                continue
+            wanted = set(needs)
+            if cell.crafted_key is not None:
+                file = self._home.crafted(cell.crafted_key, shard)
+                name = f"craft {cell.crafted_key} {shard}"
+                if not (file.exists() and self._readable(lambda f=file: read_proposal(f), file)):  # type: ignore[misc]
+                    self._add(name, Craft(cell, shard), set(needs))
+                wanted.add(name)
+            self._add(f"judge {cell.key} {shard}", Judge(cell, shard), wanted)
+            self.shards_left[cell.key] += 1
+
+    def _readable(self, read: Callable[[], object], path: Any) -> bool:
+        try:
+            read()
+        except Damaged as error:
+            self._say(f"{error}; kept as {set_aside(path).name}, computing it again")
+            return False
+        return True
+
+    def count(self, kind: type) -> int:
+        """Tasks of a kind that are left."""
+        return sum(isinstance(job, kind) for job in self._jobs.values())
+
+    def take(self) -> Task | None:
+        """The next task that may start, None if there is none just now."""
+        if not self._ready:
+            return None
+        name = self._ready.popleft()
+        return Task(name, self._jobs[name])
+
+    def done(self, name: str) -> None:
+        """A task ended well: what waited for it alone may start."""
+        del self._jobs[name]
+        for dependent in self._dependents.pop(name, ()):
+            if dependent in self._needs:
+                self._needs[dependent].discard(name)
+                if not self._needs[dependent]:
+                    self._ready.append(dependent)
+
+    def failed(self, name: str) -> list[Job]:
+        """A task failed: drop it and everything that needs it; returns the jobs dropped."""
+        job = self._jobs.pop(name, None)
+        if job is None:
+            return []
+        dropped = [job]
+        for dependent in self._dependents.pop(name, ()):
+            dropped += self.failed(dependent)
+        return dropped
+
+
+class Recorder:
+    """Finishes cells and tracks them, in a thread beside the driver, so that no worker waits for either.
+
+    Args:
+        plan: What is run.
+        home: Where results go.
+        tracker: Where runs go; None tracks nothing.
+        watch: Told what was done.
+    """
+
+    def __init__(self, plan: Plan, home: Home, tracker: Tracker | None, watch: Watch) -> None:
+        self._plan, self._home, self._tracker, self._watch = plan, home, tracker, watch
+        self._queue: queue.SimpleQueue[Cell | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._stopping = threading.Event()
+        self.trouble = ""
+        self.failures: list[str] = []
+        self._thread.start()
+
+    def add(self, cell: Cell) -> None:
+        """A cell has all its shards."""
+        self._queue.put(cell)
+
+    def join(self) -> None:
+        """Wait until everything is recorded and delivered, or found undeliverable."""
+        self._queue.put(None)
+        while self._thread.is_alive():
+            self._thread.join(0.2)  # in slices: a join without end would swallow Ctrl-C
+
+    def abandon(self) -> None:
+        """Stop after the result in hand."""
+        self._stopping.set()
+        self._queue.put(None)
+        self._thread.join(2)
+
+    def _work(self) -> None:
+        self._deliver()  # what earlier commands could not
+        while (cell := self._queue.get()) is not None and not self._stopping.is_set():
+            try:
+                self._finish(cell)
+            except (UserError, OSError) as error:
+                self.failures.append(f"{cell}: {error}")
+                continue
+            self._watch.cells_done += 1
+            self._deliver()
+
+    def _finish(self, cell: Cell) -> None:
+        info = self._plan.infos[cell.victim.dataset]
+        meta = {
+            **campaign.cell_record(cell, info, self._plan.suite.name),
+            "declaration": identity.canonical(cell),
+            "versions": environment.versions(),
+            "git_commit": environment.git_commit(),
+        }
+        if self._tracker is not None:
+            self._tracker.mark(self._plan.key, cell.key)  # before the result: a kill between them loses nothing
+        finish(self._home.cell(cell.key), cell.shards, meta)
+
+    def _deliver(self) -> None:
+        """Deliver every waiting result, unless the store was found out of order."""
+        if self._tracker is None or self.trouble:
+            return
+        for marker in self._tracker.waiting():
+            if self._stopping.is_set():
+                return
+            try:
+                self._tracker.deliver(marker)
+            except Unreachable as error:
+                self.trouble = str(error)
+                self._watch.messages.append(f"tracking store out of reach, results wait in pending/: {error}")
+                return
+            except (UserError, OSError) as error:
+                self.failures.append(f"cannot track {marker.stem}: {error}")
+                marker.rename(marker.with_suffix(".failed"))
+            self._watch.tracked += 1
+
+
+def run(
+    plan: Plan,
+    context: Context,
+    *,
+    jobs: int,
+    command: str,
+    tracker: Tracker | None = None,
+    observe: Callable[[Watch], None] = lambda watch: None,
+) -> Report:
+    """Run what is missing of a plan.
+
+    Args:
+        plan: What is asked for.
+        context: Home, data and device.
+        jobs: Worker processes.
+        command: The user's command line, for the record.
+        tracker: MLflow; None tracks nothing.
+        observe: Called several times a second with the state of the run.
+
+    Returns:
+        How it ended. Failures do not stop the rest.
+
+    Raises:
+        UserError: The home cannot be used.
+        KeyboardInterrupt: Ctrl-C; everything finished is kept.
+    """
+    home = context.home.create()
+    watch = Watch(cells=len(plan.cells))
+    failures: list[str] = []
+    with exclusive(home, watch.messages.append):
+        home.sweep()
+        record = campaign.plan_record(plan, command)
+        campaign.write_plan(home, record)
+        graph = Graph(plan, home, watch.messages.append)
+        watch.models, watch.shards = graph.count(Train), graph.count(Judge)
+        watch.cells_done = sum(is_finished(home.cell(cell.key)) for cell in plan.cells)
+        if tracker is not None:
+            _mark_untracked(tracker, plan, home)
+        recorder = Recorder(plan, home, tracker, watch)
+        for key, left in graph.shards_left.items():
+            if left == 0:
+                recorder.add(graph.cells[key])
+        try:
+            with Pool(jobs, setup, context) as pool:
+                for done in pool.run(lambda: _take(graph, watch)):
+                    if done is not None:
+                        failures += _settle(done, graph, watch, recorder, plan)
+                    observe(watch)
+            recorder.join()
+        except BaseException:
+            recorder.abandon()
+            raise
+        trouble = recorder.trouble
+        if tracker is not None and not trouble:
+            trouble = _close(tracker, record, home)
+        observe(watch)
+        waiting = len(tracker.waiting()) if tracker is not None else 0
+    return Report(tuple(failures + recorder.failures), waiting, trouble)
+
+
+def _mark_untracked(tracker: Tracker, plan: Plan, home: Home) -> None:
+    """Finished cells that this store has never seen (another store was used before) are delivered too."""
+    for cell in plan.cells:
+        folder = home.cell(cell.key)
+        if is_finished(folder) and tracker.uri not in campaign.read_runs(folder):
+            if not (home.pending / f"{cell.key}.json").exists():
+                tracker.mark(plan.key, cell.key)
+
+
+def _close(tracker: Tracker, record: Mapping[str, Any], home: Home) -> str:
+    try:
+        tracker.close(record, campaign.boards_from_home(home, [record])[0])
+    except Unreachable as error:
+        return str(error)
+    return ""
+
+
+def _take(graph: Graph, watch: Watch) -> Task | None:
+    task = graph.take()
+    if task is not None:
+        watch.running[task.name] = task.payload
+    return task
+
+
+def _settle(done: Done, graph: Graph, watch: Watch, recorder: Recorder, plan: Plan) -> list[str]:
+    """Book the end of a task; returns failures to report."""
+    name = done.task.name
+    job: Job = done.task.payload
+    watch.running.pop(name, None)
+    if done.error is not None:
+        dropped = graph.failed(name)
+        lost = {j.cell.key for j in dropped if isinstance(j, Judge)}
+        what = str(job.cell) if not isinstance(job, Train) else _model_name(job.spec, plan)
+        more = f" ({len(lost)} pairs have no result)" if lost else ""
+        watch.messages.append(f"failed: {what}: {done.error}{more}")
+        return [f"{what}: {done.error}{more}"]
+    graph.done(name)
+    if isinstance(job, Train):
+        watch.models_done += 1
+    if isinstance(job, Judge):
+        watch.shards_done += 1
+        key = job.cell.key
+        graph.shards_left[key] -= 1
+        if graph.shards_left[key] == 0:
+            recorder.add(graph.cells[key])
+    return []
+
+
+def _model_name(spec: ModelSpec, plan: Plan) -> str:
+    return f"{spec.dataset} {spec.architecture} {spec.defense.label(plan.infos[spec.dataset])} seed {spec.seed}"

@@ -1,0 +1,190 @@
+"""One shard of one cell: call the attack, let the referee judge, write down what happened."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from . import identity
+from .attack import Attack
+from .metrics import DISTANCES, FLAGS, SAMPLE_COLUMNS
+from .referee import Verdict, judge
+from .results import GALLERY
+from .threat import Threat
+from .victim import Victim, VictimError
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What an attack returned for the images it was given, and what that cost.
+
+    Attributes:
+        x_adv: Whatever came back; None if the attack raised.
+        seconds: Wall time of the call.
+        forwards: Images sent forward through the model in all.
+        backwards: Images sent backward.
+        errors: What was raised, as ``"Type: message"``.
+    """
+
+    x_adv: object
+    seconds: float
+    forwards: int
+    backwards: int
+    errors: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A model set up for judging: one copy for the attack to work on, one that only the referee touches.
+
+    An attack that changes the weights of its copy fools itself, not the referee.
+    """
+
+    attacked: Victim
+    referee: Victim
+
+    @classmethod
+    def of(cls, model: nn.Module, classes: int | None, device: torch.device | str) -> Bench:
+        """Set up copies of a model; the model itself is left as it is."""
+        return cls(Victim(model, classes=classes, device=device), Victim(model, classes=classes, device=device))
+
+
+def craft(victim: Victim, attack: Attack, threat: Threat, x: Tensor, y: Tensor, seed: int) -> Proposal:
+    """Call an attack on copies of the images, seeded, with its passes counted. An exception becomes a record.
+
+    Raises:
+        VictimError: The model itself is at fault, not the attack.
+    """
+    identity.seed_everything(seed)
+    errors: tuple[str, ...] = ()
+    x_adv: object = None
+    start = time.perf_counter()
+    with victim.counted() as cost, torch.enable_grad():
+        try:
+            x_adv = attack(victim, x.clone(), y.clone(), threat)
+        except VictimError:
+            raise
+        except Exception as error:
+            errors = (f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}",)
+        if x.is_cuda:
+            torch.cuda.synchronize()
+    return Proposal(x_adv, time.perf_counter() - start, cost.forwards, cost.backwards, errors)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A judged shard.
+
+    Attributes:
+        samples: Frame of :data:`harness.metrics.SAMPLE_COLUMNS`.
+        facts: ``seconds, forwards, backwards`` of the attack and ``errors``.
+        gallery: Arrays of the first images.
+    """
+
+    samples: pd.DataFrame
+    facts: dict[str, Any]
+    gallery: dict[str, npt.NDArray[Any]]
+
+
+def run_shard(
+    bench: Bench,
+    attack: Attack,
+    threat: Threat,
+    *,
+    index: Tensor,
+    x: Tensor,
+    y: Tensor,
+    seed: int,
+    shard: int = 0,
+    crafted: Proposal | None = None,
+) -> Outcome:
+    """Attack and judge one batch.
+
+    Images that the model gets wrong as they are count as lost and are not attacked, unless ``crafted`` brings
+    images that were made on another model for the whole batch.
+
+    Args:
+        bench: The model.
+        attack: What is run.
+        threat: What it is allowed.
+        index: Positions in the test set, int64 (N,).
+        x: Clean images, float32 (N, C, H, W) in [0, 1], on the bench's device.
+        y: True labels, int64 (N,).
+        seed: For every random draw of the attack.
+        shard: Number to note in the rows.
+        crafted: Images for all of ``x`` from another model, for a transfer cell.
+
+    Raises:
+        VictimError: The model cannot be judged.
+    """
+    clean_pred = bench.referee.predict(x)
+    correct = clean_pred == y
+    chosen = correct if crafted is None else torch.ones_like(correct)
+    proposal = crafted
+    if proposal is None and chosen.any():
+        proposal = craft(bench.attacked, attack, threat, x[chosen], y[chosen], seed)
+    if proposal is None:
+        proposal = Proposal(x[chosen], 0.0, 0, 0)
+    verdict = judge(bench.referee, x[chosen], y[chosen], proposal.x_adv, threat, clean_pred[chosen])
+    samples = _frame(verdict, index, y, clean_pred, chosen, shard)
+    facts = {
+        "seconds": proposal.seconds,
+        "forwards": proposal.forwards,
+        "backwards": proposal.backwards,
+        "errors": list(proposal.errors),
+    }
+    return Outcome(samples, facts, _gallery(verdict, index, x, y, chosen, proposal.x_adv))
+
+
+def _frame(verdict: Verdict, index: Tensor, y: Tensor, clean_pred: Tensor, chosen: Tensor, shard: int) -> pd.DataFrame:
+    n = len(index)
+    where = chosen.cpu().numpy()
+
+    def spread(values: Tensor, fill: Any) -> npt.NDArray[Any]:
+        """Values of the attacked images at their places among all images."""
+        array = values.cpu().numpy()
+        out = np.full(n, fill, dtype=array.dtype)
+        out[where] = array
+        return out
+
+    clean = clean_pred.cpu().numpy()
+    labels = y.cpu().numpy()
+    columns: dict[str, Any] = {
+        "index": index.cpu().numpy(),
+        "label": labels,
+        "clean_pred": clean,
+        "clean_correct": clean == labels,
+        "attacked": where & (clean == labels),
+        "adv_pred": spread(verdict.adv_pred, -1),
+        "adversarial": spread(verdict.adversarial & verdict.clean_correct, False),
+        **{flag: spread(getattr(verdict, flag), False) for flag in FLAGS},
+        **{name: spread(verdict.distances[name], np.nan) for name in DISTANCES},
+        "shard": np.full(n, shard, dtype=np.int32),
+    }
+    frame = pd.DataFrame(columns)[list(SAMPLE_COLUMNS)]
+    frame.loc[~frame["adversarial"], list(DISTANCES)] = np.nan
+    return frame
+
+
+def _gallery(
+    verdict: Verdict, index: Tensor, x: Tensor, y: Tensor, chosen: Tensor, x_adv: object
+) -> dict[str, npt.NDArray[Any]]:
+    clean = x[chosen][:GALLERY]
+    shaped = isinstance(x_adv, Tensor) and x_adv.shape == x[chosen].shape
+    shown = x_adv[:GALLERY].to(clean.device, torch.float32) if isinstance(x_adv, Tensor) and shaped else clean
+    arrays = {
+        "index": index.to(chosen.device)[chosen][:GALLERY],
+        "x": clean,
+        "x_adv": torch.nan_to_num(shown).clamp(0, 1),
+        "label": y[chosen][:GALLERY],
+        "clean_pred": verdict.clean_pred[:GALLERY],
+        "adv_pred": verdict.adv_pred[:GALLERY],
+    }
+    return {name: np.ascontiguousarray(value.cpu().numpy()) for name, value in arrays.items()}

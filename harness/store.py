@@ -1,0 +1,195 @@
+"""Where things lie on disk, atomic writes, and checkpoints by key."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor, nn
+
+from . import identity
+from .data import DatasetInfo
+from .errors import UserError
+from .plan import ModelSpec
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file so that it exists whole or not at all, whatever kills the process or the machine."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """:func:`write_bytes` of readable, sorted JSON; a number that is not finite becomes null."""
+    write_bytes(path, (json.dumps(finite(value), indent=1, sort_keys=True, allow_nan=False) + "\n").encode())
+
+
+def finite(value: Any) -> Any:
+    """The same value with NaN and infinities replaced by None: JSON has none."""
+    if isinstance(value, float):
+        return value if value - value == 0 else None
+    if isinstance(value, Mapping):
+        return {str(name): finite(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return value
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        UserError: It is damaged; the message names it.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except (ValueError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is damaged ({error})") from None
+
+
+@dataclass(frozen=True)
+class Home:
+    """The folder that holds everything a user's runs produce (``--home``, ``GAUNTLET_HOME``).
+
+    ``models/KEY``: checkpoint and card. ``cells/KEY``: result of a pair. ``prepared/``, ``crafted/``: what
+    attacks learned from training data, and images that several cells share. ``plans/KEY.json``: what each
+    command asked for. ``pending/``: results that the tracking server has not got yet. ``mlflow.db`` and
+    ``mlflow-artifacts/``: the default tracking store. ``report/``: the pages.
+    """
+
+    path: Path
+
+    def create(self) -> Home:
+        """Make the folder.
+
+        Raises:
+            UserError: It cannot be written.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.path):
+                pass
+        except OSError as error:
+            raise UserError(
+                f"cannot write to the home directory {self.path} ({error.strerror}); choose another with --home DIR"
+            ) from None
+        return self
+
+    def sweep(self) -> None:
+        """Remove what a killed process left half written. Only while no other process works on this home."""
+        for part in self.path.glob("*/**/.*.part"):
+            part.unlink(missing_ok=True)
+
+    def model(self, key: str) -> Path:
+        """Folder of a model."""
+        return self.path / "models" / key
+
+    def cell(self, key: str) -> Path:
+        """Folder of a pair."""
+        return self.path / "cells" / key
+
+    def prepared(self, key: str) -> Path:
+        """File of a prepared attack's fields."""
+        return self.path / "prepared" / f"{key}.json"
+
+    def crafted(self, key: str, shard: int) -> Path:
+        """File of one shard of crafted images."""
+        return self.path / "crafted" / key / f"{shard:05d}.safetensors"
+
+    @property
+    def plans(self) -> Path:
+        """Folder of plans."""
+        return self.path / "plans"
+
+    @property
+    def pending(self) -> Path:
+        """Folder of markers: what is still to be delivered to the tracking server."""
+        return self.path / "pending"
+
+    @property
+    def progress(self) -> Path:
+        """Folder of what workers say about work in flight."""
+        return self.path / "progress"
+
+
+def has_model(home: Home, spec: ModelSpec) -> bool:
+    """Whether a finished checkpoint is there. The card is written last."""
+    return (home.model(spec.key) / "card.json").exists()
+
+
+def save_model(home: Home, spec: ModelSpec, model: nn.Module, card: Mapping[str, Any]) -> None:
+    """Write weights as safetensors, then the card that makes them count.
+
+    Args:
+        home: Where.
+        spec: What was trained.
+        model: The trained model.
+        card: Facts for people; the declaration and the weights' digest are added.
+    """
+    weights = save_tensors({name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()})
+    folder = home.model(spec.key)
+    write_bytes(folder / "weights.safetensors", weights)
+    digest = hashlib.sha256(weights).hexdigest()
+    write_json(folder / "card.json", {**card, "declaration": identity.canonical(spec), "sha256": digest})
+
+
+def load_card(home: Home, spec: ModelSpec) -> dict[str, Any]:
+    """The card of a trained model."""
+    card: dict[str, Any] = read_json(home.model(spec.key) / "card.json")
+    return card
+
+
+def load_model(home: Home, spec: ModelSpec, info: DatasetInfo) -> nn.Module:
+    """Rebuild a trained model, in eval mode, on the CPU.
+
+    Raises:
+        UserError: The checkpoint is missing or damaged; the message says which file and how to mend it.
+    """
+    folder = home.model(spec.key)
+    file = folder / "weights.safetensors"
+    mend = f"delete {folder} and run the same command again to retrain it"
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read the checkpoint {file} ({error.strerror}); {mend}") from None
+    if hashlib.sha256(content).hexdigest() != load_card(home, spec).get("sha256"):
+        raise UserError(f"the checkpoint {file} is damaged (its digest is not the card's); {mend}")
+    base = load_model(home, spec.base, info) if spec.base is not None else None
+    model = spec.defense.build(spec.architecture, info, base)
+    try:
+        tensors: dict[str, Tensor] = load_tensors(content)
+        model.load_state_dict(tensors)
+    except (SafetensorError, RuntimeError) as error:
+        raise UserError(f"the checkpoint {file} does not fit its declaration ({_first_line(error)}); {mend}") from None
+    return model.eval()
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a damaged file or folder to a free name beside it, and return that name."""
+    number = 1
+    while (target := path.with_name(f"{path.name}.damaged-{number}")).exists():
+        number += 1
+    path.rename(target)
+    return target

@@ -1,0 +1,477 @@
+"""MLflow: the only module that imports it. Written by the driver alone, from the records on disk.
+
+One run a pair, nested under its model's run, itself under the run of the command that first asked for it. What
+could not be delivered waits as a marker in ``pending/``; the next command tries again. A marker says ``begun``
+before its run is created, so that an interrupted delivery is found again (by the run's tags) and neither doubled
+nor left half written.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import math
+import os
+import re
+import uuid
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from .campaign import boards, model_state, read_plans, read_runs
+from .errors import UserError
+from .metrics import Board, Pair, nearest, pair_rows, summary, worst_case
+from .metrics import curve as accuracy_curve
+from .results import is_finished, read_pair
+from .store import Home, finite, read_json, write_bytes, write_json
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+EXPERIMENT: Final = "gauntlet"
+
+CURVE_POINTS: Final = 25
+"""Points of the robust-accuracy-over-eps curve, from 0 to one and a half times the largest budget."""
+
+BATCH: Final = 900
+"""Metrics a call: MLflow takes 1000."""
+
+
+def default_uri(home: Home) -> str:
+    """The store used when nobody names another: SQLite in the home directory."""
+    return f"sqlite:///{(home.path / 'mlflow.db').resolve()}"
+
+
+def tracking_uri(home: Home, given: str | None) -> str:
+    """``--tracking-uri``, else ``MLFLOW_TRACKING_URI``, else :func:`default_uri`."""
+    return given or os.environ.get("MLFLOW_TRACKING_URI") or default_uri(home)
+
+
+def quiet_environment() -> None:
+    """Settings that MLflow reads when it is imported: no usage telemetry, no long retries, no chatter."""
+    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+    os.environ["DO_NOT_TRACK"] = "true"
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+
+
+class Unreachable(RuntimeError):
+    """The tracking store did not answer. Results are safe on disk and are delivered later."""
+
+
+class Tracker:
+    """Delivers records to one MLflow store.
+
+    Args:
+        home: Whose records.
+        uri: The store; see :func:`tracking_uri`.
+    """
+
+    def __init__(self, home: Home, uri: str) -> None:
+        self.home = home
+        self.uri = uri
+        self._plans: dict[str, Mapping[str, Any]] = {}
+
+    @functools.cached_property
+    def client(self) -> MlflowClient:
+        """The connection, opened on first use.
+
+        Raises:
+            Unreachable: The store did not answer.
+        """
+        quiet_environment()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import mlflow
+        logging.getLogger("mlflow").setLevel(logging.WARNING)
+        logging.getLogger("alembic").setLevel(logging.WARNING)
+        client = self._guard(mlflow.MlflowClient, tracking_uri=self.uri)
+        self._guard(client.search_experiments, max_results=1)  # a new database is migrated here
+        _use_write_ahead_log(self.uri)
+        found: MlflowClient = client
+        return found
+
+    @functools.cached_property
+    def experiment(self) -> str:
+        """Id of the experiment, created if need be."""
+        found = self._guard(self.client.get_experiment_by_name, EXPERIMENT)
+        if found is not None:
+            return str(found.experiment_id)
+        location = None
+        if self.uri == default_uri(self.home):
+            location = (self.home.path / "mlflow-artifacts").resolve().as_uri()
+        return str(self._guard(self.client.create_experiment, EXPERIMENT, artifact_location=location))
+
+    @functools.cached_property
+    def origin(self) -> str:
+        """A name of this home that stays with it, so that several homes can share a store."""
+        path = self.home.path / "origin"
+        if not path.exists():
+            write_bytes(path, uuid.uuid4().hex.encode())
+        return path.read_text()
+
+    def _guard(self, call: Any, *arguments: Any, **named: Any) -> Any:
+        """Call MLflow; anything it raises means that the store is out of order."""
+        try:
+            return call(*arguments, **named)
+        except Exception as error:
+            text = str(error).strip().splitlines()
+            raise Unreachable(f"{self.uri}: {type(error).__name__}: {text[0] if text else ''}"[:300]) from error
+
+    # -- writing ---------------------------------------------------------------------------------------------
+
+    def mark(self, plan: str, cell: str) -> None:
+        """Note that a cell's result is to be delivered."""
+        write_json(self.home.pending / f"{cell}.json", {"plan": plan, "cell": cell, "begun": False})
+
+    def waiting(self) -> list[Path]:
+        """Markers of results not delivered yet, oldest first."""
+        return sorted(self.home.pending.glob("*.json"), key=lambda file: (file.stat().st_mtime, file.name))
+
+    def deliver(self, marker: Path) -> None:
+        """Deliver one result and remove its marker.
+
+        Raises:
+            Unreachable: The store did not answer; the marker stays.
+        """
+        note = read_json(marker)
+        folder = self.home.cell(note["cell"])
+        if is_finished(folder) and self.uri not in read_runs(folder):
+            pair = read_pair(folder)
+            plan = self._plan(note["plan"])
+            parent = self._model_run(plan, pair.meta["model"])
+            run_id = self._interrupted("pair", pair.meta["cell"]) if note["begun"] else None
+            if run_id is None:
+                write_json(marker, {**note, "begun": True})
+                run_id = self._guard(self._log_pair, pair, plan, parent)
+            self._remember(folder, run_id)
+        marker.unlink(missing_ok=True)
+
+    def _plan(self, key: str) -> Mapping[str, Any]:
+        if key not in self._plans:
+            self._plans[key] = read_json(self.home.plans / f"{key}.json")
+        return self._plans[key]
+
+    def _remember(self, folder: Path, run_id: str) -> None:
+        write_json(folder / "runs.json", {**read_runs(folder), self.uri: run_id})
+
+    def _find(self, kind: str, key: str) -> list[Run]:
+        where = f"tags.`gauntlet.{kind}` = '{key}' and tags.`gauntlet.origin` = '{self.origin}'"
+        where += f" and tags.`gauntlet.kind` = '{kind}'"
+        return list(self._guard(self.client.search_runs, [self.experiment], where))
+
+    def _interrupted(self, kind: str, key: str) -> str | None:
+        """What became of a run that was begun: its id if it was finished; an unfinished one is removed."""
+        finished = None
+        for run in self._find(kind, key):
+            if run.info.status == "FINISHED":
+                finished = run.info.run_id
+            else:
+                self._guard(self.client.delete_run, run.info.run_id)
+        return finished
+
+    def _create(self, kind: str, key: str, name: str, parent: str | None, tags: Mapping[str, Any]) -> str:
+        every = {"gauntlet.kind": kind, f"gauntlet.{kind}": key, "gauntlet.origin": self.origin, **tags}
+        if parent is not None:
+            every["mlflow.parentRunId"] = parent
+        text = {name: str(value)[:5000] for name, value in every.items() if value not in (None, "")}
+        run = self.client.create_run(self.experiment, run_name=name, tags=text)
+        return str(run.info.run_id)
+
+    def _plan_run(self, plan: Mapping[str, Any]) -> str:
+        """Run of a command: made once, found again by the command that goes on with it."""
+        folder = self.home.plans / plan["plan"]
+        known = read_runs(folder).get(self.uri) if folder.exists() else None
+        if known is not None:
+            return known
+        for run in self._find("plan", plan["plan"]):
+            run_id = str(run.info.run_id)
+            break
+        else:
+            sets = ", ".join(sorted(plan["budgets"]))
+            tags = {"suite": plan["suite"], "command": plan["command"], "mlflow.note.content": _code(plan["command"])}
+            run_id = self._guard(self._create, "plan", plan["plan"], f"{plan['suite']} on {sets}", None, tags)
+            self._guard(self.client.log_dict, run_id, finite(plan), "plan.json")
+        self._remember(folder, run_id)
+        return run_id
+
+    def _model_run(self, plan: Mapping[str, Any], key: str) -> str:
+        """Run of a model: made once, under the command that first used it."""
+        folder = self.home.model(key)
+        known = read_runs(folder).get(self.uri)
+        if known is not None:
+            return known
+        parent = self._plan_run(plan)
+        entry = next(model for model in plan["models"] if model["model"] == key)
+        for run in self._find("model", key):
+            if run.data.tags.get("gauntlet.complete"):
+                run_id = str(run.info.run_id)
+                break
+            self._guard(self.client.delete_run, run.info.run_id)
+        else:
+            run_id = self._guard(self._log_model, folder, entry, plan, parent)
+        self._remember(folder, run_id)
+        return run_id
+
+    def _log_model(self, folder: Path, entry: Mapping[str, Any], plan: Mapping[str, Any], parent: str) -> str:
+        from mlflow.entities import Metric, Param, RunTag
+
+        tags = {name: entry[name] for name in ("dataset", "architecture", "defense", "seed")}
+        name = f"{entry['architecture']} {entry['defense']} seed {entry['seed']} ({entry['dataset']})"
+        run_id = self._create("model", entry["model"], name, parent, {**tags, "suite": plan["suite"]})
+        state = model_state(self.home, entry["model"])
+        card = state["card"]
+        metrics = [
+            Metric(f"train/{name}", value, 0, line["epoch"])
+            for line in card.get("history", [])
+            for name, value in line.items()
+            if name != "epoch" and isinstance(value, int | float) and math.isfinite(value)
+        ]
+        for name in ("train_accuracy", "test_accuracy"):
+            if card.get(name) is not None:
+                metrics.append(Metric(f"clean/{name}", card[name], 0, 0))
+        params = [Param(name, str(value)[:5000]) for name, value in sorted(_flat(entry["declaration"]).items())]
+        for part in _chunks(metrics, BATCH):
+            self.client.log_batch(run_id, metrics=part)
+        self.client.log_batch(run_id, params=params[:100], tags=[RunTag("gauntlet.complete", "yes")])
+        if (folder / "card.json").exists():
+            self.client.log_artifact(run_id, str(folder / "card.json"))
+        return run_id
+
+    def _log_pair(self, pair: Pair, plan: Mapping[str, Any], parent: str) -> str:
+        from mlflow.entities import Metric, Param
+
+        meta = pair.meta
+        named = ("dataset", "architecture", "defense", "seed", "attack", "toolkit", "norm", "eps", "source", "status")
+        tags = {name: meta[name] for name in named} | {
+            "suite": plan["suite"],
+            "gauntlet.model": meta["model"],
+            "git_commit": meta["git_commit"],
+            "command": meta["command"],
+            "mlflow.note.content": _code(meta["command"]),
+            **{f"version.{name}": version for name, version in meta["versions"].items()},
+        }
+        run_id = self._create("pair", meta["cell"], f"{meta['attack']} {_where(meta)}", parent, tags)
+        values = _metrics(pair, plan["budgets"][meta["dataset"]])
+        metrics = [Metric(name, value, 0, 0) for name, value in values.items() if math.isfinite(value)]
+        metrics += [
+            Metric("robust_accuracy_over_eps", value, 0, round(1000 * eps))
+            for eps, value in _curve(pair, plan["budgets"][meta["dataset"]])
+        ]
+        params = [Param(name, str(value)[:5000]) for name, value in sorted(_flat(meta["declaration"]).items())]
+        self.client.log_batch(run_id, metrics=metrics, params=params[:100])
+        for name in ("result.json", "samples.parquet", "gallery.safetensors"):
+            if (file := self.home.cell(meta["cell"]) / name).exists():
+                self.client.log_artifact(run_id, str(file))
+        self.client.set_terminated(run_id, "FINISHED")
+        return run_id
+
+    def close(self, plan: Mapping[str, Any], board: Board) -> None:
+        """Give every model's run its summary, and end the runs of a command.
+
+        The model's run carries ``acc/<attack> <norm> <eps>``, ``worst/<norm> <eps>``, ``score/worst_case`` (the
+        lowest of its norms, each at the eps that defenses train at), ``score/clean``, ``cost/...`` and the
+        attacks as the table ``attacks.json``: what the UI's charts and comparison show.
+
+        Raises:
+            Unreachable: The store did not answer.
+        """
+        rows = pair_rows(board)
+        by_key: dict[str, list[Pair]] = {}
+        for pair in board.pairs:
+            by_key.setdefault(pair.meta["model"], []).append(pair)
+        failed = False
+        for entry in plan["models"]:
+            key = entry["model"]
+            pairs = by_key.get(key, [])
+            run_id = self._model_run(plan, key)
+            complete = not board.missing.get(key) and board.models[key]["status"] == "ok"
+            failed |= not complete
+            if pairs:
+                mine = rows[
+                    (rows["dataset"] == entry["dataset"])
+                    & (rows["architecture"] == entry["architecture"])
+                    & (rows["defense"] == entry["defense"])
+                    & (rows["seed"] == entry["seed"])
+                ]
+                values = _model_metrics(
+                    pairs, mine, board.budgets[entry["dataset"]], plan["reference"][entry["dataset"]]
+                )
+                self._guard(self._summarise, run_id, values, mine)
+            self._guard(self.client.set_terminated, run_id, "FINISHED" if complete else "FAILED")
+        self._guard(self.client.set_terminated, self._plan_run(plan), "FAILED" if failed else "FINISHED")
+
+    def _summarise(self, run_id: str, values: Mapping[str, float], rows: Any) -> None:
+        from mlflow.entities import Metric, RunTag
+
+        known = self.client.get_run(run_id).data.metrics
+        fresh = [Metric(name, v, 0, 0) for name, v in values.items() if math.isfinite(v) and known.get(name) != v]
+        for part in _chunks(fresh, BATCH):
+            self.client.log_batch(run_id, metrics=part)
+        table = rows.drop(columns=["run_id"]).astype(object).where(rows.notna(), None)
+        content = {"columns": list(table.columns), "data": table.to_numpy().tolist()}
+        self.client.log_dict(run_id, content, "attacks.json")
+        marker = RunTag("mlflow.loggedArtifacts", '[{"path": "attacks.json", "type": "table"}]')
+        self.client.log_batch(run_id, tags=[marker])
+
+    # -- reading ---------------------------------------------------------------------------------------------
+
+    def read_boards(self) -> list[Board]:
+        """Boards from the tracked runs of this home.
+
+        Raises:
+            UserError: Nothing was tracked there.
+            Unreachable: The store did not answer.
+        """
+        where = f"tags.`gauntlet.kind` = 'plan' and tags.`gauntlet.origin` = '{self.origin}'"
+        found = self._search(where)
+        plans = [self._json(run, "plan.json") for run in reversed(found)]
+        if not plans:
+            raise UserError(f"no tracked runs of {self.home.path} in {self.uri}; or read its files with --from home")
+        pair_runs = self._search(
+            f"tags.`gauntlet.kind` = 'pair' and attributes.status = 'FINISHED' and tags.`gauntlet.origin` = '{self.origin}'"
+        )
+        model_runs = self._search(f"tags.`gauntlet.kind` = 'model' and tags.`gauntlet.origin` = '{self.origin}'")
+        pairs = {run.data.tags["gauntlet.pair"]: run for run in pair_runs}
+        models = {run.data.tags["gauntlet.model"]: run for run in model_runs}
+
+        def pair(key: str) -> Pair | None:
+            if key not in pairs:
+                return None
+            run = pairs[key]
+            return read_pair(self._artifacts(run), run_id=run.info.run_id, run_url=self._url(run))
+
+        def model(key: str) -> Mapping[str, Any]:
+            local = model_state(self.home, key)
+            if key not in models or local["status"] != "ok":
+                return local
+            return {"status": "ok", "error": "", "card": self._json(models[key], "card.json")}
+
+        return boards(plans, pair, model)
+
+    def _search(self, where: str) -> list[Run]:
+        found: list[Run] = []
+        token = None
+        while True:
+            page = self._guard(self.client.search_runs, [self.experiment], where, max_results=1000, page_token=token)
+            found += page
+            token = page.token
+            if not token:
+                return found
+
+    def _artifacts(self, run: Run) -> Path:
+        """Folder with a run's artifacts, fetched if they are not on this machine."""
+        uri = run.info.artifact_uri
+        if uri and uri.startswith("file://"):
+            from urllib.parse import urlparse
+            from urllib.request import url2pathname
+
+            return Path(url2pathname(urlparse(uri).path))
+        target = self.home.path / "fetched" / run.info.run_id
+        if not (target / "done").exists():
+            target.mkdir(parents=True, exist_ok=True)
+            self._guard(self.client.download_artifacts, run.info.run_id, "", str(target))
+            write_bytes(target / "done", b"")
+        return target
+
+    def _json(self, run: Run, name: str) -> dict[str, Any]:
+        content: dict[str, Any] = read_json(self._artifacts(run) / name)
+        return content
+
+    def _url(self, run: Run) -> str:
+        if not self.uri.startswith("http"):
+            return ""
+        return f"{self.uri.rstrip('/')}/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
+
+
+def _metrics(pair: Pair, budgets: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """Metrics of a pair's run."""
+    meta = pair.meta
+    values = summary(pair.samples)
+    values |= {f"cost/{name}": float(meta[name]) for name in ("seconds", "forwards", "backwards")}
+    board = Board(suite="", budgets={meta["dataset"]: budgets}, pairs=[pair])
+    for row in pair_rows(board).to_dict("records"):
+        where = f"{row['norm']} {row['eps']:g}"
+        values[f"robust_accuracy/{where}"] = row["robust_accuracy"]
+        values[f"robust_accuracy_low/{where}"] = row["robust_accuracy_low"]
+        values[f"robust_accuracy_high/{where}"] = row["robust_accuracy_high"]
+    return values
+
+
+def _curve(pair: Pair, budgets: Mapping[str, Sequence[float]]) -> list[tuple[float, float]]:
+    """Robust accuracy over eps of one pair: up to its own eps for a budget attack."""
+    norm = pair.meta["norm"]
+    top = pair.meta["eps"] if pair.meta["eps"] is not None else 1.5 * max(budgets[norm])
+    grid = [top * step / (CURVE_POINTS - 1) for step in range(CURVE_POINTS)]
+    values = accuracy_curve(nearest([pair], norm)["distance"], grid)
+    return [(eps, float(value)) for eps, value in zip(grid, values, strict=True)]
+
+
+def _model_metrics(
+    pairs: Sequence[Pair], rows: Any, budgets: Mapping[str, Sequence[float]], reference: Mapping[str, float]
+) -> dict[str, float]:
+    """Metrics of a model's run."""
+    values: dict[str, float] = {"score/clean": float(pairs[0].samples["clean_correct"].mean())}
+    for row in rows.to_dict("records"):
+        values[_metric_name(f"acc/{row['attack']} {row['norm']} {row['eps']:g}")] = row["robust_accuracy"]
+    scores = []
+    for norm, grid in budgets.items():
+        if not any(pair.meta["norm"] == norm for pair in pairs):
+            continue
+        for eps in grid:
+            values[f"worst/{norm} {eps:g}"] = worst_case(pairs, norm, eps).accuracy
+        scores.append(values.get(f"worst/{norm} {reference.get(norm, grid[0]):g}", values[f"worst/{norm} {grid[0]:g}"]))
+    values["score/worst_case"] = min(scores)
+    values["cost/seconds"] = sum(float(pair.meta["seconds"]) for pair in pairs)
+    values["cost/forwards"] = sum(float(pair.meta["forwards"]) for pair in pairs)
+    values["cost/backwards"] = sum(float(pair.meta["backwards"]) for pair in pairs)
+    return values
+
+
+def _metric_name(text: str) -> str:
+    """A name MLflow takes: letters, digits and ``_ - . : / space``."""
+    return re.sub(r"[^\w\-. :/]", "_", text.replace("=", ":").replace("(", " ").replace(")", "").replace(",", ""))
+
+
+def _where(meta: Mapping[str, Any]) -> str:
+    return meta["norm"] if meta["eps"] is None else f"{meta['norm']} {meta['eps']:g}"
+
+
+def _code(command: str) -> str:
+    return f"Reproduce with\n\n    {command}\n"
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with dotted names."""
+    if not isinstance(value, Mapping):
+        return {prefix: value}
+    found: dict[str, Any] = {}
+    for name, item in value.items():
+        found |= _flat(item, f"{prefix}.{name}" if prefix else str(name))
+    return found
+
+
+def _chunks(values: Sequence[Any], size: int) -> Iterable[Sequence[Any]]:
+    return (values[start : start + size] for start in range(0, len(values), size))
+
+
+def _use_write_ahead_log(uri: str) -> None:
+    """Halve SQLite's write time; the setting stays in the file."""
+    if not uri.startswith("sqlite:///"):
+        return
+    import sqlite3
+
+    with sqlite3.connect(uri.removeprefix("sqlite:///"), timeout=30) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")
+    connection.close()
+
+
+def undelivered(home: Home) -> int:
+    """How many results wait for the tracking store."""
+    return len(list(home.pending.glob("*.json")))
+
+
+__all__ = ["Tracker", "Unreachable", "default_uri", "read_plans", "tracking_uri", "undelivered"]

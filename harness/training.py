@@ -1,0 +1,269 @@
+"""Trainers: plain training is the base, a defense overrides what it changes."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, NamedTuple, Self, get_args, get_type_hints
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .data import Dataset, DatasetInfo
+from .errors import UserError, unknown
+from .models import Stages, build_model
+
+Optimizer = Literal["adam", "sgd"]
+Schedule = Literal["constant", "cosine"]
+
+
+class Diverged(RuntimeError):
+    """Training produced a loss that is not finite."""
+
+
+class Loss(NamedTuple):
+    """One evaluation of a training objective: its mean over the batch (a scalar) and logits (N, K) it saw."""
+
+    value: Tensor
+    logits: Tensor
+
+
+class Epoch(NamedTuple):
+    """One line of a training history; accuracies are fractions, validation fields NaN without a split."""
+
+    epoch: int
+    loss: float
+    accuracy: float
+    validation_loss: float
+    validation_accuracy: float
+    seconds: float
+
+
+class Trained(NamedTuple):
+    """What training returns: the model to be judged (in eval mode) and a line for every epoch."""
+
+    model: nn.Module
+    history: list[Epoch]
+
+
+Progress = Callable[[int, int, Mapping[str, float]], None]
+"""Called as ``progress(epochs_done, epochs_total, {"loss": ..., "accuracy": ...})`` after each epoch."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trainer:
+    """Plain training on the cross-entropy; the base of every defense.
+
+    Fields are hyperparameters and belong to a model's identity. ``None`` stands for the data set's own value,
+    which :meth:`resolve` fills in before a key is taken.
+
+    Override :meth:`loss` for another objective, :meth:`step` for two-player training, :meth:`wrap` for parts
+    that act at inference time.
+
+    Attributes:
+        epochs: Passes over the training part; ``None``: :attr:`DatasetInfo.epochs`.
+        batch_size: Samples a step.
+        optimizer: ``"adam"`` or ``"sgd"``.
+        lr: Initial learning rate.
+        momentum: Of ``"sgd"``.
+        weight_decay: L2 penalty in the optimizer.
+        schedule: ``"constant"``, or ``"cosine"`` to zero over all steps.
+        validation: Fraction of the training set held out, in [0, 1).
+        patience: Stop after so many epochs without a lower validation loss and keep the best weights; ``None``
+            trains all epochs. Needs ``validation > 0``.
+
+    Raises:
+        ValueError: A hyperparameter outside its range.
+    """
+
+    name: ClassVar[str]
+    version: ClassVar[int] = 1
+    summary: ClassVar[str] = ""
+    """One line for ``gauntlet list defenses``."""
+    source: ClassVar[str] = ""
+    """Where the method is from."""
+
+    epochs: int | None = None
+    batch_size: int = 128
+    optimizer: Optimizer = "adam"
+    lr: float = 1e-3
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    schedule: Schedule = "constant"
+    validation: float = 0.0
+    patience: int | None = None
+
+    def __post_init__(self) -> None:
+        _check_literals(self)
+        require(self, "epochs", self.epochs is None or self.epochs >= 0, "at least 0")
+        require(self, "batch_size", self.batch_size >= 1, "at least 1")
+        require(self, "lr", self.lr > 0, "positive")
+        require(self, "momentum", 0 <= self.momentum < 1, "in [0, 1)")
+        require(self, "weight_decay", self.weight_decay >= 0, "at least 0")
+        require(self, "validation", 0 <= self.validation < 1, "in [0, 1)")
+        require(self, "patience", self.patience is None or self.patience >= 1, "at least 1")
+        if self.patience is not None and not self.validation:
+            raise UserError(f"{self.name}: patience needs a validation split, e.g. validation=0.1")
+
+    def resolve(self, info: DatasetInfo) -> Self:
+        """Replace every ``None`` that stands for the data set's own value."""
+        return self if self.epochs is not None else dataclasses.replace(self, epochs=info.epochs)
+
+    def label(self, info: DatasetInfo) -> str:
+        """Name for people: the defense and every hyperparameter that is not its default on that data set."""
+        usual, mine = type(self)().resolve(info), self.resolve(info)
+        changed = [
+            f"{f.name}={_short(getattr(mine, f.name))}"
+            for f in dataclasses.fields(self)
+            if getattr(mine, f.name) != getattr(usual, f.name)
+        ]
+        return f"{self.name}({', '.join(changed)})" if changed else self.name
+
+    def loss(self, model: Stages, x: Tensor, y: Tensor) -> Loss:
+        """The objective on one batch: x float32 (N, C, H, W) in [0, 1], y int64 (N,)."""
+        logits = model(x)
+        return Loss(F.cross_entropy(logits, y), logits)
+
+    def step(self, model: Stages, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor) -> Loss:
+        """One update of the weights on one batch."""
+        loss = self.loss(model, x, y)
+        optimizer.zero_grad(set_to_none=True)
+        loss.value.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        return Loss(loss.value.detach(), loss.logits.detach())
+
+    def wrap(self, model: Stages, base: nn.Module | None) -> nn.Module:
+        """The model that is judged: by default the trained one.
+
+        Args:
+            model: What was trained.
+            base: The trained model that the spec is built upon, if it names one.
+        """
+        return model
+
+    def build(self, architecture: str, info: DatasetInfo, base: nn.Module | None = None) -> nn.Module:
+        """The untrained model in its judged form: what a checkpoint's weights are loaded into."""
+        return self.wrap(build_model(architecture, info.shape, len(info.classes)), base)
+
+    def fit(
+        self,
+        architecture: str,
+        data: Dataset,
+        *,
+        device: torch.device | str = "cpu",
+        base: nn.Module | None = None,
+        progress: Progress | None = None,
+    ) -> Trained:
+        """Train from scratch; all randomness comes from torch's global generator, which the caller seeds.
+
+        Args:
+            architecture: Name of the architecture.
+            data: The data set; its test part is not looked at.
+            device: Where to train.
+            base: Trained model that the spec is built upon, if any.
+            progress: Called after every epoch.
+
+        Raises:
+            Diverged: The loss stopped being finite.
+        """
+        mine = self.resolve(data.info)
+        model = build_model(architecture, data.info.shape, len(data.info.classes)).to(device)
+        history = mine._loop(model, data, device, progress)
+        return Trained(mine.wrap(model, base).to(device).eval(), history)
+
+    def _loop(self, model: Stages, data: Dataset, device: torch.device | str, progress: Progress | None) -> list[Epoch]:
+        assert self.epochs is not None
+        images, labels = data.x_train.to(device), data.y_train.to(device)
+        order = torch.randperm(len(images))
+        held = round(self.validation * len(images))
+        held_out, kept = order[:held].to(device), order[held:]
+        steps = self.epochs * math.ceil(len(kept) / self.batch_size)
+        optimizer = self._optimizer(model)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(steps, 1))
+        history: list[Epoch] = []
+        best: tuple[float, int, dict[str, Tensor]] | None = None
+        for epoch in range(1, self.epochs + 1):
+            start = time.perf_counter()
+            model.train()
+            total = torch.zeros((), device=device)
+            correct = torch.zeros((), device=device, dtype=torch.int64)
+            for batch in kept[torch.randperm(len(kept))].to(device).split(self.batch_size):
+                x, y = data.to_float(images[batch]), labels[batch]
+                loss = self.step(model, optimizer, x, y)
+                if self.schedule == "cosine":
+                    schedule.step()
+                # summed on the device: reading a value every step would stall a GPU
+                total += loss.value * len(y)
+                correct += (loss.logits.argmax(1) == y).sum()
+            mean = float(total) / len(kept)
+            if not math.isfinite(mean):
+                raise Diverged(f"{self.name}: the training loss became {mean} in epoch {epoch}; try a lower lr")
+            valid_loss, valid_accuracy = score(model, data, images, labels, held_out)
+            history.append(
+                Epoch(epoch, mean, int(correct) / len(kept), valid_loss, valid_accuracy, time.perf_counter() - start)
+            )
+            if progress is not None:
+                progress(epoch, self.epochs, {"loss": mean, "accuracy": history[-1].accuracy})
+            if self.patience is not None:
+                if best is None or valid_loss < best[0]:
+                    best = (valid_loss, epoch, copy.deepcopy(model.state_dict()))
+                elif epoch - best[1] >= self.patience:
+                    break
+        if best is not None:
+            model.load_state_dict(best[2])
+        return history
+
+    def _optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        if self.optimizer == "adam":
+            return torch.optim.Adam(model.parameters(), lr=self.lr, weight_decay=self.weight_decay)
+        return torch.optim.SGD(model.parameters(), lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
+
+
+@torch.no_grad()
+def score(
+    model: nn.Module, data: Dataset, images: Tensor, labels: Tensor, index: Tensor | None = None, batch: int = 1000
+) -> tuple[float, float]:
+    """Mean cross-entropy and accuracy in eval mode; (NaN, NaN) for no image.
+
+    Args:
+        model: The classifier; left in eval mode.
+        data: Says how images become floats.
+        images: uint8 (N, C, H, W), on the model's device.
+        labels: int64 (N,).
+        index: Which of them; ``None``: all.
+        batch: Images a forward pass.
+    """
+    chosen = torch.arange(len(images), device=images.device) if index is None else index
+    if not len(chosen):
+        return math.nan, math.nan
+    model.eval()
+    loss, correct = 0.0, 0
+    for part in chosen.split(batch):
+        logits = model(data.to_float(images[part]))
+        loss += float(F.cross_entropy(logits, labels[part], reduction="sum"))
+        correct += int((logits.argmax(1) == labels[part]).sum())
+    return loss / len(chosen), correct / len(chosen)
+
+
+def require(declaration: Any, name: str, holds: bool, wanted: str) -> None:
+    """Raise a one-line error unless a hyperparameter is in its range."""
+    if not holds:
+        raise UserError(f"{declaration.name}: {name} must be {wanted}, got {getattr(declaration, name)}")
+
+
+def _check_literals(trainer: Trainer) -> None:
+    for name, kind in get_type_hints(type(trainer)).items():
+        choices = get_args(kind)
+        if choices and all(isinstance(choice, str) for choice in choices):
+            value = getattr(trainer, name)
+            if value not in choices:
+                raise unknown(f"{name} for {trainer.name}", str(value), choices)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

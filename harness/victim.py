@@ -1,0 +1,136 @@
+"""What an attack sees of a model."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .errors import UserError
+
+
+class VictimError(UserError):
+    """The model cannot be judged: wrong output shape, NaN logits. The message says which."""
+
+
+@dataclass
+class Cost:
+    """Samples sent through a victim: one image forward (or backward) once counts one."""
+
+    forwards: int = 0
+    backwards: int = 0
+
+
+class Victim(nn.Module):
+    """A model under attack: frozen, locked in eval mode, float32, with its passes counted.
+
+    Images are float32 (N, C, H, W) in [0, 1], the output is logits (N, K). Parameters have no gradient, so a
+    toolkit that calls ``backward()`` on the whole graph pays for input gradients only. Not an
+    ``nn.Sequential``: toolkits that walk the children of one would bypass the counters.
+
+    Args:
+        model: The model; normalisation belongs inside it.
+        classes: Expected number of logits K; ``None`` accepts what the first call returns.
+        device: Where it runs.
+        own: ``False`` (the default) works on a deep copy and leaves ``model`` as it is; ``True`` takes it over.
+
+    Attributes:
+        cost: Running :class:`Cost`; see :meth:`counted` for the cost of a block of code.
+    """
+
+    def __init__(
+        self, model: nn.Module, *, classes: int | None = None, device: torch.device | str = "cpu", own: bool = False
+    ) -> None:
+        super().__init__()
+        self.model = (model if own else copy.deepcopy(model)).to(device).eval().requires_grad_(False)
+        self.classes = classes
+        self.device = torch.device(device)
+        self.cost = Cost()
+        super().train(False)
+
+    def train(self, mode: bool = True) -> Victim:
+        """Stay in eval mode: a toolkit may not switch dropout on."""
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits of a batch, shape (N, K).
+
+        Raises:
+            VictimError: The model does not return (N, K) logits.
+        """
+        x = x.to(self.device, torch.float32)  # numpy 2 promotion hands float64 to some toolkits
+        if x.requires_grad and torch.is_grad_enabled():
+            x = x.view_as(x)
+            x.register_hook(self._count_backward)
+        self.cost.forwards += len(x)
+        logits: Tensor = self.model(x)
+        self._check(logits, len(x))
+        return logits
+
+    def _count_backward(self, grad: Tensor) -> None:
+        self.cost.backwards += len(grad)
+
+    def _check(self, logits: object, n: int) -> None:
+        if not isinstance(logits, Tensor):
+            raise VictimError(f"the model returned {type(logits).__name__}, expected a tensor of logits (N, K)")
+        shape = tuple(logits.shape)
+        if len(shape) != 2 or shape[0] != n or shape[1] < 2:
+            raise VictimError(f"the model returned shape {shape} for {n} images, expected logits ({n}, K) with K >= 2")
+        if self.classes is not None and shape[1] != self.classes:
+            raise VictimError(f"the model returned {shape[1]} logits, the data set has {self.classes} classes")
+        if not logits.is_floating_point():
+            raise VictimError(f"the model returned {logits.dtype}, expected floating-point logits")
+
+    @torch.no_grad()
+    def predict(self, x: Tensor) -> Tensor:
+        """Predicted labels, int64 (N,), without counting: for the referee, not for attacks.
+
+        Raises:
+            VictimError: Wrong output shape, or a logit that is not finite (NaN would read as class 0).
+        """
+        before = self.cost.forwards
+        try:
+            logits = self(x)
+        finally:
+            self.cost.forwards = before
+        bad = ~torch.isfinite(logits).all(1)
+        if bad.any():
+            raise VictimError(f"the model returned NaN or infinite logits for {int(bad.sum())} of {len(x)} images")
+        return logits.argmax(1)
+
+    @contextmanager
+    def counted(self) -> Iterator[Cost]:
+        """Count the passes of a block: the yielded :class:`Cost` is complete when the block ends."""
+        before = Cost(self.cost.forwards, self.cost.backwards)
+        cost = Cost()
+        try:
+            yield cost
+        finally:
+            cost.forwards = self.cost.forwards - before.forwards
+            cost.backwards = self.cost.backwards - before.backwards
+
+
+def input_gradient(
+    victim: nn.Module, x: Tensor, objective: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Value, gradient and logits of a per-sample objective in one forward and one backward pass.
+
+    Args:
+        victim: The model.
+        x: Images (N, C, H, W).
+        objective: Maps logits (N, K) to one value a sample (N,).
+
+    Returns:
+        ``(values (N,), gradient like x, logits (N, K))``, all detached. The objective is summed over the
+        batch, so a sample's gradient does not depend on the batch size.
+    """
+    with torch.enable_grad():
+        x = x.detach().requires_grad_(True)
+        logits = victim(x)
+        values = objective(logits)
+        (grad,) = torch.autograd.grad(values.sum(), x)
+    return values.detach(), grad, logits.detach()

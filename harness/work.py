@@ -1,0 +1,255 @@
+"""What a worker process does: train a model, prepare an attack, craft images, attack and judge a shard.
+
+Every task reads what earlier tasks wrote and writes its own result atomically, so a task may be killed at any
+moment, and may run twice, without harm.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from . import identity
+from .attack import Attack
+from .attacks.transfer import Transfer
+from .data import Dataset, DataSource
+from .plan import Cell, ModelSpec
+from .results import Damaged, write_shard
+from .shard import Bench, Proposal, craft, run_shard
+from .store import Home, load_model, read_json, save_model, write_bytes, write_json
+from .training import Diverged, score
+
+PREPARATION_SAMPLES = 1000
+"""Training images shown to an attack that prepares itself."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What every task needs to know.
+
+    Attributes:
+        home: Where results go.
+        sources: Where each data set comes from, by its name.
+        device: Where models run.
+    """
+
+    home: Home
+    sources: Mapping[str, DataSource]
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train one model."""
+
+    spec: ModelSpec
+
+
+@dataclass(frozen=True)
+class Prepare:
+    """Let a cell's attack look at training data once, for all cells that share that look."""
+
+    cell: Cell
+
+
+@dataclass(frozen=True)
+class Craft:
+    """Craft one shard of images on a source model, for all cells that share it."""
+
+    cell: Cell
+    shard: int
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Attack and judge one shard of a cell."""
+
+    cell: Cell
+    shard: int
+
+
+Job = Train | Prepare | Craft | Judge
+
+
+def setup(context: Context) -> Callable[[Job], Any]:
+    """The function that runs jobs in this process."""
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    worker = Worker(context)
+    return worker.run
+
+
+class Worker:
+    """Runs jobs one after another, with models and data kept between them.
+
+    Args:
+        context: See :class:`Context`.
+    """
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self._bench = lru_cache(maxsize=4)(self._load_bench)
+
+    def run(self, job: Job) -> None:
+        """Run one job.
+
+        Raises:
+            UserError: Data or a checkpoint is missing or damaged, or the model cannot be judged.
+        """
+        match job:
+            case Train(spec):
+                self._train(spec)
+            case Prepare(cell):
+                self._prepare(cell)
+            case Craft(cell, shard):
+                self._craft(cell, shard)
+            case Judge(cell, shard):
+                self._judge(cell, shard)
+
+    def _data(self, spec: ModelSpec) -> Dataset:
+        return self.context.sources[spec.dataset].load()
+
+    def _train(self, spec: ModelSpec) -> None:
+        home, data, device = self.context.home, self._data(spec), self.context.device
+        say = self._reporter(f"train-{spec.key}")
+        base = load_model(home, spec.base, data.info) if spec.base is not None else None
+        identity.seed_everything(identity.derive_seed(spec.key, "train"))
+        start = time.perf_counter()
+        try:
+            model, history = spec.defense.fit(spec.architecture, data, device=device, base=base, progress=say)
+        except Diverged as error:
+            write_json(home.model(spec.key) / "failed.json", {"error": str(error)})
+            raise
+        card = {
+            "dataset": spec.dataset,
+            "architecture": spec.architecture,
+            "defense": spec.defense.label(data.info),
+            "seed": spec.seed,
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "epochs": len(history),
+            "seconds": time.perf_counter() - start,
+            "train_accuracy": score(model, data, data.x_train.to(device), data.y_train.to(device))[1],
+            "test_accuracy": score(model, data, data.x_test.to(device), data.y_test.to(device))[1],
+            "history": [line._asdict() for line in history],
+        }
+        save_model(home, spec, model, card)
+        (home.model(spec.key) / "failed.json").unlink(missing_ok=True)
+
+    def _load_bench(self, spec: ModelSpec) -> Bench:
+        info = self.context.sources[spec.dataset].info()
+        return Bench.of(load_model(self.context.home, spec, info), len(info.classes), self.context.device)
+
+    def _batch(self, cell: Cell, shard: int) -> tuple[Tensor, Tensor, Tensor]:
+        index, (x, y) = self._data(cell.victim).test_sample(cell.n)
+        part = cell.shard_slice(shard)
+        return index[part], x[part].to(self.context.device), y[part].to(self.context.device)
+
+    def _prepare(self, cell: Cell) -> None:
+        key = cell.prepared_key
+        assert key is not None
+        identity.seed_everything(identity.derive_seed(key))
+        data = self._data(cell.victim)
+        _, (x, y) = data.train_sample(min(PREPARATION_SAMPLES, len(data.x_train)))
+        victim = self._bench(cell.crafter).attacked
+        start = time.perf_counter()
+        with victim.counted() as cost:
+            ready = inner(cell.attack).prepare(victim, x.to(victim.device), y.to(victim.device))
+        changes = {
+            f.name: getattr(ready, f.name)
+            for f in dataclasses.fields(ready)
+            if getattr(ready, f.name) != getattr(inner(cell.attack), f.name)
+        }
+        facts = {"seconds": time.perf_counter() - start, "forwards": cost.forwards, "backwards": cost.backwards}
+        write_json(self.context.home.prepared(key), {"fields": changes, "cost": facts})
+
+    def _ready(self, cell: Cell) -> Attack:
+        """The cell's attack with what it learned from the training data."""
+        attack = inner(cell.attack)
+        if cell.prepared_key is None:
+            return attack
+        fields = read_json(self.context.home.prepared(cell.prepared_key))["fields"]
+        return dataclasses.replace(attack, **fields)
+
+    def _craft(self, cell: Cell, shard: int) -> None:
+        assert cell.crafted_key is not None
+        _, x, y = self._batch(cell, shard)
+        victim = self._bench(cell.crafter).attacked
+        proposal = craft(victim, self._ready(cell), cell.threat, x, y, cell.shard_seed(shard))
+        write_proposal(self.context.home.crafted(cell.crafted_key, shard), proposal)
+
+    def _judge(self, cell: Cell, shard: int) -> None:
+        home = self.context.home
+        index, x, y = self._batch(cell, shard)
+        crafted = None
+        if cell.crafted_key is not None:
+            crafted = read_proposal(home.crafted(cell.crafted_key, shard))
+        outcome = run_shard(
+            self._bench(cell.victim),
+            self._ready(cell),
+            cell.threat,
+            index=index,
+            x=x,
+            y=y,
+            seed=cell.shard_seed(shard),
+            shard=shard,
+            crafted=crafted,
+        )
+        write_shard(home.cell(cell.key), shard, outcome.samples, outcome.facts, outcome.gallery)
+
+    def _reporter(self, name: str) -> Callable[[int, int, Mapping[str, float]], None]:
+        """Writes progress to a small file that the driver reads: a killed worker leaves no lock behind."""
+        path = self.context.home.progress / f"{name}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        started = time.time()
+
+        def say(done: int, total: int, values: Mapping[str, float]) -> None:
+            part = path.with_suffix(f".{os.getpid()}")
+            part.write_text(json.dumps({"done": done, "total": total, "started": started, **values}))
+            part.replace(path)
+
+        return say
+
+
+def inner(attack: Attack) -> Attack:
+    """The attack that is really run: what a transfer crafts with, or the attack itself."""
+    return attack.attack if isinstance(attack, Transfer) else attack
+
+
+def write_proposal(path: Path, proposal: Proposal) -> None:
+    """Keep crafted images."""
+    tensors = {"x_adv": proposal.x_adv.detach().cpu().contiguous()} if isinstance(proposal.x_adv, Tensor) else {}
+    facts = {
+        "seconds": proposal.seconds,
+        "forwards": proposal.forwards,
+        "backwards": proposal.backwards,
+        "errors": list(proposal.errors),
+    }
+    write_bytes(path, save_tensors(tensors, metadata={"facts": json.dumps(facts)}))
+
+
+def read_proposal(path: Path) -> Proposal:
+    """Read crafted images.
+
+    Raises:
+        Damaged: The file cannot be read.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            facts = json.loads((file.metadata() or {})["facts"])
+            names = list(file.keys())
+            x_adv: Tensor | None = file.get_tensor("x_adv") if "x_adv" in names else None
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise Damaged(f"{path} is damaged ({str(error).splitlines()[0]})") from None
+    return Proposal(x_adv, facts["seconds"], facts["forwards"], facts["backwards"], tuple(facts["errors"]))

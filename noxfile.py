@@ -1,0 +1,80 @@
+"""Sessions: ``nox --list`` shows them; arguments after ``--`` reach the ``gauntlet`` command."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2024.10.9"
+nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.reuse_venv = "yes"
+nox.options.sessions = ["bench"]
+
+CONSTRAINTS = "constraints.txt"
+HOME = os.environ.get("GAUNTLET_HOME", "gauntlet-runs")
+
+
+def install(session: nox.Session, *groups: str, extras: str = "") -> None:
+    """Install the project, editable, with the pinned versions."""
+    # uv writes no byte code by itself, and the first import of torch, ART and MLflow would take 15 s longer
+    session.env["UV_COMPILE_BYTECODE"] = "1"
+    wanted = [requirement for group in groups for requirement in nox.project.dependency_groups(pyproject(), group)]
+    session.install("-c", CONSTRAINTS, "-e", f".{extras}", *wanted)
+
+
+def pyproject() -> dict[str, object]:
+    return nox.project.load_toml(Path(__file__).with_name("pyproject.toml"))
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Train the embedded-data models, attack them with the quick suite, write the leaderboard."""
+    install(session)
+    session.run("gauntlet", "run", *(session.posargs or ["quick"]))
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run the tests; what needs no shared state runs side by side."""
+    install(session, "tests")
+    session.run("pytest", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style and formatting."""
+    session.install("-c", CONSTRAINTS, *nox.project.dependency_groups(pyproject(), "lint"))
+    session.run("ruff", "check", *session.posargs, ".")
+    session.run("ruff", "format", "--check", ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check types: strict on the harness."""
+    install(session, "types")
+    session.run("mypy", *session.posargs)
+
+
+@nox.session
+def report(session: nox.Session) -> None:
+    """Write the leaderboard again from the tracked runs."""
+    install(session)
+    session.run("gauntlet", "report", *session.posargs)
+
+
+@nox.session
+def ui(session: nox.Session) -> None:
+    """Open the MLflow UI on the runs."""
+    install(session)
+    session.run("gauntlet", "ui", *session.posargs)
+
+
+@nox.session
+def benchmarks(session: nox.Session) -> None:
+    """Measure speed as ratios within one run; takes long. Arguments: names of benchmarks."""
+    install(session)
+    names = session.posargs or sorted(file.stem for file in Path("benchmarks").glob("bench_*.py"))
+    for name in names:
+        session.run("python", f"benchmarks/{name.removesuffix('.py')}.py")
