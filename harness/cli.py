@@ -304,23 +304,34 @@ def _check_device(device: str) -> None:
 
 
 def _print_leaderboard(boards: Sequence[Board], made: Plan) -> None:
+    """Worst-case accuracies, a table a norm: models in the order of the eps that defenses train at."""
     from .metrics import leaderboard
 
     for board in boards:
         rows = leaderboard(board)
         rows = rows[rows["dataset"].isin(list(made.infos))]
-        for (dataset, norm, eps, n), group in rows.groupby(["dataset", "norm", "eps", "n"], sort=False):
-            table = Table(title=f"{dataset}, {norm} {eps:g}, {n} images ({board.suite})", title_justify="left")
-            for name in ("rank", "model", "clean", "worst case", "95 % interval", "strongest attack"):
-                table.add_column(name, justify="right" if name in ("rank", "clean", "worst case") else "left")
-            for row in group.to_dict("records"):
-                rank = "-" if row["note"] else str(row["rank"])
+        for (dataset, norm, n), group in rows.groupby(["dataset", "norm", "n"], sort=False):
+            grid = sorted(group["eps"].unique())
+            reference = made.infos[dataset].eps.get(norm, grid[0])
+            shown = group[group["eps"] == (reference if reference in grid else grid[0])]
+            table = Table(
+                title=f"{dataset}, {norm}: accuracy left by the worst case of all attacks ({board.suite}, {n} images)",
+                title_justify="left",
+            )
+            table.add_column("rank", justify="right")
+            table.add_column("model")
+            table.add_column("clean", justify="right")
+            for eps in grid:
+                table.add_column(f"eps {eps:.3g}", justify="right", style="bold" if eps == reference else None)
+            table.add_column("strongest attack, or why there is no rank")
+            for row in shown.to_dict("records"):
+                same = group[(group["architecture"] == row["architecture"]) & (group["defense"] == row["defense"])]
+                left = [f"{value:.1%}" for value in same.sort_values("eps")["worst_case_accuracy"]]
                 table.add_row(
-                    rank,
+                    "-" if row["note"] else str(row["rank"]),
                     escape(f"{row['architecture']} {row['defense']}"),
                     f"{row['clean_accuracy']:.1%}",
-                    f"{row['worst_case_accuracy']:.1%}",
-                    f"{row['worst_case_low']:.1%} to {row['worst_case_high']:.1%}",
+                    *left,
                     escape(row["note"] or row["strongest_attack"]),
                 )
             console.print(table)

@@ -76,7 +76,7 @@ def own_attacks() -> dict[str, type[Attack]]:
     found: dict[str, type[Attack]] = {}
     for module in pkgutil.iter_modules(package.__path__):
         for value in vars(importlib.import_module(f"{package.__name__}.{module.name}")).values():
-            if isinstance(value, type) and issubclass(value, Attack) and "name" in vars(value):
+            if isinstance(value, type) and issubclass(value, Attack) and isinstance(vars(value).get("name"), str):
                 found[value.name] = value
     return {name: kind for name, kind in sorted(found.items()) if kind.toolkit == "gauntlet"}
 
@@ -91,9 +91,12 @@ def attacks() -> Table:
         table.add_row("gauntlet", name, norms, "", "", _first_line(kind))
     for toolkit, door in (("art", art), ("foolbox", foolbox)):
         for row in door.capabilities():
-            remark = f"refused: {row.refused}" if row.refused else row.defect or ""
-            kind_, access = str(row.kind), str(row.access)
-            table.add_row(toolkit, row.name, " ".join(row.norms), kind_, access, escape(remark))
+            if row.refused:
+                hint = f"; use {row.instead}" if row.instead else ""
+                table.add_row(toolkit, row.attack, "", "", "", escape(f"refused: {row.defect}{hint}"), style="dim")
+            else:
+                norms = " ".join(row.norms)
+                table.add_row(toolkit, row.attack, norms, row.kind, row.access, escape(row.defect), style=None)
     return table
 
 

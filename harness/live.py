@@ -63,7 +63,7 @@ class Display:
     def __call__(self, watch: Watch) -> None:
         """Show the state of the run."""
         while watch.messages:
-            self._console.print(watch.messages.popleft(), style="yellow", markup=False, highlight=False)
+            self._console.print(watch.messages.popleft(), style="yellow", markup=False, soft_wrap=True)
         totals = {
             "models": (watch.models_done, watch.models),
             "shards": (watch.shards_done, watch.shards),
@@ -73,7 +73,7 @@ class Display:
             if time.monotonic() - self._last >= QUIET_SECONDS:
                 self._last = time.monotonic()
                 parts = [f"{name} {done}/{total}" for name, (done, total) in totals.items()]
-                self._console.print(", ".join(parts + self._training(watch)), markup=False, highlight=False)
+                self._console.print("; ".join(parts + self._training(watch)), markup=False, soft_wrap=True)
             return
         for name, (done, total) in totals.items():
             self._bars.update(self._rows[name], completed=done, total=total, visible=total > 0)

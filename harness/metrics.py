@@ -147,10 +147,14 @@ def wilson(successes: float, n: int, confidence: float = 0.95) -> tuple[float, f
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
+def _limit(eps: float) -> float:
+    return eps * (1 + TOLERANCE) + 1e-9
+
+
 def broken(samples: pd.DataFrame, norm: str, eps: float) -> Bools:
     """Which images are lost at (norm, eps): misclassified clean, or a valid adversarial lies within eps."""
     found = samples["adversarial"].to_numpy(bool)
-    near = samples[norm].to_numpy(float) <= eps * (1 + TOLERANCE) + 1e-9  # NaN compares False
+    near = samples[norm].to_numpy(float) <= _limit(eps)  # NaN compares False
     result: Bools = ~samples["clean_correct"].to_numpy(bool) | (found & near)
     return result
 
@@ -168,13 +172,14 @@ def summary(samples: pd.DataFrame) -> dict[str, float]:
         "n": float(n),
         "clean_accuracy": float(samples["clean_correct"].mean()) if n else math.nan,
         "success_rate": len(found) / attacked if attacked else math.nan,
-        "invalid": float(samples[list(FLAGS)].any(axis=1).sum()),
+        "invalid": float(samples[list(FLAGS)].to_numpy(bool).any(axis=1).sum()),
     }
     for flag in FLAGS:
         values[f"invalid_{flag}"] = float(samples[flag].sum())
-    for name in DISTANCES:
-        values[f"median_{name}"] = float(found[name].median()) if len(found) else math.nan
-        values[f"mean_{name}"] = float(found[name].mean()) if len(found) else math.nan
+    distances = found[list(DISTANCES)].astype(float)
+    for name, median, mean in zip(DISTANCES, distances.median(), distances.mean(), strict=True):
+        values[f"median_{name}"] = float(median)
+        values[f"mean_{name}"] = float(mean)
     return values
 
 
@@ -220,6 +225,19 @@ def reference(pairs: Sequence[Pair]) -> pd.DataFrame:
     return max(pairs, key=lambda pair: len(pair.samples)).samples
 
 
+def _reach(pair: Pair, images: npt.NDArray[Any], norm: str) -> Floats:
+    """Distance at which a pair lost each image: 0 for a clean error, inf where it found none or did not look."""
+    samples = pair.samples
+    distance = np.where(samples["adversarial"].to_numpy(bool), samples[norm].to_numpy(float), math.inf)
+    distance = np.where(samples["clean_correct"].to_numpy(bool), np.nan_to_num(distance, nan=math.inf), 0.0)
+    own = samples["index"].to_numpy()
+    if np.array_equal(own, images):  # nearly always; looking up is slow
+        return distance
+    at = pd.Index(own).get_indexer(pd.Index(images))
+    result: Floats = np.append(distance, math.inf)[at]  # -1, the last, where the pair does not have the image
+    return result
+
+
 def nearest(pairs: Sequence[Pair], norm: str) -> pd.DataFrame:
     """Per image the smallest distance at which any of a model's attacks broke it.
 
@@ -230,16 +248,18 @@ def nearest(pairs: Sequence[Pair], norm: str) -> pd.DataFrame:
         where nothing broke it: an upper bound of the true distance is all an attack can give) and ``attack``
         (label of the attack that came nearest, "" where none).
     """
-    first = reference(pairs).set_index("index")
-    best = pd.DataFrame({"clean_correct": first["clean_correct"], "distance": np.inf, "attack": ""}, index=first.index)
-    best.loc[~best["clean_correct"], "distance"] = 0.0
+    judged = reference(pairs)
+    images = judged["index"].to_numpy()
+    correct = judged["clean_correct"].to_numpy(bool)
+    distance = np.where(correct, math.inf, 0.0)
+    attack = np.full(len(judged), "", dtype=object)
     for pair in pairs:
-        samples = pair.samples.set_index("index").reindex(best.index)
-        distance = samples[norm].where(samples["adversarial"].fillna(False).astype(bool), np.inf).astype(float)
-        closer = (distance < best["distance"]).to_numpy(bool)
-        best.loc[closer, "distance"] = distance[closer]
-        best.loc[closer, "attack"] = pair.meta["attack"]
-    return best
+        reach = _reach(pair, images, norm)
+        closer = reach < distance
+        distance[closer] = reach[closer]
+        attack[closer] = pair.meta["attack"]
+    columns = {"clean_correct": correct, "distance": distance, "attack": attack}
+    return pd.DataFrame(columns, index=pd.Index(images, name="index"))
 
 
 @dataclass(frozen=True)
@@ -268,13 +288,11 @@ class WorstCase:
 def worst_case(pairs: Sequence[Pair], norm: str, eps: float) -> WorstCase:
     """Per-sample worst case over a model's attacks, at one norm and eps."""
     judged = reference(pairs)
+    images = judged["index"].to_numpy()
     correct = judged["clean_correct"].to_numpy(bool)
     hits: dict[str, Bools] = {}
     for pair in pairs:
-        aligned = pair.samples.set_index("index").reindex(judged["index"].to_numpy())
-        aligned["clean_correct"] = aligned["clean_correct"].fillna(True).astype(bool)
-        aligned["adversarial"] = aligned["adversarial"].fillna(False).astype(bool)
-        lost = broken(aligned, norm, eps) & correct
+        lost = (_reach(pair, images, norm) <= _limit(eps)) & correct
         label = pair.meta["attack"]
         hits[label] = hits[label] | lost if label in hits else lost
     stack = np.stack(list(hits.values()))
@@ -296,7 +314,7 @@ def curve(distances: Iterable[float], eps: Iterable[float]) -> Floats:
     NaN everywhere if there are no images.
     """
     ordered = np.sort(np.asarray(list(distances), dtype=float))
-    limit = np.asarray(list(eps), dtype=float) * (1 + TOLERANCE) + 1e-9
+    limit = np.asarray([_limit(value) for value in eps], dtype=float)
     if not len(ordered):
         return np.full(limit.shape, math.nan)
     result: Floats = 1 - np.searchsorted(ordered, limit, side="right") / len(ordered)

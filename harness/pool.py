@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -70,8 +71,8 @@ class Pool:
     def __enter__(self) -> Pool:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.stop()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.stop(patience=5.0 if kind is None else 0.0)
 
     @property
     def pids(self) -> list[int]:
@@ -154,13 +155,19 @@ class Pool:
         theirs.close()
         return _Worker(process, ours)
 
-    def stop(self) -> None:
-        """End all workers at once; results are written atomically, so nothing is left half done."""
+    def stop(self, patience: float = 0.0) -> None:
+        """End all workers. Results are written atomically, so nothing is left half done.
+
+        Args:
+            patience: Seconds that idle workers get to leave by themselves.
+        """
         for worker in self._workers:
+            worker.pipe.close()  # an idle worker reads the end of its pipe and leaves
+        deadline = time.monotonic() + patience
+        for worker in self._workers:
+            worker.process.join(max(0.0, deadline - time.monotonic()))
             worker.process.kill()
-        for worker in self._workers:
             worker.process.join()
-            worker.pipe.close()
         self._workers.clear()
 
 
@@ -186,9 +193,6 @@ def _work(pipe: Connection, setup: Callable[[Any], Callable[[Any], Any]], contex
     parent = multiprocessing.parent_process()
     assert parent is not None
     threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
-    import torch
-
-    torch.set_num_threads(1)
     function = setup(context)
     while True:
         try:

@@ -85,6 +85,7 @@ Job = Train | Prepare | Craft | Judge
 
 def setup(context: Context) -> Callable[[Job], Any]:
     """The function that runs jobs in this process."""
+    torch.set_num_threads(1)  # parallelism is over shards, and a sum split over threads rounds differently
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     worker = Worker(context)

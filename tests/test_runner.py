@@ -1,0 +1,227 @@
+"""A run may be killed at any moment: nothing is lost, doubled or changed by it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from harness.campaign import boards_from_home
+from harness.metrics import pair_rows
+from harness.store import Home, read_json
+
+SCRIPT = Path(__file__).parent / "scripts" / "small_run.py"
+
+KILLS = 10
+
+
+def start(home: Path, jobs: int = 2, *more: str) -> subprocess.Popen[str]:
+    root = str(SCRIPT.parents[2])
+    return subprocess.Popen(
+        [sys.executable, str(SCRIPT), str(home), str(jobs), *more],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "PYTHONPATH": root},
+    )
+
+
+def finish(home: Path, jobs: int = 2, *more: str) -> str:
+    process = start(home, jobs, *more)
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output
+    return output
+
+
+def children(pid: int) -> list[int]:
+    """Worker processes of a run (the resource tracker, which is no worker, has no digits in its task file)."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            fields = (entry / "stat").read_text().rsplit(")", 1)[1].split()
+            command = (entry / "cmdline").read_text()
+        except OSError:
+            continue
+        if int(fields[1]) == pid and "spawn_main" in command:
+            found.append(int(entry.name))
+    return found
+
+
+def numbers(home: Path) -> pd.DataFrame:
+    """``pairs.csv`` without what may differ: times and run ids."""
+    (board,) = boards_from_home(Home(home))
+    return pair_rows(board).drop(columns=["seconds", "run_id"])
+
+
+def tracked(home: Path, uri: str | None = None) -> list[tuple[str, str, str]]:
+    """Kind, key and status of every run that the tracking store shows."""
+    import mlflow
+
+    client = mlflow.MlflowClient(tracking_uri=uri or f"sqlite:///{home / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("gauntlet")
+    rows = []
+    for run in client.search_runs([experiment.experiment_id], max_results=1000):
+        kind = run.data.tags["gauntlet.kind"]
+        rows.append((kind, run.data.tags[f"gauntlet.{kind}"], run.info.status))
+    return sorted(rows)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("undisturbed")
+    assert finish(home).startswith("failures: 0, waiting: 0")
+    return home
+
+
+def test_records_every_pair_once(undisturbed: Path) -> None:
+    plan = read_json(next((undisturbed / "plans").glob("*.json")))
+    runs = tracked(undisturbed)
+    assert {status for _, _, status in runs} == {"FINISHED"}
+    assert sorted(key for kind, key, _ in runs if kind == "pair") == sorted(cell["cell"] for cell in plan["cells"])
+    assert sorted(key for kind, key, _ in runs if kind == "model") == sorted(m["model"] for m in plan["models"])
+    assert sum(kind == "plan" for kind, _, _ in runs) == 1
+    assert not list((undisturbed / "pending").glob("*"))
+    frame = numbers(undisturbed)
+    assert set(frame["status"]) == {"ok"}
+    assert (frame["robust_accuracy"] <= frame["clean_accuracy"]).all()
+
+
+def test_same_command_again_does_nothing(undisturbed: Path) -> None:
+    files = {file: file.stat().st_mtime_ns for file in undisturbed.glob("cells/*/*")}
+    runs = tracked(undisturbed)
+    finish(undisturbed)
+    assert {file: file.stat().st_mtime_ns for file in undisturbed.glob("cells/*/*")} == files
+    assert tracked(undisturbed) == runs
+
+
+def test_worker_count_changes_no_number(undisturbed: Path, tmp_path: Path) -> None:
+    finish(tmp_path, 1)
+    pd.testing.assert_frame_equal(numbers(tmp_path), numbers(undisturbed), check_exact=True)
+    for key in [folder.name for folder in (tmp_path / "cells").iterdir()]:
+        ours = pd.read_parquet(tmp_path / "cells" / key / "samples.parquet")
+        theirs = pd.read_parquet(undisturbed / "cells" / key / "samples.parquet")
+        pd.testing.assert_frame_equal(ours, theirs, check_exact=True)
+    for file in tmp_path.glob("models/*/weights.safetensors"):
+        assert file.read_bytes() == (undisturbed / file.relative_to(tmp_path)).read_bytes()
+
+
+def assert_same(home: Path, reference: Path) -> None:
+    pd.testing.assert_frame_equal(numbers(home), numbers(reference), check_exact=True)
+    assert tracked(home) == tracked(reference)
+    assert not list(home.rglob("*.part"))
+    assert not list((home / "pending").glob("*"))
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds workers in /proc")
+@pytest.mark.timeout(600)
+def test_killed_at_random_moments(undisturbed: Path, tmp_path: Path) -> None:
+    """SIGKILL to the driver, to the whole process group, or to one worker; each time the run is resumed."""
+    moment = random.Random(1)
+    home = tmp_path / "0"
+    span = 12.0  # seconds; halved when a run ends before it is killed
+    kills = {"driver": 0, "group": 0, "worker": 0}
+    while sum(kills.values()) < KILLS:
+        process = start(home)
+        time.sleep(moment.uniform(0.1, 1.0) * span)
+        workers = children(process.pid)
+        whom = moment.choice(["driver", "group", "worker"] if workers else ["driver", "group"])
+        if process.poll() is not None:
+            span *= 0.8
+        else:
+            kills[whom] += 1
+            if whom == "driver":
+                os.kill(process.pid, signal.SIGKILL)
+            elif whom == "group":
+                os.killpg(process.pid, signal.SIGKILL)
+            else:
+                os.kill(moment.choice(workers), signal.SIGKILL)
+        output, _ = process.communicate(timeout=240)
+        for file in home.glob("cells/*/result.json"):
+            read_json(file)  # whole, or not there
+        if process.returncode == 0:  # a killed worker is replaced, and the run ends well
+            assert output.startswith("failures: 0, waiting: 0"), output
+            assert_same(home, undisturbed)
+            home = tmp_path / str(sum(kills.values()))
+    finish(home)
+    assert_same(home, undisturbed)
+    assert min(kills["driver"] + kills["group"], kills["worker"]) > 0
+
+
+@pytest.mark.timeout(300)
+def test_tracking_server_goes_away_and_comes_back(undisturbed: Path, tmp_path: Path) -> None:
+    home, port = tmp_path / "home", free_port()
+    uri = f"http://127.0.0.1:{port}"
+    server = serve(tmp_path / "server", port)
+    try:
+        process = start(home, 1, uri)
+        deadline = time.monotonic() + 120
+        while not list(home.glob("cells/*/runs.json")):  # the first pair was delivered
+            assert time.monotonic() < deadline
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.05)
+    finally:
+        stop(server)
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output
+    assert "trouble: " in output
+    waiting = len(list((home / "pending").glob("*.json")))
+    assert f"waiting: {waiting}" in output
+    assert waiting > 0
+    pd.testing.assert_frame_equal(numbers(home), numbers(undisturbed), check_exact=True)
+    server = serve(tmp_path / "server", port)
+    try:
+        assert finish(home, 1, uri).startswith("failures: 0, waiting: 0")
+        assert tracked(home, uri) == tracked(undisturbed)
+    finally:
+        stop(server)
+    assert not list((home / "pending").glob("*"))
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def serve(folder: Path, port: int) -> subprocess.Popen[bytes]:
+    """An MLflow server, ready to answer."""
+    folder.mkdir(exist_ok=True)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+        + ["--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}", "--artifacts-destination", str(folder / "files")],
+        cwd=folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"},
+    )
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        assert process.poll() is None, "the server did not start"
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5) as answer:
+                if answer.status == 200:
+                    return process
+        except OSError:
+            time.sleep(0.2)
+    stop(process)
+    raise AssertionError("the server did not answer")
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
