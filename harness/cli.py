@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from .plan import Plan
     from .store import Home
 
-console = Console(highlight=False)
+# where nobody measures the width (a pipe, a log) tables are wide rather than broken
+console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
 complaints = Console(stderr=True, highlight=False)
 
 DEFAULT_DEFENSES = ("standard", "dropout", "gaussian-noise", "fast-gradient", "pgd")

@@ -229,7 +229,7 @@ def _reach(pair: Pair, images: npt.NDArray[Any], norm: str) -> Floats:
     """Distance at which a pair lost each image: 0 for a clean error, inf where it found none or did not look."""
     samples = pair.samples
     distance = np.where(samples["adversarial"].to_numpy(bool), samples[norm].to_numpy(float), math.inf)
-    distance = np.where(samples["clean_correct"].to_numpy(bool), np.nan_to_num(distance, nan=math.inf), 0.0)
+    distance = np.where(samples["clean_correct"].to_numpy(bool), np.where(np.isnan(distance), math.inf, distance), 0.0)
     own = samples["index"].to_numpy()
     if np.array_equal(own, images):  # nearly always; looking up is slow
         return distance
