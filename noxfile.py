@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import nox
@@ -13,7 +12,6 @@ nox.options.reuse_venv = "yes"
 nox.options.sessions = ["bench"]
 
 CONSTRAINTS = "constraints.txt"
-HOME = os.environ.get("GAUNTLET_HOME", "gauntlet-runs")
 
 
 def install(session: nox.Session, *groups: str, extras: str = "") -> None:
@@ -32,12 +30,13 @@ def pyproject() -> dict[str, object]:
 def bench(session: nox.Session) -> None:
     """Train the embedded-data models, attack them with the quick suite, write the leaderboard."""
     install(session)
-    session.run("gauntlet", "run", *(session.posargs or ["quick"]))
+    named = bool(session.posargs) and not session.posargs[0].startswith("-")
+    session.run("gauntlet", "run", *([] if named else ["quick"]), *session.posargs)
 
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run the tests; what needs no shared state runs side by side."""
+    """Run the tests."""
     install(session, "tests")
     session.run("pytest", *session.posargs)
 

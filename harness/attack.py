@@ -64,6 +64,11 @@ class Attack(ABC):
             if getattr(self, field.name) != field.default and field.metadata.get("identity", True)
         }
 
+    @property
+    def prepares(self) -> bool:
+        """Whether :meth:`prepare` has something to do."""
+        return False
+
     def prepare(self, victim: Victim, x: Tensor, y: Tensor) -> Attack:
         """Return a resolved copy after looking at training data; by default the attack itself.
 

@@ -41,51 +41,17 @@ clean image, whether that is right, whether the attack was called, prediction on
 whether that is a valid adversarial, the flags, its distances (NaN unless adversarial), its shard."""
 
 PAIR_COLUMNS: Final = (
-    "dataset",
-    "architecture",
-    "defense",
-    "seed",
-    "suite",
-    "attack",
-    "toolkit",
-    "norm",
-    "eps",
-    "source",
-    "n",
-    "clean_accuracy",
-    "success_rate",
-    "robust_accuracy",
-    "robust_accuracy_low",
-    "robust_accuracy_high",
-    "median_l2",
-    "median_linf",
-    "mean_rms",
-    "forwards",
-    "backwards",
-    "seconds",
-    "invalid",
-    "status",
-    "run_id",
-)
+    "dataset", "architecture", "defense", "seed", "suite", "attack", "toolkit", "norm", "eps", "source", "n",
+    "clean_accuracy", "success_rate", "robust_accuracy", "robust_accuracy_low", "robust_accuracy_high", "median_l2",
+    "median_linf", "mean_rms", "forwards", "backwards", "seconds", "invalid", "status", "run_id",
+)  # fmt: skip
 """Columns of ``pairs.csv``: a row a model, attack and eps. A minimal attack runs once and has a row for every
 eps of the suite, with the same ``run_id``; passes are per attacked image, seconds for the whole cell."""
 
 LEADERBOARD_COLUMNS: Final = (
-    "rank",
-    "dataset",
-    "architecture",
-    "defense",
-    "suite",
-    "norm",
-    "eps",
-    "seeds",
-    "n",
-    "clean_accuracy",
-    "worst_case_accuracy",
-    "worst_case_low",
-    "worst_case_high",
-    "strongest_attack",
-)
+    "rank", "dataset", "architecture", "defense", "suite", "norm", "eps", "seeds", "n", "clean_accuracy",
+    "worst_case_accuracy", "worst_case_low", "worst_case_high", "strongest_attack",
+)  # fmt: skip
 """Columns of ``leaderboard.csv``: a row a model (over its seeds) and eps. No rank: see :func:`leaderboard`."""
 
 Bools = npt.NDArray[np.bool_]
@@ -413,7 +379,7 @@ def _ranked(frame: pd.DataFrame) -> pd.DataFrame:
     )
     ranked = frame[~frame["_unranked"]]
     # rounded: means over seeds that are equal on paper differ in the last bit
-    ranks = ranked["worst_case_accuracy"].round(12).groupby([ranked[name] for name in where])
-    ranks = ranks.rank(method="min", ascending=False)
+    rounded = ranked["worst_case_accuracy"].round(12)
+    ranks = rounded.groupby([ranked[name] for name in where]).rank(method="min", ascending=False)
     frame["rank"] = ranks.reindex(frame.index).astype("Int64")
     return frame.drop(columns="_unranked")

@@ -70,7 +70,7 @@ class Cell:
     @cached_property
     def prepared_key(self) -> str | None:
         """Identity of the attack's look at the training data, None if it takes none."""
-        if type(self._crafting).prepare is Attack.prepare:
+        if not self._crafting.prepares:
             return None
         return identity.key("prepared", self.crafter, self._crafting, self.threat)
 

@@ -55,6 +55,11 @@ class Transfer(Attack):
         """The crafting attack's label, marked as transferred."""
         return f"transfer:{self.attack.label}"
 
+    @property
+    def prepares(self) -> bool:
+        """As the crafting attack."""
+        return self.attack.prepares
+
     def prepare(self, victim: Victim, x: Tensor, y: Tensor) -> Attack:
         """Prepare the crafting attack on the source model."""
         return dataclasses.replace(self, attack=self.attack.prepare(victim, x, y))

@@ -1,0 +1,90 @@
+"""The door to Foolbox 3, which is imported only when an attack runs.
+
+>>> Foolbox("LinfProjectedGradientDescentAttack", steps=40)  # doctest: +SKIP
+
+A budget attack runs at the threat's eps and returns its images clipped to it; a minimal attack runs without an
+eps and returns the nearest adversarial it found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, cast
+
+import torch
+from torch import Tensor
+
+from ..threat import Threat
+from ..victim import Victim
+from .capability import Capability, FoolboxCapability
+from .foolbox_table import FOOLBOX_TABLE, STARTS
+from .foreign import Foreign, load, rivals
+
+
+@dataclass(frozen=True, kw_only=True, init=False)
+class Foolbox(Foreign):
+    """An attack of Foolbox by class name and keyword arguments; see :class:`~.foreign.Foreign`.
+
+    An attack that walks from a starting point is given one: from the attack named by its option ``init_attack``.
+    Images for which none is found, and images that are misclassified already, come back as they are.
+    """
+
+    name: ClassVar[str] = "foolbox"
+    toolkit: ClassVar[str] = "foolbox"
+    table: ClassVar[Mapping[str, Capability]] = FOOLBOX_TABLE
+
+    def _attack(self, victim: Victim, x: Tensor, y: Tensor, threat: Threat) -> Tensor:
+        entry = cast(FoolboxCapability, self.capability)
+        foolbox = load("foolbox", "foolbox")
+        model = foolbox.PyTorchModel(victim, bounds=(0, 1), device=victim.device)
+        x, y = x.to(victim.device), y.to(victim.device)
+        options: dict[str, Any] = dict(self.options)
+        start = options.pop("init_attack", None)
+        if entry.distance:
+            options["distance"] = getattr(foolbox.distances, threat.norm)
+        if entry.constraint:
+            options["constraint"] = threat.norm
+        attack = getattr(foolbox.attacks, self.attack)(**options)
+        if entry.feed:
+            attack.feed(model, x)
+        if entry.starts:
+            return _from_starts(attack, getattr(foolbox.attacks, start)(**STARTS[start]), model, x, y)
+        if entry.targeted == "only":
+            criterion = foolbox.criteria.TargetedMisclassification(rivals(victim, x, y))
+        else:
+            criterion = foolbox.criteria.Misclassification(y)
+        # `run` is what `attack(...)` calls, before it asks the model for a verdict that nobody reads
+        if entry.kind == "minimal":
+            return cast(Tensor, attack.run(model, x, criterion))
+        raw = attack.run(model, x, criterion, epsilon=threat.eps)
+        return cast(Tensor, attack.distance.clip_perturbation(x, raw, threat.eps))
+
+
+def _from_starts(attack: Any, init: Any, model: Any, x: Tensor, y: Tensor) -> Tensor:
+    """Attack the images that have a starting point, for one without stops the whole batch."""
+
+    def adversarial(images: Tensor, rows: Tensor) -> Tensor:
+        with torch.no_grad():
+            return cast(Tensor, model(images[rows]).argmax(1) != y[rows])
+
+    x_adv = x.clone()
+    rows = torch.arange(len(x), device=x.device)
+    rows = rows[~adversarial(x, rows)]  # a misclassified image has no direction to walk in: distance 0
+    if len(rows) == 0:
+        return x_adv
+    starts = x.clone()
+    starts[rows] = init.run(model, x[rows], y[rows])
+    while len(rows):
+        # again for every smaller batch: a start at the boundary may change sides with the batch size
+        good = adversarial(starts, rows)
+        if good.all():
+            x_adv[rows] = attack.run(model, x[rows], y[rows], starting_points=starts[rows])
+            break
+        rows = rows[good]
+    return x_adv
+
+
+def capabilities() -> tuple[Capability, ...]:
+    """Every attack of Foolbox that the door knows, the refused ones included; imports nothing."""
+    return tuple(FOOLBOX_TABLE.values())

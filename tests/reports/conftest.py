@@ -1,0 +1,182 @@
+"""A made-up board: five models x ten attacks x two norms, two seeds, and everything that can go wrong."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from harness.metrics import DISTANCES, FLAGS, SAMPLE_COLUMNS, Board, Pair
+
+HOSTILE = "<script>alert('x')</script> | \"quoted\" & `ticked`"
+BUDGETS = {"linf": (2 / 255, 8 / 255, 16 / 255), "l2": (0.5, 1.0)}
+CLASSES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+DEFENSES = (("standard", 0.3), ("fast-gradient", 0.8), ("pgd(eps=8/255)", 2.6), (HOSTILE, 1.4), ("gaussian-noise", 0.5))
+ATTACKS = (  # label, toolkit, access, kind, strength, forwards, backwards
+    ("lbfgs(c=searched)", "gauntlet", "gradients", "minimal", 1.10, 184.2, 184.2),
+    ("alpha", "gauntlet", "gradients", "minimal", 0.95, 31.0, 280.0),
+    ("gradient", "gauntlet", "gradients", "budget", 0.60, 2.0, 1.0),
+    ("noise", "gauntlet", "none", "budget", 0.03, 1.0, 0.0),
+    ("AutoProjectedGradientDescent", "art", "gradients", "budget", 1.25, 1204.0, 1100.0),
+    ("SquareAttack(max_iter=500)", "art", "scores", "budget", 0.80, 530.5, 0.0),
+    ("HopSkipJump", "art", "decisions", "minimal", 0.70, 12345.0, 0.0),
+    ("DeepFool", "foolbox", "gradients", "minimal", 0.90, 6.1, 55.4),
+    ("PGD(steps=40)", "foolbox", "gradients", "budget", 1.15, 42.0, 40.0),
+    ("DDN", "foolbox", "gradients", "minimal", 1.20, 101.0, 100.0),
+)
+FAILED_MODEL = "m-diverged"
+URL = "http://127.0.0.1:5000/#/experiments/1/runs/{:032x}"
+COMMAND = "gauntlet run quick --dataset mnist --model mlp-200-200 --defense '{}' --seeds {} --attack '{}'"
+
+
+def frame(clean: Any, norm: str, distance: Any, flags: Mapping[str, Any] | None = None, **columns: Any) -> pd.DataFrame:
+    """Samples from hand-made columns: ``distance`` is finite where the attack found a valid adversarial."""
+    clean, distance = np.asarray(clean, bool), np.asarray(distance, float)
+    n = len(clean)
+    found = np.isfinite(distance) & clean
+    values: dict[str, Any] = {
+        "index": np.arange(n),
+        "label": np.arange(n) % 10,
+        "clean_pred": np.where(clean, np.arange(n) % 10, (np.arange(n) + 1) % 10),
+        "clean_correct": clean,
+        "attacked": clean,
+        "adv_pred": np.where(found, (np.arange(n) + 3) % 10, np.where(clean, np.arange(n) % 10, -1)),
+        "adversarial": found,
+        "shard": np.zeros(n, int),
+    }
+    scale = {"l0": 40.0, "l1": 12.0, "l2": 1.0, "linf": 0.03, "rms": 1 / 28}
+    for name in DISTANCES:
+        values[name] = np.where(found, distance / scale[norm] * scale[name], math.nan)
+    for flag in FLAGS:
+        values[flag] = np.asarray((flags or {}).get(flag, np.zeros(n)), bool)
+    return pd.DataFrame(values | columns)[list(SAMPLE_COLUMNS)]
+
+
+def make_pair(samples: pd.DataFrame, gallery: Mapping[str, Any] | None = None, **meta: Any) -> Pair:
+    """A pair with every key of a record, the given ones overridden."""
+    base: dict[str, Any] = {
+        "cell": "c0ffee", "model": "m0", "dataset": "mnist", "architecture": "mlp-200-200", "defense": "standard",
+        "seed": 0, "suite": "quick", "attack": "gradient", "toolkit": "gauntlet", "access": "gradients",
+        "kind": "budget", "norm": "linf", "eps": 8 / 255, "source": "", "n": len(samples), "batch": 100,
+        "levels": 255, "class_names": CLASSES, "forwards": 2.0, "backwards": 1.0, "seconds": 0.5, "status": "ok",
+        "errors": [], "invalid": {}, "command": "gauntlet run quick", "versions": {"torch": "2.15.0"},
+        "git_commit": "0" * 40, "declaration": {}, "created": "2025-01-01T00:00:00+00:00",
+    }  # fmt: skip
+    run = str(meta.pop("run_id", "")), str(meta.pop("run_url", ""))
+    return Pair(base | meta, samples, gallery or {}, *run)
+
+
+def _gallery(samples: pd.DataFrame, norm: str, rng: np.random.Generator) -> dict[str, Any]:
+    kept = samples[samples["attacked"]].head(6)
+    yy, xx = np.mgrid[0:28, 0:28]
+    images, moved = [], []
+    for record in kept.to_dict("records"):
+        turn = record["label"] * 0.6
+        ring = np.hypot(xx - 14 - 4 * np.cos(turn), (yy - 14) * (0.6 + 0.08 * record["label"]))
+        image = np.clip(1.4 - np.abs(ring - 7) / 2.2, 0, 1)
+        step = rng.choice([-1.0, 1.0], image.shape) if norm == "linf" else rng.normal(0, 1, image.shape)
+        size = 0.05 if math.isnan(record["linf"]) else record["linf"]
+        images.append(image)
+        moved.append(np.clip(image + size * step / np.abs(step).max(), 0, 1))
+    return {
+        "index": kept["index"].to_numpy(), "label": kept["label"].to_numpy(),
+        "clean_pred": kept["clean_pred"].to_numpy(), "adv_pred": kept["adv_pred"].to_numpy(),
+        "x": np.asarray(images, np.float32)[:, None], "x_adv": np.asarray(moved, np.float32)[:, None],
+    }  # fmt: skip
+
+
+def _spoil(
+    attack: str, defense: str, norm: str, seed: int, samples: pd.DataFrame
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """The crashed cell (one seed of it) and the cell of an attack that lies."""
+    if attack == "HopSkipJump" and defense == HOSTILE and norm == "l2" and seed == 1:
+        error = f'Traceback (most recent call last):\n  File "a.py", line 1\nRuntimeError: {HOSTILE}'
+        lost = samples.assign(
+            adversarial=False, adv_pred=-1, crashed=samples["attacked"], **dict.fromkeys(DISTANCES, math.nan)
+        )
+        return lost, {"status": "crashed", "errors": [error], "invalid": {"crashed": int(lost["crashed"].sum())}}
+    if attack == "DDN" and defense == "fast-gradient" and norm == "l2":
+        bad = samples["attacked"] & (samples["index"] % 7 == 0)
+        nan = samples["attacked"] & (samples["index"] % 11 == 5)
+        lost = samples.assign(over_budget=bad, non_finite=nan, adversarial=samples["adversarial"] & ~bad & ~nan)
+        lost.loc[bad | nan, list(DISTANCES)] = math.nan
+        return lost, {"status": "invalid", "invalid": {"over_budget": int(bad.sum()), "non_finite": int(nan.sum())}}
+    return samples, {}
+
+
+def build_board(n: int = 120, seeds: int = 2) -> Board:
+    """The board; the same values on every call."""
+    pairs: list[Pair] = []
+    models: dict[str, dict[str, Any]] = {}
+    for d, (defense, hardness) in enumerate(DEFENSES):
+        for seed in range(seeds):
+            rng = np.random.default_rng([d, seed])
+            key = f"m{d}-{seed}"
+            clean = rng.random(n) < 0.985 - 0.012 * d
+            hard = rng.gamma(2.0, hardness / 2, n)
+            history = [
+                {"epoch": e, "loss": 2.2 * math.exp(-0.5 * e) + 0.03, "accuracy": 1 - 0.7 * math.exp(-0.5 * e),
+                 "validation_accuracy": math.nan} for e in range(1, 11)
+            ]  # fmt: skip
+            models[key] = {
+                "dataset": "mnist", "architecture": "mlp-200-200", "defense": defense, "seed": seed, "status": "ok",
+                "error": "", "card": {
+                    "parameters": 199210, "epochs": 10, "seconds": 21.5 + d, "train_accuracy": 0.998,
+                    "test_accuracy": float(clean.mean()), "history": history,
+                    "declaration": {"is": defense, "version": 1, "threat": {"norm": "linf", "eps": 0.0313}},
+                },
+            }  # fmt: skip
+            for number, (attack, toolkit, access, kind, strength, forwards, backwards) in enumerate(ATTACKS):
+                for norm, grid in BUDGETS.items():
+                    scale = 0.03 if norm == "linf" else 1.0
+                    needed = scale * hard / strength * rng.lognormal(0, 0.12, n)
+                    for eps in [None] if kind == "minimal" else grid:
+                        found = needed if eps is None else np.where(needed <= eps, eps * (1 - 1e-6), math.nan)
+                        samples = frame(clean, norm, np.where(rng.random(n) < 0.02, math.nan, found))
+                        samples, spoiled = _spoil(attack, defense, norm, seed, samples)
+                        gallery = _gallery(samples, norm, rng) if seed == 0 and strength > 1 else None
+                        index = len(pairs)
+                        pairs.append(
+                            make_pair(
+                                samples, gallery, cell=f"{index:016x}", model=key, defense=defense, seed=seed,
+                                attack=attack, toolkit=toolkit, access=access, kind=kind, norm=norm, eps=eps,
+                                forwards=forwards, backwards=backwards, seconds=forwards * n / 3e4 + number / 100,
+                                run_id=f"{index:032x}",
+                                run_url=URL.format(index) if d != 1 else "javascript:alert(1)",
+                                command=COMMAND.format(defense, seed, attack),
+                                versions={"gauntlet": "0.1.0", "torch": "2.15.0", "python": "3.11.9"},
+                                **spoiled,
+                            )
+                        )  # fmt: skip
+    models[FAILED_MODEL] = {
+        "dataset": "mnist", "architecture": "lenet", "defense": "standard", "seed": 0, "status": "failed",
+        "error": "Diverged: the loss is not finite in epoch 3", "card": {},
+    }  # fmt: skip
+    missing = {FAILED_MODEL: [f"{attack[0]} ({norm})" for attack in ATTACKS for norm in BUDGETS]}
+    return Board("quick", {"mnist": BUDGETS}, pairs, missing, models)
+
+
+@pytest.fixture(scope="session")
+def board() -> Board:
+    """Five models x ten attacks x two norms, two seeds."""
+    return build_board()
+
+
+@pytest.fixture(scope="session")
+def small_board() -> Board:
+    """The same on few images and one seed."""
+    return build_board(n=20, seeds=1)
+
+
+@pytest.fixture
+def pair() -> Callable[..., Pair]:
+    """Factory: ``pair(clean, distances, norm="linf", **meta)``."""
+
+    def make(clean: Any, distance: Any, norm: str = "linf", **meta: Any) -> Pair:
+        return make_pair(frame(clean, norm, distance), norm=norm, **meta)
+
+    return make

@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from harness.metrics import Pair, wilson
+from reports import charts
+
+
+@pytest.mark.parametrize("end", [0.0376, 1.2, 3.0, 24.0, 1e-6])
+def test_ticks_are_round_and_fit(end: float) -> None:
+    ticks = charts.nice_ticks(end)
+    assert ticks[0] == 0
+    assert ticks[-1] <= end * (1 + 1e-9)
+    assert 3 <= len(ticks) <= 7
+    assert np.allclose(np.diff(ticks), ticks[1])
+
+
+def test_marks_and_values_are_the_envelope_at_the_canonical_eps(pair: Callable[..., Pair]) -> None:
+    pairs = [pair([1, 1, 1, 0], [0.05, 0.25, math.nan, math.nan], attack=name) for name in "ab"]
+    pairs[1] = pair([1, 1, 1, 0], [0.15, 0.15, math.nan, math.nan], attack="b")
+    chart = charts.eps_chart([(0, "m", 4, {"k": pairs})], "linf", (0.1, 0.2), 255)
+    (line,) = chart.lines
+    assert [value for value, _, _ in line.values] == pytest.approx([0.5, 0.25])
+    assert [ends for _, *ends in line.values] == [pytest.approx(wilson(k, 4)) for k in (2, 1)]
+    span = chart.bottom - chart.top
+    assert [y for _, y in line.marks] == pytest.approx([chart.top + span * 0.5, chart.top + span * 0.75], abs=0.1)
+    assert [x for x, _ in line.marks] == pytest.approx([tick.at for tick in chart.canonical], abs=0.1)
+    points = np.array(re.findall(r"(-?[\d.]+) (-?[\d.]+)", line.path), float)
+    assert points[0].tolist() == pytest.approx([chart.left, chart.top + span * 0.25], abs=0.1)  # clean accuracy
+    assert points[-1][0] == pytest.approx(chart.right, abs=0.1)
+    assert (np.diff(points[:, 1]) >= 0).all()
+
+
+def test_curves_are_means_over_seeds(pair: Callable[..., Pair]) -> None:
+    models = {"s0": [pair([1, 1], [0.1, math.nan])], "s1": [pair([1, 1], [math.nan, math.nan])]}
+    assert charts.mean_curve(models, "linf", np.array([0.05, 0.2])) == pytest.approx([1, 0.75])
+
+
+def test_labels_that_would_collide_are_dropped_but_not_their_lines(pair: Callable[..., Pair]) -> None:
+    budgets = (1 / 255, 1.2 / 255, 1.4 / 255, 16 / 255)
+    chart = charts.eps_chart([(0, "m", 1, {"k": [pair([1], [0.1])]})], "linf", budgets, 255)
+    assert [bool(tick.text) for tick in chart.canonical] == [True, False, False, True]
+    assert len(chart.lines[0].marks) == 4
+
+
+def test_sparkline_skips_what_is_no_number() -> None:
+    assert charts.sparkline([math.nan, 1.0]) == ""
+    assert charts.sparkline([]) == ""
+    assert charts.sparkline([2.0, math.nan, 1.0]).count("L") == 1
+    assert "nan" not in charts.sparkline([2.0, math.nan, 1.0, 1.0])

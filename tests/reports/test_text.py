@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+import pytest
+
+from reports import text
+
+
+@pytest.mark.parametrize("value", [None, math.nan, math.inf, -math.inf, pd.NA, "0.5"])
+def test_what_is_no_number_does_not_look_like_one(value: object) -> None:
+    for write in (text.percent, text.number, text.integer):
+        assert write(value) == text.MISSING
+    assert text.interval(value, 0.5) == text.interval(0.5, value) == text.MISSING
+    assert text.spread(value, 0.1) == text.MISSING
+
+
+def test_percentages_have_one_decimal() -> None:
+    assert [text.percent(v) for v in (0, 0.4321, 0.99999, 1)] == ["0.0", "43.2", "100.0", "100.0"]
+    assert text.interval(0.401, 0.463) == "[40.1, 46.3]"
+    assert text.spread(0.432, 0.011) == "43.2 \u00b1 1.1"
+    assert text.spread(0.432, math.nan) == "43.2"
+
+
+@pytest.mark.parametrize(
+    ("eps", "levels", "shown"),
+    [
+        (8 / 255, 255, "8/255"),
+        (128 / 255, 255, "128/255"),
+        (0.2, 255, "0.2"),  # 51/255, but nobody calls it so
+        (0.5, 255, "0.5"),
+        (1.0, 255, "1"),
+        (0.0625, 16, "0.0625"),
+        (8 / 255, 16, "0.0313725"),
+        (0.03, 255, "0.03"),
+        (0.0, 255, "0"),
+        (None, 255, text.MISSING),
+    ],
+)
+def test_eps(eps: float | None, levels: int, shown: str) -> None:
+    assert text.eps_text(eps, levels) == shown
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (0, "0"),
+        (0.03141, "0.0314"),
+        (2.0, "2"),
+        (55.44, "55.4"),
+        (1240.4, "1,240"),
+        (-0.5, "-0.5"),
+        (1e-9, "0.000000001"),
+    ],
+)
+def test_numbers_have_three_digits(value: float, shown: str) -> None:
+    assert text.number(value) == shown
+
+
+def test_markdown_keeps_text_inside_its_cell() -> None:
+    assert text.markdown("a|b\n<script> `x` _y_ l_2 [z](w) *") == (r"a\|b &lt;script&gt; \`x\` \_y\_ l_2 \[z\](w) \*")
+    code = text.markdown_code("a | `b` <c> *d* e_f [g]")
+    assert code.startswith("<code>")
+    assert not set("|`*_[]") & set(code)
+    assert text.markdown_code("") == f"<code>{text.MISSING}</code>"

@@ -1,0 +1,173 @@
+"""The report in a real browser, opened from disk as a researcher would."""
+
+from __future__ import annotations
+
+import os
+import runpy
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import reports
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+CHROMIUM = os.environ.get("CHROMIUM") or next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"))), None
+)
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None, reason="no Chromium found: install chromium, or set CHROMIUM to its path"
+)
+FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> str:
+    build = runpy.run_path(str(Path(__file__).parent / "reports" / "conftest.py"))["build_board"]
+    out = tmp_path_factory.mktemp("report")
+    reports.write([build(n=40)], out, title="Browser test", command="gauntlet report")
+    return (out / "index.html").as_uri()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with sync_api.sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield running
+        running.close()
+
+
+@pytest.fixture
+def open_page(browser: Any) -> Iterator[Any]:
+    """Open a page; at the end of the test nothing may have been complained about or asked of the network."""
+    contexts, complaints, requests = [], [], []
+
+    def open_it(address: str, width: int = 1280, **options: Any) -> Any:
+        context = browser.new_context(viewport={"width": width, "height": 900}, **options)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda message: complaints.append(message.text))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("request", lambda request: requests.append(request.url))
+        page.goto(address)
+        return page
+
+    yield open_it
+    for context in contexts:
+        context.close()
+    assert complaints == []
+    assert [request for request in requests if not request.startswith(("file://", "data:"))] == []
+
+
+def column(page: Any, panel: str, at: int, body: int = 0) -> list[str]:
+    cells = page.locator(f"#{panel} table.ranking tbody").nth(body).locator("tr:not(.group)")
+    return [row.locator("td, th").nth(at).inner_text().strip() for row in cells.all()]
+
+
+def shown(page: Any) -> list[str]:
+    return [panel.get_attribute("id") for panel in page.locator(".panel").all() if panel.is_visible()]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 768, 1280])
+def test_nothing_overflows(open_page: Any, url: str, width: int, scheme: str) -> None:
+    page = open_page(url, width, color_scheme=scheme)
+    page.evaluate("document.querySelectorAll('details').forEach(node => { node.open = true; })")
+    for value in [radio.get_attribute("value") for radio in page.locator("[data-threats] input").all()]:
+        page.locator(f"input[value='{value}']").check(force=True)
+        assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+
+
+def test_without_scripts_everything_can_be_read(open_page: Any, url: str) -> None:
+    page = open_page(url, 390, java_script_enabled=False)
+    assert len(shown(page)) == 5
+    assert not page.locator("[data-threats]").first.is_visible()
+    assert page.locator("button").count() == 0
+
+
+def test_the_threat_selector_shows_one_panel_at_a_time(open_page: Any, url: str) -> None:
+    page = open_page(url)
+    assert shown(page) == ["s0-linf-1"]
+    page.get_by_role("radio", name="16/255").check(force=True)
+    assert shown(page) == ["s0-linf-2"]
+    page.keyboard.press("ArrowRight")  # a radio group: the arrow keys move through it
+    assert shown(page) == ["s0-l2-0"]
+    assert "L\u2082 \u03b5 = 0.5" in page.locator("#s0-l2-0 h3").first.inner_text()
+
+
+def test_sorting_by_pointer_and_by_keyboard(open_page: Any, url: str) -> None:
+    page = open_page(url)
+    head = page.locator("#s0-linf-1 table.ranking thead th")
+    assert column(page, "s0-linf-1", 0) == ["1", "2", "3"]
+    clean = [float(value.split()[0]) for value in column(page, "s0-linf-1", 3)]
+    head.nth(3).get_by_role("button").click()
+    assert head.nth(3).get_attribute("aria-sort") == "descending"
+    assert head.nth(0).get_attribute("aria-sort") is None
+    found = [float(value.split()[0]) for value in column(page, "s0-linf-1", 3)]
+    assert found == sorted(clean, reverse=True)
+    head.nth(1).get_by_role("button").focus()
+    page.keyboard.press("Enter")
+    assert head.nth(1).get_attribute("aria-sort") == "ascending"
+    names = column(page, "s0-linf-1", 1)
+    assert names == sorted(names)
+    page.keyboard.press("Enter")
+    assert column(page, "s0-linf-1", 1) == names[::-1]
+
+
+def test_what_has_no_number_stays_last_when_sorted(open_page: Any, url: str) -> None:
+    page = open_page(url)
+    button = page.locator("#s0-linf-1 table.ranking thead th").nth(4).get_by_role("button")
+    for _ in range(2):
+        button.click()
+        values = column(page, "s0-linf-1", 4, body=1)
+        assert len(values) == 3
+        assert values[-1] == "\u2014"
+    assert page.locator("#s0-linf-1 table.ranking tbody").nth(1).locator("tr").first.get_attribute("class") == "group"
+
+
+def test_a_number_leads_to_its_record(open_page: Any, url: str) -> None:
+    page = open_page(url)
+    link = page.locator("#s0-linf-1 table.heat td.cell:not(.worst) a").first
+    record = page.locator(link.get_attribute("href"))
+    assert not record.is_visible()
+    link.click()
+    record.wait_for(state="visible")
+    assert "gauntlet run quick" in record.locator("code[data-copy]").text_content()
+    assert record.locator("a.run").get_attribute("href").startswith("http://127.0.0.1:5000/#/experiments/1/runs/")
+
+
+def test_an_address_with_a_panel_opens_it(open_page: Any, url: str) -> None:
+    assert shown(open_page(url + "#s0-l2-1")) == ["s0-l2-1"]
+
+
+def test_contents_lead_to_what_they_say(open_page: Any, url: str) -> None:
+    page = open_page(url)
+    for link in page.locator("nav.contents a").all():
+        assert page.locator(link.get_attribute("href")).count() == 1
+
+
+def test_printing_shows_every_threat_and_no_controls(open_page: Any, url: str) -> None:
+    page = open_page(url)
+    page.emulate_media(media="print")
+    assert len(shown(page)) == 5
+    assert not page.locator("[data-threats]").first.is_visible()
+    assert not page.locator("button.copy").first.is_visible()
+
+
+def test_names_are_text_not_markup(open_page: Any, url: str) -> None:
+    page = open_page(url)
+    assert page.locator("script").count() == 1
+    assert page.get_by_text("<script>alert('x')</script>").count() > 0
+
+
+def test_pictures_decode_and_keep_their_pixels(open_page: Any, url: str) -> None:
+    page = open_page(url)
+    images = page.locator(".picture img")
+    assert images.count() > 20
+    assert page.evaluate("[...document.images].every(image => image.complete && image.naturalWidth === 28)")
+    assert images.first.evaluate("node => getComputedStyle(node).imageRendering") == "pixelated"

@@ -1,0 +1,160 @@
+"""What a user gets wrong: one clear line, a non-zero exit, and nothing lost."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from harness.cli import cli
+
+
+def call(*arguments: object) -> Result:
+    return CliRunner().invoke(cli, [str(argument) for argument in arguments])
+
+
+def complaint(result: Result) -> str:
+    """The one line that a command ended with."""
+    assert result.exit_code != 0, result.output
+    assert "Traceback" not in result.output
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    lines = [line for line in result.stderr.splitlines() if line.startswith("gauntlet: ")]
+    assert len(lines) == 1, result.output
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["plan", "quik"], "unknown suite 'quik'; did you mean quick? choose from"),
+        (["plan", "quick", "--dataset", "mnits"], "unknown data set 'mnits'; did you mean mnist"),
+        (["plan", "quick", "--model", "lennet"], "unknown model 'lennet'; did you mean lenet"),
+        (["plan", "quick", "--model", "mlp-0"], "unknown model 'mlp-0'"),
+        (["plan", "quick", "--defense", "fast-gradent"], "unknown defense 'fast-gradent'; did you mean fast-gradient"),
+        (["plan", "quick", "--defense", "pgd:step=3"], "unknown hyperparameter of pgd 'step'; did you mean steps"),
+        (["plan", "quick", "--defense", "pgd:eps=-0.1"], "pgd: eps must be at least 0, got -0.1"),
+        (["plan", "quick", "--defense", "pgd:eps=large"], "pgd: eps must be a number, got 'large'"),
+        (["plan", "quick", "--defense", "pgd:norm=l3"], "unknown norm for pgd 'l3'"),
+        (["plan", "quick", "--attack", "agpd"], "unknown attack in suite quick 'agpd'; did you mean apgd"),
+        (["plan", "quick", "--seeds", "0,x"], "seeds are whole numbers"),
+        (["plan", "quick", "--dataset", "parquet:nowhere.parquet"], "nowhere.parquet"),
+        (["plan", "quick", "--dataset", "images:nowhere"], "nowhere"),
+        (["run", "quick", "--device", "cuda:99"], "no device 'cuda:99' here"),
+        (["report", "--home", "nowhere"], "no runs in nowhere; make some with: gauntlet run quick --home nowhere"),
+        (["ui", "--home", "nowhere"], "no runs in nowhere"),
+    ],
+)
+def test_says_what_is_wrong_and_what_the_choices_are(arguments: list[str], expected: str) -> None:
+    assert expected in complaint(call(*arguments))
+
+
+@pytest.mark.parametrize("arguments", [["plan", "quick", "--samples", "0"], ["list", "attack"], ["run"]])
+def test_usage_errors(arguments: list[str]) -> None:
+    result = call(*arguments)
+    assert result.exit_code == 2
+    assert "Usage: " in result.stderr
+
+
+def test_home_that_cannot_be_written(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("not a folder")
+    line = complaint(call("run", "quick", "--home", file / "home"))
+    assert f"cannot write to the home directory {file / 'home'}" in line
+    assert "--home DIR" in line
+    assert file.read_text() == "not a folder"
+
+
+def test_data_that_is_not_there(tmp_path: Path) -> None:
+    result = call("train", "--dataset", "mnist", "--data-root", tmp_path, "--home", tmp_path / "home", "--jobs", 1)
+    assert result.exit_code == 1
+    assert "mnist is not in" in result.stderr
+    assert "--download" in result.stderr
+    assert "Traceback" not in result.output
+
+
+@pytest.fixture(scope="module")
+def small_home(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """A finished run, and the command that made it."""
+    home = tmp_path_factory.mktemp("cli") / "home"
+    command = ["run", "quick", "--model", "mlp-8", "--defense", "standard:epochs=1", "--attack", "noise*"]
+    command += ["--samples", "20", "--jobs", "1", "--home", str(home)]
+    result = call(*command)
+    assert result.exit_code == 0, result.output
+    return home, command
+
+
+def test_a_run_writes_the_report(small_home: tuple[Path, list[str]]) -> None:
+    home, _ = small_home
+    assert {file.name for file in (home / "report").iterdir()} >= {
+        "leaderboard.csv",
+        "pairs.csv",
+        "leaderboard.md",
+        "index.html",
+    }
+
+
+def test_both_sources_give_the_same_tables(small_home: tuple[Path, list[str]], tmp_path: Path) -> None:
+    home, _ = small_home
+    for source in ("home", "mlflow"):
+        result = call("report", "--home", home, "--from", source, "--out", tmp_path / source)
+        assert result.exit_code == 0, result.output
+    for name in ("leaderboard.csv", "pairs.csv", "leaderboard.md"):
+        assert (tmp_path / "home" / name).read_text() == (tmp_path / "mlflow" / name).read_text()
+
+
+def test_damaged_result_is_named(small_home: tuple[Path, list[str]], tmp_path: Path) -> None:
+    home, _ = small_home
+    file = next(home.glob("cells/*/samples.parquet"))
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) // 2])
+    try:
+        line = complaint(call("report", "--home", home, "--from", "home", "--out", tmp_path))
+        assert f"{file} is damaged" in line
+    finally:
+        file.write_bytes(content)
+
+
+def test_damaged_checkpoint_is_named_and_loses_nothing(small_home: tuple[Path, list[str]]) -> None:
+    home, command = small_home
+    weights = next(home.glob("models/*/weights.safetensors"))
+    content = weights.read_bytes()
+    results = sorted(home.glob("cells/*/result.json"))
+    weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    try:
+        result = call(*[word.replace("noise*", "pgd-linf") for word in command])
+        assert result.exit_code == 1
+        assert f"the checkpoint {weights} is damaged" in result.stderr
+        assert f"delete {weights.parent}" in result.stderr
+        assert "Traceback" not in result.output
+    finally:
+        weights.write_bytes(content)
+    assert set(results) <= set(home.glob("cells/*/result.json"))
+    assert call(*command).exit_code == 0
+
+
+def test_doctor(small_home: tuple[Path, list[str]]) -> None:
+    home, _ = small_home
+    result = call("doctor", "--home", home)
+    assert result.exit_code == 0, result.output
+    assert "reachable" in result.output
+    result = call("doctor", "--home", home, "--tracking-uri", "http://127.0.0.1:9")
+    assert result.exit_code == 1
+    assert "out of reach" in result.output
+
+
+def test_lists_and_plans_import_no_toolkit() -> None:
+    lists = [["list", what] for what in ("datasets", "models", "defenses", "attacks", "suites")]
+    code = f"""
+import sys
+from click.testing import CliRunner
+from harness.cli import cli
+for arguments in {[*lists, ["plan", "quick"]]!r}:
+    result = CliRunner().invoke(cli, arguments)
+    assert result.exit_code == 0, (arguments, result.output)
+found = {{"art", "foolbox", "mlflow", "torchvision", "sklearn"}} & set(sys.modules)
+assert not found, found
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
