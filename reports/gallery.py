@@ -1,0 +1,131 @@
+"""Pictures of what the attacks did: original, adversarial, magnified difference."""
+
+from __future__ import annotations
+
+import base64
+import struct
+import zlib
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from harness.metrics import FLAGS, Pair, broken
+
+from .text import FLAG_NAMES, is_number
+
+FACTORS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+PER_STRIP: Final = 4
+PER_SECTION: Final = 60
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One attacked image.
+
+    Attributes:
+        index: Its position in the test set.
+        original: PNG data URI.
+        adversarial: PNG data URI, "" if no image came back.
+        difference: PNG data URI of 0.5 + factor * (x_adv - x), "" if no image came back.
+        factor: The magnification.
+        label: Name of the true class.
+        before: Name of the class predicted on the clean image.
+        after: The same on the returned image, "" if there is none.
+        broken: Whether the referee accepted it as adversarial.
+        problem: Why it is invalid, "" if it is not.
+        distances: Norm to distance; empty unless adversarial.
+    """
+
+    index: int
+    original: str
+    adversarial: str
+    difference: str
+    factor: int
+    label: str
+    before: str
+    after: str
+    broken: bool
+    problem: str
+    distances: Mapping[str, float]
+
+
+def png(image: npt.NDArray[Any]) -> bytes:
+    """Encode an image (C, H, W) in [0, 1], one or three channels, as an 8-bit PNG.
+
+    The bytes depend on nothing but the pixels. Values outside [0, 1] are clipped, NaN shows as black; an image
+    of another number of channels shows its first.
+    """
+    pixels = np.nan_to_num(np.asarray(image, dtype=np.float64), nan=0.0, posinf=1.0, neginf=0.0)
+    pixels = np.rint(np.clip(pixels, 0, 1) * 255).astype(np.uint8)
+    pixels = pixels if pixels.shape[0] == 3 else pixels[:1]
+    channels, height, width = pixels.shape
+    rows = np.ascontiguousarray(pixels.transpose(1, 2, 0)).reshape(height, width * channels)
+    raw = np.concatenate([np.zeros((height, 1), np.uint8), rows], axis=1).tobytes()
+    header = struct.pack(">IIBBBBB", width, height, 8, 2 if channels == 3 else 0, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(raw, 9)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks
+    )
+
+
+def data_uri(image: npt.NDArray[Any]) -> str:
+    """An image (C, H, W) as a PNG data URI."""
+    return "data:image/png;base64," + base64.b64encode(png(image)).decode()
+
+
+def magnification(delta: npt.NDArray[Any]) -> int:
+    """The largest round factor at which the largest change still fits half the range of a pixel."""
+    largest = float(np.nan_to_num(np.abs(delta), nan=0.0, posinf=0.0).max(initial=0.0))
+    fitting = [factor for factor in FACTORS if factor * largest <= 0.5]
+    return fitting[-1] if fitting and largest > 0 else 1
+
+
+def choose(pairs: Sequence[Pair], norm: str, eps: float) -> Pair | None:
+    """The pair to show for one model and norm: the one that broke most at eps, of those that kept images."""
+    kept = [pair for pair in pairs if pair.meta["norm"] == norm and len(pair.gallery.get("index", ()))]
+    return max(kept, key=lambda pair: int(broken(pair.samples, norm, eps).sum()), default=None)
+
+
+def pictures(pair: Pair, limit: int = PER_STRIP) -> list[Picture]:
+    """The first attacked images of a pair, whether they broke or not: nothing is picked for its looks."""
+    gallery = pair.gallery
+    names = pair.meta.get("class_names") or ()
+    samples = pair.samples.set_index("index")
+    found: list[Picture] = []
+    for row, index in enumerate(gallery["index"]):
+        if len(found) == limit:
+            break
+        if int(index) not in samples.index or not samples.at[int(index), "attacked"]:
+            continue
+        record: dict[Hashable, Any] = samples.loc[int(index)].to_dict()
+        x = np.asarray(gallery["x"][row], dtype=np.float64)
+        x_adv = np.asarray(gallery["x_adv"][row], dtype=np.float64)
+        after = int(gallery["adv_pred"][row])
+        delta = x_adv - x
+        factor = magnification(delta)
+        missing = record["crashed"] or record["wrong_shape"]
+        problems = [FLAG_NAMES[flag] for flag in FLAGS if record[flag]]
+        distances = {name: float(record[name]) for name in ("linf", "l2") if is_number(record[name])}
+        found.append(
+            Picture(
+                index=int(index),
+                original=data_uri(x),
+                adversarial="" if missing else data_uri(x_adv),
+                difference="" if missing else data_uri(0.5 + factor * delta),
+                factor=factor,
+                label=_class(names, int(gallery["label"][row])),
+                before=_class(names, int(gallery["clean_pred"][row])),
+                after="" if after < 0 else _class(names, after),
+                broken=bool(record["adversarial"]),
+                problem=", ".join(problems),
+                distances=distances if record["adversarial"] else {},
+            )
+        )
+    return found
+
+
+def _class(names: Sequence[str], index: int) -> str:
+    return str(names[index]) if 0 <= index < len(names) else str(index)

@@ -1,0 +1,120 @@
+"""The leaderboard as GitHub-flavoured Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from .tables import Section, column
+from .text import MISSING, integer, interval, is_number, percent, spread, threat_text
+from .text import markdown as md
+from .text import markdown_code as code
+from .view import HeatCell, Panel
+
+
+def render(sections: Sequence[Section], title: str, command: str) -> str:
+    """The file as text: per suite, data set and threat the ranking and the model x attack table."""
+    lines = [f"# {md(title)}", ""]
+    lines += [
+        "Robust accuracy in percent: the share of all images, clean errors included, that no attack broke.",
+        "Intervals are Wilson's at 95 % over the images; \u00b1 is the standard deviation over training seeds.",
+        f"{MISSING} means that there is no number. A model with a missing, crashed or invalid pair has no rank,",
+        "and its worst case is an upper bound (\u2264).",
+        "",
+    ]
+    if command:
+        lines += [f"Reproduce: {code(command)}", ""]
+    if not sections:
+        lines += ["No results yet.", ""]
+    for section in sections:
+        lines += _section(section)
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _section(section: Section) -> Iterator[str]:
+    yield from (f"## {md(section.title)}", "")
+    for panel in section.panels:
+        yield from (f"### {md(panel.text)}", "")
+        for n, rows in panel.rankings:
+            yield from _ranking(n, rows)
+        yield from _heat(panel)
+    if section.failures:
+        yield from ("### Failures and invalid results", "")
+        yield from _table(
+            ("model", "seed", "what", "status", "reason"),
+            ([md(f.entry), md(f.seed), md(f.what), md(f.status), md(f.reason)] for f in section.failures),
+        )
+    yield from ("### Where the numbers come from", "", "<details><summary>Command and run of every pair</summary>", "")
+    pairs = (record.pair for entry in section.entries for record in section.records[entry.anchor])
+    yield from _table(
+        ("defense", "architecture", "seed", "attack", "threat", "status", "MLflow run", "command"),
+        (
+            [
+                md(p.meta["defense"]),
+                md(p.meta["architecture"]),
+                md(p.meta["seed"]),
+                md(column(p).name),
+                md(threat_text(p.meta["norm"], p.meta["eps"], section.levels)),
+                md(p.meta["status"]),
+                code(p.run_id) if p.run_id else MISSING,
+                code(p.meta.get("command") or ""),
+            ]
+            for p in pairs
+        ),
+    )
+    yield from ("</details>", "")
+
+
+def _ranking(n: int, rows: Sequence[dict[str, Any]] | Sequence[Any]) -> Iterator[str]:
+    if n:
+        yield from (f"n = {integer(n)} images", "")
+    head = ("rank", "defense", "architecture", "clean", "worst case", "95 % interval", "seeds", "strongest attack")
+    yield from _table(head, (_ranking_row(row) for row in rows), "rllrrrrl")
+    notes = [f"- {md(row['entry'].name)} has no rank: {md(row['note'])}" for row in rows if row["note"]]
+    if notes:
+        yield from (*notes, "")
+
+
+def _ranking_row(row: Any) -> list[str]:
+    entry = row["entry"]
+    worst = spread(row.get("worst_case_accuracy"), row.get("std"))
+    return [
+        integer(row["rank"]),
+        md(entry.defense),
+        md(entry.architecture),
+        spread(row.get("clean_accuracy"), row.get("clean_std")),
+        f"\u2264 {worst}" if row["note"] and worst != MISSING else worst,
+        md(interval(row.get("worst_case_low"), row.get("worst_case_high"))),
+        integer(row.get("seeds")),
+        md(row.get("strongest_attack") or MISSING),
+    ]
+
+
+def _heat(panel: Panel) -> Iterator[str]:
+    if not panel.columns:
+        return
+    heads = [md(attack.name) + (" (control)" if attack.control else "") for attack in panel.columns]
+    yield from (f"Robust accuracy under each attack alone, {panel.text}", "")
+    yield from _table(
+        ("defense", "architecture", "worst case", *heads),
+        (
+            [md(row.entry.defense), md(row.entry.architecture), *map(_heat_text, (row.worst, *row.cells))]
+            for row in panel.heat
+        ),
+        "ll" + "r" * (len(heads) + 1),
+    )
+
+
+def _heat_text(cell: HeatCell) -> str:
+    if cell.value is not None and is_number(cell.value):
+        return ("\u2264 " if cell.state == "bound" else "") + percent(cell.value)
+    return f"**{md(cell.text)}**" if cell.state == "failed" else f"{MISSING} ({md(cell.text)})"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]], align: str = "") -> Iterator[str]:
+    marks = {"r": "---:", "l": "---"}
+    yield "| " + " | ".join(head) + " |"
+    yield "| " + " | ".join(marks[side] for side in align or "l" * len(head)) + " |"
+    for row in rows:
+        yield "| " + " | ".join(row) + " |"
+    yield ""

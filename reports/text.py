@@ -1,0 +1,115 @@
+"""How numbers and names are written, so that HTML and Markdown never disagree. A missing number is a dash."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+from typing import Any, Final
+
+MISSING: Final = "\u2014"
+NORM_NAMES: Final = {"linf": "L\u221e", "l2": "L\u2082", "l1": "L\u2081", "l0": "L\u2080"}
+TOOLKIT_NAMES: Final = {"gauntlet": "Gauntlet", "art": "ART", "foolbox": "Foolbox"}
+FLAG_NAMES: Final = {
+    "over_budget": "over budget",
+    "out_of_box": "outside [0, 1]",
+    "non_finite": "not finite",
+    "wrong_shape": "wrong shape",
+    "crashed": "crashed",
+}
+
+
+def is_number(value: Any) -> bool:
+    """Whether there is a finite number to show (None, NaN, NA and infinities are not)."""
+    try:
+        return value is not None and math.isfinite(value)
+    except TypeError:  # pandas.NA, strings
+        return False
+
+
+def percent(value: Any) -> str:
+    """A fraction in [0, 1] as a percentage with one decimal, without the sign: 0.4321 -> ``43.2``."""
+    return f"{100 * value:.1f}" if is_number(value) else MISSING
+
+
+def spread(mean: Any, std: Any) -> str:
+    """Mean and standard deviation over seeds in percent: ``43.2 \u00b1 1.1``; the mean alone for one seed."""
+    return f"{percent(mean)} \u00b1 {percent(std)}" if is_number(mean) and is_number(std) else percent(mean)
+
+
+def interval(low: Any, high: Any) -> str:
+    """Two fractions as an interval in percent: ``[40.1, 46.3]``."""
+    return f"[{percent(low)}, {percent(high)}]" if is_number(low) and is_number(high) else MISSING
+
+
+def number(value: Any, digits: int = 3) -> str:
+    """A quantity with so many significant digits, thousands grouped: ``0.0314``, ``1,240``."""
+    if not is_number(value):
+        return MISSING
+    if value == 0:
+        return "0"
+    decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
+    text = f"{value:,.{min(decimals, 12)}f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def integer(value: Any) -> str:
+    """A count, thousands grouped."""
+    return f"{int(value):,}" if is_number(value) else MISSING
+
+
+def norm_name(norm: str) -> str:
+    """``linf`` as people write it."""
+    return NORM_NAMES.get(norm, norm)
+
+
+def toolkit_name(toolkit: str) -> str:
+    """``art`` as people write it."""
+    return TOOLKIT_NAMES.get(toolkit, toolkit)
+
+
+def eps_text(eps: float | None, levels: int) -> str:
+    """``8/255`` where eps is a whole number of 8-bit steps and no short decimal, the decimal otherwise.
+
+    Args:
+        eps: Radius in pixel units of [0, 1], or None for an attack without a budget.
+        levels: Images hold k/levels.
+    """
+    if eps is None or not is_number(eps):
+        return MISSING
+    steps = eps * 255
+    short = abs(eps - round(eps, 3)) < 1e-9
+    if levels == 255 and not short and abs(steps - round(steps)) < 1e-6 * max(1.0, steps):
+        return f"{round(steps)}/255"
+    return f"{eps:.6g}"
+
+
+def threat_text(norm: str, eps: float | None, levels: int) -> str:
+    """``L\u221e \u03b5 = 8/255``; ``L\u2082 minimal`` for an attack without a budget."""
+    return f"{norm_name(norm)} minimal" if eps is None else f"{norm_name(norm)} \u03b5 = {eps_text(eps, levels)}"
+
+
+def counts(values: Iterable[tuple[str, int]]) -> str:
+    """``12 over budget, 3 not finite``; flags that never occurred are left out."""
+    return ", ".join(f"{integer(count)} {FLAG_NAMES.get(name, name)}" for name, count in values if count)
+
+
+def plural(count: int, word: str) -> str:
+    """``1 seed``, ``2 seeds``."""
+    return f"{integer(count)} {word}{'' if count == 1 else 's'}"
+
+
+def markdown(text: Any) -> str:
+    """Text that GitHub-flavoured Markdown shows as it is, in a table cell too."""
+    flat = " ".join(str(text).split())
+    flat = flat.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    flat = re.sub(r"([\\`*\[\]|~])", r"\\\1", flat)
+    return re.sub(r"(?<!\w)_|_(?!\w)", r"\\_", flat)  # inside a word an underscore means nothing
+
+
+def markdown_code(text: Any) -> str:
+    """Text as inline code; as an element because backticks cannot hold pipes and backticks in a table."""
+    flat = " ".join(str(text).split()) or MISSING
+    for char, entity in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", "&#124;"), ("`", "&#96;")):
+        flat = flat.replace(char, entity)
+    return "<code>" + re.sub(r"([\\*_~\[\]])", lambda match: f"&#{ord(match[1])};", flat) + "</code>"

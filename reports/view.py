@@ -1,0 +1,174 @@
+"""What the page and the Markdown file show, as plain values without markup."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from harness.metrics import Pair
+
+State = Literal["value", "bound", "failed", "absent"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A line of every table: a defense of one architecture on n images, over its seeds.
+
+    Attributes:
+        index: Position in the section; sets its colour.
+        anchor: Id of its card on the page.
+        architecture: Label.
+        defense: Label.
+        n: Images; 0 if nothing was attacked.
+        models: Pairs by model key, a key a seed.
+        known: The board's record of those models and of its other seeds, by key.
+        note: Why it has no rank, "" if it has one.
+    """
+
+    index: int
+    anchor: str
+    architecture: str
+    defense: str
+    n: int
+    models: Mapping[str, Sequence[Pair]]
+    known: Mapping[str, Mapping[str, Any]]
+    note: str
+
+    @property
+    def name(self) -> str:
+        """Defense and architecture."""
+        return f"{self.defense} / {self.architecture}"
+
+    @property
+    def pairs(self) -> list[Pair]:
+        """Pairs of every seed."""
+        return [pair for pairs in self.models.values() for pair in pairs]
+
+
+@dataclass(frozen=True)
+class Column:
+    """An attack as a column: its label, and what it was crafted on if that is not the victim."""
+
+    attack: str
+    source: str
+    toolkit: str
+    control: bool
+
+    @property
+    def name(self) -> str:
+        """Label, with the source where there is one."""
+        return f"{self.attack} from {self.source}" if self.source else self.attack
+
+
+@dataclass(frozen=True)
+class HeatCell:
+    """One model against one attack at one eps, over seeds.
+
+    Attributes:
+        state: ``"failed"`` and ``"absent"`` cells hold no number; that of a ``"bound"`` is an upper bound,
+            because a pair of the model is missing or failed.
+        value: Mean robust accuracy, None without a number.
+        text: Words for a cell without a number.
+        detail: The seeds one by one.
+        anchor: Id of the first record behind it.
+    """
+
+    state: State
+    value: float | None = None
+    text: str = ""
+    detail: str = ""
+    anchor: str = ""
+
+
+@dataclass(frozen=True)
+class HeatRow:
+    """A model's line of the heat map."""
+
+    entry: Entry
+    worst: HeatCell
+    cells: Sequence[HeatCell]
+
+
+@dataclass(frozen=True)
+class Gain:
+    """What one attack adds: per entry the share of images lost to it and to no other; None if it did not run."""
+
+    attack: str
+    shares: Sequence[float | None]
+
+    @property
+    def total(self) -> float:
+        """Sum over the entries."""
+        return sum(share for share in self.shares if share is not None)
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Everything at one norm and eps.
+
+    Attributes:
+        anchor: Id on the page.
+        norm: Of the threat.
+        eps: Of the threat.
+        text: Both in words.
+        rankings: Leaderboard rows by n, as mappings with ``entry``.
+        columns: Attacks, strongest first, controls last.
+        heat: A row an entry, in the order of the ranking.
+        gains: Attacks that broke some image alone, most first.
+        idle: Names of the others.
+    """
+
+    anchor: str
+    norm: str
+    eps: float
+    text: str
+    rankings: Sequence[tuple[int, Sequence[Mapping[str, Any]]]]
+    columns: Sequence[Column]
+    heat: Sequence[HeatRow]
+    gains: Sequence[Gain]
+    idle: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Record:
+    """One pair and where it comes from: accuracy (eps, value, low, high) at every eps it is judged at."""
+
+    anchor: str
+    pair: Pair
+    summary: Mapping[str, float]
+    accuracies: Sequence[tuple[float, float, float, float]]
+    problem: str
+
+    @property
+    def failed(self) -> bool:
+        """Whether its numbers may not be read as robustness."""
+        return bool(self.pair.meta["status"] != "ok")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Something that has to be explained before a model gets a rank."""
+
+    entry: str
+    seed: str
+    what: str
+    status: str
+    reason: str
+    errors: Sequence[str] = ()
+    record: Record | None = None
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What an attack costs: means over models and seeds. Passes are per attacked image, seconds per pair."""
+
+    column: Column
+    access: str
+    kind: str
+    norm: str
+    pairs: int
+    forwards: float
+    backwards: float
+    seconds: float
+    success_rate: float
