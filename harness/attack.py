@@ -103,13 +103,15 @@ class Attack(ABC):
             threat: Norm and, for a budget attack, eps.
 
         Returns:
-            Proposals, shape and dtype of ``x``. Failures may be anything: the referee decides.
+            Proposals, shape and dtype of ``x``. Failures may be anything, also what is no tensor at all: the
+            referee decides.
 
         Raises:
             ValueError: The attack has no such norm, or a budget attack got no eps.
         """
         self.check(threat)
-        return self.run(victim, x, y, threat).detach()
+        proposal = self.run(victim, x, y, threat)
+        return proposal.detach() if isinstance(proposal, Tensor) else proposal
 
 
 def _short(value: Any) -> str:

@@ -19,7 +19,6 @@ from .errors import UserError
 if TYPE_CHECKING:
     from .metrics import Board
     from .plan import Plan
-    from .store import Home
 
 # where nobody measures the width (a pipe, a log) tables are wide rather than broken
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)

@@ -19,6 +19,7 @@ def unknown(what: str, name: str, choices: Iterable[str]) -> UserError:
         choices: Every name that would have done.
     """
     choices = list(choices)
-    near = difflib.get_close_matches(name, choices, n=3, cutoff=0.5)
+    bare = {choice.partition("(")[0]: choice for choice in choices}  # a label may carry settings in parentheses
+    near = [bare[match] for match in difflib.get_close_matches(name, bare, n=3, cutoff=0.5)]
     hint = f" did you mean {' or '.join(near)}?" if near else ""
     return UserError(f"unknown {what} {name!r};{hint} choose from {', '.join(choices)}")

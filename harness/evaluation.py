@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import copy
+import dataclasses
 import hashlib
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,13 +16,16 @@ import torch
 from torch import Tensor, nn
 
 from . import campaign, environment, identity
-from .data import DatasetInfo
+from .attack import Attack
+from .data import DatasetInfo, default_info
 from .errors import UserError
 from .metrics import Board, Pair, pair_rows
 from .plan import Cell, ModelSpec, Suite, plan
-from .shard import Bench, run_shard
+from .results import pair_from_outcomes
+from .shard import Bench, Proposal, describe, run_shard
 from .training import Trainer
-from .work import inner
+from .victim import VictimError
+from .work import PREPARATION_SAMPLES, inner
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +54,8 @@ def evaluate(
 ) -> pd.DataFrame:
     """Attack a model with a suite, in this process, and judge every returned image.
 
-    The model is copied, frozen and put in eval mode; the one passed in is left as it is.
+    The model is copied, frozen and put in eval mode; the one passed in is left as it is, and so are the caller's
+    thread count and random generators. Every image given is judged, whatever the suite's own number.
 
     Args:
         model: Takes float32 images (N, C, H, W) in [0, 1], gives logits (N, K). Normalisation belongs inside.
@@ -72,10 +77,12 @@ def evaluate(
         from suites import suite as find  # the one place in the core that knows suites by name
 
         suite = find(suite)
+    if not isinstance(model, nn.Module):
+        raise UserError(f"the model must be a torch.nn.Module, got {type(model).__name__}")
     x, y = _images(x), _labels(y)
     if len(x) != len(y):
         raise UserError(f"{len(x)} images, but {len(y)} labels")
-    with _one_thread():
+    with _as_a_worker(torch.device(device)):
         bench = Bench.of(model, None, device)
         classes = _classes(bench, x, device)
         if int(y.min()) < 0 or int(y.max()) >= classes:
@@ -84,8 +91,8 @@ def evaluate(
         spec = ModelSpec(dataset=info.name, architecture=name, defense=External(weights=digest(model), epochs=0))
         made = _plan(suite, spec, info)
         pairs = [_pair(cell, bench, x.to(device), y.to(device), info, suite.name) for cell in made]
-    board = Board(suite=suite.name, budgets={info.name: suite.grid(info)}, pairs=pairs)
-    return pair_rows(board)
+    budgets = {str(norm): eps for norm, eps in suite.grid(info).items()}
+    return pair_rows(Board(suite=suite.name, budgets={info.name: budgets}, pairs=pairs))
 
 
 def digest(model: nn.Module) -> str:
@@ -94,7 +101,8 @@ def digest(model: nn.Module) -> str:
     for name, value in sorted(model.state_dict().items()):
         total.update(name.encode())
         total.update(str(value.dtype).encode() + str(tuple(value.shape)).encode())
-        total.update(value.detach().cpu().contiguous().view(-1).numpy().tobytes())
+        # as bytes: NumPy knows no bfloat16
+        total.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     return total.hexdigest()[:16]
 
 
@@ -103,13 +111,11 @@ def _plan(suite: Suite, spec: ModelSpec, info: DatasetInfo) -> tuple[Cell, ...]:
         for attack in attacks:
             if inner(attack) is not attack:
                 raise UserError(f"{attack.label} needs another trained model: use gauntlet run {suite.name}")
-    return plan(suite, [spec], {info.name: info}).cells
+    return plan(suite, [spec], {info.name: info}, samples=info.test_size).cells
 
 
 def _pair(cell: Cell, bench: Bench, x: Tensor, y: Tensor, info: DatasetInfo, suite: str) -> Pair:
-    attack = cell.attack
-    identity.seed_everything(identity.derive_seed(cell.key))
-    attack = attack.prepare(bench.attacked, x, y)
+    attack, failed = _prepared(cell, bench, x, y)
     outcomes = [
         run_shard(
             bench,
@@ -120,11 +126,10 @@ def _pair(cell: Cell, bench: Bench, x: Tensor, y: Tensor, info: DatasetInfo, sui
             y=y[cell.shard_slice(shard)],
             seed=cell.shard_seed(shard),
             shard=shard,
+            crafted=failed,
         )
         for shard in range(cell.shards)
     ]
-    from .results import pair_from_outcomes
-
     meta = campaign.cell_record(cell, info, suite) | {
         "command": "",
         "declaration": identity.canonical(cell),
@@ -134,8 +139,25 @@ def _pair(cell: Cell, bench: Bench, x: Tensor, y: Tensor, info: DatasetInfo, sui
     return pair_from_outcomes(meta, [(o.samples, o.facts, o.gallery) for o in outcomes])
 
 
+def _prepared(cell: Cell, bench: Bench, x: Tensor, y: Tensor) -> tuple[Attack, Proposal | None]:
+    """The attack after its look at the images (there are no others), or the record of its failure to look."""
+    attack = cell.attack
+    if cell.prepared_key is None:
+        return attack, None
+    identity.seed_everything(identity.derive_seed(cell.prepared_key))
+    try:
+        with bench.attacked.guarded():
+            return attack.prepare(
+                bench.attacked, x[:PREPARATION_SAMPLES].clone(), y[:PREPARATION_SAMPLES].clone()
+            ), None
+    except VictimError:
+        raise
+    except Exception as error:  # an attack's failure is recorded, and does not stop the others
+        return attack, Proposal(None, 0.0, 0, 0, (describe(error),))
+
+
 def _images(x: Any) -> Tensor:
-    images = torch.as_tensor(x)
+    images = _tensor(x, "images")
     if images.dim() != 4 or not len(images):
         raise UserError(f"images must have shape (N, C, H, W) with N >= 1, got {tuple(images.shape)}")
     if not images.is_floating_point():
@@ -151,10 +173,19 @@ def _images(x: Any) -> Tensor:
 
 
 def _labels(y: Any) -> Tensor:
-    labels = torch.as_tensor(y)
+    labels = _tensor(y, "labels")
     if labels.dim() != 1 or labels.is_floating_point() or labels.dtype == torch.bool:
         raise UserError(f"labels must be whole numbers of shape (N,), got {labels.dtype} {tuple(labels.shape)}")
     return labels.to(torch.int64).cpu()
+
+
+def _tensor(values: Any, what: str) -> Tensor:
+    if isinstance(values, Tensor):
+        return values
+    try:
+        return torch.from_numpy(np.array(values))  # a copy: read-only and reversed arrays are welcome
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{what} must be a tensor or an array of numbers: {error}") from None
 
 
 def _classes(bench: Bench, x: Tensor, device: torch.device | str) -> int:
@@ -164,14 +195,13 @@ def _classes(bench: Bench, x: Tensor, device: torch.device | str) -> int:
         except UserError:
             raise
         except Exception as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise UserError(f"the model does not take images of shape {tuple(x.shape[1:])}: {reason}") from None
+            raise UserError(
+                f"the model does not take images of shape {tuple(x.shape[1:])}: {describe(error)}"
+            ) from None
     return int(logits.shape[1])
 
 
 def _info(dataset: DatasetInfo | None, x: Tensor, classes: int) -> DatasetInfo:
-    from .data import default_info
-
     shape = tuple(int(side) for side in x.shape[1:])
     if dataset is None:
         return default_info("user", (shape[0], shape[1], shape[2]), tuple(map(str, range(classes))), len(x))
@@ -179,21 +209,22 @@ def _info(dataset: DatasetInfo | None, x: Tensor, classes: int) -> DatasetInfo:
         raise UserError(
             f"{dataset.name} has images {dataset.shape} and {len(dataset.classes)} classes, got {shape} and {classes}"
         )
-    return copy.copy(dataset) if len(x) == dataset.test_size else _resized(dataset, len(x))
-
-
-def _resized(info: DatasetInfo, n: int) -> DatasetInfo:
-    from dataclasses import replace
-
-    return replace(info, test_size=n)
+    return dataclasses.replace(dataset, test_size=len(x))
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
-    """The thread count of workers, so that numbers equal theirs; the caller's is restored."""
-    before = torch.get_num_threads()
+def _as_a_worker(device: torch.device) -> Iterator[None]:
+    """One thread and full float32 as in worker processes, so that numbers equal theirs; then all as it was."""
+    threads, python, numpy = torch.get_num_threads(), random.getstate(), np.random.get_state()
+    cuda, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    rounded = cuda.allow_tf32, cudnn.allow_tf32
     torch.set_num_threads(1)
+    cuda.allow_tf32 = cudnn.allow_tf32 = False
     try:
-        yield
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            yield
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(threads)
+        cuda.allow_tf32, cudnn.allow_tf32 = rounded
+        random.setstate(python)
+        np.random.set_state(numpy)

@@ -32,7 +32,7 @@ def datasets() -> Table:
 
     table = _table("data set", "shape", "classes", "linf", "l2", "l1")
     for info in DATASETS.values():
-        grids = [_budgets(info.budgets.get(norm, ())) for norm in ("linf", "l2", "l1")]  # type: ignore[call-overload]
+        grids = [_budgets(info.budgets.get(norm, ())) for norm in ("linf", "l2", "l1")]
         table.add_row(info.name, "x".join(map(str, info.shape)), str(len(info.classes)), *grids)
     for form in USER_SETS:
         table.add_row(form, "", "", "", "", "")

@@ -150,7 +150,10 @@ def summary(samples: pd.DataFrame) -> dict[str, float]:
 
 
 def pair_rows(board: Board) -> pd.DataFrame:
-    """The frame behind ``pairs.csv``: :data:`PAIR_COLUMNS`, sorted, a row a pair and eps."""
+    """The frame behind ``pairs.csv``: :data:`PAIR_COLUMNS`, sorted, a row a pair and eps.
+
+    A pair that crashed or returned invalid images has no robust accuracy (NaN), whatever its images say.
+    """
     rows: list[dict[str, Any]] = []
     for pair in board.pairs:
         meta = pair.meta
@@ -162,7 +165,9 @@ def pair_rows(board: Board) -> pd.DataFrame:
         for eps in grid:
             lost = int(broken(pair.samples, meta["norm"], eps).sum())
             low, high = wilson(common["n"] - lost, common["n"])
-            accuracy = 1 - lost / common["n"] if common["n"] else math.nan
+            accuracy = (common["n"] - lost) / common["n"] if common["n"] else math.nan
+            if common.get("status", "ok") != "ok":  # what a failed attack left standing is no accuracy
+                accuracy = low = high = math.nan
             rows.append(
                 common
                 | {"eps": eps, "robust_accuracy": accuracy, "robust_accuracy_low": low, "robust_accuracy_high": high}

@@ -14,7 +14,7 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from .errors import unknown
+from .errors import UserError, unknown
 
 Shape = tuple[int, int, int]
 Tap = Callable[[str, Tensor], Tensor]
@@ -85,8 +85,13 @@ def lenet(shape: Shape, classes: int) -> Stages:
     """Two convolutions with max-pooling, one dense layer, softmax (LeCun et al. 1998, with ReLU).
 
     Convolutions are 5x5 without padding where the image allows it, 3x3 with padding on images under 16 pixels.
+
+    Raises:
+        UserError: Images under 4 pixels, of which two poolings leave nothing.
     """
     channels, height, width = shape
+    if min(height, width) < 4:
+        raise UserError(f"lenet needs images of at least 4x4 pixels, got {height}x{width}")
     small = min(height, width) < 16
     kernel, padding = (3, 1) if small else (5, 0)
 
@@ -112,7 +117,8 @@ def resnet(shape: Shape, classes: int) -> Stages:
         down = None
         if stride != 1 or fan_in != fan_out:
             down = nn.Sequential(nn.Conv2d(fan_in, fan_out, 1, stride, bias=False), nn.BatchNorm2d(fan_out))
-        return BasicBlock(fan_in, fan_out, stride, down)
+        block: nn.Module = BasicBlock(fan_in, fan_out, stride, down)
+        return block
 
     channels = shape[0]
     stages: OrderedDict[str, nn.Module] = OrderedDict()

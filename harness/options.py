@@ -67,8 +67,8 @@ def parse_seeds(text: str) -> list[int]:
         first, dash, last = part.strip().partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()):
             raise UserError(f"seeds are whole numbers such as 0,1,2 or 0-4, got {text!r}")
-        span = range(int(first), (int(last) if dash else int(first)) + 1)
-        if not span or len(span) > 10000:
+        start, stop = int(first), int(last if dash else first)
+        if not 0 <= stop - start < 10000:
             raise UserError(f"seeds run upwards and number at most 10000, got {text!r}")
-        seeds += span
+        seeds += range(start, stop + 1)
     return list(dict.fromkeys(seeds))

@@ -207,7 +207,8 @@ def plan(
         models: Models to judge.
         infos: Their data sets by name.
         samples: Images a cell; ``None``: the suite's; never more than the test set holds.
-        only: Keep attacks whose label matches one of these patterns (``*`` and ``?``); empty: all.
+        only: Keep attacks whose label, with or without its settings, matches one of these patterns (``*`` and
+            ``?``); empty: all.
 
     Raises:
         UserError: No image, or no attack of that label.
@@ -250,7 +251,8 @@ def plan(
 
 
 def _matches(label: str, patterns: Sequence[str]) -> bool:
-    return any(label == pattern or fnmatch.fnmatchcase(label, pattern) for pattern in patterns)
+    names = (label, label.partition("(")[0])
+    return any(name == pattern or fnmatch.fnmatchcase(name, pattern) for pattern in patterns for name in names)
 
 
 def _source(attack: Attack, victim: ModelSpec, info: DatasetInfo) -> ModelSpec | None:

@@ -73,10 +73,10 @@ def judge(
     no = torch.zeros(n, dtype=torch.bool, device=x.device)
     if clean_pred is None:
         clean_pred = victim.predict(x)
-    shaped = isinstance(x_adv, Tensor) and x_adv.shape == x.shape
-    images = x_adv.to(x.device, torch.float32) if isinstance(x_adv, Tensor) and shaped else x
+    returned = as_images(x_adv, x)
+    images = x if returned is None else returned
     crashed = no | (x_adv is None)
-    wrong_shape = no | (not shaped and x_adv is not None)
+    wrong_shape = no | (returned is None and x_adv is not None)
 
     finite = torch.isfinite(images).flatten(1).all(1)
     images = torch.where(finite.view(-1, *[1] * (x.dim() - 1)), images, x)
@@ -109,6 +109,15 @@ def judge(
         crashed=crashed,
         distances={name: torch.where(adversarial, value, nan) for name, value in distances.items()},
     )
+
+
+def as_images(x_adv: object, x: Tensor) -> Tensor | None:
+    """What an attack returned as float32 images like ``x``; None if it is no plain real tensor of that shape."""
+    if not isinstance(x_adv, Tensor) or x_adv.shape != x.shape:
+        return None
+    if x_adv.layout is not torch.strided or x_adv.is_complex():
+        return None
+    return x_adv.detach().to(x.device, torch.float32)
 
 
 def _wide(mask: Tensor, like: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from safetensors.numpy import save as save_arrays
 
 from .errors import UserError
 from .metrics import FLAGS, SAMPLE_COLUMNS, Pair, summary
-from .store import finite, read_json, write_bytes, write_json
+from .store import finite, first_line, read_json, write_bytes, write_json
 
 GALLERY: Final = 16
 """Images kept of every cell for people to look at."""
@@ -35,10 +35,22 @@ class Damaged(UserError):
 
 
 def samples_to_bytes(samples: pd.DataFrame) -> bytes:
-    """Parquet bytes of a samples frame."""
+    """Parquet bytes of a samples frame. Without its checksums a third of flipped bytes reads as other numbers."""
     buffer = io.BytesIO()
-    samples.to_parquet(buffer, index=False, compression="zstd")
+    samples.to_parquet(buffer, index=False, compression="zstd", write_page_checksum=True)
     return buffer.getvalue()
+
+
+def _frame(source: Path | io.BytesIO, name: Path) -> pd.DataFrame:
+    """Samples frame of a parquet file; ``name`` is the file to blame."""
+    try:
+        frame = pd.read_parquet(source, page_checksum_verification=True)
+    except (OSError, ValueError, NotImplementedError) as error:  # pyarrow's errors derive from these
+        raise Damaged(f"{name} is damaged ({first_line(error)})") from None
+    missing = [column for column in SAMPLE_COLUMNS if column not in frame]
+    if missing:
+        raise Damaged(f"{name} is damaged (no column {missing[0]})")
+    return frame
 
 
 def read_samples(path: Path) -> pd.DataFrame:
@@ -47,14 +59,7 @@ def read_samples(path: Path) -> pd.DataFrame:
     Raises:
         Damaged: Not a parquet file with the expected columns.
     """
-    try:
-        frame = pd.read_parquet(path)
-    except (OSError, ValueError) as error:  # pyarrow's errors derive from these
-        raise Damaged(f"{path} is damaged ({str(error).splitlines()[0]})") from None
-    missing = [name for name in SAMPLE_COLUMNS if name not in frame]
-    if missing:
-        raise Damaged(f"{path} is damaged (no column {missing[0]})")
-    return frame
+    return _frame(path, path)
 
 
 def write_shard(folder: Path, shard: int, samples: pd.DataFrame, facts: Mapping[str, Any], gallery: Arrays) -> None:
@@ -80,11 +85,11 @@ def read_shard(path: Path) -> tuple[pd.DataFrame, dict[str, Any], dict[str, npt.
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        frame = pd.read_parquet(io.BytesIO(arrays.pop("samples").tobytes()))
+        packed = io.BytesIO(arrays.pop("samples").tobytes())
         facts = json.loads(metadata["facts"])
     except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise Damaged(f"{path} is damaged ({str(error).splitlines()[0]})") from None
-    return frame, facts, {name.removeprefix("gallery."): value for name, value in arrays.items()}
+        raise Damaged(f"{path} is damaged ({first_line(error)})") from None
+    return _frame(packed, path), facts, {name.removeprefix("gallery."): value for name, value in arrays.items()}
 
 
 def finish(folder: Path, shards: int, meta: Mapping[str, Any]) -> dict[str, Any]:
@@ -159,7 +164,7 @@ def read_gallery(path: Path) -> dict[str, npt.NDArray[Any]]:
     try:
         return dict(load_arrays(path.read_bytes()))
     except (OSError, ValueError, SafetensorError) as error:
-        raise Damaged(f"{path} is damaged ({error})") from None
+        raise Damaged(f"{path} is damaged ({first_line(error)})") from None
 
 
 def read_pair(folder: Path, run_id: str = "", run_url: str = "") -> Pair:
@@ -172,6 +177,8 @@ def read_pair(folder: Path, run_id: str = "", run_url: str = "") -> Pair:
         meta = read_json(folder / "result.json")
     except (UserError, OSError) as error:
         raise Damaged(str(error)) from None
+    if not isinstance(meta, dict):
+        raise Damaged(f"{folder / 'result.json'} is damaged (not a JSON object)")
     samples = read_samples(folder / "samples.parquet")
     if len(samples) != meta.get("n"):
         raise Damaged(f"{folder / 'samples.parquet'} is damaged ({len(samples)} rows, {meta.get('n')} declared)")

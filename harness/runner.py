@@ -150,6 +150,11 @@ class Graph:
             return False
         return True
 
+    @property
+    def left(self) -> int:
+        """Tasks that are left."""
+        return len(self._jobs)
+
     def count(self, kind: type) -> int:
         """Tasks of a kind that are left."""
         return sum(isinstance(job, kind) for job in self._jobs.values())
@@ -296,6 +301,8 @@ def run(
         watch.cells_done = sum(is_finished(home.cell(cell.key)) for cell in plan.cells)
         if tracker is not None:
             _mark_untracked(tracker, plan, home)
+            if graph.left or tracker.waiting():
+                tracker.reopen(record)
         recorder = Recorder(plan, home, tracker, watch)
         for key, left in graph.shards_left.items():
             if left == 0:
@@ -311,7 +318,7 @@ def run(
             recorder.abandon()
             raise
         trouble = recorder.trouble
-        if tracker is not None and not trouble:
+        if tracker is not None and not trouble and not tracker.is_closed(record):
             trouble = _close(tracker, record, home)
         observe(watch)
         waiting = len(tracker.waiting()) if tracker is not None else 0
@@ -322,9 +329,9 @@ def _mark_untracked(tracker: Tracker, plan: Plan, home: Home) -> None:
     """Finished cells that this store has never seen (another store was used before) are delivered too."""
     for cell in plan.cells:
         folder = home.cell(cell.key)
-        if is_finished(folder) and tracker.uri not in campaign.read_runs(folder):
-            if not (home.pending / f"{cell.key}.json").exists():
-                tracker.mark(plan.key, cell.key)
+        untracked = is_finished(folder) and tracker.uri not in campaign.read_runs(folder)
+        if untracked and not (home.pending / f"{cell.key}.json").exists():
+            tracker.mark(plan.key, cell.key)
 
 
 def _close(tracker: Tracker, record: Mapping[str, Any], home: Home) -> str:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from . import identity
 from .attack import Attack
 from .metrics import DISTANCES, FLAGS, SAMPLE_COLUMNS
-from .referee import Verdict, judge
+from .referee import Verdict, as_images, judge
 from .results import GALLERY
 from .threat import Threat
 from .victim import Victim, VictimError
@@ -44,7 +44,7 @@ class Proposal:
 class Bench:
     """A model set up for judging: one copy for the attack to work on, one that only the referee touches.
 
-    An attack that changes the weights of its copy fools itself, not the referee.
+    An attack that changes the weights of its copy fools itself, not the referee, and :func:`craft` says so.
     """
 
     attacked: Victim
@@ -59,23 +59,39 @@ class Bench:
 def craft(victim: Victim, attack: Attack, threat: Threat, x: Tensor, y: Tensor, seed: int) -> Proposal:
     """Call an attack on copies of the images, seeded, with its passes counted. An exception becomes a record.
 
+    So does a change of the model's weights, which are put back: the attack worked on another model than the one
+    that is judged, and whatever is attacked next on this copy would too.
+
     Raises:
         VictimError: The model itself is at fault, not the attack.
     """
     identity.seed_everything(seed)
     errors: tuple[str, ...] = ()
     x_adv: object = None
-    start = time.perf_counter()
-    with victim.counted() as cost, torch.enable_grad():
+    seconds = 0.0
+    with victim.counted() as cost:
         try:
-            x_adv = attack(victim, x.clone(), y.clone(), threat)
+            with victim.guarded(), torch.enable_grad():
+                start = time.perf_counter()
+                try:
+                    x_adv = attack(victim, x.clone(), y.clone(), threat)
+                finally:
+                    if x.is_cuda:
+                        torch.cuda.synchronize()
+                    seconds = time.perf_counter() - start
+            if x_adv is None:
+                raise TypeError("the attack returned None")
         except VictimError:
             raise
         except Exception as error:
-            errors = (f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}",)
-        if x.is_cuda:
-            torch.cuda.synchronize()
-    return Proposal(x_adv, time.perf_counter() - start, cost.forwards, cost.backwards, errors)
+            x_adv, errors = None, (describe(error),)
+    return Proposal(x_adv, seconds, cost.forwards, cost.backwards, errors)
+
+
+def describe(error: Exception) -> str:
+    """One line for the record, ``"Type: message"``."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"
 
 
 @dataclass(frozen=True)
@@ -177,8 +193,8 @@ def _gallery(
     verdict: Verdict, index: Tensor, x: Tensor, y: Tensor, chosen: Tensor, x_adv: object
 ) -> dict[str, npt.NDArray[Any]]:
     clean = x[chosen][:GALLERY]
-    shaped = isinstance(x_adv, Tensor) and x_adv.shape == x[chosen].shape
-    shown = x_adv[:GALLERY].to(clean.device, torch.float32) if isinstance(x_adv, Tensor) and shaped else clean
+    images = as_images(x_adv, x[chosen])
+    shown = clean if images is None else images[:GALLERY]
     arrays = {
         "index": index.to(chosen.device)[chosen][:GALLERY],
         "x": clean,

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import tempfile
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,15 +26,16 @@ from .plan import ModelSpec
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file so that it exists whole or not at all, whatever kills the process or the machine."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    # not tempfile's: its files are for their owner's eyes only, and results are to be shared
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with part.open("xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(name, path)
+        part.replace(path)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
         raise
 
 
@@ -152,8 +154,16 @@ def save_model(home: Home, spec: ModelSpec, model: nn.Module, card: Mapping[str,
 
 
 def load_card(home: Home, spec: ModelSpec) -> dict[str, Any]:
-    """The card of a trained model."""
-    card: dict[str, Any] = read_json(home.model(spec.key) / "card.json")
+    """The card of a trained model.
+
+    Raises:
+        UserError: It is damaged; the message names it.
+        OSError: It cannot be read.
+    """
+    path = home.model(spec.key) / "card.json"
+    card = read_json(path)
+    if not isinstance(card, dict):
+        raise UserError(f"{path} is damaged (not a JSON object)")
     return card
 
 
@@ -168,9 +178,12 @@ def load_model(home: Home, spec: ModelSpec, info: DatasetInfo) -> nn.Module:
     mend = f"delete {folder} and run the same command again to retrain it"
     try:
         content = file.read_bytes()
+        card = load_card(home, spec)
     except OSError as error:
-        raise UserError(f"cannot read the checkpoint {file} ({error.strerror}); {mend}") from None
-    if hashlib.sha256(content).hexdigest() != load_card(home, spec).get("sha256"):
+        raise UserError(f"cannot read the checkpoint {error.filename} ({error.strerror}); {mend}") from None
+    except UserError as error:
+        raise UserError(f"{error}; {mend}") from None
+    if hashlib.sha256(content).hexdigest() != card.get("sha256"):
         raise UserError(f"the checkpoint {file} is damaged (its digest is not the card's); {mend}")
     base = load_model(home, spec.base, info) if spec.base is not None else None
     model = spec.defense.build(spec.architecture, info, base)
@@ -178,12 +191,16 @@ def load_model(home: Home, spec: ModelSpec, info: DatasetInfo) -> nn.Module:
         tensors: dict[str, Tensor] = load_tensors(content)
         model.load_state_dict(tensors)
     except (SafetensorError, RuntimeError) as error:
-        raise UserError(f"the checkpoint {file} does not fit its declaration ({_first_line(error)}); {mend}") from None
+        raise UserError(
+            f"the checkpoint {file} does not fit its declaration ({' '.join(str(error).split())[:200]}); {mend}"
+        ) from None
     return model.eval()
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+def first_line(error: Exception) -> str:
+    """What an error says, in one line; its type if it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
 
 
 def set_aside(path: Path) -> Path:

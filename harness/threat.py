@@ -34,8 +34,8 @@ def magnitude(delta: Tensor, norm: Norm) -> Tensor:
     if norm == "linf":
         return flat.abs().amax(1) if flat.shape[1] else flat.new_zeros(len(flat))
     if norm == "l2":
-        # linalg scales against overflow, which a plain sum of squares would not
-        return torch.linalg.vector_norm(flat, dim=1)
+        size: Tensor = torch.linalg.vector_norm(flat, dim=1)
+        return size
     if norm == "l1":
         return flat.abs().sum(1)
     return (flat != 0).sum(1).to(flat.dtype)
@@ -47,7 +47,8 @@ def root_mean_square(delta: Tensor) -> Tensor:
     The papers' formula omits the root, their printed values (0.05 to 0.15) only make sense with it.
     """
     flat = delta.flatten(1)
-    return torch.linalg.vector_norm(flat, dim=1) / math.sqrt(flat.shape[1])
+    size: Tensor = torch.linalg.vector_norm(flat, dim=1)
+    return size / math.sqrt(flat.shape[1])
 
 
 def per_sample(values: Tensor, like: Tensor) -> Tensor:
@@ -141,7 +142,7 @@ def _project_l1(flat: Tensor, eps: float) -> Tensor:
 
 def dual_exponent(p: float) -> float:
     """The exponent q with 1/p + 1/q = 1."""
-    if p < 1:
+    if not p >= 1:  # NaN too
         raise ValueError(f"p must be in [1, inf], got {p}")
     if p == 1:
         return math.inf
@@ -176,6 +177,6 @@ def steepest(grad: Tensor, p: float) -> Tensor:
         return (flat.sign() * top / top.sum(1, keepdim=True).clamp_min(1)).view_as(grad)
     # divided by the largest component first: |g|^(q-1) under- or overflows for tiny gradients
     scaled = size / torch.where(largest > 0, largest, 1)
-    power = scaled ** (q - 1)
-    norm = torch.linalg.vector_norm(scaled, ord=q, dim=1, keepdim=True) ** (q - 1)
-    return (flat.sign() * power / torch.where(norm > 0, norm, 1)).view_as(grad)
+    # and ||g||_q^(q-1) as (sum |g|^q)^(1/p): a root taken and undone loses digits where p is near 1
+    norm = (scaled**q).sum(1, keepdim=True) ** (1 / p)
+    return (flat.sign() * scaled ** (q - 1) / torch.where(norm > 0, norm, 1)).view_as(grad)

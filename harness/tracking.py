@@ -8,14 +8,16 @@ nor left half written.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import math
 import os
 import re
+import sqlite3
 import uuid
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -88,11 +90,22 @@ class Tracker:
             import mlflow
         logging.getLogger("mlflow").setLevel(logging.WARNING)
         logging.getLogger("alembic").setLevel(logging.WARNING)
-        client = self._guard(mlflow.MlflowClient, tracking_uri=self.uri)
-        self._guard(client.search_experiments, max_results=1)  # a new database is migrated here
-        _use_write_ahead_log(self.uri)
-        found: MlflowClient = client
-        return found
+        if self.uri == default_uri(self.home):
+            self._guard(self._create_database, mlflow.MlflowClient)
+        client: MlflowClient = self._guard(mlflow.MlflowClient, tracking_uri=self.uri)
+        self._guard(client.search_experiments, max_results=1)
+        return client
+
+    def _create_database(self, connect: Callable[..., MlflowClient]) -> None:
+        """Make the home's database if there is none: beside its place, because a killed migration is never mended."""
+        place = self.home.path / "mlflow.db"
+        if place.exists():
+            return
+        part = place.with_name(f".{place.name}.{os.getpid()}.part")
+        connect(tracking_uri=f"sqlite:///{part.resolve()}").search_experiments(max_results=1)
+        part.rename(place)
+        with contextlib.closing(sqlite3.connect(place, timeout=30)) as connection:
+            connection.execute("PRAGMA journal_mode=WAL")  # halves the write time; the setting stays in the file
 
     @functools.cached_property
     def experiment(self) -> str:
@@ -269,6 +282,15 @@ class Tracker:
         self.client.set_terminated(run_id, "FINISHED")
         return run_id
 
+    def is_closed(self, plan: Mapping[str, Any]) -> bool:
+        """Whether :meth:`close` was done for that plan in this store."""
+        path = self.home.plans / plan["plan"] / "closed.json"
+        return path.exists() and self.uri in read_json(path)
+
+    def reopen(self, plan: Mapping[str, Any]) -> None:
+        """There is something new in that plan: it is to be closed again."""
+        (self.home.plans / plan["plan"] / "closed.json").unlink(missing_ok=True)
+
     def close(self, plan: Mapping[str, Any], board: Board) -> None:
         """Give every model's run its summary, and end the runs of a command.
 
@@ -303,6 +325,8 @@ class Tracker:
                 self._guard(self._summarise, run_id, values, mine)
             self._guard(self.client.set_terminated, run_id, "FINISHED" if complete else "FAILED")
         self._guard(self.client.set_terminated, self._plan_run(plan), "FAILED" if failed else "FINISHED")
+        if not failed:
+            write_json(self.home.plans / plan["plan"] / "closed.json", [self.uri])
 
     def _summarise(self, run_id: str, values: Mapping[str, float], rows: Any) -> None:
         from mlflow.entities import Metric, RunTag
@@ -456,17 +480,6 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
 
 def _chunks(values: Sequence[Any], size: int) -> Iterable[Sequence[Any]]:
     return (values[start : start + size] for start in range(0, len(values), size))
-
-
-def _use_write_ahead_log(uri: str) -> None:
-    """Halve SQLite's write time; the setting stays in the file."""
-    if not uri.startswith("sqlite:///"):
-        return
-    import sqlite3
-
-    with sqlite3.connect(uri.removeprefix("sqlite:///"), timeout=30) as connection:
-        connection.execute("PRAGMA journal_mode=WAL")
-    connection.close()
 
 
 def undelivered(home: Home) -> int:

@@ -100,6 +100,9 @@ class Trainer:
 
     def __post_init__(self) -> None:
         _check_literals(self)
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            require(self, field.name, not isinstance(value, float) or math.isfinite(value), "finite")
         require(self, "epochs", self.epochs is None or self.epochs >= 0, "at least 0")
         require(self, "batch_size", self.batch_size >= 1, "at least 1")
         require(self, "lr", self.lr > 0, "positive")
@@ -169,7 +172,7 @@ class Trainer:
             progress: Called after every epoch.
 
         Raises:
-            Diverged: The loss stopped being finite.
+            Diverged: The loss stopped being finite, or the weights of the last update give none that is.
         """
         mine = self.resolve(data.info)
         model = build_model(architecture, data.info.shape, len(data.info.classes)).to(device)
@@ -181,6 +184,8 @@ class Trainer:
         images, labels = data.x_train.to(device), data.y_train.to(device)
         order = torch.randperm(len(images))
         held = round(self.validation * len(images))
+        if self.validation:  # at least one image on either side
+            held = min(max(held, 1), len(images) - 1)
         held_out, kept = order[:held].to(device), order[held:]
         steps = self.epochs * math.ceil(len(kept) / self.batch_size)
         optimizer = self._optimizer(model)
@@ -192,7 +197,7 @@ class Trainer:
             model.train()
             total = torch.zeros((), device=device)
             correct = torch.zeros((), device=device, dtype=torch.int64)
-            for batch in kept[torch.randperm(len(kept))].to(device).split(self.batch_size):
+            for batch in kept[torch.randperm(len(kept))].to(device).split(self.batch_size):  # type: ignore[no-untyped-call]
                 x, y = data.to_float(images[batch]), labels[batch]
                 loss = self.step(model, optimizer, x, y)
                 if self.schedule == "cosine":
@@ -216,6 +221,10 @@ class Trainer:
                     break
         if best is not None:
             model.load_state_dict(best[2])
+        # a step's loss is that of the weights before it: nobody has looked at the last update yet
+        last, _ = score(model, data, images, labels, kept[:1000].to(device))
+        if not math.isfinite(last):
+            raise Diverged(f"{self.name}: the loss of the trained model is {last}; try a lower lr")
         return history
 
     def _optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
@@ -243,7 +252,7 @@ def score(
         return math.nan, math.nan
     model.eval()
     loss, correct = 0.0, 0
-    for part in chosen.split(batch):
+    for part in chosen.split(batch):  # type: ignore[no-untyped-call]
         logits = model(data.to_float(images[part]))
         loss += float(F.cross_entropy(logits, labels[part], reduction="sum"))
         correct += int((logits.argmax(1) == labels[part]).sum())

@@ -17,6 +17,10 @@ class VictimError(UserError):
     """The model cannot be judged: wrong output shape, NaN logits. The message says which."""
 
 
+class ModelChangedError(RuntimeError):
+    """An attack changed the weights of the model it was given."""
+
+
 @dataclass
 class Cost:
     """Samples sent through a victim: one image forward (or backward) once counts one."""
@@ -65,7 +69,7 @@ class Victim(nn.Module):
         x = x.to(self.device, torch.float32)  # numpy 2 promotion hands float64 to some toolkits
         if x.requires_grad and torch.is_grad_enabled():
             x = x.view_as(x)
-            x.register_hook(self._count_backward)
+            x.register_hook(self._count_backward)  # type: ignore[no-untyped-call]
         self.cost.forwards += len(x)
         logits: Tensor = self.model(x)
         self._check(logits, len(x))
@@ -100,7 +104,8 @@ class Victim(nn.Module):
         bad = ~torch.isfinite(logits).all(1)
         if bad.any():
             raise VictimError(f"the model returned NaN or infinite logits for {int(bad.sum())} of {len(x)} images")
-        return logits.argmax(1)
+        labels: Tensor = logits.argmax(1)
+        return labels
 
     @contextmanager
     def counted(self) -> Iterator[Cost]:
@@ -112,6 +117,41 @@ class Victim(nn.Module):
         finally:
             cost.forwards = self.cost.forwards - before.forwards
             cost.backwards = self.cost.backwards - before.backwards
+
+    @contextmanager
+    def guarded(self) -> Iterator[None]:
+        """Give the model back as it was when the block ends, whatever the block did to it.
+
+        Eval mode and frozen parameters are restored in silence: toolkits set such things. Changed weights are not
+        a matter of style: whoever attacked that model attacked another one, and so would everybody after.
+
+        Raises:
+            ModelChangedError: Weights or buffers are not what they were; they have been put back.
+        """
+        saved = {name: value.clone() for name, value in self._state().items()}
+        try:
+            yield
+        finally:
+            now = self._state()
+            changed = [name for name, value in saved.items() if name not in now or not _same(value, now[name])]
+            if changed:
+                self.model.load_state_dict(saved, strict=False)
+            for module in self.modules():
+                module.training = False
+            self.requires_grad_(False).zero_grad(set_to_none=True)
+        if changed:
+            raise ModelChangedError(f"the attack changed the model it was given ({', '.join(changed[:3])})")
+
+    def _state(self) -> dict[str, Tensor]:
+        state = self.model.state_dict()
+        return {name: value for name, value in state.items() if isinstance(value, Tensor)}
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors hold the same values; NaN equals NaN."""
+    if a.shape != b.shape:
+        return False
+    return torch.equal(a, b) or bool(((a == b) | ((a != a) & (b != b))).all())
 
 
 def input_gradient(

@@ -157,7 +157,7 @@ class _Batch:
         self.stored += 1
 
         accepted = (value <= self.value + SUFFICIENT * predicted) & (predicted < 0)
-        gained = torch.where(accepted, self.value - value, -predicted)
+        gained = torch.where(accepted, self.value - value, predicted.abs())
         done = gained <= tol * self.value
         weight = accepted.to(value.dtype)
         row = weight.unsqueeze(1)
@@ -190,7 +190,7 @@ class _Batch:
             inverse.append(inv)
             taken.append(a)
         # (b I + w g g^T)^-1 q with b = c / ||r||, by Sherman and Morrison
-        b = self.c / self.norm
+        b = self.c / (self.norm * self.step)
         g = self.grad * free
         shrink = self.curvature * vecdot(g, q) / torch.addcmul(b, self.curvature, vecdot(g, g))
         q.addcmul_(g, shrink.unsqueeze(1), value=-1).div_(b.unsqueeze(1))

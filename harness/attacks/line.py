@@ -99,7 +99,7 @@ def first_crossing(
 
 
 @torch.no_grad()
-def shorten(victim: Victim, x: Tensor, y: Tensor, x_adv: Tensor, *, halvings: int = 8) -> Tensor:
+def shorten(victim: Victim, x: Tensor, y: Tensor, x_adv: Tensor, *, halvings: int = 10) -> Tensor:
     """Draw adversarial images back towards the clean ones, as far as bisection finds them misclassified.
 
     Args:
