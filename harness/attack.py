@@ -66,8 +66,8 @@ class Attack(ABC):
 
     @property
     def prepares(self) -> bool:
-        """Whether :meth:`prepare` has something to do."""
-        return False
+        """Whether :meth:`prepare` has something to do: by default whether there is one."""
+        return type(self).prepare is not Attack.prepare
 
     def prepare(self, victim: Victim, x: Tensor, y: Tensor) -> Attack:
         """Return a resolved copy after looking at training data; by default the attack itself.

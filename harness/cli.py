@@ -7,7 +7,7 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 from rich.console import Console
@@ -19,6 +19,7 @@ from .errors import UserError
 if TYPE_CHECKING:
     from .metrics import Board
     from .plan import Plan
+    from .threat import Norm
 
 # where nobody measures the width (a pipe, a log) tables are wide rather than broken
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
@@ -312,7 +313,7 @@ def _print_leaderboard(boards: Sequence[Board], made: Plan) -> None:
         rows = rows[rows["dataset"].isin(list(made.infos))]
         for (dataset, norm, n), group in rows.groupby(["dataset", "norm", "n"], sort=False):
             grid = sorted(group["eps"].unique())
-            reference = made.infos[dataset].eps.get(norm, grid[0])
+            reference = made.infos[str(dataset)].eps.get(cast("Norm", norm), grid[0])
             shown = group[group["eps"] == (reference if reference in grid else grid[0])]
             table = Table(
                 title=f"{dataset}, {norm}: accuracy left by the worst case of all attacks ({board.suite}, {n} images)",

@@ -20,6 +20,8 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlparse
+from urllib.request import url2pathname
 
 from .campaign import boards, model_state, read_plans, read_runs
 from .errors import UserError
@@ -55,6 +57,7 @@ def quiet_environment() -> None:
     """Settings that MLflow reads when it is imported: no usage telemetry, no long retries, no chatter."""
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     os.environ["DO_NOT_TRACK"] = "true"
+    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
@@ -355,10 +358,9 @@ class Tracker:
         plans = [self._json(run, "plan.json") for run in reversed(found)]
         if not plans:
             raise UserError(f"no tracked runs of {self.home.path} in {self.uri}; or read its files with --from home")
-        pair_runs = self._search(
-            f"tags.`gauntlet.kind` = 'pair' and attributes.status = 'FINISHED' and tags.`gauntlet.origin` = '{self.origin}'"
-        )
-        model_runs = self._search(f"tags.`gauntlet.kind` = 'model' and tags.`gauntlet.origin` = '{self.origin}'")
+        ours = f"tags.`gauntlet.origin` = '{self.origin}' and tags.`gauntlet.kind`"
+        pair_runs = self._search(f"{ours} = 'pair' and attributes.status = 'FINISHED'")
+        model_runs = self._search(f"{ours} = 'model'")
         pairs = {run.data.tags["gauntlet.pair"]: run for run in pair_runs}
         models = {run.data.tags["gauntlet.model"]: run for run in model_runs}
 
@@ -390,10 +392,7 @@ class Tracker:
         """Folder with a run's artifacts, fetched if they are not on this machine."""
         uri = run.info.artifact_uri
         if uri and uri.startswith("file://"):
-            from urllib.parse import urlparse
-            from urllib.request import url2pathname
-
-            return Path(url2pathname(urlparse(uri).path))
+            return Path(url2pathname(str(urlparse(str(uri)).path)))
         target = self.home.path / "fetched" / run.info.run_id
         if not (target / "done").exists():
             target.mkdir(parents=True, exist_ok=True)

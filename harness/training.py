@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple, Self, get_args, get_type_hints
+from typing import Any, ClassVar, Literal, NamedTuple, Self, get_args, get_origin, get_type_hints
 
 import torch
 import torch.nn.functional as F
@@ -267,12 +267,13 @@ def require(declaration: Any, name: str, holds: bool, wanted: str) -> None:
 
 def _check_literals(trainer: Trainer) -> None:
     for name, kind in get_type_hints(type(trainer)).items():
-        choices = get_args(kind)
-        if choices and all(isinstance(choice, str) for choice in choices):
-            value = getattr(trainer, name)
-            if value not in choices:
-                raise unknown(f"{name} for {trainer.name}", str(value), choices)
+        literal = next((part for part in (kind, *get_args(kind)) if get_origin(part) is Literal), None)
+        value = getattr(trainer, name, None)
+        optional = type(None) in get_args(kind)
+        if literal is not None and value not in get_args(literal) and not (optional and value is None):
+            raise unknown(f"{name} for {trainer.name}", str(value), get_args(literal))
 
 
 def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    # in full if it must be: models of one label are read as seeds of one defense
+    return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)

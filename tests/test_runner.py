@@ -137,9 +137,11 @@ def test_killed_at_random_moments(undisturbed: Path, tmp_path: Path) -> None:
         process = start(home)
         time.sleep(moment.uniform(0.1, 1.0) * span)
         workers = children(process.pid)
-        whom = moment.choice(["driver", "group", "worker"] if workers else ["driver", "group"])
+        whom = ("driver", "worker", "group")[sum(kills.values()) % 3]
         if process.poll() is not None:
             span *= 0.8
+        elif whom == "worker" and not workers:
+            pass  # too early or too late for one: this start is no kill
         else:
             kills[whom] += 1
             if whom == "driver":
@@ -157,7 +159,7 @@ def test_killed_at_random_moments(undisturbed: Path, tmp_path: Path) -> None:
             home = tmp_path / str(sum(kills.values()))
     finish(home)
     assert_same(home, undisturbed)
-    assert min(kills["driver"] + kills["group"], kills["worker"]) > 0
+    assert min(kills.values()) >= 3
 
 
 @pytest.mark.timeout(300)
@@ -183,7 +185,7 @@ def test_tracking_server_goes_away_and_comes_back(undisturbed: Path, tmp_path: P
     pd.testing.assert_frame_equal(numbers(home), numbers(undisturbed), check_exact=True)
     server = serve(tmp_path / "server", port)
     try:
-        assert finish(home, 1, uri).startswith("failures: 0, waiting: 0")
+        assert "failures: 0, waiting: 0" in finish(home, 1, uri)
         assert tracked(home, uri) == tracked(undisturbed)
     finally:
         stop(server)

@@ -71,7 +71,7 @@ def minimise(
     *,
     first: Evaluation | None = None,
     memory: int = 5,
-    tol: float = 1e-5,
+    tol: float = 1e-4,
     max_evaluations: int = 500,
 ) -> Solution:
     """Minimise ``c ||v - x||_2 + loss(v)`` over the box [0, 1]^D for every problem.
@@ -189,7 +189,8 @@ class _Batch:
             masked.append(y)
             inverse.append(inv)
             taken.append(a)
-        # (b I + w g g^T)^-1 q with b = c / ||r||, by Sherman and Morrison
+        # (b I + w g g^T)^-1 q by Sherman and Morrison; b is c / ||r||, and more while steps are being refused: there
+        # must be steep directions then that no pair knows of
         b = self.c / (self.norm * self.step)
         g = self.grad * free
         shrink = self.curvature * vecdot(g, q) / torch.addcmul(b, self.curvature, vecdot(g, g))
