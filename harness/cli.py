@@ -163,7 +163,7 @@ def report(home: Path, tracking_uri: str | None, source: str, out: Path | None) 
 def ui(home: Path, tracking_uri: str | None, host: str, port: int) -> None:
     """Open the MLflow UI on the runs."""
     from .store import Home
-    from .tracking import default_uri, quiet_environment
+    from .tracking import Tracker, Unreachable, default_uri, quiet_environment, ui_links
     from .tracking import tracking_uri as choose
 
     place = Home(home)
@@ -171,8 +171,16 @@ def ui(home: Path, tracking_uri: str | None, host: str, port: int) -> None:
     if uri == default_uri(place) and not (home / "mlflow.db").exists():
         raise UserError(f"no runs in {home}; make some with: gauntlet run quick --home {home}")
     quiet_environment()
+    try:
+        experiment = Tracker(place, uri).experiment
+    except Unreachable as error:
+        raise UserError(f"cannot open the tracking store ({error})") from None
+    remote = uri.startswith(("http://", "https://"))
+    for name, link in ui_links(uri if remote else f"http://{host}:{port}", experiment).items():
+        console.print(f"models against attacks, {name}: {link}", soft_wrap=True, markup=False)
+    if remote:
+        return  # it has a server of its own
     os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
-    console.print(f"http://{host}:{port}/#/experiments?workflowType=machine_learning", style="bold")
     command = [
         sys.executable,
         "-m",

@@ -169,7 +169,7 @@ def _images(x: Any) -> Tensor:
         raise UserError(
             f"images must lie in [0, 1], got values from {low:g} to {high:g}; put normalisation in the model"
         )
-    return images.to(torch.float32).detach().cpu()
+    return images.to(torch.float32).cpu()
 
 
 def _labels(y: Any) -> Tensor:
@@ -181,7 +181,7 @@ def _labels(y: Any) -> Tensor:
 
 def _tensor(values: Any, what: str) -> Tensor:
     if isinstance(values, Tensor):
-        return values
+        return values.detach()
     try:
         return torch.from_numpy(np.array(values))  # a copy: read-only and reversed arrays are welcome
     except (TypeError, ValueError) as error:

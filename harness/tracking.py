@@ -20,7 +20,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import urlparse
+from urllib.parse import quote, urlparse
 from urllib.request import url2pathname
 
 from .campaign import boards, model_state, read_plans, read_runs
@@ -31,6 +31,7 @@ from .results import is_finished, read_pair
 from .store import Home, finite, read_json, write_bytes, write_json
 
 if TYPE_CHECKING:
+    import pandas as pd
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
@@ -331,16 +332,14 @@ class Tracker:
         if not failed:
             write_json(self.home.plans / plan["plan"] / "closed.json", [self.uri])
 
-    def _summarise(self, run_id: str, values: Mapping[str, float], rows: Any) -> None:
+    def _summarise(self, run_id: str, values: Mapping[str, float], rows: pd.DataFrame) -> None:
         from mlflow.entities import Metric, RunTag
 
         known = self.client.get_run(run_id).data.metrics
         fresh = [Metric(name, v, 0, 0) for name, v in values.items() if math.isfinite(v) and known.get(name) != v]
         for part in _chunks(fresh, BATCH):
             self.client.log_batch(run_id, metrics=part)
-        table = rows.drop(columns=["run_id"]).astype(object).where(rows.notna(), None)
-        content = {"columns": list(table.columns), "data": table.to_numpy().tolist()}
-        self.client.log_dict(run_id, content, "attacks.json")
+        self.client.log_dict(run_id, _attack_table(rows, values), "attacks.json")
         marker = RunTag("mlflow.loggedArtifacts", '[{"path": "attacks.json", "type": "table"}]')
         self.client.log_batch(run_id, tags=[marker])
 
@@ -392,7 +391,8 @@ class Tracker:
         """Folder with a run's artifacts, fetched if they are not on this machine."""
         uri = run.info.artifact_uri
         if uri and uri.startswith("file://"):
-            return Path(url2pathname(str(urlparse(str(uri)).path)))
+            folder: str = url2pathname(urlparse(str(uri)).path)
+            return Path(folder)
         target = self.home.path / "fetched" / run.info.run_id
         if not (target / "done").exists():
             target.mkdir(parents=True, exist_ok=True)
@@ -452,6 +452,40 @@ def _model_metrics(
     values["cost/forwards"] = sum(float(pair.meta["forwards"]) for pair in pairs)
     values["cost/backwards"] = sum(float(pair.meta["backwards"]) for pair in pairs)
     return values
+
+
+def _attack_table(rows: pd.DataFrame, values: Mapping[str, float]) -> dict[str, Any]:
+    """A model's attacks as an MLflow table.
+
+    The UI's comparison groups by the first column and compares the second: attacks against models as it stands.
+    """
+    worst = [
+        [f"worst case, {name.removeprefix('worst/')}", f"{value:.1%}"]
+        for name, value in values.items()
+        if name.startswith("worst/")
+    ]
+    data = [row + [""] * 5 for row in worst]
+    for row in rows.to_dict("records"):
+        share = f"{row['robust_accuracy']:.1%}" if math.isfinite(row["robust_accuracy"]) else row["status"]
+        where = f"{row['norm']} {row['eps']:g}"
+        data.append([f"{where}: {row['attack']}", share, row["toolkit"], row["status"], row["n"], row["invalid"]])
+        data[-1].append(round(row["seconds"], 3))
+    columns = ["attack", "robust accuracy", "toolkit", "status", "images", "invalid", "seconds"]
+    return {"columns": columns, "data": data}
+
+
+def ui_links(server: str, experiment: str) -> dict[str, str]:
+    """Addresses in the MLflow UI where models stand against attacks: as charts, and as a table.
+
+    Sorted by a metric and filtered to models, the UI shows model runs side by side; by itself it folds them away under
+    the run of their command.
+    """
+    where = f"searchFilter={quote(_MODELS)}&orderByKey={quote('metrics.`score/worst_case`', safe='')}&orderByAsc=false"
+    base = f"{server.rstrip('/')}/#/experiments/{experiment}/runs?workflowType=machine_learning&{where}"
+    return {"charts": f"{base}&compareRunsMode=CHART", "table": f"{base}&compareRunsMode=ARTIFACT"}
+
+
+_MODELS: Final = "tags.`gauntlet.kind` = 'model'"
 
 
 def _metric_name(text: str) -> str:

@@ -30,15 +30,16 @@ def class_gradients(
     images                1     16     64    500      1     16     64    500
     model               MLP    MLP    MLP    MLP  LeNet  LeNet  LeNet  LeNet
     ================  =====  =====  =====  =====  =====  =====  =====  =====
-    K passes           1.29   0.13   0.07   0.07   6.05   2.67   2.49   2.86
-    K copies           0.34   0.10   0.10   0.11   4.53   3.59   4.52   6.08
-    batched, at once   0.32   0.07   0.06   0.05   4.62   2.53   3.12   3.69
-    batched, by 32     0.32   0.07   0.07   0.07   4.62   2.53   2.92   2.54
+    K passes          1.123  0.126  0.071  0.055   5.74   2.51   2.40   2.75
+    K copies          0.457  0.107  0.092  0.102   4.46   3.55   4.58   6.38
+    batched, at once  0.353  0.069  0.056  0.052   4.28   2.51   2.41   3.34
+    batched, by 32    0.365  0.069  0.058  0.063   4.82   2.62   2.51   2.49
     ================  =====  =====  =====  =====  =====  =====  =====  =====
 
-    Vectorised backward passes lose to K separate ones only on convolutional nets in large batches, by leaving the
-    cache; in chunks of ROWS / K images they lose nowhere by more than the noise. So they are always used, whatever the
-    machine. A model whose backward cannot be vectorised gets K passes.
+    A vectorised backward pass is the faster way in small batches, by a factor of 3 for one image of the MLP, and loses
+    to K separate ones only where a large batch of a convolutional net leaves the cache. In chunks of ROWS / K images it
+    is within a fifth of the best everywhere. So it is always used, whatever the machine: a choice by the clock would
+    make numbers depend on it. A model whose backward cannot be vectorised gets K passes.
 
     Args:
         victim: The model.
