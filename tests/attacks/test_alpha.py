@@ -174,5 +174,5 @@ def test_box_is_kept_and_batches_do_not_matter():
 
 @pytest.mark.parametrize("bad", [{"mode": "x"}, {"length": "x"}, {"outputs": "x"}, {"overshoot": -1}])
 def test_bad_fields_are_refused(bad):
-    with pytest.raises(ValueError, match="unknown|overshoot"):
+    with pytest.raises(ValueError, match=r"unknown|overshoot"):
         Alpha(**bad)

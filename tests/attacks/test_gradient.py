@@ -137,7 +137,7 @@ def test_no_images():
 
 @pytest.mark.parametrize("bad", [{"p": 0.5}, {"p": math.nan}, {"objective": "lose"}, {"mode": "max"}])
 def test_bad_fields_are_refused(bad):
-    with pytest.raises(ValueError, match="must be|unknown"):
+    with pytest.raises(ValueError, match=r"must be|unknown"):
         Gradient(**bad)
 
 

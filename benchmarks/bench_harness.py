@@ -1,0 +1,106 @@
+"""What the harness costs: a cell against its bare attack call, and two worker processes against one.
+
+Run ``python benchmarks/bench_harness.py``. Everything is a ratio within one run, on the embedded digits.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from defenses.standard import Standard
+from harness import identity
+from harness.attack import Attack
+from harness.attacks.foolbox import Foolbox
+from harness.attacks.gradient import Gradient
+from harness.attacks.lbfgs import LBFGS
+from harness.data import DataSource
+from harness.plan import Plan, Suite, plan, specs
+from harness.results import finish
+from harness.runner import run
+from harness.store import Home, load_model
+from harness.tracking import Tracker, default_uri
+from harness.victim import Victim
+from harness.work import Context, Judge, Train, Worker
+
+SOURCE = DataSource("digits")
+
+
+def make(attacks: Sequence[Attack], model: str, seeds: int = 1) -> Plan:
+    """A plan of L2 attacks on models trained for a moment."""
+    info = SOURCE.info()
+    suite = Suite(name="bench", summary="", attacks={"l2": attacks}, samples=359, batch=60)
+    return plan(suite, specs([info], [model], [Standard(epochs=5)], range(seeds)), {info.name: info})
+
+
+def overhead(attack: Attack, model: str, repeats: int = 3) -> None:
+    """Wall time of a cell (load, attack, judge, write) over that of the attack called on the same images."""
+    made = make([attack], model)
+    (cell,) = made.cells
+    ratios, bare_seconds = [], []
+    for _ in range(repeats):
+        with tempfile.TemporaryDirectory() as folder:
+            home = Home(Path(folder))
+            worker = Worker(Context(home, {"digits": SOURCE}))
+            worker.run(Train(cell.victim))
+            info = SOURCE.info()
+            victim = Victim(load_model(home, cell.victim, info), device="cpu")
+            _, (x, y) = SOURCE.load().test_sample(cell.n)
+            correct = victim.predict(x) == y
+            start = time.perf_counter()
+            for shard in range(cell.shards):
+                part = cell.shard_slice(shard)
+                chosen = correct[part]
+                identity.seed_everything(cell.shard_seed(shard))
+                attack(victim, x[part][chosen], y[part][chosen], cell.threat)
+            bare = time.perf_counter() - start
+            start = time.perf_counter()
+            for shard in range(cell.shards):
+                worker.run(Judge(cell, shard))
+            finish(home.cell(cell.key), cell.shards, {"n": cell.n})
+            ratios.append((time.perf_counter() - start) / bare)
+            bare_seconds.append(bare)
+    ratios.sort()
+    print(
+        f"overhead  {model:12} {attack.label:24} bare {sorted(bare_seconds)[repeats // 2]:6.1f} s   "
+        f"cell / bare: median {ratios[repeats // 2]:.3f} (min {ratios[0]:.3f}, max {ratios[-1]:.3f})"
+    )
+
+
+def scaling(repeats: int = 2) -> None:
+    """Wall time of a whole run, start-up and tracking included, with one job over that with two."""
+    made = make([Foolbox("DDNAttack", steps=1500), LBFGS(), Gradient(), Gradient(mode="minimal")], "lenet", seeds=2)
+    ratios = []
+    for _ in range(repeats):
+        seconds = {}
+        for jobs in (1, 2):
+            with tempfile.TemporaryDirectory() as folder:
+                home = Home(Path(folder))
+                start = time.perf_counter()
+                ended = run(
+                    made,
+                    Context(home, {"digits": SOURCE}),
+                    jobs=jobs,
+                    command="",
+                    tracker=Tracker(home.create(), default_uri(home)),
+                )
+                seconds[jobs] = time.perf_counter() - start
+                assert not ended.failures, ended.failures
+        ratios.append(seconds[1] / seconds[2])
+        print(f"scaling   1 job {seconds[1]:.1f} s, 2 jobs {seconds[2]:.1f} s: {ratios[-1]:.2f} times as fast")
+
+
+def main() -> None:
+    """Run both."""
+    torch.set_num_threads(1)
+    overhead(Foolbox("DDNAttack", steps=1500), "lenet")
+    overhead(Foolbox("DDNAttack", steps=6000), "mlp-100-100")
+    scaling()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,412 @@
+from __future__ import annotations
+
+import copy
+import math
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import harness
+from defenses.standard import Standard
+from harness.attack import Attack, Kind
+from harness.attacks.transfer import Transfer
+from harness.data import DATASETS, Dataset
+from harness.errors import UserError
+from harness.evaluation import External, digest, evaluate
+from harness.identity import seed_everything
+from harness.metrics import PAIR_COLUMNS, Board, Pair, pair_rows
+from harness.plan import ModelSpec, Suite, plan
+from harness.results import pair_from_outcomes
+from harness.shard import Bench, run_shard
+from harness.threat import EXPONENT, Threat, magnitude, per_sample, steepest
+from harness.victim import Victim, VictimError, input_gradient
+
+N = 40
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step(Attack):
+    """One noisy steepest step."""
+
+    name: ClassVar[str] = "step"
+    noise: float = 0.1
+
+    def run(self, victim: Victim, x: Tensor, y: Tensor, threat: Threat) -> Tensor:
+        assert threat.eps is not None
+        _, grad, _ = input_gradient(victim, x, lambda z: F.cross_entropy(z, y, reduction="none"))
+        delta = steepest(grad, EXPONENT[threat.norm]) + self.noise * torch.randn_like(x)
+        delta = delta * (threat.eps / per_sample(magnitude(delta, threat.norm), x))
+        return threat.project(x, x + delta)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Far(Attack):
+    """Another image: minimal in name alone."""
+
+    name: ClassVar[str] = "far"
+
+    @property
+    def kind(self) -> Kind:
+        return "minimal"
+
+    def run(self, victim: Victim, x: Tensor, y: Tensor, threat: Threat) -> Tensor:
+        return x.roll(1, 0)
+
+
+SUITE = Suite(name="tiny", summary="", attacks={"linf": (Step(), Far()), "l2": (Step(),)}, batch=15)
+
+
+def only(attack: Attack, eps: float = 0.05) -> Suite:
+    return Suite(name="one", summary="", attacks={"linf": (attack,)}, budgets={"linf": (eps,)}, batch=15)
+
+
+class Returns(nn.Module):
+    """A model that answers with whatever it was told to."""
+
+    def __init__(self, answer: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.answer = answer
+
+    def forward(self, x: Tensor) -> Any:
+        return self.answer(x)
+
+
+@pytest.fixture(scope="module")
+def sample(digits: Dataset) -> tuple[Tensor, Tensor]:
+    _, (x, y) = digits.test_sample(N)
+    return x, y
+
+
+# ---------------------------------------------------------------- numbers
+
+
+def test_a_row_a_pair_and_eps(trained: nn.Module, sample: Any, digits: Dataset) -> None:
+    frame = evaluate(trained, *sample, SUITE, dataset=digits.info, name="mine")
+    assert list(frame.columns) == list(PAIR_COLUMNS)
+    rows = list(zip(frame["attack"], frame["norm"], frame["eps"], strict=True))
+    budgets = DATASETS["digits"].budgets
+    assert sorted(rows) == sorted(
+        [(name, "linf", eps) for eps in budgets["linf"] for name in ("step", "far")]
+        + [("step", "l2", eps) for eps in budgets["l2"]]
+    )
+    assert frame["n"].eq(N).all()
+    assert frame["architecture"].eq("mine").all()
+    assert frame["suite"].eq("tiny").all()
+    assert frame["status"].eq("ok").all()
+    assert frame["run_id"].eq("").all()
+    assert (frame["robust_accuracy"] <= frame["clean_accuracy"]).all()
+    assert (frame["robust_accuracy_low"] <= frame["robust_accuracy"]).all()
+    step = frame[(frame["attack"] == "step") & (frame["norm"] == "linf")].sort_values("eps")
+    assert step["robust_accuracy"].is_monotonic_decreasing
+    assert step["robust_accuracy"].iloc[-1] < step["clean_accuracy"].iloc[-1] - 0.2
+    assert step["forwards"].eq(1).all()
+    assert step["backwards"].eq(1).all()
+    # what is far is a success, but not within any eps
+    far = frame[frame["attack"] == "far"]
+    assert (far["success_rate"] > 0.5).all()
+    assert far["robust_accuracy"].eq(far["clean_accuracy"]).all()
+
+
+def test_the_numbers_are_those_of_the_shards(trained: nn.Module, sample: Any, digits: Dataset) -> None:
+    x, y = sample
+    info = replace(digits.info, test_size=N)
+    spec = ModelSpec(dataset="digits", architecture="model", defense=External(weights=digest(trained), epochs=0))
+    bench = Bench.of(trained, 10, "cpu")
+    pairs = []
+    for cell in reversed(plan(SUITE, [spec], {"digits": info}).cells):
+        outcomes = [
+            run_shard(
+                bench,
+                cell.attack,
+                cell.threat,
+                index=torch.arange(N)[cell.shard_slice(shard)],
+                x=x[cell.shard_slice(shard)],
+                y=y[cell.shard_slice(shard)],
+                seed=cell.shard_seed(shard),
+                shard=shard,
+            )
+            for shard in range(cell.shards)
+        ]
+        meta = {
+            "dataset": "digits",
+            "attack": cell.attack.label,
+            "norm": cell.threat.norm,
+            "eps": cell.threat.eps,
+            "defense": "",
+            "architecture": "model",
+            "seed": 0,
+            "source": "",
+        }
+        pairs.append(Pair(**_fields(pair_from_outcomes(meta, [(o.samples, o.facts, o.gallery) for o in outcomes]))))
+    budgets = {"digits": {str(norm): eps for norm, eps in SUITE.grid(info).items()}}
+    expected = pair_rows(Board(suite="tiny", budgets=budgets, pairs=pairs))
+    found = evaluate(trained, x, y, SUITE, dataset=digits.info)
+    same = [name for name in PAIR_COLUMNS if name not in {"defense", "toolkit", "seconds"}]
+    pd.testing.assert_frame_equal(found[same], expected[same], check_dtype=False)
+
+
+def _fields(pair: Pair) -> dict[str, Any]:
+    return {"meta": pair.meta, "samples": pair.samples}
+
+
+def test_the_same_again_gives_the_same(trained: nn.Module, sample: Any) -> None:
+    first, second = (evaluate(trained, *sample, SUITE).drop(columns="seconds") for _ in range(2))
+    pd.testing.assert_frame_equal(first, second)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda x, y: (x.numpy(), y.numpy()),
+        lambda x, y: (x.numpy()[::-1][::-1].astype(np.float64), y.numpy().astype(np.uint8)),
+        lambda x, y: (x.double().requires_grad_(True), y.int()),
+        lambda x, y: (np.flip(np.flip(x.numpy(), 3), 3), y.tolist()),
+        lambda x, y: (frozen(x), frozen(y)),
+    ],
+    ids=["numpy", "float64", "graph", "strides", "read-only"],
+)
+def test_images_and_labels_in_many_forms(trained: nn.Module, sample: Any, form: Any) -> None:
+    expected = evaluate(trained, *sample, only(Step())).drop(columns="seconds")
+    pd.testing.assert_frame_equal(evaluate(trained, *form(*sample), only(Step())).drop(columns="seconds"), expected)
+
+
+def frozen(values: Tensor) -> Any:
+    array = values.numpy().copy()
+    array.flags.writeable = False
+    return array
+
+
+def test_every_image_given_is_judged(trained: nn.Module, sample: Any) -> None:
+    frame = evaluate(trained, *sample, replace(only(Step()), samples=3))
+    assert frame["n"].tolist() == [N]
+
+
+def test_one_image_is_enough(trained: nn.Module, sample: Any) -> None:
+    x, y = sample
+    assert evaluate(trained, x[:1], y[:1], only(Step()))["n"].tolist() == [1]
+
+
+def test_the_package_offers_it(trained: nn.Module, sample: Any) -> None:
+    assert harness.evaluate is evaluate
+    with pytest.raises(AttributeError, match="has no attribute 'evaluat'"):
+        _ = harness.evaluat
+
+
+def test_the_quick_suite(trained: nn.Module, digits: Dataset) -> None:
+    _, (x, y) = digits.test_sample(10)
+    frame = harness.evaluate(trained, x, y, suite="quick", dataset=digits.info)
+    assert frame["status"].eq("ok").all()
+    assert frame["invalid"].eq(0).all()
+    assert {"gauntlet", "art", "foolbox"} == set(frame["toolkit"])
+    worst = frame.groupby(["norm", "eps"])["robust_accuracy"].min()
+    assert worst["linf", 0.15] <= 0.5
+    noise = frame[frame["attack"].str.startswith("noise")]
+    assert (noise["robust_accuracy"] >= 0.8).all()
+
+
+# ---------------------------------------------------------------- lies
+
+
+def test_a_lie_never_scores(liar: Any, trained: nn.Module, sample: Any) -> None:
+    attack, flag = liar
+    eps = 0.05 if flag == "over_budget" else 20.0
+    frame = evaluate(trained, *sample, only(attack, eps))
+    (row,) = frame.to_dict("records")
+    assert row["clean_accuracy"] > 0.8
+    if flag is None:
+        assert row["robust_accuracy"] == row["clean_accuracy"]
+    else:  # a failure is no robustness
+        assert math.isnan(row["robust_accuracy"])
+    assert row["success_rate"] == 0
+    assert all(math.isnan(row[name]) for name in ("median_l2", "median_linf", "mean_rms"))
+    attacked = round(row["clean_accuracy"] * N)
+    assert row["invalid"] == (attacked if flag else 0)
+    assert row["status"] == {None: "ok", "crashed": "crashed"}.get(flag, "invalid")
+
+
+def test_a_lie_does_not_spoil_the_others(liar: Any, trained: nn.Module, sample: Any) -> None:
+    suite = only(Step(), 0.1)
+    alone = evaluate(trained, *sample, suite).drop(columns="seconds")
+    together = evaluate(trained, *sample, replace(suite, attacks={"linf": (liar[0], Step())})).drop(columns="seconds")
+    both = together[together["attack"] == "step"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(both, alone)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preparing(Attack):
+    name: ClassVar[str] = "preparing"
+    way: str
+    shift: float = 0.0
+
+    def prepare(self, victim: Victim, x: Tensor, y: Tensor) -> Attack:
+        match self.way:
+            case "raises":
+                raise RuntimeError("no luck")
+            case "mutates":
+                x.zero_()
+                y.zero_()
+            case "zeroes the weights":
+                for parameter in victim.parameters():
+                    parameter.data.zero_()
+        return replace(self, shift=1.0)
+
+    def run(self, victim: Victim, x: Tensor, y: Tensor, threat: Threat) -> Tensor:
+        return threat.project(x, x + self.shift)
+
+
+def test_a_prepared_attack_runs_as_prepared(trained: nn.Module, sample: Any) -> None:
+    (row,) = evaluate(trained, *sample, only(Preparing(way=""), 1.0)).to_dict("records")
+    assert row["success_rate"] > 0.5
+
+
+@pytest.mark.parametrize(
+    ("way", "status"), [("raises", "crashed"), ("zeroes the weights", "crashed"), ("mutates", "ok")]
+)
+def test_preparations_that_go_wrong(trained: nn.Module, sample: Any, way: str, status: str) -> None:
+    x, y = sample
+    kept = x.clone(), y.clone()
+    suite = replace(only(Preparing(way=way), 0.0), attacks={"linf": (Preparing(way=way), Step())})
+    frame = evaluate(trained, x, y, suite).set_index("attack")
+    assert torch.equal(x, kept[0])
+    assert torch.equal(y, kept[1])
+    row = frame.loc[f"preparing(way={way})"]
+    assert row["status"] == status
+    assert row["clean_accuracy"] > 0.8
+    assert row["success_rate"] == 0
+    assert math.isnan(row["robust_accuracy"]) == (status == "crashed")
+    assert frame.loc["step", "status"] == "ok"
+
+
+# ---------------------------------------------------------------- manners
+
+
+def test_the_callers_things_are_left_alone(trained: nn.Module, sample: Any) -> None:
+    x, y = sample
+    model = nn.Sequential(copy.deepcopy(trained), nn.Dropout(0.5), nn.BatchNorm1d(10)).train()
+    model.zero_grad()
+    parameters = {name: value.clone() for name, value in model.state_dict().items()}
+    images, labels = x.clone(), y.clone()
+    seed_everything(11)
+    expected = (random.random(), float(np.random.rand()), float(torch.rand(1)))
+    seed_everything(11)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        evaluate(model, x, y, SUITE)
+        assert torch.get_num_threads() == 2
+        with pytest.raises(UserError):
+            evaluate(model, x, y + 100, SUITE)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert (random.random(), float(np.random.rand()), float(torch.rand(1))) == expected
+    assert model.training
+    assert model[1].training
+    assert all(parameter.requires_grad for parameter in model[2].parameters())
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert all(torch.equal(value, parameters[name]) for name, value in model.state_dict().items())
+    assert torch.equal(x, images)
+    assert torch.equal(y, labels)
+    assert torch.is_grad_enabled()
+
+
+def test_the_digest_is_that_of_the_weights(trained: nn.Module) -> None:
+    model = nn.BatchNorm1d(3)
+    first = digest(model)
+    assert digest(nn.BatchNorm1d(3)) == first
+    model.running_mean.add_(1)  # type: ignore[union-attr]
+    assert digest(model) != first
+    assert digest(nn.BatchNorm1d(3).to(torch.bfloat16)) != first
+    assert len(digest(trained)) == 16
+
+
+# ---------------------------------------------------------------- what is refused
+
+
+@pytest.mark.parametrize(
+    ("spoil", "complaint"),
+    [
+        (lambda x, y: (x + 0.5, y), r"images must lie in \[0, 1\], got values from 0.5 to 1.5"),
+        (lambda x, y: (x - 1e-3, y), r"images must lie in \[0, 1\]"),
+        (lambda x, y: (torch.where(x == x.max(), torch.nan, x), y), "images must be finite"),
+        (lambda x, y: (torch.where(x == x.max(), torch.inf, x), y), "images must be finite"),
+        (lambda x, y: ((x * 255).to(torch.uint8), y), "images must be floats in .*uint8; divide 8-bit images by 255"),
+        (lambda x, y: (x[:, 0], y), r"images must have shape \(N, C, H, W\) with N >= 1, got \(40, 8, 8\)"),
+        (lambda x, y: (x[:0], y[:0]), "images must have shape .* N >= 1"),
+        (lambda x, y: (x.to(torch.complex64), y), "images must be floats"),
+        (lambda x, y: ([["a"]], y), "images must be a tensor or an array of numbers"),
+        (lambda x, y: (x, y + 5), "labels run from 5 to 14, the model has 10 classes"),
+        (lambda x, y: (x, y - 1), "labels run from -1 to 8"),
+        (lambda x, y: (x, y.float()), "labels must be whole numbers"),
+        (lambda x, y: (x, y > 3), "labels must be whole numbers"),
+        (lambda x, y: (x, F.one_hot(y)), r"labels must be whole numbers of shape \(N,\)"),
+        (lambda x, y: (x, [str(label) for label in y]), "labels must be a tensor or an array of numbers"),
+        (lambda x, y: (x, y[:-1]), "40 images, but 39 labels"),
+        (lambda x, y: (x[..., :-1], y), r"the model does not take images of shape \(1, 8, 7\): RuntimeError"),
+    ],
+)
+def test_bad_images_and_labels(trained: nn.Module, sample: Any, spoil: Any, complaint: str) -> None:
+    with pytest.raises(UserError, match=complaint) as raised:
+        evaluate(trained, *spoil(*sample), SUITE)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("answer", "complaint"),
+    [
+        (lambda x: x.flatten(1).sum(1), r"shape \(2,\) for 2 images, expected logits"),
+        (lambda x: x.flatten(1).sum(1, keepdim=True), r"shape \(2, 1\)"),
+        (lambda x: x.flatten(1)[:1], r"shape \(1, 64\) for 2 images"),
+        (lambda x: x.flatten(1).argmax(1), r"shape \(2,\)"),
+        (lambda x: [x.flatten(1)], "the model returned list"),
+        (lambda x: x.flatten(1) * torch.nan, "NaN or infinite logits for 15 of 15 images"),
+        (lambda x: x.flatten(1) / 0, "NaN or infinite logits"),
+        (lambda x: x[0, 0, 0, 0, 0], r"does not take images of shape \(1, 8, 8\): IndexError"),
+    ],
+)
+def test_models_that_return_no_logits(sample: Any, answer: Any, complaint: str) -> None:
+    with pytest.raises(UserError, match=complaint) as raised:
+        evaluate(Returns(answer), *sample, SUITE)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_model_that_breaks_later_is_named_as_such(sample: Any) -> None:
+    """Fine on clean images, NaN on what an attack finds: neither robust nor broken, it cannot be judged."""
+    x, y = sample
+
+    def answer(images: Tensor) -> Tensor:
+        strange = ((images * 16) % 1 > 1e-3).flatten(1).any(1, keepdim=True)
+        logits = F.one_hot(y[: len(images)], 10) + 0 * images.flatten(1)[:, :10]
+        return torch.where(strange & torch.tensor(not torch.is_grad_enabled()), torch.nan, logits)
+
+    with pytest.raises(VictimError, match="NaN or infinite logits"):
+        evaluate(Returns(answer), x[:15], y[:15], only(Step()))
+
+
+def test_what_is_no_model(sample: Any) -> None:
+    with pytest.raises(UserError, match=r"the model must be a torch.nn.Module, got function"):
+        evaluate(lambda x: x, *sample, SUITE)  # type: ignore[arg-type]
+
+
+def test_an_unknown_suite(trained: nn.Module, sample: Any) -> None:
+    with pytest.raises(UserError, match="unknown suite 'quik'; did you mean quick"):
+        evaluate(trained, *sample, "quik")
+
+
+def test_a_suite_that_needs_other_models(trained: nn.Module, sample: Any) -> None:
+    suite = only(Transfer(attack=Step(), defense=Standard()))
+    with pytest.raises(UserError, match="transfer:step needs another trained model: use gauntlet run one"):
+        evaluate(trained, *sample, suite)
+
+
+def test_a_data_set_of_other_images(trained: nn.Module, sample: Any) -> None:
+    with pytest.raises(UserError, match=r"mnist has images \(1, 28, 28\) and 10 classes, got \(1, 8, 8\) and 10"):
+        evaluate(trained, *sample, SUITE, dataset=DATASETS["mnist"])

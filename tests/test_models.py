@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from harness.errors import UserError
+from harness.models import (
+    ARCHITECTURES,
+    PAPER_MLPS,
+    Shape,
+    Stages,
+    Standardize,
+    architecture_names,
+    build_model,
+    check_architecture,
+)
+
+SHAPES: tuple[Shape, ...] = ((1, 8, 8), (1, 28, 28), (3, 32, 32))
+NAMES = ("mlp-100-100", "mlp-7", "mlp-5-4-3", *ARCHITECTURES)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("name", NAMES)
+def test_every_architecture_fits_every_shape(name: str, shape: Shape) -> None:
+    model = build_model(name, shape, 7)
+    x = torch.rand(3, *shape)
+    seen: list[str] = []
+
+    def tap(stage: str, output: Tensor) -> Tensor:
+        seen.append(stage)
+        assert len(output) == 3
+        return output
+
+    model.eval()
+    logits = model(x, tap=tap)
+    assert logits.shape == (3, 7)
+    assert torch.equal(model(x), logits)
+    assert tuple(seen) == tuple(model.stages)
+    assert seen[-1] == "logits"
+    assert model.hidden
+    assert set(model.hidden) < set(seen)
+    assert "logits" not in model.hidden
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_hidden_representations_follow_a_nonlinearity(name: str) -> None:
+    model = build_model(name, (1, 8, 8), 3).eval()
+    outputs: dict[str, Tensor] = {}
+    model(torch.rand(4, 1, 8, 8), tap=lambda stage, output: outputs.setdefault(stage, output))
+    assert all((outputs[stage] >= 0).all() for stage in model.hidden)
+
+
+def test_what_a_tap_returns_goes_on() -> None:
+    model = build_model("mlp-6-5", (1, 2, 2), 3)
+    x = torch.rand(2, 1, 2, 2)
+    cut = model(x, tap=lambda stage, output: torch.zeros_like(output) if stage == "hidden2" else output)
+    torch.testing.assert_close(cut, model.stages["logits"].bias.expand(2, 3))
+
+
+def test_widths_are_those_of_the_name() -> None:
+    model = build_model("mlp-200-300", (1, 28, 28), 10)
+    assert [tuple(p.shape) for p in model.parameters() if p.dim() == 2] == [(200, 784), (300, 200), (10, 300)]
+
+
+def test_lenet_is_the_papers_size_on_mnist() -> None:
+    assert sum(p.numel() for p in build_model("lenet", (1, 28, 28), 10).parameters()) == 431_080
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 28), (3, 1, 1)])
+def test_images_too_small_for_lenet(shape: Shape) -> None:
+    with pytest.raises(UserError, match="at least 4x4 pixels"):
+        build_model("lenet", shape, 10)
+
+
+def test_weights_come_from_the_global_generator() -> None:
+    def weights(seed: int) -> Tensor:
+        torch.manual_seed(seed)
+        return next(build_model("lenet", (1, 8, 8), 10).parameters())
+
+    assert torch.equal(weights(1), weights(1))
+    assert not torch.equal(weights(1), weights(2))
+
+
+@pytest.mark.parametrize(
+    "name", ["mlp", "mlp-", "mlp-0", "mlp-10-0", "mlp-05", "mlp-100-", "mlp--5", "mlp-1e3", "", "x"]
+)
+def test_names_that_are_none(name: str) -> None:
+    with pytest.raises(UserError, match=r"unknown model .*choose from mlp-100-100, .*lenet, resnet, mlp-A-B-"):
+        check_architecture(name)
+
+
+@pytest.mark.parametrize(("name", "near"), [("lenat", "lenet"), ("resnet18", "resnet"), ("mlp_100_100", "mlp-100-100")])
+def test_near_names_are_suggested(name: str, near: str) -> None:
+    with pytest.raises(UserError, match=f"did you mean .*{near}"):
+        build_model(name, (1, 8, 8), 10)
+
+
+def test_names_to_show_can_be_built() -> None:
+    assert set(architecture_names()) == {*PAPER_MLPS, *ARCHITECTURES}
+    for name in architecture_names():
+        check_architecture(name)
+
+
+def test_hidden_stages_must_exist() -> None:
+    with pytest.raises(ValueError, match="no stage named b, c"):
+        Stages(OrderedDict(a=nn.Flatten()), ("a", "c", "b"))
+
+
+def test_standardising_is_per_channel_and_part_of_the_model() -> None:
+    layer = Standardize((0.0, 0.5), (1.0, 0.25))
+    x = torch.tensor([0.5, 0.75]).view(1, 2, 1, 1)
+    assert layer(x).flatten().tolist() == [0.5, 1.0]
+    assert {"mean", "std"} == set(layer.state_dict())

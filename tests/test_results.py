@@ -1,0 +1,253 @@
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from harness import results
+from harness.errors import UserError
+from harness.metrics import DISTANCES, FLAGS, SAMPLE_COLUMNS
+from harness.results import (
+    GALLERY,
+    Damaged,
+    finish,
+    is_finished,
+    pair_from_outcomes,
+    read_gallery,
+    read_pair,
+    read_pairs,
+    read_samples,
+    read_shard,
+    samples_to_bytes,
+    shard_path,
+    status,
+    write_shard,
+)
+
+
+def frame(n: int, start: int = 0, shard: int = 0) -> pd.DataFrame:
+    """Every third image is misclassified as it is, every second of the others is broken."""
+    index = np.arange(start, start + n)
+    clean = index % 3 > 0
+    found = clean & (index % 2 == 0)
+    values: dict[str, Any] = {
+        "index": index,
+        "label": index % 10,
+        "clean_pred": np.where(clean, index % 10, 0),
+        "clean_correct": clean,
+        "attacked": clean,
+        "adv_pred": np.where(clean, 1, -1),
+        "adversarial": found,
+        "shard": np.full(n, shard, np.int32),
+    }
+    values |= {flag: np.zeros(n, bool) for flag in FLAGS}
+    values |= {name: np.where(found, 0.1 + index / 100, np.nan) for name in DISTANCES}
+    return pd.DataFrame(values)[list(SAMPLE_COLUMNS)]
+
+
+def gallery(n: int, start: int = 0) -> dict[str, Any]:
+    return {"index": np.arange(start, start + n), "x": np.full((n, 1, 2, 2), 0.5, np.float32)}
+
+
+def facts(**more: Any) -> dict[str, Any]:
+    return {"seconds": 1.5, "forwards": 100, "backwards": 50, "errors": []} | more
+
+
+META = {"cell": "k", "n": 30}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A cell with three shards of ten images."""
+    for shard in range(3):
+        write_shard(tmp_path, shard, frame(10, 10 * shard, shard), facts(), gallery(10, 10 * shard))
+    return tmp_path
+
+
+def test_a_shard_comes_back_whole(folder: Path) -> None:
+    samples, noted, pictures = read_shard(shard_path(folder, 1))
+    pd.testing.assert_frame_equal(samples, frame(10, 10, 1))
+    assert noted == facts()
+    assert set(pictures) == {"index", "x"}
+    np.testing.assert_array_equal(pictures["x"], gallery(10)["x"])
+
+
+def test_a_shard_without_pictures_or_images(tmp_path: Path) -> None:
+    write_shard(tmp_path, 0, frame(0), facts(seconds=float("nan")), {})
+    samples, noted, pictures = read_shard(shard_path(tmp_path, 0))
+    assert len(samples) == 0
+    assert noted["seconds"] is None
+    assert pictures == {}
+
+
+def test_finishing_merges_the_shards(folder: Path) -> None:
+    assert not is_finished(folder)
+    assert read_pairs([folder]) == []
+    made = finish(folder, 3, META)
+    assert sorted(path.name for path in folder.iterdir()) == ["gallery.safetensors", "result.json", "samples.parquet"]
+    assert is_finished(folder)
+    (pair,) = read_pairs([folder])
+    assert pair.meta == json.loads(json.dumps(made))
+    pd.testing.assert_frame_equal(pair.samples, pd.concat([frame(10, 10 * s, s) for s in range(3)], ignore_index=True))
+    assert pair.gallery["index"].tolist() == list(range(GALLERY))
+    assert pair.meta["seconds"] == 4.5
+    assert pair.meta["forwards"] == 300 / 20  # an attacked image
+    assert pair.meta["backwards"] == 150 / 20
+    assert pair.meta["status"] == "ok"
+    assert pair.meta["invalid"] == dict.fromkeys(FLAGS, 0)
+    assert pair.meta["summary"]["success_rate"] == 0.5
+
+
+def test_the_result_is_written_last(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Killed(BaseException):
+        pass
+
+    def kill(*_: Any) -> None:
+        raise Killed
+
+    monkeypatch.setattr(results, "write_json", kill)
+    with pytest.raises(Killed):
+        finish(folder, 3, META)
+    assert not is_finished(folder)
+    monkeypatch.undo()
+    finish(folder, 3, META)
+    assert len(read_pair(folder).samples) == 30
+
+
+def test_a_cell_on_which_nothing_was_attacked() -> None:
+    samples = frame(3).assign(attacked=False, clean_correct=False, adversarial=False)
+    pair = pair_from_outcomes({"n": 3}, [(samples, facts(forwards=0, backwards=0), {})])
+    assert pair.meta["forwards"] == 0
+    assert pair.meta["status"] == "ok"
+
+
+def test_errors_are_kept_once_each() -> None:
+    parts = [(frame(3), facts(errors=errors), {}) for errors in (["b"], ["a"], ["b"], [])]
+    assert pair_from_outcomes({}, parts).meta["errors"] == ["a", "b"]
+
+
+@pytest.mark.parametrize("flag", FLAGS)
+def test_one_bad_image_shows_in_the_status(flag: str) -> None:
+    samples = frame(5)
+    assert status(samples) == "ok"
+    samples.loc[4, flag] = True
+    assert status(samples) == ("crashed" if flag == "crashed" else "invalid")
+
+
+def test_a_crash_outweighs_other_flags() -> None:
+    samples = frame(5)
+    samples.loc[0, "over_budget"] = samples.loc[1, "crashed"] = True
+    assert status(samples) == "crashed"
+
+
+# ---------------------------------------------------------------- damage
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[content.index(b"PAR1") + 60] ^= 0xFF  # in the first column's values
+    path.write_bytes(content)
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def other(path: Path) -> None:
+    path.write_bytes(b"something else altogether, and long enough to hold a header or two" * 10)
+
+
+def remove(path: Path) -> None:
+    path.unlink()
+
+
+DAMAGES = [flip, truncate, empty, other, remove]
+
+
+def assert_names(path: Path, read: Callable[[], object]) -> None:
+    with pytest.raises(Damaged) as raised:
+        read()
+    assert isinstance(raised.value, UserError)
+    assert str(path) in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_samples_are_named(folder: Path, damage: Callable[[Path], None]) -> None:
+    finish(folder, 3, META)
+    path = folder / "samples.parquet"
+    damage(path)
+    assert_names(path, lambda: read_samples(path))
+    assert_names(path, lambda: read_pair(folder))
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_shard_is_named(folder: Path, damage: Callable[[Path], None]) -> None:
+    path = shard_path(folder, 1)
+    damage(path)
+    assert_names(path, lambda: finish(folder, 3, META))
+    assert not is_finished(folder)
+
+
+@pytest.mark.parametrize("damage", [truncate, empty, other, lambda path: path.write_text("3")])
+def test_a_damaged_result_is_named(folder: Path, damage: Callable[[Path], None]) -> None:
+    finish(folder, 3, META)
+    path = folder / "result.json"
+    damage(path)
+    assert_names(path, lambda: read_pair(folder))
+
+
+@pytest.mark.parametrize("damage", [truncate, empty, other])
+def test_a_damaged_gallery_is_named(folder: Path, damage: Callable[[Path], None]) -> None:
+    finish(folder, 3, META)
+    path = folder / "gallery.safetensors"
+    damage(path)
+    assert_names(path, lambda: read_gallery(path))
+    assert_names(path, lambda: read_pair(folder))
+    path.unlink()
+    assert read_pair(folder).gallery == {}
+
+
+def test_no_flipped_byte_reads_as_other_numbers(tmp_path: Path) -> None:
+    """Parquet without checksums would read a third of them as other numbers, in silence."""
+    samples, path = frame(50), tmp_path / "samples.parquet"
+    content = samples_to_bytes(samples)
+    damaged = 0
+    for position in range(0, len(content), len(content) // 300):
+        path.write_bytes(content[:position] + bytes([content[position] ^ 0xFF]) + content[position + 1 :])
+        try:
+            found = read_samples(path)
+        except Damaged:
+            damaged += 1
+            continue
+        pd.testing.assert_frame_equal(found, samples)
+    assert damaged > 100
+
+
+def test_rows_or_columns_that_are_missing(folder: Path) -> None:
+    finish(folder, 3, META)
+    path = folder / "samples.parquet"
+    path.write_bytes(samples_to_bytes(frame(29)))
+    with pytest.raises(Damaged, match="29 rows, 30 declared"):
+        read_pair(folder)
+    path.write_bytes(samples_to_bytes(frame(30).drop(columns="adversarial")))
+    with pytest.raises(Damaged, match="no column adversarial"):
+        read_pair(folder)
+
+
+def test_samples_written_by_others_are_read(tmp_path: Path) -> None:
+    """Without checksums, uncompressed: as any tool would write them again."""
+    buffer = io.BytesIO()
+    frame(5).to_parquet(buffer, compression=None)
+    (tmp_path / "x.parquet").write_bytes(buffer.getvalue())
+    pd.testing.assert_frame_equal(read_samples(tmp_path / "x.parquet"), frame(5))

@@ -1,0 +1,260 @@
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from harness.data import DATASETS, Dataset
+from harness.errors import UserError
+from harness.identity import seed_everything
+from harness.models import Stages
+from harness.training import Diverged, Loss, Trained, Trainer, score
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plain(Trainer):
+    name: ClassVar[str] = "plain"
+
+
+def fit(data: Dataset, trainer: Trainer, *, seed: int = 0, architecture: str = "mlp-16", **more: Any) -> Trained:
+    seed_everything(seed)
+    return trainer.fit(architecture, data, **more)
+
+
+def weights(model: nn.Module) -> Tensor:
+    return torch.cat([value.flatten().float() for value in model.state_dict().values()])
+
+
+@pytest.fixture(scope="module")
+def tiny(digits: Dataset) -> Dataset:
+    """The first 200 training images."""
+    return replace(digits, x_train=digits.x_train[:200], y_train=digits.y_train[:200])
+
+
+def test_plain_training_learns_the_digits(digits: Dataset, trained: nn.Module) -> None:
+    loss, accuracy = score(trained, digits, digits.x_test, digits.y_test)
+    assert accuracy > 0.9
+    assert loss < 0.4
+
+
+def test_the_history_has_a_line_an_epoch(tiny: Dataset) -> None:
+    told: list[tuple[int, int, dict[str, float]]] = []
+    model, history = fit(
+        tiny,
+        Plain(epochs=3, validation=0.2),
+        progress=lambda done, total, values: told.append((done, total, {**values})),
+    )
+    assert [line.epoch for line in history] == [1, 2, 3]
+    assert [(done, total) for done, total, _ in told] == [(1, 3), (2, 3), (3, 3)]
+    assert told[-1][2] == {"loss": history[-1].loss, "accuracy": history[-1].accuracy}
+    assert history[-1].loss < history[0].loss
+    assert all(0 <= line.validation_accuracy <= 1 and line.validation_loss > 0 for line in history)
+    assert not model.training
+
+
+def test_no_epochs_give_the_initial_weights(tiny: Dataset) -> None:
+    model, history = fit(tiny, Plain(epochs=0))
+    assert history == []
+    assert torch.equal(weights(model), weights(fit(tiny, Plain(epochs=0)).model))
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_the_seed_fixes_the_model(tiny: Dataset, optimizer: Any, schedule: Any) -> None:
+    trainer = Plain(epochs=2, optimizer=optimizer, schedule=schedule, validation=0.1)
+    first = weights(fit(tiny, trainer).model)
+    assert torch.equal(weights(fit(tiny, trainer).model), first)
+    assert not torch.equal(weights(fit(tiny, trainer, seed=1).model), first)
+
+
+def test_watching_changes_nothing(tiny: Dataset) -> None:
+    watched = fit(tiny, Plain(epochs=2), progress=lambda *_: None).model
+    assert torch.equal(weights(watched), weights(fit(tiny, Plain(epochs=2)).model))
+
+
+def test_the_test_part_is_not_looked_at(tiny: Dataset) -> None:
+    blank = replace(tiny, x_test=torch.zeros_like(tiny.x_test), y_test=torch.zeros_like(tiny.y_test))
+    assert torch.equal(weights(fit(blank, Plain(epochs=2)).model), weights(fit(tiny, Plain(epochs=2)).model))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rates(Trainer):
+    """Notes the learning rate and the images of every step."""
+
+    name: ClassVar[str] = "rates"
+
+    def step(self, model: Stages, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor) -> Loss:
+        SEEN.append((optimizer.param_groups[0]["lr"], x, y))
+        return super().step(model, optimizer, x, y)
+
+
+SEEN: list[tuple[float, Tensor, Tensor]] = []
+
+
+@pytest.fixture(autouse=True)
+def forget() -> None:
+    SEEN.clear()
+
+
+def test_the_cosine_goes_from_the_rate_to_zero(tiny: Dataset) -> None:
+    fit(tiny, Rates(epochs=4, batch_size=50, schedule="cosine", lr=0.1, optimizer="sgd"))
+    rates = [rate for rate, _, _ in SEEN]
+    assert len(rates) == 16
+    expected = [0.05 * (1 + math.cos(math.pi * step / 16)) for step in range(16)]
+    assert rates == pytest.approx(expected)
+
+
+def test_constant_is_constant(tiny: Dataset) -> None:
+    fit(tiny, Rates(epochs=2, batch_size=50, lr=0.02))
+    assert {rate for rate, _, _ in SEEN} == {0.02}
+
+
+def test_every_image_is_seen_once_an_epoch_in_a_new_order(tiny: Dataset) -> None:
+    fit(tiny, Rates(epochs=2, batch_size=64))
+    assert [len(x) for _, x, _ in SEEN] == [64, 64, 64, 8] * 2
+    first, second = (torch.cat([x for _, x, _ in SEEN[part]]) for part in (slice(0, 4), slice(4, 8)))
+    assert not torch.equal(first, second)
+    images = sorted(map(tuple, tiny.train.x.flatten(1).tolist()))
+    assert sorted(map(tuple, first.flatten(1).tolist())) == images
+    assert sorted(map(tuple, second.flatten(1).tolist())) == images
+
+
+@pytest.mark.parametrize(("validation", "kept"), [(0.0, 200), (0.25, 150), (1e-6, 199), (0.999999, 1)])
+def test_a_validation_split_leaves_something_on_either_side(tiny: Dataset, validation: float, kept: int) -> None:
+    _, history = fit(tiny, Rates(epochs=2, validation=validation, batch_size=500))
+    assert [len(x) for _, x, _ in SEEN] == [kept, kept]
+    assert torch.equal(SEEN[0][1].sum((1, 2, 3)).sort().values, SEEN[1][1].sum((1, 2, 3)).sort().values)
+    assert math.isnan(history[0].validation_loss) == (validation == 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Worsens(Trainer):
+    """Good for two epochs, then the weights are pushed away."""
+
+    name: ClassVar[str] = "worsens"
+
+    def step(self, model: Stages, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor) -> Loss:
+        loss = super().step(model, optimizer, x, y)
+        SEEN.append((0.0, x, y))
+        if len(SEEN) == 2:
+            BEST[:] = [weights(model)]
+        if len(SEEN) > 2:
+            with torch.no_grad():
+                model.stages["logits"].bias[0] += 10  # type: ignore[operator, union-attr]
+        return loss
+
+
+BEST: list[Tensor] = []
+
+
+def test_early_stopping_restores_the_best_weights(tiny: Dataset) -> None:
+    trainer = Worsens(epochs=50, batch_size=500, validation=0.2, patience=3)
+    model, history = fit(tiny, trainer)
+    losses = [line.validation_loss for line in history]
+    assert losses.index(min(losses)) == 1
+    assert len(history) == 2 + 3
+    assert torch.equal(weights(model), BEST[0])
+
+
+def test_without_patience_the_last_weights_stay(tiny: Dataset) -> None:
+    model, history = fit(tiny, Worsens(epochs=5, batch_size=500, validation=0.2))
+    assert len(history) == 5
+    assert not torch.equal(weights(model), BEST[0])
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_divergence_is_reported(tiny: Dataset, optimizer: Any, epochs: int) -> None:
+    """One epoch of one step: its loss is that of the initial weights, and fine."""
+    with pytest.raises(Diverged, match=r"plain: the .*loss .* (nan|inf).*; try a lower lr"):
+        fit(tiny, Plain(epochs=epochs, lr=1e30, optimizer=optimizer, batch_size=500))
+
+
+def test_a_large_rate_that_stays_finite_is_no_divergence(tiny: Dataset) -> None:
+    assert len(fit(tiny, Plain(epochs=2, lr=0.5)).history) == 2
+
+
+def test_weight_decay_and_momentum_reach_the_optimizer(tiny: Dataset) -> None:
+    plain = weights(fit(tiny, Plain(epochs=1, optimizer="sgd")).model)
+    assert not torch.equal(weights(fit(tiny, Plain(epochs=1, optimizer="sgd", weight_decay=0.1)).model), plain)
+    assert not torch.equal(weights(fit(tiny, Plain(epochs=1, optimizer="sgd", momentum=0.0)).model), plain)
+
+
+def test_one_sgd_step_is_the_formula(tiny: Dataset) -> None:
+    start = fit(tiny, Plain(epochs=0), architecture="mlp-4").model
+    trainer = Plain(epochs=1, batch_size=500, optimizer="sgd", lr=0.3, weight_decay=0.01)
+    moved = fit(tiny, trainer, architecture="mlp-4").model
+    # whatever the order, the one batch is the whole set
+    x, y = tiny.train
+    loss = F.cross_entropy(start(x), y)
+    for before, after, grad in zip(
+        start.parameters(), moved.parameters(), torch.autograd.grad(loss, list(start.parameters())), strict=True
+    ):
+        torch.testing.assert_close(after, before - 0.3 * (grad + 0.01 * before), rtol=1e-5, atol=1e-6)
+
+
+def test_score_is_the_mean_over_images_whatever_the_batch(digits: Dataset, trained: nn.Module) -> None:
+    with torch.no_grad():
+        logits = trained(digits.test.x)
+    for batch in (7, 1000):
+        loss, accuracy = score(trained, digits, digits.x_test, digits.y_test, batch=batch)
+        assert loss == pytest.approx(float(F.cross_entropy(logits, digits.y_test)), rel=1e-5)
+        assert accuracy == pytest.approx(float((logits.argmax(1) == digits.y_test).double().mean()), rel=1e-12)
+    none = score(trained, digits, digits.x_test, digits.y_test, torch.zeros(0, dtype=torch.int64))
+    assert all(math.isnan(value) for value in none)
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ({"epochs": -1}, "plain: epochs must be at least 0, got -1"),
+        ({"batch_size": 0}, "plain: batch_size must be at least 1, got 0"),
+        ({"lr": 0.0}, "plain: lr must be positive, got 0.0"),
+        ({"lr": -1.0}, "plain: lr must be positive"),
+        ({"lr": math.nan}, "plain: lr must be finite, got nan"),
+        ({"lr": math.inf}, "plain: lr must be finite, got inf"),
+        ({"momentum": 1.0}, r"plain: momentum must be in \[0, 1\)"),
+        ({"momentum": -0.1}, r"plain: momentum must be in \[0, 1\)"),
+        ({"weight_decay": -1e-9}, "plain: weight_decay must be at least 0"),
+        ({"weight_decay": math.inf}, "plain: weight_decay must be finite"),
+        ({"validation": 1.0}, r"plain: validation must be in \[0, 1\)"),
+        ({"validation": -0.1}, r"plain: validation must be in \[0, 1\)"),
+        ({"patience": 0, "validation": 0.1}, "plain: patience must be at least 1"),
+        ({"patience": 2}, "plain: patience needs a validation split"),
+        ({"optimizer": "adan"}, "unknown optimizer for plain 'adan'; did you mean adam.*choose from adam, sgd"),
+        ({"schedule": "cosin"}, "unknown schedule for plain 'cosin'; did you mean cosine"),
+    ],
+)
+def test_hyperparameters_out_of_range(settings: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(UserError, match=complaint) as raised:
+        Plain(**settings)
+    assert "\n" not in str(raised.value)
+
+
+def test_resolving_fills_in_the_data_sets_epochs_once() -> None:
+    info = DATASETS["digits"]
+    resolved = Plain().resolve(info)
+    assert resolved.epochs == info.epochs
+    assert resolved.resolve(DATASETS["mnist"]) == resolved
+    assert Plain(epochs=3).resolve(info).epochs == 3
+
+
+def test_labels_show_what_is_not_the_default_there() -> None:
+    digits, mnist = DATASETS["digits"], DATASETS["mnist"]
+    assert Plain().label(digits) == "plain"
+    assert Plain(epochs=digits.epochs).label(digits) == "plain"
+    assert Plain(epochs=digits.epochs).label(mnist) == f"plain(epochs={digits.epochs})"
+    assert Plain(lr=0.01, batch_size=64).label(digits) == "plain(batch_size=64, lr=0.01)"
+
+
+def test_two_settings_never_share_a_label() -> None:
+    """Rows of one label are taken for seeds of one defense."""
+    info = DATASETS["digits"]
+    assert Plain(lr=0.0314).label(info) == "plain(lr=0.0314)"
+    assert Plain(lr=8 / 255).label(info) != Plain(lr=0.03137).label(info)
+    assert Plain(lr=0.00100001).label(info) != Plain().label(info)
