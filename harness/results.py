@@ -128,14 +128,22 @@ def pair_from_outcomes(
     facts = [part[1] for part in parts]
     gallery = {name: np.concatenate([part[2][name] for part in parts])[:GALLERY] for name in parts[0][2]}
     attacked = max(int(samples["attacked"].sum()), 1)
+    errors = {error for fact in facts for error in fact["errors"]}
+    state = status(samples)
+    unchanged = sum(fact.get("unchanged", 0) for fact in facts)
+    if state == "ok" and unchanged == attacked and meta.get("access") != "none" and meta.get("eps") != 0:
+        # an attack that does nothing must not read as a model that stands
+        state = "invalid"
+        errors.add("the attack returned every image unchanged")
     result = {
         **meta,
         "seconds": sum(fact["seconds"] for fact in facts),
         "forwards": sum(fact["forwards"] for fact in facts) / attacked,
         "backwards": sum(fact["backwards"] for fact in facts) / attacked,
-        "errors": sorted({error for fact in facts for error in fact["errors"]}),
+        "errors": sorted(errors),
+        "unchanged": unchanged,
         "invalid": {flag: int(samples[flag].sum()) for flag in FLAGS},
-        "status": status(samples),
+        "status": state,
         "summary": summary(samples),
     }
     return Pair(result, samples, gallery)

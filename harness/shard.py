@@ -100,7 +100,8 @@ class Outcome:
 
     Attributes:
         samples: Frame of :data:`harness.metrics.SAMPLE_COLUMNS`.
-        facts: ``seconds, forwards, backwards`` of the attack and ``errors``.
+        facts: ``seconds, forwards, backwards`` of the attack, ``errors``, and how many of the attacked images came
+            back ``unchanged``.
         gallery: Arrays of the first images.
     """
 
@@ -140,7 +141,7 @@ def run_shard(
     Raises:
         VictimError: The model cannot be judged.
     """
-    clean_pred = bench.referee.predict(x)
+    clean_pred = _clean_labels(bench.referee, x)
     correct = clean_pred == y
     chosen = correct if crafted is None else torch.ones_like(correct)
     proposal = crafted
@@ -155,8 +156,26 @@ def run_shard(
         "forwards": proposal.forwards,
         "backwards": proposal.backwards,
         "errors": list(proposal.errors),
+        "unchanged": _unchanged(proposal.x_adv, x[chosen], correct[chosen]),
     }
     return Outcome(samples, facts, _gallery(verdict, index, x, y, chosen, proposal.x_adv))
+
+
+def _clean_labels(victim: Victim, x: Tensor) -> Tensor:
+    """The victim's labels, asked for twice: an attack could choose its draw of a victim that changes its mind."""
+    first, second = victim.predict(x), victim.predict(x)
+    if not torch.equal(first, second):
+        raise VictimError(
+            f"the model's predictions vary from call to call ({int((first != second).sum())} of {len(x)} images): "
+            "judging a stochastic model takes repeated draws, which this battery does not do"
+        )
+    return first
+
+
+def _unchanged(x_adv: object, x: Tensor, counted: Tensor) -> int:
+    """How many of the counted images came back as they were."""
+    images = as_images(x_adv, x)
+    return 0 if images is None else int(((images == x).flatten(1).all(1) & counted).sum())
 
 
 def _frame(verdict: Verdict, index: Tensor, y: Tensor, clean_pred: Tensor, chosen: Tensor, shard: int) -> pd.DataFrame:

@@ -391,9 +391,8 @@ class Tracker:
         """Folder with a run's artifacts, fetched if they are not on this machine."""
         uri = run.info.artifact_uri
         if uri and uri.startswith("file://"):
-            folder: str = url2pathname(urlparse(str(uri)).path)
-            return Path(folder)
-        target = self.home.path / "fetched" / run.info.run_id
+            return Path(url2pathname(urlparse(str(uri)).path))
+        target = self.home.path / "fetched" / str(run.info.run_id)
         if not (target / "done").exists():
             target.mkdir(parents=True, exist_ok=True)
             self._guard(self.client.download_artifacts, run.info.run_id, "", str(target))

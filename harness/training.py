@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import inspect
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -137,7 +138,7 @@ class Trainer:
         loss = self.loss(model, x, y)
         optimizer.zero_grad(set_to_none=True)
         loss.value.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
+        update(optimizer)
         return Loss(loss.value.detach(), loss.logits.detach())
 
     def wrap(self, model: Stages, base: nn.Module | None) -> nn.Module:
@@ -189,8 +190,8 @@ class Trainer:
         held_out, kept = order[:held].to(device), order[held:]
         steps = self.epochs * math.ceil(len(kept) / self.batch_size)
         optimizer = self._optimizer(model)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(steps, 1))
         history: list[Epoch] = []
+        done = 0
         best: tuple[float, int, dict[str, Tensor]] | None = None
         for epoch in range(1, self.epochs + 1):
             start = time.perf_counter()
@@ -199,9 +200,10 @@ class Trainer:
             correct = torch.zeros((), device=device, dtype=torch.int64)
             for batch in kept[torch.randperm(len(kept))].to(device).split(self.batch_size):  # type: ignore[no-untyped-call]
                 x, y = data.to_float(images[batch]), labels[batch]
-                loss = self.step(model, optimizer, x, y)
                 if self.schedule == "cosine":
-                    schedule.step()
+                    set_lr(optimizer, self.lr * (1 + math.cos(math.pi * done / steps)) / 2)
+                loss = self.step(model, optimizer, x, y)
+                done += 1
                 # summed on the device: reading a value every step would stall a GPU
                 total += loss.value * len(y)
                 correct += (loss.logits.argmax(1) == y).sum()
@@ -231,6 +233,21 @@ class Trainer:
         if self.optimizer == "adam":
             return torch.optim.Adam(model.parameters(), lr=self.lr, weight_decay=self.weight_decay)
         return torch.optim.SGD(model.parameters(), lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
+
+
+def update(optimizer: torch.optim.Optimizer) -> None:
+    """``optimizer.step()`` without what torch wraps around it for its compiler and its profiler.
+
+    The wrapping imports the compiler, which takes every worker process 4 s and is of no use to eager code.
+    """
+    with torch.no_grad():
+        inspect.unwrap(type(optimizer).step)(optimizer)
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Set the learning rate of every parameter group."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
 
 
 @torch.no_grad()

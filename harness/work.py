@@ -177,7 +177,7 @@ class Worker:
         _, (x, y) = data.train_sample(min(PREPARATION_SAMPLES, len(data.x_train)))
         victim = self._bench(cell.crafter).attacked
         start = time.perf_counter()
-        with victim.counted() as cost:
+        with victim.counted() as cost, victim.guarded():
             ready = inner(cell.attack).prepare(victim, x.to(victim.device), y.to(victim.device))
         changes = {
             f.name: getattr(ready, f.name)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,13 +11,18 @@ import torch
 from torch import Tensor, nn
 
 from harness.attack import Attack
+from harness.attacks.noise import Noise
+from harness.data import Dataset
+from harness.errors import UserError
+from harness.evaluation import evaluate
 from harness.metrics import DISTANCES, FLAGS, SAMPLE_COLUMNS, broken, summary
+from harness.plan import Suite
 from harness.referee import BOX_TOLERANCE, as_images, judge
 from harness.reference import LinearVictim
 from harness.results import pair_from_outcomes
 from harness.shard import Bench, Outcome, Proposal, craft, run_shard
 from harness.threat import NORMS, Norm, Threat
-from harness.victim import VictimError
+from harness.victim import Victim, VictimError
 
 CONVEX: tuple[Norm, ...] = ("linf", "l2", "l1")
 N = 12
@@ -212,9 +218,11 @@ def test_a_lie_never_scores(liar: Any, bench: Bench, images: Any) -> None:
     assert bool(outcome.facts["errors"]) == (flag == "crashed")
 
     pair = pair_from_outcomes({"n": N}, [(samples, outcome.facts, outcome.gallery)])
-    assert pair.meta["status"] == {None: "ok", "crashed": "crashed"}.get(flag, "invalid")
+    assert pair.meta["status"] == ("crashed" if flag == "crashed" else "invalid")
     if flag is not None:
         assert pair.meta["invalid"][flag] == N - 3
+    else:
+        assert pair.meta["errors"] == ["the attack returned every image unchanged"]
     facts = summary(samples)
     assert facts["clean_accuracy"] == (N - 3) / N
     assert facts["success_rate"] == 0
@@ -404,3 +412,29 @@ def test_crafting_works_on_copies(bench: Bench, images: Any) -> None:
     assert torch.equal(y, kept[1])
     assert isinstance(proposal.x_adv, Tensor)
     assert not proposal.x_adv.any()
+
+
+def test_an_attack_that_does_nothing_is_no_robustness(trained: nn.Module, digits: Dataset) -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Idle(Attack):
+        name = "idle"
+
+        def run(self, victim: Victim, x: Tensor, y: Tensor, threat: Threat) -> Tensor:
+            return x
+
+    suite = Suite(name="idle", summary="", attacks={"linf": (Idle(),)}, budgets={"linf": (0.1,)}, samples=20)
+    _, (x, y) = digits.test_sample(20)
+    frame = evaluate(trained, x, y, suite, dataset=digits.info)
+    assert frame["status"].tolist() == ["invalid"]
+    assert frame["robust_accuracy"].isna().all()
+
+
+def test_a_model_that_changes_its_mind_is_refused(digits: Dataset) -> None:
+    class Moody(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.randn(len(x), 10)
+
+    _, (x, y) = digits.test_sample(20)
+    suite = Suite(name="noise", summary="", attacks={"linf": (Noise(),)}, budgets={"linf": (0.1,)}, samples=20)
+    with pytest.raises(UserError, match="vary from call to call"):
+        evaluate(Moody(), x, y, suite, dataset=digits.info)
