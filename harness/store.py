@@ -97,7 +97,7 @@ class Home:
 
     def sweep(self) -> None:
         """Remove what a killed process left half written. Only while no other process works on this home."""
-        for part in self.path.glob("*/**/.*.part"):
+        for part in self.path.rglob(".*.part*"):
             part.unlink(missing_ok=True)
 
     def model(self, key: str) -> Path:

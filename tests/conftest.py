@@ -18,6 +18,11 @@ from harness.training import Trainer
 from harness.victim import Victim
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The slow ones first, so that nobody waits for them alone at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> Iterator[None]:
     """As workers compute: small tensors are slower on many threads, and numbers depend on how many there are."""
