@@ -190,7 +190,9 @@ _MNIST: Final = DatasetInfo(
     shape=(1, 28, 28),
     classes=_DIGITS,
     budgets=_MNIST_BUDGETS,
-    eps={"linf": 0.1, "l2": 1.5, "l1": 10.0},
+    # 0.3, as in Madry et al. (2018), is more than a small MLP can learn: its loss stays at chance. At 0.1 one gradient
+    # step trains as well as seven (mlp-200-200: 90 % and 88 % left at 0.1), at 0.2 it no longer does (6 % and 55 %).
+    eps={"linf": 0.2, "l2": 1.5, "l1": 10.0},
     test_size=10_000,
     epochs=10,
     source="LeCun, Cortes & Burges: The MNIST database of handwritten digits",
@@ -219,6 +221,7 @@ _FASHION_MNIST: Final = replace(
     _MNIST,
     name="fashion-mnist",
     classes=_FASHION,
+    eps={**_MNIST.eps, "linf": 0.1},  # garments of different classes lie closer than digits do
     source="Xiao, Rasul & Vollgraf 2017: Fashion-MNIST, arXiv:1708.07747",
 )
 _SVHN: Final = replace(
