@@ -1,7 +1,8 @@
-"""Sessions: ``nox --list`` shows them; arguments after ``--`` reach the ``gauntlet`` command."""
+"""Sessions: ``nox --list`` shows them; arguments after ``--`` reach the command that a session runs."""
 
 from __future__ import annotations
 
+from itertools import takewhile
 from pathlib import Path
 
 import nox
@@ -72,8 +73,14 @@ def ui(session: nox.Session) -> None:
 
 @nox.session
 def benchmarks(session: nox.Session) -> None:
-    """Measure speed as ratios within one run; takes long. Arguments: names of benchmarks."""
+    """Measure speed as ratios within one run; takes long. Arguments: names, then options of the one named."""
+    known = sorted(file.stem for file in Path("benchmarks").glob("bench_*.py"))
+    names = [Path(name).stem for name in takewhile(lambda word: not word.startswith("-"), session.posargs)]
+    options = session.posargs[len(names) :]
+    if unknown := [name for name in names if name not in known]:
+        session.error(f"no benchmark {', '.join(unknown)}; there are {', '.join(known)}")
+    if options and len(names) != 1:
+        session.error(f"options need the name of one benchmark before them; there are {', '.join(known)}")
     install(session)
-    names = session.posargs or sorted(file.stem for file in Path("benchmarks").glob("bench_*.py"))
-    for name in names:
-        session.run("python", f"benchmarks/{name.removesuffix('.py')}.py")
+    for name in names or known:
+        session.run("python", f"benchmarks/{name}.py", *options)

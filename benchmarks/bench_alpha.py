@@ -9,16 +9,12 @@ Untrained models on random 28x28 images: only the shapes matter here. The table 
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import Tensor
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from harness.attacks.alpha import Alpha
 from harness.attacks.gradient import Gradient

@@ -1,10 +1,13 @@
 """What the harness costs: a cell against its bare attack call, and two worker processes against one.
 
-Run ``python benchmarks/bench_harness.py``. Everything is a ratio within one run, on the embedded digits.
+    python benchmarks/bench_harness.py
+
+Everything is a ratio within one run, on the embedded digits.
 """
 
 from __future__ import annotations
 
+import argparse
 import tempfile
 import time
 from collections.abc import Sequence
@@ -96,6 +99,7 @@ def scaling(repeats: int = 2) -> None:
 
 def main() -> None:
     """Run both."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     torch.set_num_threads(1)
     overhead(Foolbox("DDNAttack", steps=1500), "lenet")
     overhead(Foolbox("DDNAttack", steps=6000), "mlp-100-100")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from . import identity
@@ -21,6 +22,8 @@ from .work import inner
 
 Record = Mapping[str, Any]
 
+_BATTERY_FIELDS = ("cell", "model", "dataset", "n", "attack", "norm", "eps", "source")
+
 
 def model_record(spec: ModelSpec, info: DatasetInfo) -> dict[str, Any]:
     """What people want to know of a model, by plain names."""
@@ -33,8 +36,15 @@ def model_record(spec: ModelSpec, info: DatasetInfo) -> dict[str, Any]:
     }
 
 
-def cell_record(cell: Cell, info: DatasetInfo, suite: str) -> dict[str, Any]:
-    """What people want to know of a pair, by plain names: the part of ``result.json`` known beforehand."""
+def cell_record(cell: Cell, info: DatasetInfo, suite: str, argument: str | None = None) -> dict[str, Any]:
+    """What people want to know of a pair, by plain names: the part of ``result.json`` known beforehand.
+
+    Args:
+        cell: The pair.
+        info: Its data set.
+        suite: Name of the suite.
+        argument: How the data set is named on the command line, if not by its own name.
+    """
     source = ""
     if cell.source is not None:
         source = f"{cell.source.architecture} {cell.source.defense.label(info)} seed {cell.source.seed}"
@@ -52,17 +62,17 @@ def cell_record(cell: Cell, info: DatasetInfo, suite: str) -> dict[str, Any]:
         "batch": cell.batch,
         "levels": info.levels,
         "class_names": list(info.classes),
-        "command": command(suite, cell.victim, info, attack=cell.attack.label, samples=cell.n),
+        "command": command(suite, cell.victim, info, attack=cell.attack.label, samples=cell.n, argument=argument),
     }
 
 
-def command(suite: str, spec: ModelSpec, info: DatasetInfo, *, attack: str | None = None, samples: int) -> str:
-    """The shell command that measures a model (or one of its pairs) again."""
-    words = ["gauntlet", "run", suite, "--dataset", spec.dataset, "--model", spec.architecture]
+def command(
+    suite: str, spec: ModelSpec, info: DatasetInfo, *, attack: str, samples: int, argument: str | None = None
+) -> str:
+    """The shell command that measures a pair again."""
+    words = ["gauntlet", "run", suite, "--dataset", argument or spec.dataset, "--model", spec.architecture]
     words += ["--defense", defense_argument(spec, info), "--seeds", str(spec.seed), "--samples", str(samples)]
-    if attack is not None:
-        words += ["--attack", attack]
-    return shlex.join(words)
+    return shlex.join([*words, "--attack", attack])
 
 
 def defense_argument(spec: ModelSpec, info: DatasetInfo) -> str:
@@ -76,6 +86,11 @@ def defense_argument(spec: ModelSpec, info: DatasetInfo) -> str:
 def plan_record(plan: Plan, command_line: str) -> dict[str, Any]:
     """A plan as plain values."""
     suite = plan.suite.name
+
+    def record(cell: Cell) -> dict[str, Any]:
+        dataset = cell.victim.dataset
+        return cell_record(cell, plan.infos[dataset], suite, plan.arguments.get(dataset))
+
     return {
         "plan": plan.key,
         "suite": suite,
@@ -90,7 +105,10 @@ def plan_record(plan: Plan, command_line: str) -> dict[str, Any]:
             }
             for spec in plan.models
         ],
-        "cells": [cell_record(cell, plan.infos[cell.victim.dataset], suite) for cell in plan.cells],
+        "cells": [record(cell) for cell in plan.cells],
+        "battery": [
+            {name: value for name, value in record(cell).items() if name in _BATTERY_FIELDS} for cell in plan.battery
+        ],
     }
 
 
@@ -112,7 +130,13 @@ def boards(
     pair: Callable[[str], Pair | None],
     model: Callable[[str], Mapping[str, Any]],
 ) -> list[Board]:
-    """One board a suite, from every plan of it.
+    """One board a suite, data set and number of images, from every plan of it.
+
+    A model is complete once every pair of the suite's newest battery is done, also those that no command asked for
+    (``--attack`` picks some): a model that met fewer attacks must not rank above one that met all.
+
+    Where a trainer or an attack was declared anew under the same name (a bumped version, a changed default), the newest
+    plan's model or pair stands and the older one is left out.
 
     Args:
         plans: Plan records, oldest first; of budgets the newest plan's count.
@@ -121,37 +145,60 @@ def boards(
     """
     found = []
     for suite in dict.fromkeys(record["suite"] for record in plans):
-        budgets: dict[str, dict[str, list[float]]] = {}
-        models: dict[str, dict[str, Any]] = {}
-        cells: dict[str, Record] = {}
-        for record in plans:
-            if record["suite"] != suite:
-                continue
-            budgets |= record["budgets"]
-            for entry in record["models"]:
-                known = models.setdefault(entry["model"], dict(entry))
-                known["ranked"] = known["ranked"] or entry["ranked"]
-            cells |= {entry["cell"]: entry for entry in record["cells"]}
-        pairs = {key: pair(key) for key in cells}
-        missing: dict[str, list[str]] = {}
-        for key, entry in cells.items():
-            if pairs[key] is None:
-                missing.setdefault(entry["model"], []).append(_cell_name(entry))
-        found.append(
-            Board(
-                suite=suite,
-                budgets=budgets,
-                pairs=[value for value in pairs.values() if value is not None],
-                missing=missing,
-                models={key: {**entry, **model(key)} for key, entry in models.items()},
-            )
-        )
+        mine = [record for record in plans if record["suite"] == suite]
+        sets = dict.fromkeys((cell["dataset"], cell["n"]) for record in mine for cell in record["battery"])
+        found += [_board(mine, suite, dataset, n, pair, model) for dataset, n in sets]
     return found
+
+
+def _board(
+    plans: Sequence[Record],
+    suite: str,
+    dataset: str,
+    n: int,
+    pair: Callable[[str], Pair | None],
+    model: Callable[[str], Mapping[str, Any]],
+) -> Board:
+    models: dict[tuple[Any, ...], dict[str, Any]] = {}
+    battery: dict[str, dict[str, Record]] = {}  # by model key, by name of the pair
+    budgets: dict[str, list[float]] = {}
+    newest: set[str] = set()
+    for record in plans:
+        here = [cell for cell in record["battery"] if (cell["dataset"], cell["n"]) == (dataset, n)]
+        if not here:
+            continue
+        budgets = dict(record["budgets"][dataset])
+        newest = {_cell_name(cell) for cell in here}
+        judged = {cell["model"] for cell in here}
+        for entry in record["models"]:
+            if entry["model"] in judged:
+                models[tuple(entry[name] for name in ("architecture", "defense", "seed"))] = dict(entry)
+        for cell in here:
+            battery.setdefault(cell["model"], {})[_cell_name(cell)] = cell
+    pairs: list[Pair] = []
+    missing: dict[str, list[str]] = {}
+    for entry in models.values():
+        cells = battery[entry["model"]]
+        results = {name: pair(cell["cell"]) for name, cell in cells.items()}
+        pairs += [result for result in results.values() if result is not None]
+        absent = [name for name, result in results.items() if result is None]
+        # a transfer from this very model is no pair of it
+        absent += sorted(name for name in newest - set(cells) if not name.startswith("transfer:"))
+        if absent:
+            missing[entry["model"]] = absent
+    return Board(
+        suite=suite,
+        budgets={dataset: budgets},
+        pairs=pairs,
+        missing=missing,
+        models={entry["model"]: {**entry, **model(entry["model"])} for entry in models.values()},
+    )
 
 
 def _cell_name(entry: Record) -> str:
     eps = "" if entry["eps"] is None else f" {entry['eps']:g}"
-    return f"{entry['attack']} ({entry['norm']}{eps})"
+    source = f" from {entry['source']}" if entry["source"] else ""
+    return f"{entry['attack']}{source} ({entry['norm']}{eps})"
 
 
 def model_state(home: Home, key: str) -> dict[str, Any]:
@@ -164,18 +211,18 @@ def model_state(home: Home, key: str) -> dict[str, Any]:
     return {"status": "failed", "error": "not trained", "card": {}}
 
 
-def boards_from_home(home: Home, plans: Sequence[Record] | None = None) -> list[Board]:
+def boards_from_home(home: Home, store: str | None = None) -> list[Board]:
     """Boards from the result directories.
 
     Args:
         home: Where the results are.
-        plans: Only these; None: all that are recorded.
+        store: Tracking store whose run ids are shown; None: any.
 
     Raises:
         UserError: Nothing was run there, or a result file is damaged.
     """
-    chosen = read_plans(home) if plans is None else list(plans)
-    if not chosen:
+    plans = read_plans(home)
+    if not plans:
         raise UserError(f"no runs in {home.path}; make some with: gauntlet run quick --home {home.path}")
 
     def pair(key: str) -> Pair | None:
@@ -183,13 +230,13 @@ def boards_from_home(home: Home, plans: Sequence[Record] | None = None) -> list[
         if not is_finished(folder):
             return None
         runs = read_runs(folder)
-        run_id = next(iter(runs.values()), "")
+        run_id = runs.get(store, "") if store is not None else next(iter(runs.values()), "")
         return read_pair(folder, run_id=run_id)
 
-    return boards(chosen, pair, lambda key: model_state(home, key))
+    return boards(plans, pair, lambda key: model_state(home, key))
 
 
-def read_runs(folder: Any) -> dict[str, str]:
-    """MLflow run ids of a model or pair, by tracking URI."""
+def read_runs(folder: Path) -> dict[str, str]:
+    """MLflow run ids of a plan, model or pair, by the tracking store."""
     path = folder / "runs.json"
     return dict(read_json(path)) if path.exists() else {}

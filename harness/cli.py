@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -37,6 +38,10 @@ class Cli(click.Group):
             return super().invoke(ctx)
         except UserError as error:
             complaints.print(f"gauntlet: {escape(str(error))}", style="red", soft_wrap=True)
+            ctx.exit(2)
+        except OSError as error:
+            what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+            complaints.print(f"gauntlet: {escape(what)}", style="red", soft_wrap=True)
             ctx.exit(2)
         except KeyboardInterrupt:
             complaints.print("gauntlet: interrupted; the same command again goes on from here", style="yellow")
@@ -136,6 +141,7 @@ def run_(suite: str, **options: Any) -> None:
 def report(home: Path, tracking_uri: str | None, source: str, out: Path | None) -> None:
     """Write leaderboard.csv, pairs.csv, leaderboard.md and index.html."""
     from .campaign import boards_from_home
+    from .runner import deliver
     from .store import Home
     from .tracking import Tracker, Unreachable
     from .tracking import tracking_uri as choose
@@ -148,8 +154,7 @@ def report(home: Path, tracking_uri: str | None, source: str, out: Path | None) 
     else:
         tracker = Tracker(place, choose(place, tracking_uri))
         try:
-            for marker in tracker.waiting():
-                tracker.deliver(marker)
+            deliver(tracker)
             boards = tracker.read_boards()
         except Unreachable as error:
             raise UserError(f"cannot read tracked runs ({error}); --from home reads the result files") from None
@@ -238,7 +243,8 @@ def _plan(
         info = source.info()
         sources[info.name], infos[info.name] = source, info
         wanted += specs([info], models or (default_model(info.shape),), trainers, parse_seeds(seeds))
-    return make(battery, wanted, infos, samples=samples, only=attacks), sources
+    arguments = {info: source.name for info, source in sources.items() if source.name != info}
+    return make(battery, wanted, infos, samples=samples, only=attacks, arguments=arguments), sources
 
 
 def default_model(shape: tuple[int, int, int]) -> str:
@@ -274,15 +280,18 @@ def _run(
     command = shlex.join(["gauntlet", *sys.argv[1:]])
     with Display(made, place, console) as display:
         ended = run(made, context, jobs=jobs or cores(), command=command, tracker=tracker, observe=display)
+    for line, times in Counter(ended.failures).items():
+        more = f" (and {times - 1} times more)" if times > 1 else ""
+        complaints.print(f"gauntlet: {escape(line)}{more}", style="red", soft_wrap=True)
     if suite is not None:
         if any(c.exists() for c in [place.cell(cell.key) / "result.json" for cell in made.cells]):
-            boards = boards_from_home(place)
+            boards = boards_from_home(place, tracker.store if tracker is not None else None)
             _print_leaderboard([board for board in boards if board.suite == suite], made)
             _write_report(boards, home / "report")
         if ended.trouble:
             complaints.print(
-                f"{ended.waiting} results wait in {place.pending} for the tracking store ({escape(ended.trouble)}); "
-                "the next command delivers them",
+                f"the tracking store is out of order ({escape(ended.trouble)}): {ended.waiting} results wait in "
+                f"{place.pending}; the next command delivers them",
                 style="yellow",
                 soft_wrap=True,
             )
@@ -291,8 +300,6 @@ def _run(
 
         console.print(trained_table(made, place))
     if ended.failures:
-        for line in ended.failures:
-            complaints.print(f"gauntlet: {escape(line)}", style="red", soft_wrap=True)
         sys.exit(1)
 
 

@@ -167,7 +167,7 @@ def pair_rows(board: Board) -> pd.DataFrame:
             low, high = wilson(common["n"] - lost, common["n"])
             accuracy = (common["n"] - lost) / common["n"] if common["n"] else math.nan
             if common.get("status", "ok") != "ok":  # what a failed attack left standing is no accuracy
-                accuracy = low = high = math.nan
+                accuracy = low = high = common["success_rate"] = math.nan
             rows.append(
                 common
                 | {"eps": eps, "robust_accuracy": accuracy, "robust_accuracy_low": low, "robust_accuracy_high": high}

@@ -152,7 +152,10 @@ class Plan:
         infos: Data sets by name.
         models: Models that will be ranked, then the sources that only craft.
         ranked: Keys of those that will be ranked.
-        cells: The pairs.
+        cells: The pairs to run.
+        battery: Every pair of the suite for these models, also those that the command leaves out: a model is ranked
+            only once all of them are done.
+        arguments: How each data set is named on the command line, where that is not its own name.
     """
 
     suite: Suite
@@ -160,6 +163,8 @@ class Plan:
     models: tuple[ModelSpec, ...]
     ranked: frozenset[str]
     cells: tuple[Cell, ...]
+    battery: tuple[Cell, ...]
+    arguments: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @cached_property
     def key(self) -> str:
@@ -197,6 +202,7 @@ def plan(
     *,
     samples: int | None = None,
     only: Sequence[str] = (),
+    arguments: Mapping[str, str] | None = None,
 ) -> Plan:
     """List the cells of a suite over models.
 
@@ -209,6 +215,7 @@ def plan(
         samples: Images a cell; ``None``: the suite's; never more than the test set holds.
         only: Keep attacks whose label, with or without its settings, matches one of these patterns (``*`` and
             ``?``); empty: all.
+        arguments: See :class:`Plan`.
 
     Raises:
         UserError: No image, or no attack of that label.
@@ -220,6 +227,7 @@ def plan(
         if not any(_matches(label, [pattern]) for label in labels):
             raise unknown(f"attack in suite {suite.name}", pattern, sorted(labels))
     cells: dict[str, Cell] = {}
+    battery: dict[str, Cell] = {}
     extra: dict[str, ModelSpec] = {}
     for spec in models:
         info = infos[spec.dataset]
@@ -227,8 +235,7 @@ def plan(
         grid = suite.grid(info)
         for norm, attacks in suite.attacks.items():
             for attack in attacks:
-                if only and not _matches(attack.label, only):
-                    continue
+                wanted = not only or _matches(attack.label, only)
                 source = _source(attack, spec, info)
                 if source is not None and source.key == spec.key:
                     continue  # crafted on itself it would be the white-box cell under another name
@@ -236,8 +243,10 @@ def plan(
                     cell = Cell(
                         victim=spec, attack=attack, threat=Threat(norm, eps), source=source, n=n, batch=suite.batch
                     )
-                    cells.setdefault(cell.key, cell)
-                if source is not None:
+                    battery.setdefault(cell.key, cell)
+                    if wanted:
+                        cells.setdefault(cell.key, cell)
+                if source is not None and wanted:
                     extra.setdefault(source.key, source)
     ranked = {spec.key: spec for spec in models}
     everything = _with_bases({**ranked, **{k: s for k, s in extra.items() if k not in ranked}})
@@ -247,6 +256,8 @@ def plan(
         models=tuple(everything.values()),
         ranked=frozenset(ranked),
         cells=tuple(cells.values()),
+        battery=tuple(battery.values()),
+        arguments=dict(arguments or {}),
     )
 
 

@@ -193,6 +193,24 @@ def read_pair(folder: Path, run_id: str = "", run_url: str = "") -> Pair:
     return Pair(meta, samples, read_gallery(folder / "gallery.safetensors"), run_id, run_url)
 
 
+def check_result(folder: Path) -> dict[str, Any]:
+    """Content of ``result.json``, after a look at the files beside it that does not read them whole.
+
+    Raises:
+        Damaged: A file is damaged or missing; the message names it.
+    """
+    import pyarrow.parquet
+
+    try:
+        meta: dict[str, Any] = read_json(folder / "result.json")
+        rows = pyarrow.parquet.read_metadata(folder / "samples.parquet").num_rows
+    except (OSError, ValueError) as error:  # pyarrow's and UserError derive from these
+        raise Damaged(f"{folder} is damaged ({first_line(error)})") from None
+    if not isinstance(meta, dict) or rows != meta.get("n"):
+        raise Damaged(f"{folder} is damaged (result.json and samples.parquet do not belong together)")
+    return meta
+
+
 def read_pairs(folders: Iterable[Path]) -> list[Pair]:
     """Every finished cell among the folders, in their order."""
     return [read_pair(folder) for folder in folders if is_finished(folder)]

@@ -11,18 +11,20 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from . import campaign, environment, identity
+from . import campaign, identity
 from .errors import UserError
 from .plan import Cell, ModelSpec, Plan
 from .pool import Done, Pool, Task
-from .results import Damaged, finish, is_finished, read_shard, shard_path
-from .store import Home, has_model, set_aside
+from .results import Damaged, check_result, finish, is_finished, read_shard, shard_path
+from .shard import describe
+from .store import Home, has_model, read_json, set_aside
 from .tracking import Tracker, Unreachable
-from .work import Context, Craft, Job, Judge, Prepare, Train, read_proposal, setup
+from .work import Context, Craft, Job, Judge, Prepare, Train, provenance, read_crafted, setup
 
 
 @dataclass
@@ -37,7 +39,6 @@ class Watch:
         models: Models this run has to train.
         models_done: Of these, trained.
         running: Names of tasks in flight, with their jobs.
-        tracked: Results delivered to MLflow.
         messages: Lines to show once.
     """
 
@@ -47,7 +48,6 @@ class Watch:
     shards_done: int = 0
     models: int = 0
     models_done: int = 0
-    tracked: int = 0
     running: dict[str, Job] = field(default_factory=dict)
     messages: deque[str] = field(default_factory=deque)
 
@@ -82,6 +82,28 @@ def exclusive(home: Home, say: Callable[[str], None]) -> Iterator[None]:
         lock.release()
 
 
+def deliver(tracker: Tracker) -> None:
+    """Deliver what earlier commands could not, unless another command is at it.
+
+    Raises:
+        Unreachable: The store did not answer; the rest stays in ``pending/``.
+    """
+    lock = FileLock(tracker.home.path / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return
+    try:
+        waiting = tracker.waiting()
+        for marker in waiting:
+            tracker.deliver(marker)
+        if waiting:
+            tracker.reopen()
+            _close(tracker, tracker.home)
+    finally:
+        lock.release()
+
+
 class Graph:
     """Tasks that are left to do, and which of them may start.
 
@@ -102,7 +124,7 @@ class Graph:
         for spec in plan.models:
             self._train(spec)
         for cell in plan.cells:
-            if not is_finished(home.cell(cell.key)):
+            if not self._finished(cell):
                 self._cell(cell)
         self._ready = deque(name for name, needs in self._needs.items() if not needs)
 
@@ -127,28 +149,48 @@ class Graph:
                 self._add(name, Prepare(cell), {f"train {cell.crafter.key}"})
             needs.add(name)
         folder = self._home.cell(cell.key)
+        made = provenance(self._home, cell)
         self.shards_left[cell.key] = 0
         for shard in range(cell.shards):
             path = shard_path(folder, shard)
-            if path.exists() and self._readable(lambda p=path: read_shard(p), path):  # type: ignore[misc]
+            if path.exists() and self._usable(path, lambda p=path: read_shard(p)[1], made):  # type: ignore[misc]
                 continue
             wanted = set(needs)
             if cell.crafted_key is not None:
                 file = self._home.crafted(cell.crafted_key, shard)
                 name = f"craft {cell.crafted_key} {shard}"
-                if not (file.exists() and self._readable(lambda f=file: read_proposal(f), file)):  # type: ignore[misc]
+                made_of = provenance(self._home, cell, judged=False)
+                if not (file.exists() and self._usable(file, lambda f=file: read_crafted(f)[1], made_of)):  # type: ignore[misc]
                     self._add(name, Craft(cell, shard), set(needs))
                 wanted.add(name)
             self._add(f"judge {cell.key} {shard}", Judge(cell, shard), wanted)
             self.shards_left[cell.key] += 1
 
-    def _readable(self, read: Callable[[], object], path: Any) -> bool:
+    def _finished(self, cell: Cell) -> bool:
+        """Whether the cell's result is whole and is of the models that are here now."""
+        folder = self._home.cell(cell.key)
+        if not is_finished(folder):
+            return False
         try:
-            read()
+            weights = check_result(folder).get("weights", {})
         except Damaged as error:
-            self._say(f"{error}; kept as {set_aside(path).name}, computing it again")
+            self._say(f"{error}; kept as {set_aside(folder).name}, computing it again")
+            return False
+        now = provenance(self._home, cell)["weights"]
+        if weights != now:
+            self._say(f"{cell}: a model was trained again since; kept as {set_aside(folder).name}, computing it again")
             return False
         return True
+
+    def _usable(self, path: Path, facts: Callable[[], Mapping[str, Any]], made: Mapping[str, Any]) -> bool:
+        """Whether a part of an interrupted cell can be kept: it is whole, and made with what is here now."""
+        try:
+            found = facts()
+        except Damaged as error:
+            self._say(f"{error}; computing it again")
+            path.unlink(missing_ok=True)
+            return False
+        return all(found.get(name) == value for name, value in made.items())
 
     @property
     def left(self) -> int:
@@ -226,20 +268,22 @@ class Recorder:
         while (cell := self._queue.get()) is not None and not self._stopping.is_set():
             try:
                 self._finish(cell)
-            except (UserError, OSError) as error:
-                self.failures.append(f"{cell}: {error}")
+            except Exception as error:  # whatever it is, the other cells are worth finishing
+                self.failures.append(f"{cell}: {describe(error)}")
                 continue
             self._watch.cells_done += 1
             self._deliver()
 
     def _finish(self, cell: Cell) -> None:
         info = self._plan.infos[cell.victim.dataset]
+        argument = self._plan.arguments.get(cell.victim.dataset)
         meta = {
-            **campaign.cell_record(cell, info, self._plan.suite.name),
+            **campaign.cell_record(cell, info, self._plan.suite.name, argument),
             "declaration": identity.canonical(cell),
-            "versions": environment.versions(),
-            "git_commit": environment.git_commit(),
+            **provenance(self._home, cell),
         }
+        if cell.prepared_key is not None:
+            meta["preparation"] = read_json(self._home.prepared(cell.prepared_key))["cost"]
         if self._tracker is not None:
             self._tracker.mark(self._plan.key, cell.key)  # before the result: a kill between them loses nothing
         finish(self._home.cell(cell.key), cell.shards, meta)
@@ -257,10 +301,9 @@ class Recorder:
                 self.trouble = str(error)
                 self._watch.messages.append(f"tracking store out of reach, results wait in pending/: {error}")
                 return
-            except (UserError, OSError) as error:
-                self.failures.append(f"cannot track {marker.stem}: {error}")
+            except Exception as error:  # this one cannot be delivered, the others can
+                self.failures.append(f"cannot track {marker.stem}: {describe(error)}")
                 marker.rename(marker.with_suffix(".failed"))
-            self._watch.tracked += 1
 
 
 def run(
@@ -292,17 +335,22 @@ def run(
     home = context.home.create()
     watch = Watch(cells=len(plan.cells))
     failures: list[str] = []
-    with exclusive(home, watch.messages.append):
+
+    def say(message: str) -> None:
+        watch.messages.append(message)
+        observe(watch)
+
+    with exclusive(home, say):
         home.sweep()
         record = campaign.plan_record(plan, command)
         campaign.write_plan(home, record)
-        graph = Graph(plan, home, watch.messages.append)
+        graph = Graph(plan, home, say)
         watch.models, watch.shards = graph.count(Train), graph.count(Judge)
         watch.cells_done = sum(is_finished(home.cell(cell.key)) for cell in plan.cells)
         if tracker is not None:
             _mark_untracked(tracker, plan, home)
             if graph.left or tracker.waiting():
-                tracker.reopen(record)
+                tracker.reopen()
         recorder = Recorder(plan, home, tracker, watch)
         for key, left in graph.shards_left.items():
             if left == 0:
@@ -318,8 +366,8 @@ def run(
             recorder.abandon()
             raise
         trouble = recorder.trouble
-        if tracker is not None and not trouble and not tracker.is_closed(record):
-            trouble = _close(tracker, record, home)
+        if tracker is not None and not trouble:
+            trouble = _close(tracker, home)
         observe(watch)
         waiting = len(tracker.waiting()) if tracker is not None else 0
     return Report(tuple(failures + recorder.failures), waiting, trouble)
@@ -329,15 +377,21 @@ def _mark_untracked(tracker: Tracker, plan: Plan, home: Home) -> None:
     """Finished cells that this store has never seen (another store was used before) are delivered too."""
     for cell in plan.cells:
         folder = home.cell(cell.key)
-        untracked = is_finished(folder) and tracker.uri not in campaign.read_runs(folder)
+        untracked = is_finished(folder) and tracker.store not in campaign.read_runs(folder)
         if untracked and not (home.pending / f"{cell.key}.json").exists():
             tracker.mark(plan.key, cell.key)
 
 
-def _close(tracker: Tracker, record: Mapping[str, Any], home: Home) -> str:
+def _close(tracker: Tracker, home: Home) -> str:
+    """Close every plan that has something new, also those whose results were delivered only now."""
+    plans = [record for record in campaign.read_plans(home) if not tracker.is_closed(record)]
+    if not plans:
+        return ""
     try:
-        tracker.close(record, campaign.boards_from_home(home, [record])[0])
-    except Unreachable as error:
+        boards = campaign.boards_from_home(home)
+        for record in plans:
+            tracker.close(record, [board for board in boards if board.suite == record["suite"]])
+    except (Unreachable, UserError) as error:
         return str(error)
     return ""
 

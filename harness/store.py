@@ -97,8 +97,11 @@ class Home:
 
     def sweep(self) -> None:
         """Remove what a killed process left half written. Only while no other process works on this home."""
-        for part in self.path.rglob(".*.part*"):
-            part.unlink(missing_ok=True)
+        ours = ("models", "cells", "prepared", "crafted", "plans", "pending", "progress")
+        parts = [part for folder in ours for part in (self.path / folder).rglob(".*.part")]
+        for part in [*parts, *self.path.glob(".mlflow.db.*.part*")]:
+            if part.is_file():
+                part.unlink(missing_ok=True)
 
     def model(self, key: str) -> Path:
         """Folder of a model."""

@@ -25,7 +25,7 @@ from urllib.request import url2pathname
 
 from .campaign import boards, model_state, read_plans, read_runs
 from .errors import UserError
-from .metrics import Board, Pair, nearest, pair_rows, summary, worst_case
+from .metrics import Board, Pair, by_model, nearest, pair_rows, summary, worst_case
 from .metrics import curve as accuracy_curve
 from .results import is_finished, read_pair
 from .store import Home, finite, read_json, write_bytes, write_json
@@ -39,6 +39,9 @@ EXPERIMENT: Final = "gauntlet"
 
 CURVE_POINTS: Final = 25
 """Points of the robust-accuracy-over-eps curve, from 0 to one and a half times the largest budget."""
+
+EPS_STEPS: Final = 100_000
+"""Steps of that curve's axis in MLflow, whose steps are whole numbers, for eps = 1."""
 
 BATCH: Final = 900
 """Metrics a call: MLflow takes 1000."""
@@ -64,6 +67,16 @@ def quiet_environment() -> None:
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
 
 
+SCHEMES: Final = ("sqlite", "postgresql", "mysql", "mssql", "http", "https", "databricks")
+
+
+def check_uri(uri: str) -> None:
+    """Raise UserError for an address that no store can have, before anything is run."""
+    scheme, colon, _ = uri.partition(":")
+    if not colon or scheme.partition("+")[0] not in SCHEMES:
+        raise UserError(f"no tracking store at {uri!r}; write it as one of {', '.join(f'{s}:' for s in SCHEMES)}")
+
+
 class Unreachable(RuntimeError):
     """The tracking store did not answer. Results are safe on disk and are delivered later."""
 
@@ -77,8 +90,11 @@ class Tracker:
     """
 
     def __init__(self, home: Home, uri: str) -> None:
+        check_uri(uri)
         self.home = home
         self.uri = uri
+        # the home's own store keeps its name when the home is moved
+        self.store = "home" if uri == default_uri(home) else uri.rstrip("/")
         self._plans: dict[str, Mapping[str, Any]] = {}
 
     @functools.cached_property
@@ -103,13 +119,32 @@ class Tracker:
     def _create_database(self, connect: Callable[..., MlflowClient]) -> None:
         """Make the home's database if there is none: beside its place, because a killed migration is never mended."""
         place = self.home.path / "mlflow.db"
-        if place.exists():
-            return
-        part = place.with_name(f".{place.name}.{os.getpid()}.part")
-        connect(tracking_uri=f"sqlite:///{part.resolve()}").search_experiments(max_results=1)
-        part.rename(place)
+        if not place.exists():
+            part = place.with_name(f".{place.name}.{os.getpid()}.part")
+            connect(tracking_uri=f"sqlite:///{part.resolve()}").search_experiments(max_results=1)
+            with contextlib.suppress(FileExistsError):  # another process was faster, and has perhaps written to it
+                os.link(part, place)
+                self._forget()
+            part.unlink()
+        artifacts = self._artifact_root().as_uri()
         with contextlib.closing(sqlite3.connect(place, timeout=30)) as connection:
             connection.execute("PRAGMA journal_mode=WAL")  # halves the write time; the setting stays in the file
+            found = connection.execute("SELECT artifact_location FROM experiments WHERE name = ?", (EXPERIMENT,))
+            for (before,) in found.fetchall():
+                if before != artifacts:  # the home was moved, and MLflow keeps absolute addresses
+                    for table, column in (("experiments", "artifact_location"), ("runs", "artifact_uri")):
+                        change = f"UPDATE {table} SET {column} = replace({column}, ?, ?)"
+                        connection.execute(change, (before, artifacts))
+            connection.commit()
+
+    def _artifact_root(self) -> Path:
+        return (self.home.path / "mlflow-artifacts").resolve()
+
+    def _forget(self) -> None:
+        """A new database knows nothing: whatever was delivered to the one before is to be delivered again."""
+        for file in self.home.path.glob("*/*/runs.json"):
+            write_json(file, {store: run for store, run in read_json(file).items() if store != "home"})
+        self.reopen()
 
     @functools.cached_property
     def experiment(self) -> str:
@@ -119,7 +154,7 @@ class Tracker:
             return str(found.experiment_id)
         location = None
         if self.uri == default_uri(self.home):
-            location = (self.home.path / "mlflow-artifacts").resolve().as_uri()
+            location = self._artifact_root().as_uri()
         return str(self._guard(self.client.create_experiment, EXPERIMENT, artifact_location=location))
 
     @functools.cached_property
@@ -131,18 +166,32 @@ class Tracker:
         return path.read_text()
 
     def _guard(self, call: Any, *arguments: Any, **named: Any) -> Any:
-        """Call MLflow; anything it raises means that the store is out of order."""
+        """Call MLflow; if it fails and the store does not answer a simple question either, it is out of reach."""
         try:
             return call(*arguments, **named)
         except Exception as error:
+            if self._answers():
+                raise
             text = str(error).strip().splitlines()
             raise Unreachable(f"{self.uri}: {type(error).__name__}: {text[0] if text else ''}"[:300]) from error
+
+    def _answers(self) -> bool:
+        """Whether the store is there."""
+        client = self.__dict__.get("client")
+        if client is None:
+            return False  # it was never opened
+        try:
+            client.search_experiments(max_results=1)
+        except Exception:
+            return False
+        return True
 
     # -- writing ---------------------------------------------------------------------------------------------
 
     def mark(self, plan: str, cell: str) -> None:
         """Note that a cell's result is to be delivered."""
-        write_json(self.home.pending / f"{cell}.json", {"plan": plan, "cell": cell, "begun": False})
+        again = any(self.home.cell(cell).parent.glob(f"{cell}.damaged-*"))  # an earlier result was tracked, perhaps
+        write_json(self.home.pending / f"{cell}.json", {"plan": plan, "cell": cell, "begun": False, "again": again})
 
     def waiting(self) -> list[Path]:
         """Markers of results not delivered yet, oldest first."""
@@ -156,11 +205,13 @@ class Tracker:
         """
         note = read_json(marker)
         folder = self.home.cell(note["cell"])
-        if is_finished(folder) and self.uri not in read_runs(folder):
+        if is_finished(folder) and self.store not in read_runs(folder):
             pair = read_pair(folder)
             plan = self._plan(note["plan"])
             parent = self._model_run(plan, pair.meta["model"])
-            run_id = self._interrupted("pair", pair.meta["cell"]) if note["begun"] else None
+            run_id = None
+            if note["begun"] or note["again"]:
+                run_id = self._interrupted("pair", pair.meta["cell"], adopt=not note["again"])
             if run_id is None:
                 write_json(marker, {**note, "begun": True})
                 run_id = self._guard(self._log_pair, pair, plan, parent)
@@ -173,18 +224,18 @@ class Tracker:
         return self._plans[key]
 
     def _remember(self, folder: Path, run_id: str) -> None:
-        write_json(folder / "runs.json", {**read_runs(folder), self.uri: run_id})
+        write_json(folder / "runs.json", {**read_runs(folder), self.store: run_id})
 
     def _find(self, kind: str, key: str) -> list[Run]:
         where = f"tags.`gauntlet.{kind}` = '{key}' and tags.`gauntlet.origin` = '{self.origin}'"
         where += f" and tags.`gauntlet.kind` = '{kind}'"
         return list(self._guard(self.client.search_runs, [self.experiment], where))
 
-    def _interrupted(self, kind: str, key: str) -> str | None:
-        """What became of a run that was begun: its id if it was finished; an unfinished one is removed."""
+    def _interrupted(self, kind: str, key: str, *, adopt: bool) -> str | None:
+        """What became of runs begun before: the id of a finished one, if it may be adopted; the others are removed."""
         finished = None
         for run in self._find(kind, key):
-            if run.info.status == "FINISHED":
+            if adopt and run.info.status == "FINISHED":
                 finished = run.info.run_id
             else:
                 self._guard(self.client.delete_run, run.info.run_id)
@@ -201,36 +252,39 @@ class Tracker:
     def _plan_run(self, plan: Mapping[str, Any]) -> str:
         """Run of a command: made once, found again by the command that goes on with it."""
         folder = self.home.plans / plan["plan"]
-        known = read_runs(folder).get(self.uri) if folder.exists() else None
-        if known is not None:
-            return known
-        for run in self._find("plan", plan["plan"]):
-            run_id = str(run.info.run_id)
-            break
-        else:
-            sets = ", ".join(sorted(plan["budgets"]))
-            tags = {"suite": plan["suite"], "command": plan["command"], "mlflow.note.content": _code(plan["command"])}
-            run_id = self._guard(self._create, "plan", plan["plan"], f"{plan['suite']} on {sets}", None, tags)
-            self._guard(self.client.log_dict, run_id, finite(plan), "plan.json")
-        self._remember(folder, run_id)
-        return run_id
+        known = read_runs(folder).get(self.store)
+        if known is None:
+            known = self._complete("plan", plan["plan"]) or self._guard(self._log_plan, plan)
+            self._remember(folder, known)
+        return known
 
     def _model_run(self, plan: Mapping[str, Any], key: str) -> str:
         """Run of a model: made once, under the command that first used it."""
         folder = self.home.model(key)
-        known = read_runs(folder).get(self.uri)
-        if known is not None:
-            return known
-        parent = self._plan_run(plan)
-        entry = next(model for model in plan["models"] if model["model"] == key)
-        for run in self._find("model", key):
+        known = read_runs(folder).get(self.store)
+        if known is None:
+            parent = self._plan_run(plan)
+            entry = next(model for model in plan["models"] if model["model"] == key)
+            known = self._complete("model", key) or self._guard(self._log_model, folder, entry, plan, parent)
+            self._remember(folder, known)
+        return known
+
+    def _complete(self, kind: str, key: str) -> str | None:
+        """Id of a run that was written whole by a process that did not live to remember it; others are removed."""
+        found = None
+        for run in self._find(kind, key):
             if run.data.tags.get("gauntlet.complete"):
-                run_id = str(run.info.run_id)
-                break
-            self._guard(self.client.delete_run, run.info.run_id)
-        else:
-            run_id = self._guard(self._log_model, folder, entry, plan, parent)
-        self._remember(folder, run_id)
+                found = str(run.info.run_id)
+            else:
+                self._guard(self.client.delete_run, run.info.run_id)
+        return found
+
+    def _log_plan(self, plan: Mapping[str, Any]) -> str:
+        name = f"{plan['suite']} on {', '.join(sorted(plan['budgets']))}"
+        tags = {"suite": plan["suite"], "command": plan["command"], "mlflow.note.content": _code(plan["command"])}
+        run_id = self._create("plan", plan["plan"], name, None, tags)
+        self.client.log_dict(run_id, finite(plan), "plan.json")
+        self.client.set_tag(run_id, "gauntlet.complete", "yes")
         return run_id
 
     def _log_model(self, folder: Path, entry: Mapping[str, Any], plan: Mapping[str, Any], parent: str) -> str:
@@ -253,9 +307,9 @@ class Tracker:
         params = [Param(name, str(value)[:5000]) for name, value in sorted(_flat(entry["declaration"]).items())]
         for part in _chunks(metrics, BATCH):
             self.client.log_batch(run_id, metrics=part)
-        self.client.log_batch(run_id, params=params[:100], tags=[RunTag("gauntlet.complete", "yes")])
         if (folder / "card.json").exists():
             self.client.log_artifact(run_id, str(folder / "card.json"))
+        self.client.log_batch(run_id, params=params[:100], tags=[RunTag("gauntlet.complete", "yes")])
         return run_id
 
     def _log_pair(self, pair: Pair, plan: Mapping[str, Any], parent: str) -> str:
@@ -275,7 +329,7 @@ class Tracker:
         values = _metrics(pair, plan["budgets"][meta["dataset"]])
         metrics = [Metric(name, value, 0, 0) for name, value in values.items() if math.isfinite(value)]
         metrics += [
-            Metric("robust_accuracy_over_eps", value, 0, round(1000 * eps))
+            Metric("robust_accuracy_over_eps", value, 0, round(EPS_STEPS * eps))
             for eps, value in _curve(pair, plan["budgets"][meta["dataset"]])
         ]
         params = [Param(name, str(value)[:5000]) for name, value in sorted(_flat(meta["declaration"]).items())]
@@ -287,52 +341,57 @@ class Tracker:
         return run_id
 
     def is_closed(self, plan: Mapping[str, Any]) -> bool:
-        """Whether :meth:`close` was done for that plan in this store."""
+        """Whether :meth:`close` was done for that plan in this store, with nothing new since."""
         path = self.home.plans / plan["plan"] / "closed.json"
-        return path.exists() and self.uri in read_json(path)
+        return path.exists() and self.store in read_json(path)
 
-    def reopen(self, plan: Mapping[str, Any]) -> None:
-        """There is something new in that plan: it is to be closed again."""
-        (self.home.plans / plan["plan"] / "closed.json").unlink(missing_ok=True)
+    def reopen(self) -> None:
+        """There is something new: summaries are to be made again, for any plan may share models with it."""
+        for file in self.home.plans.glob("*/closed.json"):
+            file.unlink(missing_ok=True)
 
-    def close(self, plan: Mapping[str, Any], board: Board) -> None:
+    def close(self, plan: Mapping[str, Any], boards: Sequence[Board]) -> None:
         """Give every model's run its summary, and end the runs of a command.
 
         The model's run carries ``acc/<attack> <norm> <eps>``, ``worst/<norm> <eps>``, ``score/worst_case`` (the
         lowest of its norms, each at the eps that defenses train at), ``score/clean``, ``cost/...`` and the
-        attacks as the table ``attacks.json``: what the UI's charts and comparison show.
+        attacks as the table ``attacks.json``: what the UI's charts and comparison show. A model with a pair missing
+        or failed has no worst case, its run says why in the tag ``no_rank`` and ends as failed.
+
+        Args:
+            plan: The command.
+            boards: What its suite has by now, also from other commands.
 
         Raises:
             Unreachable: The store did not answer.
         """
-        rows = pair_rows(board)
-        by_key: dict[str, list[Pair]] = {}
-        for pair in board.pairs:
-            by_key.setdefault(pair.meta["model"], []).append(pair)
-        failed = False
-        for entry in plan["models"]:
-            key = entry["model"]
-            pairs = by_key.get(key, [])
-            run_id = self._model_run(plan, key)
-            complete = not board.missing.get(key) and board.models[key]["status"] == "ok"
-            failed |= not complete
-            if pairs:
+        for board in boards:
+            rows = pair_rows(board)
+            grouped = by_model(board.pairs)
+            for key, entry in board.models.items():
+                if key not in grouped or not any(model["model"] == key for model in plan["models"]):
+                    continue
+                pairs = grouped[key]
+                run_id = self._model_run(plan, key)
                 mine = rows[
                     (rows["dataset"] == entry["dataset"])
                     & (rows["architecture"] == entry["architecture"])
                     & (rows["defense"] == entry["defense"])
                     & (rows["seed"] == entry["seed"])
                 ]
-                values = _model_metrics(
-                    pairs, mine, board.budgets[entry["dataset"]], plan["reference"][entry["dataset"]]
-                )
-                self._guard(self._summarise, run_id, values, mine)
-            self._guard(self.client.set_terminated, run_id, "FINISHED" if complete else "FAILED")
+                trouble = [f"{p.meta['attack']}: {p.meta['status']}" for p in pairs if p.meta["status"] != "ok"]
+                trouble += [f"{name}: not run" for name in board.missing.get(key, ())]
+                budgets, reference = board.budgets[entry["dataset"]], plan["reference"].get(entry["dataset"], {})
+                values = _model_metrics(pairs, mine, budgets, reference, whole=not trouble)
+                self._guard(self._summarise, run_id, values, mine, trouble)
+                self._guard(self.client.set_terminated, run_id, "FAILED" if trouble else "FINISHED")
+        done = all(is_finished(self.home.cell(cell["cell"])) for cell in plan["cells"])
+        failed = not done or any(model_state(self.home, m["model"])["status"] != "ok" for m in plan["models"])
         self._guard(self.client.set_terminated, self._plan_run(plan), "FAILED" if failed else "FINISHED")
         if not failed:
-            write_json(self.home.plans / plan["plan"] / "closed.json", [self.uri])
+            write_json(self.home.plans / plan["plan"] / "closed.json", [self.store])
 
-    def _summarise(self, run_id: str, values: Mapping[str, float], rows: pd.DataFrame) -> None:
+    def _summarise(self, run_id: str, values: Mapping[str, float], rows: pd.DataFrame, trouble: Sequence[str]) -> None:
         from mlflow.entities import Metric, RunTag
 
         known = self.client.get_run(run_id).data.metrics
@@ -341,7 +400,7 @@ class Tracker:
             self.client.log_batch(run_id, metrics=part)
         self.client.log_dict(run_id, _attack_table(rows, values), "attacks.json")
         marker = RunTag("mlflow.loggedArtifacts", '[{"path": "attacks.json", "type": "table"}]')
-        self.client.log_batch(run_id, tags=[marker])
+        self.client.log_batch(run_id, tags=[marker, RunTag("no_rank", "; ".join(trouble)[:5000])])
 
     # -- reading ---------------------------------------------------------------------------------------------
 
@@ -371,7 +430,7 @@ class Tracker:
 
         def model(key: str) -> Mapping[str, Any]:
             local = model_state(self.home, key)
-            if key not in models or local["status"] != "ok":
+            if local["status"] == "ok" or key not in models:
                 return local
             return {"status": "ok", "error": "", "card": self._json(models[key], "card.json")}
 
@@ -400,7 +459,10 @@ class Tracker:
         return target
 
     def _json(self, run: Run, name: str) -> dict[str, Any]:
-        content: dict[str, Any] = read_json(self._artifacts(run) / name)
+        path = self._artifacts(run) / name
+        if not path.exists():
+            raise UserError(f"the tracked run {run.info.run_id} has no {name}; --from home reads the result files")
+        content: dict[str, Any] = read_json(path)
         return content
 
     def _url(self, run: Run) -> str:
@@ -413,6 +475,8 @@ def _metrics(pair: Pair, budgets: Mapping[str, Sequence[float]]) -> dict[str, fl
     """Metrics of a pair's run."""
     meta = pair.meta
     values = summary(pair.samples)
+    if meta["status"] != "ok":
+        del values["success_rate"]
     values |= {f"cost/{name}": float(meta[name]) for name in ("seconds", "forwards", "backwards")}
     board = Board(suite="", budgets={meta["dataset"]: budgets}, pairs=[pair])
     for row in pair_rows(board).to_dict("records"):
@@ -424,29 +488,37 @@ def _metrics(pair: Pair, budgets: Mapping[str, Sequence[float]]) -> dict[str, fl
 
 
 def _curve(pair: Pair, budgets: Mapping[str, Sequence[float]]) -> list[tuple[float, float]]:
-    """Robust accuracy over eps of one pair: up to its own eps for a budget attack."""
-    norm = pair.meta["norm"]
-    top = pair.meta["eps"] if pair.meta["eps"] is not None else 1.5 * max(budgets[norm])
-    grid = [top * step / (CURVE_POINTS - 1) for step in range(CURVE_POINTS)]
+    """Robust accuracy over eps of one pair: a budget attack has looked at no eps but its own, and at 0."""
+    norm, eps = pair.meta["norm"], pair.meta["eps"]
+    if pair.meta["status"] != "ok":
+        return []
+    top = 1.5 * max(budgets[norm])
+    grid = [top * step / (CURVE_POINTS - 1) for step in range(CURVE_POINTS)] if eps is None else sorted({0.0, eps})
     values = accuracy_curve(nearest([pair], norm)["distance"], grid)
     return [(eps, float(value)) for eps, value in zip(grid, values, strict=True)]
 
 
 def _model_metrics(
-    pairs: Sequence[Pair], rows: Any, budgets: Mapping[str, Sequence[float]], reference: Mapping[str, float]
+    pairs: Sequence[Pair],
+    rows: pd.DataFrame,
+    budgets: Mapping[str, Sequence[float]],
+    reference: Mapping[str, float],
+    *,
+    whole: bool,
 ) -> dict[str, float]:
-    """Metrics of a model's run."""
+    """Metrics of a model's run; a worst case only if the whole battery ran well."""
     values: dict[str, float] = {"score/clean": float(pairs[0].samples["clean_correct"].mean())}
     for row in rows.to_dict("records"):
-        values[_metric_name(f"acc/{row['attack']} {row['norm']} {row['eps']:g}")] = row["robust_accuracy"]
-    scores = []
-    for norm, grid in budgets.items():
-        if not any(pair.meta["norm"] == norm for pair in pairs):
-            continue
-        for eps in grid:
-            values[f"worst/{norm} {eps:g}"] = worst_case(pairs, norm, eps).accuracy
-        scores.append(values.get(f"worst/{norm} {reference.get(norm, grid[0]):g}", values[f"worst/{norm} {grid[0]:g}"]))
-    values["score/worst_case"] = min(scores)
+        source = f" from {row['source']}" if row["source"] else ""
+        values[_metric_name(f"acc/{row['attack']}{source} {row['norm']} {row['eps']:g}")] = row["robust_accuracy"]
+    if whole:
+        scores = []
+        for norm, grid in budgets.items():
+            for eps in grid:
+                values[f"worst/{norm} {eps:g}"] = worst_case(pairs, norm, eps).accuracy
+            wanted = min((eps for eps in grid if eps >= reference.get(norm, 0.0)), default=max(grid))
+            scores.append(values[f"worst/{norm} {wanted:g}"])
+        values["score/worst_case"] = min(scores)
     values["cost/seconds"] = sum(float(pair.meta["seconds"]) for pair in pairs)
     values["cost/forwards"] = sum(float(pair.meta["forwards"]) for pair in pairs)
     values["cost/backwards"] = sum(float(pair.meta["backwards"]) for pair in pairs)
@@ -489,7 +561,8 @@ _MODELS: Final = "tags.`gauntlet.kind` = 'model'"
 
 def _metric_name(text: str) -> str:
     """A name MLflow takes: letters, digits and ``_ - . : / space``."""
-    return re.sub(r"[^\w\-. :/]", "_", text.replace("=", ":").replace("(", " ").replace(")", "").replace(",", ""))
+    plain = text.replace("=", ":").replace("(", " ").replace(")", "").replace(",", "")
+    return re.sub(r"[^\w\-. :/]", "_", plain)[:240]
 
 
 def _where(meta: Mapping[str, Any]) -> str:

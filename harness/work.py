@@ -21,14 +21,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from . import identity
+from . import environment, identity
 from .attack import Attack
 from .attacks.transfer import Transfer
 from .data import Dataset, DataSource
 from .plan import Cell, ModelSpec
 from .results import Damaged, write_shard
 from .shard import Bench, Proposal, craft, run_shard
-from .store import Home, load_model, read_json, save_model, write_bytes, write_json
+from .store import Home, has_model, load_model, read_json, save_model, write_bytes, write_json
 from .training import Diverged, score
 
 PREPARATION_SAMPLES = 1000
@@ -200,7 +200,8 @@ class Worker:
         _, x, y = self._batch(cell, shard)
         victim = self._bench(cell.crafter).attacked
         proposal = craft(victim, self._ready(cell), cell.threat, x, y, cell.shard_seed(shard))
-        write_proposal(self.context.home.crafted(cell.crafted_key, shard), proposal)
+        facts = provenance(self.context.home, cell, judged=False)
+        write_proposal(self.context.home.crafted(cell.crafted_key, shard), proposal, facts)
 
     def _judge(self, cell: Cell, shard: int) -> None:
         home = self.context.home
@@ -219,7 +220,9 @@ class Worker:
             shard=shard,
             crafted=crafted,
         )
-        write_shard(home.cell(cell.key), shard, outcome.samples, outcome.facts, outcome.gallery)
+        write_shard(
+            home.cell(cell.key), shard, outcome.samples, {**outcome.facts, **provenance(home, cell)}, outcome.gallery
+        )
 
     def _reporter(self, name: str) -> Callable[[int, int, Mapping[str, float]], None]:
         """Writes progress to a small file that the driver reads: a killed worker leaves no lock behind."""
@@ -240,20 +243,46 @@ def inner(attack: Attack) -> Attack:
     return attack.attack if isinstance(attack, Transfer) else attack
 
 
-def write_proposal(path: Path, proposal: Proposal) -> None:
-    """Keep crafted images."""
+def provenance(home: Home, cell: Cell, *, judged: bool = True) -> dict[str, Any]:
+    """What a shard was made with: digests of the weights, versions, commit. Another one of any is another shard.
+
+    Args:
+        home: Where the models are.
+        cell: The pair.
+        judged: Whether the victim takes part; crafting for transfer knows the source alone.
+    """
+    specs = {cell.crafter.key: cell.crafter} | ({cell.victim.key: cell.victim} if judged else {})
+    cards = {key: home.model(key) / "card.json" for key, spec in specs.items() if has_model(home, spec)}
+    weights = {key: _digest(card, card.stat().st_mtime_ns) for key, card in cards.items()}
+    return {"weights": weights, "versions": environment.versions(), "git_commit": environment.git_commit()}
+
+
+@lru_cache
+def _digest(card: Path, modified: int) -> str:
+    """Digest of the weights that a card vouches for; asked for every cell of a plan."""
+    return str(read_json(card).get("sha256"))
+
+
+def write_proposal(path: Path, proposal: Proposal, made: Mapping[str, Any]) -> None:
+    """Keep crafted images, with their provenance."""
     tensors = {"x_adv": proposal.x_adv.detach().cpu().contiguous()} if isinstance(proposal.x_adv, Tensor) else {}
     facts = {
         "seconds": proposal.seconds,
         "forwards": proposal.forwards,
         "backwards": proposal.backwards,
         "errors": list(proposal.errors),
+        **made,
     }
     write_bytes(path, save_tensors(tensors, metadata={"facts": json.dumps(facts)}))
 
 
 def read_proposal(path: Path) -> Proposal:
-    """Read crafted images.
+    """Read crafted images; see :func:`read_crafted`."""
+    return read_crafted(path)[0]
+
+
+def read_crafted(path: Path) -> tuple[Proposal, dict[str, Any]]:
+    """Read crafted images and their facts.
 
     Raises:
         Damaged: The file cannot be read.
@@ -265,4 +294,5 @@ def read_proposal(path: Path) -> Proposal:
             x_adv: Tensor | None = file.get_tensor("x_adv") if "x_adv" in names else None
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise Damaged(f"{path} is damaged ({str(error).splitlines()[0]})") from None
-    return Proposal(x_adv, facts["seconds"], facts["forwards"], facts["backwards"], tuple(facts["errors"]))
+    proposal = Proposal(x_adv, facts["seconds"], facts["forwards"], facts["backwards"], tuple(facts["errors"]))
+    return proposal, facts

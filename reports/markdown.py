@@ -38,11 +38,14 @@ def _section(section: Section) -> Iterator[str]:
         for n, rows in panel.rankings:
             yield from _ranking(n, rows)
         yield from _heat(panel)
-    if section.failures:
+    if section.failures or section.cautions:
         yield from ("### Failures and invalid results", "")
         yield from _table(
             ("model", "seed", "what", "status", "reason"),
-            ([md(f.entry), md(f.seed), md(f.what), md(f.status), md(f.reason)] for f in section.failures),
+            (
+                [md(f.entry), md(f.seed), md(f.what), md(f.status), md(f.reason)]
+                for f in (*section.failures, *section.cautions)
+            ),
         )
     yield from ("### Where the numbers come from", "", "<details><summary>Command and run of every pair</summary>", "")
     pairs = (record.pair for entry in section.entries for record in section.records[entry.anchor])

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
 
-from harness.metrics import FLAGS, Board, Pair, WorstCase, broken, by_model, summary, wilson, worst_case
+from harness.metrics import FLAGS, Board, Pair, WorstCase, by_model, pair_rows, summary, worst_case
 
-from .text import counts, is_number, plural, threat_text
+from .text import counts, is_number, percent, plural, threat_text
 from .view import Column, Cost, Entry, Failure, Gain, HeatCell, HeatRow, Panel, Record
+
+MOSTLY: Final = 0.5
+"""Share of unchanged images above which an attack with a budget is pointed out."""
 
 
 @dataclass
@@ -121,14 +124,12 @@ class Section:
         return rank, meta["attack"], str(meta.get("source") or ""), meta["eps"] or 0.0, meta["seed"]
 
     def _record(self, anchor: str, pair: Pair) -> Record:
-        meta, n = pair.meta, len(pair.samples)
-        grid = self.board.budgets[self.dataset][meta["norm"]] if meta["eps"] is None else [meta["eps"]]
-        accuracies = []
-        for eps in grid:
-            kept = n - int(broken(pair.samples, meta["norm"], eps).sum())
-            accuracies.append((eps, kept / n if n else float("nan"), *wilson(kept, n)))
-        flags = meta.get("invalid") or {flag: int(pair.samples[flag].sum()) for flag in FLAGS}
-        return Record(anchor, pair, summary(pair.samples), accuracies, counts(flags.items()))
+        # the rows of pairs.csv, so that the page cannot show an accuracy that the file withholds
+        rows = pair_rows(replace(self.board, pairs=[pair])).to_dict("records")
+        names = ("eps", "robust_accuracy", "robust_accuracy_low", "robust_accuracy_high")
+        accuracies = [tuple(float(row[name]) for name in names) for row in rows]
+        flags = pair.meta.get("invalid") or {flag: int(pair.samples[flag].sum()) for flag in FLAGS}
+        return Record(anchor, pair, _measured(pair), accuracies, counts(flags.items()))
 
     @cached_property
     def panels(self) -> list[Panel]:
@@ -273,6 +274,21 @@ class Section:
         return found
 
     @cached_property
+    def cautions(self) -> list[Failure]:
+        """Pairs that count, of an attack with a budget that gave back most images as they were."""
+        found = []
+        for entry in self.entries:
+            for record in self.records[entry.anchor]:
+                meta, attack = record.pair.meta, column(record.pair)
+                idle = meta.get("kind") != "budget" or attack.control or not meta["eps"]
+                if idle or record.failed or record.unchanged <= MOSTLY:
+                    continue
+                what = f"{attack.name}, {threat_text(meta['norm'], meta['eps'], self.levels)}"
+                reason = f"{percent(record.unchanged)} % of the attacked images came back unchanged"
+                found.append(Failure(entry.name, str(meta["seed"]), what, "caution", reason, (), record))
+        return found
+
+    @cached_property
     def costs(self) -> list[Cost]:
         """A row an attack and norm, cheapest first within a norm."""
         groups: dict[tuple[Column, str], list[Record]] = {}
@@ -289,7 +305,7 @@ class Section:
                 forwards=_mean(record.pair.meta.get("forwards") for record in records),
                 backwards=_mean(record.pair.meta.get("backwards") for record in records),
                 seconds=_mean(record.pair.meta.get("seconds") for record in records),
-                success_rate=_mean(record.summary["success_rate"] for record in records if not record.failed),
+                success_rate=_mean(record.summary["success_rate"] for record in records),
             )
             for (attack, norm), records in groups.items()
         ]
@@ -336,6 +352,15 @@ def _heat_cell(found: Sequence[tuple[Record, float]]) -> HeatCell:
     if not all(map(is_number, values)):
         return HeatCell("failed", text="no images", detail=detail, anchor=anchor)
     return HeatCell("value", value=float(np.mean(values)), detail=detail, anchor=anchor)
+
+
+def _measured(pair: Pair) -> dict[str, float]:
+    """Summary of a pair's samples. What a failed attack achieved on the rest is no measurement: NaN."""
+    found = summary(pair.samples)
+    if pair.meta["status"] == "ok":
+        return found
+    kept = ("n", "clean_accuracy", "invalid")
+    return {name: value if name.startswith(kept) else float("nan") for name, value in found.items()}
 
 
 def _mean(values: Iterable[Any]) -> float:

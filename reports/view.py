@@ -132,12 +132,20 @@ class Panel:
 
 @dataclass(frozen=True)
 class Record:
-    """One pair and where it comes from: accuracy (eps, value, low, high) at every eps it is judged at."""
+    """One pair and where it comes from.
+
+    Attributes:
+        anchor: Id on the page.
+        pair: The record.
+        summary: :func:`harness.metrics.summary` of its samples; what measures the attack is NaN if the pair failed.
+        accuracies: (eps, value, low, high) at every eps it is judged at; all but eps are NaN if the pair failed.
+        problem: What was invalid about the returned images, in words.
+    """
 
     anchor: str
     pair: Pair
     summary: Mapping[str, float]
-    accuracies: Sequence[tuple[float, float, float, float]]
+    accuracies: Sequence[tuple[float, ...]]
     problem: str
 
     @property
@@ -145,10 +153,17 @@ class Record:
         """Whether its numbers may not be read as robustness."""
         return bool(self.pair.meta["status"] != "ok")
 
+    @property
+    def unchanged(self) -> float:
+        """Share of the attacked images, of those the model had right, that came back as they were."""
+        samples = self.pair.samples
+        attacked = int((samples["attacked"] & samples["clean_correct"]).sum())
+        return int(self.pair.meta.get("unchanged") or 0) / attacked if attacked else 0.0
+
 
 @dataclass(frozen=True)
 class Failure:
-    """Something that has to be explained before a model gets a rank."""
+    """Something that has to be explained before a model gets a rank, or, as a caution, before a number is trusted."""
 
     entry: str
     seed: str

@@ -159,6 +159,15 @@ def test_printing_shows_every_threat_and_no_controls(open_page: Any, url: str) -
     assert not page.locator("button.copy").first.is_visible()
 
 
+def test_printing_unfolds_what_is_folded(open_page: Any, url: str) -> None:
+    page = open_page(url)
+    folded = page.locator("details.card:not([open]) table.records")
+    assert folded.count() > 0
+    assert not any(table.is_visible() for table in folded.all())
+    page.emulate_media(media="print")
+    assert all(table.is_visible() and table.bounding_box()["height"] > 0 for table in folded.all())
+
+
 def test_names_are_text_not_markup(open_page: Any, url: str) -> None:
     page = open_page(url)
     assert page.locator("script").count() == 1

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from harness.metrics import Board, Pair, leaderboard, worst_case
+from harness.metrics import Board, Pair, leaderboard, pair_rows, worst_case
 from reports.tables import Section, sections
 from reports.view import HeatCell, Panel
 
@@ -152,3 +152,39 @@ def test_sample_sizes_are_ranked_apart(pair: Callable[..., Pair]) -> None:
     board = Board("quick", {"mnist": {"linf": (8 / 255,)}}, pairs)
     (section,) = sections([board], [leaderboard(board)])
     assert [(n, len(rows)) for n, rows in section.panels[0].rankings] == [(2, 1), (1, 1)]
+
+
+def test_a_failed_pair_shows_no_number(section: Section, board: Board) -> None:
+    rows = pair_rows(board).set_index(["run_id", "eps"])
+    found = [record for records in section.records.values() for record in records]
+    assert sum(record.failed for record in found) == 3
+    for record in found:
+        numbers = [number for _, *values in record.accuracies for number in values]
+        numbers += [record.summary["success_rate"], record.summary["median_l2"]]
+        assert not record.failed or all(map(math.isnan, numbers))
+        for eps, value, _, _ in record.accuracies:
+            expected = rows.loc[(record.pair.run_id, eps), "robust_accuracy"]
+            assert value == pytest.approx(expected, nan_ok=True)
+
+
+def test_unchanged_images_are_a_share_and_a_caution_when_most(pair: Callable[..., Pair]) -> None:
+    clean, none = [0, 1, 1, 1, 1], [math.nan] * 5  # four of five are attacked
+    pairs = [
+        pair(clean, none, attack="lazy", unchanged=3),
+        pair(clean, none, attack="half", unchanged=2),
+        pair(clean, none, attack="old"),
+        pair(clean, none, attack="control", unchanged=4, access="none"),
+        pair(clean, none, attack="minimal", unchanged=4, kind="minimal", eps=None),
+        pair(clean, none, attack="nothing allowed", unchanged=4, eps=0.0),
+        pair(clean, none, attack="failed", unchanged=4, status="invalid"),
+    ]
+    board = Board("quick", {"mnist": {"linf": (8 / 255,)}}, pairs)
+    (section,) = sections([board], [leaderboard(board)])
+    shares = {
+        record.pair.meta["attack"]: record.unchanged for records in section.records.values() for record in records
+    }
+    assert (shares["lazy"], shares["half"], shares["old"]) == (0.75, 0.5, 0.0)
+    (caution,) = section.cautions
+    assert (caution.status, caution.what) == ("caution", "lazy, L\u221e \u03b5 = 8/255")
+    assert caution.reason == "75.0 % of the attacked images came back unchanged"
+    assert [failure.status for failure in section.failures] == ["invalid"]

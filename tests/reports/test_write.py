@@ -192,6 +192,26 @@ def test_an_empty_attack_never_looks_robust(pair: Callable[..., Pair], tmp_path:
     assert "100.0" not in Page(written["index.html"]).text
 
 
+def test_a_failed_pair_has_words_for_numbers(pair: Callable[..., Pair], tmp_path: Path) -> None:
+    made = pair([1, 1, 1], [0.01, 0.02, math.nan], status="invalid", invalid={"over_budget": 1})
+    written = write(tmp_path, Board("quick", {"mnist": {"linf": (8 / 255,)}}, [made]))
+    record = re.search(r'<tr id="s0-p0">.*?</tr>', written["index.html"], re.DOTALL)
+    assert record is not None
+    assert "invalid" in record[0]
+    assert not re.search(r"33\.3|66\.7|0\.015", record[0])
+
+
+def test_unchanged_images_are_pointed_out(pair: Callable[..., Pair], tmp_path: Path) -> None:
+    pairs = [pair([1] * 4, [math.nan] * 4, unchanged=3), pair([1] * 4, [math.nan] * 4, attack="other", unchanged=1)]
+    written = write(tmp_path, Board("quick", {"mnist": {"linf": (8 / 255,)}}, pairs))
+    shown = Page(written["index.html"]).text
+    assert "75.0 % unchanged" in shown
+    assert "25.0 % unchanged" in shown
+    assert "None: every declared pair ran" in shown  # a caution is no failure
+    for name, content in (("index.html", shown), ("leaderboard.md", written["leaderboard.md"])):
+        assert content.count("of the attacked images came back unchanged") == 1, name
+
+
 def test_no_boards_and_no_pairs(tmp_path: Path) -> None:
     assert "No results yet" in write(tmp_path, *[])["index.html"]
     models = {
