@@ -385,8 +385,12 @@ class Tracker:
                 values = _model_metrics(pairs, mine, budgets, reference, whole=not trouble)
                 self._guard(self._summarise, run_id, values, mine, trouble)
                 self._guard(self.client.set_terminated, run_id, "FAILED" if trouble else "FINISHED")
+        trained = {m["model"]: model_state(self.home, m["model"])["status"] == "ok" for m in plan["models"]}
+        judged = {pair.meta["model"] for board in boards for pair in board.pairs}
+        for key in [key for key, there in trained.items() if there and key not in judged]:  # sources of transfers
+            self._guard(self.client.set_terminated, self._model_run(plan, key), "FINISHED")
         done = all(is_finished(self.home.cell(cell["cell"])) for cell in plan["cells"])
-        failed = not done or any(model_state(self.home, m["model"])["status"] != "ok" for m in plan["models"])
+        failed = not (done and all(trained.values()))
         self._guard(self.client.set_terminated, self._plan_run(plan), "FAILED" if failed else "FINISHED")
         if not failed:
             write_json(self.home.plans / plan["plan"] / "closed.json", [self.store])
