@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -19,6 +20,7 @@ import pytest
 from harness.campaign import boards_from_home
 from harness.metrics import pair_rows
 from harness.store import Home, read_json
+from harness.tracking import Tracker, default_uri
 
 SCRIPT = Path(__file__).parent / "scripts" / "small_run.py"
 
@@ -173,6 +175,32 @@ def kill(process: subprocess.Popen[str], whom: str, moment: random.Random) -> bo
         else:
             os.kill(moment.choice(workers), signal.SIGKILL)
     return True
+
+
+def test_a_moved_home_and_a_lost_database(undisturbed: Path, tmp_path: Path) -> None:
+    home = tmp_path / "elsewhere"
+    shutil.copytree(undisturbed, home)
+    assert "failures: 0, waiting: 0" in finish(home)
+    assert tracked(home) == tracked(undisturbed)
+    (board,) = Tracker(Home(home), default_uri(Home(home))).read_boards()  # artifacts are found at the new place
+    pd.testing.assert_frame_equal(pair_rows(board).drop(columns=["seconds", "run_id"]), numbers(undisturbed))
+
+    for file in home.glob("mlflow.db*"):
+        file.unlink()
+    assert "failures: 0, waiting: 0" in finish(home)
+    assert tracked(home) == tracked(undisturbed)
+
+
+def test_a_damaged_result_is_set_aside_and_made_again(undisturbed: Path, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    shutil.copytree(undisturbed, home)
+    cell = sorted(home.glob("cells/*"))[0]
+    content = (cell / "samples.parquet").read_bytes()
+    (cell / "samples.parquet").write_bytes(content[:100])
+    assert "failures: 0, waiting: 0" in finish(home)
+    assert (cell.with_name(f"{cell.name}.damaged-1") / "samples.parquet").read_bytes() == content[:100]
+    pd.testing.assert_frame_equal(numbers(home), numbers(undisturbed), check_exact=True)
+    assert tracked(home) == tracked(undisturbed)
 
 
 @pytest.mark.timeout(300)

@@ -1,0 +1,107 @@
+"""Boards from records: who may be ranked, and what an older declaration of the same name is worth."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from harness.campaign import boards
+from harness.metrics import DISTANCES, FLAGS, Board, Pair, leaderboard
+
+N = 10
+
+
+def samples(broken: int) -> pd.DataFrame:
+    found = np.arange(N) < broken
+    frame = pd.DataFrame({"index": np.arange(N), "label": 0, "clean_pred": 0, "clean_correct": True, "attacked": True})
+    frame["adv_pred"] = found.astype(int)
+    frame["adversarial"] = found
+    for name in FLAGS:
+        frame[name] = False
+    for name in DISTANCES:
+        frame[name] = np.where(found, 0.05, np.nan)
+    return frame.assign(shard=0)
+
+
+class Records:
+    """Plans over two attacks, and results as they come in."""
+
+    def __init__(self) -> None:
+        self.plans: list[Mapping[str, Any]] = []
+        self.results: dict[str, Pair] = {}
+
+    def plan(
+        self, *models: tuple[str, str], run: Mapping[str, int], attacks: tuple[str, ...] = ("noise", "pgd")
+    ) -> None:
+        """Models as (defense, key); ``run`` says which attacks, and how many images they break."""
+        cells = [
+            {"cell": f"{key}-{attack}", "model": key, "dataset": "digits", "n": N, "attack": attack}
+            | {"norm": "linf", "eps": 0.1, "source": ""}
+            for _, key in models
+            for attack in attacks
+        ]
+        entries = [
+            {"model": key, "dataset": "digits", "architecture": "mlp-8", "defense": defense, "seed": 0, "ranked": True}
+            for defense, key in models
+        ]
+        wanted = [cell for cell in cells if cell["attack"] in run]
+        record = {"suite": "s", "budgets": {"digits": {"linf": [0.1]}}, "models": entries, "cells": wanted}
+        self.plans.append(record | {"battery": cells})
+        named = {key: defense for defense, key in models}
+        for cell in wanted:
+            meta = {"architecture": "mlp-8", "defense": named[cell["model"]], "seed": 0, "toolkit": "gauntlet"}
+            meta |= {"kind": "budget", "status": "ok", "forwards": 1, "backwards": 1, "seconds": 1.0}
+            self.results[cell["cell"]] = Pair(cell | meta, samples(run[cell["attack"]]))
+
+    def board(self) -> Board:
+        (board,) = boards(self.plans, self.results.get, lambda key: {"status": "ok", "error": "", "card": {}})
+        return board
+
+
+def ranks(board: Board) -> dict[str, tuple[object, str]]:
+    frame = leaderboard(board)
+    return {
+        row["defense"]: (None if pd.isna(row["rank"]) else int(row["rank"]), row["note"])
+        for row in frame.to_dict("records")
+    }
+
+
+def test_a_model_that_met_fewer_attacks_has_no_rank() -> None:
+    records = Records()
+    records.plan(("standard", "a"), run={"noise": 1, "pgd": 8})
+    records.plan(("dropout", "b"), run={"noise": 0})
+    found = ranks(records.board())
+    assert found["standard"] == (1, "")
+    assert found["dropout"][0] is None
+    assert "not run" in found["dropout"][1]
+
+
+def test_an_attack_added_to_the_suite_is_owed_by_everybody() -> None:
+    records = Records()
+    records.plan(("standard", "a"), run={"noise": 1, "pgd": 2})
+    records.plan(("dropout", "b"), run={"noise": 1, "pgd": 3, "square": 4}, attacks=("noise", "pgd", "square"))
+    found = ranks(records.board())
+    assert found["dropout"] == (1, "")
+    assert found["standard"][0] is None
+    assert "not run" in found["standard"][1]
+
+
+def test_a_model_declared_anew_takes_the_place_of_the_old_one() -> None:
+    records = Records()
+    records.plan(("standard", "old"), run={"noise": 0, "pgd": 0})
+    records.plan(("standard", "new"), run={"noise": 1, "pgd": 8})
+    board = records.board()
+    assert set(board.models) == {"new"}
+    (row,) = leaderboard(board).to_dict("records")
+    assert row["seeds"] == 1
+    assert row["worst_case_accuracy"] == 0.2
+
+
+def test_the_rest_of_the_battery_may_come_later() -> None:
+    records = Records()
+    records.plan(("standard", "a"), run={"noise": 1})
+    records.plan(("standard", "a"), run={"pgd": 8})
+    assert ranks(records.board())["standard"] == (1, "")
