@@ -28,7 +28,7 @@ from .data import Dataset, DataSource
 from .plan import Cell, ModelSpec
 from .results import Damaged, write_shard
 from .shard import Bench, Proposal, craft, run_shard
-from .store import Home, has_model, load_model, read_json, save_model, write_bytes, write_json
+from .store import Home, first_line, has_model, load_model, read_json, save_model, write_bytes, write_json
 from .training import Diverged, score
 
 PREPARATION_SAMPLES = 1000
@@ -293,6 +293,6 @@ def read_crafted(path: Path) -> tuple[Proposal, dict[str, Any]]:
             names = list(file.keys())
             x_adv: Tensor | None = file.get_tensor("x_adv") if "x_adv" in names else None
     except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise Damaged(f"{path} is damaged ({str(error).splitlines()[0]})") from None
+        raise Damaged(f"{path} is damaged ({first_line(error)})") from None
     proposal = Proposal(x_adv, facts["seconds"], facts["forwards"], facts["backwards"], tuple(facts["errors"]))
     return proposal, facts
