@@ -168,7 +168,8 @@ def report(home: Path, tracking_uri: str | None, source: str, out: Path | None) 
 def ui(home: Path, tracking_uri: str | None, host: str, port: int) -> None:
     """Open the MLflow UI on the runs."""
     from .store import Home
-    from .tracking import Tracker, Unreachable, default_uri, quiet_environment, ui_links
+    from .tracked import ui_links
+    from .tracking import Tracker, Unreachable, default_uri, quiet_environment
     from .tracking import tracking_uri as choose
 
     place = Home(home)

@@ -13,22 +13,31 @@ import functools
 import logging
 import math
 import os
-import re
 import sqlite3
 import uuid
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import quote, urlparse
+from urllib.parse import urlparse
 from urllib.request import url2pathname
 
-from .campaign import boards, model_state, read_plans, read_runs
+from .campaign import boards, model_state, read_runs
 from .errors import UserError
-from .metrics import Board, Pair, by_model, nearest, pair_rows, summary, worst_case
-from .metrics import curve as accuracy_curve
+from .metrics import Board, Pair, by_model, pair_rows
 from .results import is_finished, read_pair
 from .store import Home, finite, read_json, write_bytes, write_json
+from .tracked import (
+    EPS_STEPS,
+    attack_table,
+    chunks,
+    curve_points,
+    flat,
+    model_metrics,
+    pair_metrics,
+    reproduce_note,
+    threat_name,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,12 +45,6 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 EXPERIMENT: Final = "gauntlet"
-
-CURVE_POINTS: Final = 25
-"""Points of the robust-accuracy-over-eps curve, from 0 to one and a half times the largest budget."""
-
-EPS_STEPS: Final = 100_000
-"""Steps of that curve's axis in MLflow, whose steps are whole numbers, for eps = 1."""
 
 BATCH: Final = 900
 """Metrics a call: MLflow takes 1000."""
@@ -281,7 +284,11 @@ class Tracker:
 
     def _log_plan(self, plan: Mapping[str, Any]) -> str:
         name = f"{plan['suite']} on {', '.join(sorted(plan['budgets']))}"
-        tags = {"suite": plan["suite"], "command": plan["command"], "mlflow.note.content": _code(plan["command"])}
+        tags = {
+            "suite": plan["suite"],
+            "command": plan["command"],
+            "mlflow.note.content": reproduce_note(plan["command"]),
+        }
         run_id = self._create("plan", plan["plan"], name, None, tags)
         self.client.log_dict(run_id, finite(plan), "plan.json")
         self.client.set_tag(run_id, "gauntlet.complete", "yes")
@@ -304,8 +311,8 @@ class Tracker:
         for name in ("train_accuracy", "test_accuracy"):
             if card.get(name) is not None:
                 metrics.append(Metric(f"clean/{name}", card[name], 0, 0))
-        params = [Param(name, str(value)[:5000]) for name, value in sorted(_flat(entry["declaration"]).items())]
-        for part in _chunks(metrics, BATCH):
+        params = [Param(name, str(value)[:5000]) for name, value in sorted(flat(entry["declaration"]).items())]
+        for part in chunks(metrics, BATCH):
             self.client.log_batch(run_id, metrics=part)
         if (folder / "card.json").exists():
             self.client.log_artifact(run_id, str(folder / "card.json"))
@@ -322,17 +329,17 @@ class Tracker:
             "gauntlet.model": meta["model"],
             "git_commit": meta["git_commit"],
             "command": meta["command"],
-            "mlflow.note.content": _code(meta["command"]),
+            "mlflow.note.content": reproduce_note(meta["command"]),
             **{f"version.{name}": version for name, version in meta["versions"].items()},
         }
-        run_id = self._create("pair", meta["cell"], f"{meta['attack']} {_where(meta)}", parent, tags)
-        values = _metrics(pair, plan["budgets"][meta["dataset"]])
+        run_id = self._create("pair", meta["cell"], f"{meta['attack']} {threat_name(meta)}", parent, tags)
+        values = pair_metrics(pair, plan["budgets"][meta["dataset"]])
         metrics = [Metric(name, value, 0, 0) for name, value in values.items() if math.isfinite(value)]
         metrics += [
             Metric("robust_accuracy_over_eps", value, 0, round(EPS_STEPS * eps))
-            for eps, value in _curve(pair, plan["budgets"][meta["dataset"]])
+            for eps, value in curve_points(pair, plan["budgets"][meta["dataset"]])
         ]
-        params = [Param(name, str(value)[:5000]) for name, value in sorted(_flat(meta["declaration"]).items())]
+        params = [Param(name, str(value)[:5000]) for name, value in sorted(flat(meta["declaration"]).items())]
         self.client.log_batch(run_id, metrics=metrics, params=params[:100])
         for name in ("result.json", "samples.parquet", "gallery.safetensors"):
             if (file := self.home.cell(meta["cell"]) / name).exists():
@@ -382,7 +389,7 @@ class Tracker:
                 trouble = [f"{p.meta['attack']}: {p.meta['status']}" for p in pairs if p.meta["status"] != "ok"]
                 trouble += [f"{name}: not run" for name in board.missing.get(key, ())]
                 budgets, reference = board.budgets[entry["dataset"]], plan["reference"].get(entry["dataset"], {})
-                values = _model_metrics(pairs, mine, budgets, reference, whole=not trouble)
+                values = model_metrics(pairs, mine, budgets, reference, whole=not trouble)
                 self._guard(self._summarise, run_id, values, mine, trouble)
                 self._guard(self.client.set_terminated, run_id, "FAILED" if trouble else "FINISHED")
         trained = {m["model"]: model_state(self.home, m["model"])["status"] == "ok" for m in plan["models"]}
@@ -400,9 +407,9 @@ class Tracker:
 
         known = self.client.get_run(run_id).data.metrics
         fresh = [Metric(name, v, 0, 0) for name, v in values.items() if math.isfinite(v) and known.get(name) != v]
-        for part in _chunks(fresh, BATCH):
+        for part in chunks(fresh, BATCH):
             self.client.log_batch(run_id, metrics=part)
-        self.client.log_dict(run_id, _attack_table(rows, values), "attacks.json")
+        self.client.log_dict(run_id, attack_table(rows, values), "attacks.json")
         marker = RunTag("mlflow.loggedArtifacts", '[{"path": "attacks.json", "type": "table"}]')
         self.client.log_batch(run_id, tags=[marker, RunTag("no_rank", "; ".join(trouble)[:5000])])
 
@@ -475,125 +482,6 @@ class Tracker:
         return f"{self.uri.rstrip('/')}/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
 
 
-def _metrics(pair: Pair, budgets: Mapping[str, Sequence[float]]) -> dict[str, float]:
-    """Metrics of a pair's run."""
-    meta = pair.meta
-    values = summary(pair.samples)
-    if meta["status"] != "ok":
-        del values["success_rate"]
-    values |= {f"cost/{name}": float(meta[name]) for name in ("seconds", "forwards", "backwards")}
-    board = Board(suite="", budgets={meta["dataset"]: budgets}, pairs=[pair])
-    for row in pair_rows(board).to_dict("records"):
-        where = f"{row['norm']} {row['eps']:g}"
-        values[f"robust_accuracy/{where}"] = row["robust_accuracy"]
-        values[f"robust_accuracy_low/{where}"] = row["robust_accuracy_low"]
-        values[f"robust_accuracy_high/{where}"] = row["robust_accuracy_high"]
-    return values
-
-
-def _curve(pair: Pair, budgets: Mapping[str, Sequence[float]]) -> list[tuple[float, float]]:
-    """Robust accuracy over eps of one pair: a budget attack has looked at no eps but its own, and at 0."""
-    norm, eps = pair.meta["norm"], pair.meta["eps"]
-    if pair.meta["status"] != "ok":
-        return []
-    top = 1.5 * max(budgets[norm])
-    grid = [top * step / (CURVE_POINTS - 1) for step in range(CURVE_POINTS)] if eps is None else sorted({0.0, eps})
-    values = accuracy_curve(nearest([pair], norm)["distance"], grid)
-    return [(eps, float(value)) for eps, value in zip(grid, values, strict=True)]
-
-
-def _model_metrics(
-    pairs: Sequence[Pair],
-    rows: pd.DataFrame,
-    budgets: Mapping[str, Sequence[float]],
-    reference: Mapping[str, float],
-    *,
-    whole: bool,
-) -> dict[str, float]:
-    """Metrics of a model's run; a worst case only if the whole battery ran well."""
-    values: dict[str, float] = {"score/clean": float(pairs[0].samples["clean_correct"].mean())}
-    for row in rows.to_dict("records"):
-        source = f" from {row['source']}" if row["source"] else ""
-        values[_metric_name(f"acc/{row['attack']}{source} {row['norm']} {row['eps']:g}")] = row["robust_accuracy"]
-    if whole:
-        scores = []
-        for norm, grid in budgets.items():
-            for eps in grid:
-                values[f"worst/{norm} {eps:g}"] = worst_case(pairs, norm, eps).accuracy
-            wanted = min((eps for eps in grid if eps >= reference.get(norm, 0.0)), default=max(grid))
-            scores.append(values[f"worst/{norm} {wanted:g}"])
-        values["score/worst_case"] = min(scores)
-    values["cost/seconds"] = sum(float(pair.meta["seconds"]) for pair in pairs)
-    values["cost/forwards"] = sum(float(pair.meta["forwards"]) for pair in pairs)
-    values["cost/backwards"] = sum(float(pair.meta["backwards"]) for pair in pairs)
-    return values
-
-
-def _attack_table(rows: pd.DataFrame, values: Mapping[str, float]) -> dict[str, Any]:
-    """A model's attacks as an MLflow table.
-
-    The UI's comparison groups by the first column and compares the second: attacks against models as it stands.
-    """
-    worst = [
-        [f"worst case, {name.removeprefix('worst/')}", f"{value:.1%}"]
-        for name, value in values.items()
-        if name.startswith("worst/")
-    ]
-    data = [row + [""] * 5 for row in worst]
-    for row in rows.to_dict("records"):
-        share = f"{row['robust_accuracy']:.1%}" if math.isfinite(row["robust_accuracy"]) else row["status"]
-        where = f"{row['norm']} {row['eps']:g}"
-        data.append([f"{where}: {row['attack']}", share, row["toolkit"], row["status"], row["n"], row["invalid"]])
-        data[-1].append(round(row["seconds"], 3))
-    columns = ["attack", "robust accuracy", "toolkit", "status", "images", "invalid", "seconds"]
-    return {"columns": columns, "data": data}
-
-
-def ui_links(server: str, experiment: str) -> dict[str, str]:
-    """Addresses in the MLflow UI where models stand against attacks: as charts, and as a table.
-
-    Sorted by a metric and filtered to models, the UI shows model runs side by side; by itself it folds them away under
-    the run of their command.
-    """
-    where = f"searchFilter={quote(_MODELS)}&orderByKey={quote('metrics.`score/worst_case`', safe='')}&orderByAsc=false"
-    base = f"{server.rstrip('/')}/#/experiments/{experiment}/runs?workflowType=machine_learning&{where}"
-    return {"charts": f"{base}&compareRunsMode=CHART", "table": f"{base}&compareRunsMode=ARTIFACT"}
-
-
-_MODELS: Final = "tags.`gauntlet.kind` = 'model'"
-
-
-def _metric_name(text: str) -> str:
-    """A name MLflow takes: letters, digits and ``_ - . : / space``."""
-    plain = text.replace("=", ":").replace("(", " ").replace(")", "").replace(",", "")
-    return re.sub(r"[^\w\-. :/]", "_", plain)[:240]
-
-
-def _where(meta: Mapping[str, Any]) -> str:
-    return meta["norm"] if meta["eps"] is None else f"{meta['norm']} {meta['eps']:g}"
-
-
-def _code(command: str) -> str:
-    return f"Reproduce with\n\n    {command}\n"
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, with dotted names."""
-    if not isinstance(value, Mapping):
-        return {prefix: value}
-    found: dict[str, Any] = {}
-    for name, item in value.items():
-        found |= _flat(item, f"{prefix}.{name}" if prefix else str(name))
-    return found
-
-
-def _chunks(values: Sequence[Any], size: int) -> Iterable[Sequence[Any]]:
-    return (values[start : start + size] for start in range(0, len(values), size))
-
-
 def undelivered(home: Home) -> int:
     """How many results wait for the tracking store."""
     return len(list(home.pending.glob("*.json")))
-
-
-__all__ = ["Tracker", "Unreachable", "default_uri", "read_plans", "tracking_uri", "undelivered"]

@@ -1,0 +1,138 @@
+"""Which tasks a plan leaves to do, in which order they may start. What is on disk decides."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from .plan import Cell, ModelSpec, Plan
+from .pool import Task
+from .results import Damaged, check_result, is_finished, read_shard, shard_path
+from .store import Home, has_model, set_aside
+from .work import Craft, Job, Judge, Prepare, Train, provenance, read_crafted
+
+
+class Graph:
+    """Tasks that are left to do, and which of them may start.
+
+    Args:
+        plan: What is asked for.
+        home: What is there already.
+        say: Told about damaged files that are set aside.
+    """
+
+    def __init__(self, plan: Plan, home: Home, say: Callable[[str], None]) -> None:
+        self._home = home
+        self._say = say
+        self._jobs: dict[str, Job] = {}
+        self._needs: dict[str, set[str]] = {}
+        self._dependents: dict[str, list[str]] = {}
+        self.shards_left: dict[str, int] = {}
+        self.cells = {cell.key: cell for cell in plan.cells}
+        for spec in plan.models:
+            self._train(spec)
+        for cell in plan.cells:
+            if not self._finished(cell):
+                self._cell(cell)
+        self._ready = deque(name for name, needs in self._needs.items() if not needs)
+
+    def _add(self, name: str, job: Job, needs: set[str]) -> str:
+        if name not in self._jobs:
+            self._jobs[name] = job
+            self._needs[name] = {need for need in needs if need in self._jobs}
+            for need in self._needs[name]:
+                self._dependents.setdefault(need, []).append(name)
+        return name
+
+    def _train(self, spec: ModelSpec) -> None:
+        if not has_model(self._home, spec):
+            needs = {f"train {spec.base.key}"} if spec.base is not None else set()
+            self._add(f"train {spec.key}", Train(spec), needs)
+
+    def _cell(self, cell: Cell) -> None:
+        needs = {f"train {cell.victim.key}", f"train {cell.crafter.key}"}
+        if cell.prepared_key is not None:
+            name = f"prepare {cell.prepared_key}"
+            if not self._home.prepared(cell.prepared_key).exists():
+                self._add(name, Prepare(cell), {f"train {cell.crafter.key}"})
+            needs.add(name)
+        folder = self._home.cell(cell.key)
+        made = provenance(self._home, cell)
+        self.shards_left[cell.key] = 0
+        for shard in range(cell.shards):
+            path = shard_path(folder, shard)
+            if path.exists() and self._usable(path, lambda p=path: read_shard(p)[1], made):  # type: ignore[misc]
+                continue
+            wanted = set(needs)
+            if cell.crafted_key is not None:
+                file = self._home.crafted(cell.crafted_key, shard)
+                name = f"craft {cell.crafted_key} {shard}"
+                made_of = provenance(self._home, cell, judged=False)
+                if not (file.exists() and self._usable(file, lambda f=file: read_crafted(f)[1], made_of)):  # type: ignore[misc]
+                    self._add(name, Craft(cell, shard), set(needs))
+                wanted.add(name)
+            self._add(f"judge {cell.key} {shard}", Judge(cell, shard), wanted)
+            self.shards_left[cell.key] += 1
+
+    def _finished(self, cell: Cell) -> bool:
+        """Whether the cell's result is whole and is of the models that are here now."""
+        folder = self._home.cell(cell.key)
+        if not is_finished(folder):
+            return False
+        try:
+            weights = check_result(folder).get("weights", {})
+        except Damaged as error:
+            self._say(f"{error}; kept as {set_aside(folder).name}, computing it again")
+            return False
+        now = provenance(self._home, cell)["weights"]
+        if weights != now:
+            self._say(f"{cell}: a model was trained again since; kept as {set_aside(folder).name}, computing it again")
+            return False
+        return True
+
+    def _usable(self, path: Path, facts: Callable[[], Mapping[str, Any]], made: Mapping[str, Any]) -> bool:
+        """Whether a part of an interrupted cell can be kept: it is whole, and made with what is here now."""
+        try:
+            found = facts()
+        except Damaged as error:
+            self._say(f"{error}; computing it again")
+            path.unlink(missing_ok=True)
+            return False
+        return all(found.get(name) == value for name, value in made.items())
+
+    @property
+    def left(self) -> int:
+        """Tasks that are left."""
+        return len(self._jobs)
+
+    def count(self, kind: type) -> int:
+        """Tasks of a kind that are left."""
+        return sum(isinstance(job, kind) for job in self._jobs.values())
+
+    def take(self) -> Task | None:
+        """The next task that may start, None if there is none just now."""
+        if not self._ready:
+            return None
+        name = self._ready.popleft()
+        return Task(name, self._jobs[name])
+
+    def done(self, name: str) -> None:
+        """A task ended well: what waited for it alone may start."""
+        del self._jobs[name]
+        for dependent in self._dependents.pop(name, ()):
+            if dependent in self._needs:
+                self._needs[dependent].discard(name)
+                if not self._needs[dependent]:
+                    self._ready.append(dependent)
+
+    def failed(self, name: str) -> list[Job]:
+        """A task failed: drop it and everything that needs it; returns the jobs dropped."""
+        job = self._jobs.pop(name, None)
+        if job is None:
+            return []
+        dropped = [job]
+        for dependent in self._dependents.pop(name, ()):
+            dropped += self.failed(dependent)
+        return dropped

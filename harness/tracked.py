@@ -1,0 +1,139 @@
+"""What a tracked run shows: metrics, curve, table and names, from records alone. Knows no MLflow."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote
+
+from .metrics import Board, Pair, nearest, pair_rows, summary, worst_case
+from .metrics import curve as accuracy_curve
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_MODELS: Final = "tags.`gauntlet.kind` = 'model'"
+
+CURVE_POINTS: Final = 25
+"""Points of the robust-accuracy-over-eps curve, from 0 to one and a half times the largest budget."""
+
+EPS_STEPS: Final = 100_000
+"""Steps of that curve's axis in MLflow, whose steps are whole numbers, for eps = 1."""
+
+
+def pair_metrics(pair: Pair, budgets: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """Metrics of a pair's run."""
+    meta = pair.meta
+    values = summary(pair.samples)
+    if meta["status"] != "ok":
+        del values["success_rate"]
+    values |= {f"cost/{name}": float(meta[name]) for name in ("seconds", "forwards", "backwards")}
+    board = Board(suite="", budgets={meta["dataset"]: budgets}, pairs=[pair])
+    for row in pair_rows(board).to_dict("records"):
+        where = f"{row['norm']} {row['eps']:g}"
+        values[f"robust_accuracy/{where}"] = row["robust_accuracy"]
+        values[f"robust_accuracy_low/{where}"] = row["robust_accuracy_low"]
+        values[f"robust_accuracy_high/{where}"] = row["robust_accuracy_high"]
+    return values
+
+
+def curve_points(pair: Pair, budgets: Mapping[str, Sequence[float]]) -> list[tuple[float, float]]:
+    """Robust accuracy over eps of one pair: a budget attack has looked at no eps but its own, and at 0."""
+    norm, eps = pair.meta["norm"], pair.meta["eps"]
+    if pair.meta["status"] != "ok":
+        return []
+    top = 1.5 * max(budgets[norm])
+    grid = [top * step / (CURVE_POINTS - 1) for step in range(CURVE_POINTS)] if eps is None else sorted({0.0, eps})
+    values = accuracy_curve(nearest([pair], norm)["distance"], grid)
+    return [(eps, float(value)) for eps, value in zip(grid, values, strict=True)]
+
+
+def model_metrics(
+    pairs: Sequence[Pair],
+    rows: pd.DataFrame,
+    budgets: Mapping[str, Sequence[float]],
+    reference: Mapping[str, float],
+    *,
+    whole: bool,
+) -> dict[str, float]:
+    """Metrics of a model's run; a worst case only if the whole battery ran well."""
+    values: dict[str, float] = {"score/clean": float(pairs[0].samples["clean_correct"].mean())}
+    for row in rows.to_dict("records"):
+        source = f" from {row['source']}" if row["source"] else ""
+        values[_metric_name(f"acc/{row['attack']}{source} {row['norm']} {row['eps']:g}")] = row["robust_accuracy"]
+    if whole:
+        scores = []
+        for norm, grid in budgets.items():
+            for eps in grid:
+                values[f"worst/{norm} {eps:g}"] = worst_case(pairs, norm, eps).accuracy
+            wanted = min((eps for eps in grid if eps >= reference.get(norm, 0.0)), default=max(grid))
+            scores.append(values[f"worst/{norm} {wanted:g}"])
+        values["score/worst_case"] = min(scores)
+    values["cost/seconds"] = sum(float(pair.meta["seconds"]) for pair in pairs)
+    values["cost/forwards"] = sum(float(pair.meta["forwards"]) for pair in pairs)
+    values["cost/backwards"] = sum(float(pair.meta["backwards"]) for pair in pairs)
+    return values
+
+
+def attack_table(rows: pd.DataFrame, values: Mapping[str, float]) -> dict[str, Any]:
+    """A model's attacks as an MLflow table.
+
+    The UI's comparison groups by the first column and compares the second: attacks against models as it stands.
+    """
+    worst = [
+        [f"worst case, {name.removeprefix('worst/')}", f"{value:.1%}"]
+        for name, value in values.items()
+        if name.startswith("worst/")
+    ]
+    data = [row + [""] * 5 for row in worst]
+    for row in rows.to_dict("records"):
+        share = f"{row['robust_accuracy']:.1%}" if math.isfinite(row["robust_accuracy"]) else row["status"]
+        where = f"{row['norm']} {row['eps']:g}"
+        data.append([f"{where}: {row['attack']}", share, row["toolkit"], row["status"], row["n"], row["invalid"]])
+        data[-1].append(round(row["seconds"], 3))
+    columns = ["attack", "robust accuracy", "toolkit", "status", "images", "invalid", "seconds"]
+    return {"columns": columns, "data": data}
+
+
+def ui_links(server: str, experiment: str) -> dict[str, str]:
+    """Addresses in the MLflow UI where models stand against attacks: as charts, and as a table.
+
+    Sorted by a metric and filtered to models, the UI shows model runs side by side; by itself it folds them away under
+    the run of their command.
+    """
+    where = f"searchFilter={quote(_MODELS)}&orderByKey={quote('metrics.`score/worst_case`', safe='')}&orderByAsc=false"
+    base = f"{server.rstrip('/')}/#/experiments/{experiment}/runs?workflowType=machine_learning&{where}"
+    return {"charts": f"{base}&compareRunsMode=CHART", "table": f"{base}&compareRunsMode=ARTIFACT"}
+
+
+def _metric_name(text: str) -> str:
+    """A name MLflow takes: letters, digits and ``_ - . : / space``."""
+    plain = text.replace("=", ":").replace("(", " ").replace(")", "").replace(",", "")
+    return re.sub(r"[^\w\-. :/]", "_", plain)[:240]
+
+
+def threat_name(meta: Mapping[str, Any]) -> str:
+    """Norm and, for a budget attack, eps of a pair."""
+    return meta["norm"] if meta["eps"] is None else f"{meta['norm']} {meta['eps']:g}"
+
+
+def reproduce_note(command: str) -> str:
+    """Description of a run in the UI, as Markdown."""
+    return f"Reproduce with\n\n    {command}\n"
+
+
+def flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with dotted names."""
+    if not isinstance(value, Mapping):
+        return {prefix: value}
+    found: dict[str, Any] = {}
+    for name, item in value.items():
+        found |= flat(item, f"{prefix}.{name}" if prefix else str(name))
+    return found
+
+
+def chunks(values: Sequence[Any], size: int) -> Iterable[Sequence[Any]]:
+    """Parts of at most ``size`` values, in order."""
+    return (values[start : start + size] for start in range(0, len(values), size))
