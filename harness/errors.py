@@ -23,3 +23,15 @@ def unknown(what: str, name: str, choices: Iterable[str]) -> UserError:
     near = [bare[match] for match in difflib.get_close_matches(name, bare, n=3, cutoff=0.5)]
     hint = f" did you mean {' or '.join(near)}?" if near else ""
     return UserError(f"unknown {what} {name!r};{hint} choose from {', '.join(choices)}")
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, in one line; its type if it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def describe(error: Exception) -> str:
+    """One line for the record, ``"Type: message"``."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from . import campaign, environment, identity
 from .attack import Attack
 from .data import DatasetInfo, default_info
-from .errors import UserError
+from .errors import UserError, describe
 from .metrics import Board, Pair, pair_rows
 from .plan import Cell, ModelSpec, Suite, plan
 from .results import pair_from_outcomes
-from .shard import Bench, Proposal, describe, run_shard
+from .shard import Bench, Proposal, run_shard
 from .training import Trainer
 from .victim import VictimError
 from .work import PREPARATION_SAMPLES, inner

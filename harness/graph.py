@@ -60,6 +60,7 @@ class Graph:
             needs.add(name)
         folder = self._home.cell(cell.key)
         made = provenance(self._home, cell)
+        made_of = provenance(self._home, cell, judged=False)
         self.shards_left[cell.key] = 0
         for shard in range(cell.shards):
             path = shard_path(folder, shard)
@@ -69,7 +70,6 @@ class Graph:
             if cell.crafted_key is not None:
                 file = self._home.crafted(cell.crafted_key, shard)
                 name = f"craft {cell.crafted_key} {shard}"
-                made_of = provenance(self._home, cell, judged=False)
                 if not (file.exists() and self._usable(file, lambda f=file: read_crafted(f)[1], made_of)):  # type: ignore[misc]
                     self._add(name, Craft(cell, shard), set(needs))
                 wanted.add(name)

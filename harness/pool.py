@@ -19,7 +19,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any, Final, NamedTuple
 
-from .errors import UserError
+from .errors import UserError, describe
 
 TRIES: Final = 3
 """How often a task may take its worker down before it counts as failed."""
@@ -208,8 +208,7 @@ def _outcome(function: Callable[[Any], Any], payload: Any) -> tuple[Any, str | N
     except UserError as error:
         return None, str(error), "", True
     except Exception as error:
-        lines = str(error).strip().splitlines()
-        return None, f"{type(error).__name__}: {lines[0] if lines else ''}", traceback.format_exc(), False
+        return None, describe(error), traceback.format_exc(), False
 
 
 def _die_with(parent: Any) -> None:

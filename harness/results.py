@@ -20,9 +20,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
-from .errors import UserError
+from .errors import UserError, first_line
 from .metrics import FLAGS, SAMPLE_COLUMNS, Pair, summary
-from .store import finite, first_line, read_json, write_bytes, write_json
+from .store import finite, read_json, write_bytes, write_json
 
 GALLERY: Final = 16
 """Images kept of every cell for people to look at."""

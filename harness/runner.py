@@ -15,12 +15,11 @@ from dataclasses import dataclass, field
 from filelock import FileLock, Timeout
 
 from . import campaign, identity
-from .errors import UserError
+from .errors import UserError, describe
 from .graph import Graph
 from .plan import Cell, ModelSpec, Plan
 from .pool import Done, Pool, Task
 from .results import finish, is_finished
-from .shard import describe
 from .store import Home, read_json
 from .tracking import Tracker, Unreachable
 from .work import Context, Job, Judge, Train, provenance, setup
@@ -221,7 +220,7 @@ def run(
         campaign.write_plan(home, record)
         graph = Graph(plan, home, say)
         watch.models, watch.shards = graph.count(Train), graph.count(Judge)
-        watch.cells_done = sum(is_finished(home.cell(cell.key)) for cell in plan.cells)
+        watch.cells_done = len(plan.cells) - len(graph.shards_left)
         if tracker is not None:
             _mark_untracked(tracker, plan, home)
             if graph.left or tracker.waiting():

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from . import identity
 from .attack import Attack
+from .errors import describe
 from .metrics import DISTANCES, FLAGS, SAMPLE_COLUMNS
 from .referee import Verdict, as_images, judge
 from .results import GALLERY
@@ -86,12 +87,6 @@ def craft(victim: Victim, attack: Attack, threat: Threat, x: Tensor, y: Tensor, 
         except Exception as error:
             x_adv, errors = None, (describe(error),)
     return Proposal(x_adv, seconds, cost.forwards, cost.backwards, errors)
-
-
-def describe(error: Exception) -> str:
-    """One line for the record, ``"Type: message"``."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0] if lines else ''}"
 
 
 @dataclass(frozen=True)

@@ -200,12 +200,6 @@ def load_model(home: Home, spec: ModelSpec, info: DatasetInfo) -> nn.Module:
     return model.eval()
 
 
-def first_line(error: Exception) -> str:
-    """What an error says, in one line; its type if it says nothing."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
-
-
 def set_aside(path: Path) -> Path:
     """Rename a damaged file or folder to a free name beside it, and return that name."""
     number = 1

@@ -23,7 +23,7 @@ from urllib.parse import urlparse
 from urllib.request import url2pathname
 
 from .campaign import boards, model_state, read_runs
-from .errors import UserError
+from .errors import UserError, describe
 from .metrics import Board, Pair, by_model, pair_rows
 from .results import is_finished, read_pair
 from .store import Home, finite, read_json, write_bytes, write_json
@@ -175,8 +175,7 @@ class Tracker:
         except Exception as error:
             if self._answers():
                 raise
-            text = str(error).strip().splitlines()
-            raise Unreachable(f"{self.uri}: {type(error).__name__}: {text[0] if text else ''}"[:300]) from error
+            raise Unreachable(f"{self.uri}: {describe(error)}"[:300]) from error
 
     def _answers(self) -> bool:
         """Whether the store is there."""

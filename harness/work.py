@@ -25,10 +25,11 @@ from . import environment, identity
 from .attack import Attack
 from .attacks.transfer import Transfer
 from .data import Dataset, DataSource
+from .errors import first_line
 from .plan import Cell, ModelSpec
 from .results import Damaged, write_shard
 from .shard import Bench, Proposal, craft, run_shard
-from .store import Home, first_line, has_model, load_model, read_json, save_model, write_bytes, write_json
+from .store import Home, has_model, load_model, read_json, save_model, write_bytes, write_json
 from .training import Diverged, score
 
 PREPARATION_SAMPLES = 1000
