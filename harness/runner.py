@@ -236,6 +236,7 @@ def run(
                         failures += _settle(done, graph, watch, recorder, plan)
                     observe(watch)
             recorder.join()
+            home.sweep()  # also what a worker killed in this run, or one that outlived its driver, left half written
         except BaseException:
             recorder.abandon()
             raise
