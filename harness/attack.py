@@ -14,6 +14,10 @@ from .victim import Victim
 
 Kind = Literal["budget", "minimal"]
 Access = Literal["gradients", "scores", "decisions", "none"]
+Family = Literal[
+    "noise", "transformation", "transfer", "one-step", "iterated", "minimum-norm", "score", "decision"
+]
+"""Sorts of attacks whose strengths can be held against one another: what health checks compare."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +48,15 @@ class Attack(ABC):
     def access(self) -> Access:
         """What it needs of the victim."""
         return "gradients"
+
+    @property
+    def family(self) -> Family:
+        """Its sort: by default after what it needs of the victim, and how it treats the budget."""
+        if self.access == "none":
+            return "noise"
+        if self.access != "gradients":
+            return "score" if self.access == "scores" else "decision"
+        return "iterated" if self.kind == "budget" else "minimum-norm"
 
     @property
     def supported_norms(self) -> tuple[Norm, ...]:

@@ -54,6 +54,7 @@ def cell_record(cell: Cell, info: DatasetInfo, suite: str, argument: str | None 
         "attack": cell.attack.label,
         "toolkit": inner(cell.attack).toolkit,
         "access": cell.attack.access,
+        "family": cell.attack.family,
         "kind": cell.attack.kind,
         "norm": cell.threat.norm,
         "eps": cell.threat.eps,

@@ -32,13 +32,16 @@ SAMPLE_COLUMNS: Final = (
     "attacked",
     "adv_pred",
     "adversarial",
+    "wrong_share",
+    "survives_rounding",
     *FLAGS,
     *DISTANCES,
     "shard",
 )
 """Columns of ``samples.parquet``, a row an image: position in the test set, true label, prediction on the
 clean image, whether that is right, whether the attack was called, prediction on the returned image (-1: none),
-whether that is a valid adversarial, the flags, its distances (NaN unless adversarial), its shard."""
+whether that is a valid adversarial, share of the judge's draws that got it wrong (0 or 1 for a deterministic
+model, NaN where nothing was judged), whether an adversarial is still one after rounding to 8 bits, the flags, its distances (NaN unless adversarial), its shard."""
 
 PAIR_COLUMNS: Final = (
     "dataset", "architecture", "defense", "seed", "suite", "attack", "toolkit", "norm", "eps", "source", "n",
@@ -91,6 +94,7 @@ class Board:
         missing: Labels of declared pairs without a record (not run, or failed before the attack), by model key.
         models: What is known of each model by key: ``dataset, architecture, defense, seed, status`` ("ok" or
             "failed"), ``error`` and ``card`` (the training card: fields, accuracies, seconds).
+        health: Facts of the probe by model key and norm; see :mod:`harness.health`.
     """
 
     suite: str
@@ -98,6 +102,7 @@ class Board:
     pairs: Sequence[Pair]
     missing: Mapping[str, Sequence[str]] = field(default_factory=dict)
     models: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    health: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
 
 
 def wilson(successes: float, n: int, confidence: float = 0.95) -> tuple[float, float]:

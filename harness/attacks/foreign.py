@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..attack import Access, Attack, Kind
+from ..attack import Access, Attack, Family, Kind
 from ..errors import UserError
 from ..threat import Norm, Threat
 from ..victim import Victim
@@ -71,6 +71,13 @@ class Foreign(Attack):
     def access(self) -> Access:
         """What it needs of the victim."""
         return self.capability.access
+
+    @property
+    def family(self) -> Family:
+        """By access and kind, but for single steps and random draws, which a toolkit keeps among its other attacks."""
+        if self.attack.startswith("FastGradient"):
+            return "one-step"
+        return "noise" if "Noise" in self.attack else super().family
 
     @property
     def supported_norms(self) -> tuple[Norm, ...]:

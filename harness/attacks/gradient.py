@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..attack import Attack, Kind
+from ..attack import Attack, Family, Kind
 from ..errors import UserError, unknown
 from ..threat import EXPONENT, Norm, Threat, magnitude, per_sample, steepest
 from ..victim import Victim, input_gradient
@@ -54,6 +54,11 @@ class Gradient(Attack):
     def kind(self) -> Kind:
         """As :attr:`mode` says."""
         return self.mode
+
+    @property
+    def family(self) -> Family:
+        """One gradient, whatever the length of the step."""
+        return "one-step"
 
     def run(self, victim: Victim, x: Tensor, y: Tensor, threat: Threat) -> Tensor:
         """Propose one image for each; where the gradient is zero, the image itself."""

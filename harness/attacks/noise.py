@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from ..attack import Access, Attack
+from ..attack import Access, Attack, Family
 from ..errors import UserError, unknown
 from ..threat import Norm, Threat, magnitude, per_sample
 from ..victim import Victim
@@ -41,6 +41,11 @@ class Noise(Attack):
     def access(self) -> Access:
         """Nothing for a single draw, scores to choose among several."""
         return "none" if self.draws == 1 else "scores"
+
+    @property
+    def family(self) -> Family:
+        """Noise, however many draws."""
+        return "noise"
 
     @torch.no_grad()
     def run(self, victim: Victim, x: Tensor, y: Tensor, threat: Threat) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..attack import Access, Attack, Kind
+from ..attack import Access, Attack, Family, Kind
 from ..threat import Norm, Threat
 from ..victim import Victim
 
@@ -44,6 +44,11 @@ class Transfer(Attack):
     def access(self) -> Access:
         """It asks the victim nothing."""
         return "none"
+
+    @property
+    def family(self) -> Family:
+        """Transfer, whatever crafts."""
+        return "transfer"
 
     @property
     def supported_norms(self) -> tuple[Norm, ...]:
