@@ -14,9 +14,7 @@ from .victim import Victim
 
 Kind = Literal["budget", "minimal"]
 Access = Literal["gradients", "scores", "decisions", "none"]
-Family = Literal[
-    "noise", "transformation", "transfer", "one-step", "iterated", "minimum-norm", "score", "decision"
-]
+Family = Literal["noise", "transformation", "transfer", "one-step", "iterated", "minimum-norm", "score", "decision"]
 """Sorts of attacks whose strengths can be held against one another: what health checks compare."""
 
 

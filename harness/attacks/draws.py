@@ -1,0 +1,95 @@
+"""Random numbers that belong to an image: the same ones whatever batch the image is in, and wherever in it.
+
+An attack that drops finished images, a cascade that shows it only what still stands, or another shard size would
+otherwise hand every image other random numbers. Here each image has a stream of its own, seeded by its content and by
+one number of the global generator. The generator is SplitMix64 (Steele, Lea & Flood 2014), used as a counter hash, in
+wrapping 64-bit integers on the image's own device, so that CPU and GPU draw the same bits.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final, Self
+
+import torch
+from torch import Tensor
+
+_GAMMA: Final = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed integer
+_MIX1: Final = -4658895280553007687  # 0xBF58476D1CE4E5B9
+_MIX2: Final = -7723592293110705685  # 0x94D049BB133111EB
+
+
+def _shift(value: Tensor, bits: int) -> Tensor:
+    """Logical right shift: torch's keeps the sign."""
+    return (value >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def _mix(value: Tensor) -> Tensor:
+    value = (value ^ _shift(value, 30)) * _MIX1
+    value = (value ^ _shift(value, 27)) * _MIX2
+    return value ^ _shift(value, 31)
+
+
+class Draws:
+    """A stream of random numbers for each image of a batch.
+
+    Takes one number from torch's global generator when it is made, so that it follows the caller's seed.
+
+    Args:
+        x: Images, float32 (N, ...). Equal images share a stream.
+    """
+
+    def __init__(self, x: Tensor) -> None:
+        seed = torch.randint(2**62, ()).to(x.device)
+        bits = x.detach().to(torch.float32).contiguous().view(torch.int32).flatten(1).to(torch.int64)
+        place = torch.arange(1, bits.shape[1] + 1, device=x.device, dtype=torch.int64)
+        self._streams = _mix(_mix((bits ^ (place * _GAMMA)) * _MIX1).sum(1) ^ _mix(seed + _GAMMA))
+        self._used = torch.zeros_like(self._streams)
+
+    def __len__(self) -> int:
+        return len(self._streams)
+
+    def of(self, rows: Tensor) -> Self:
+        """The streams of some images, from where they are; what is drawn from them is not drawn from these.
+
+        Args:
+            rows: Positions (M,), or a mask (N,).
+        """
+        part = object.__new__(type(self))
+        part._streams, part._used = self._streams[rows], self._used[rows].clone()
+        return part
+
+    def fork(self, name: int) -> Self:
+        """Other streams of the same images: draws from one do not move the other.
+
+        Args:
+            name: Which; the same number gives the same streams.
+        """
+        part = object.__new__(type(self))
+        part._streams = _mix(self._streams ^ _mix(torch.full_like(self._streams, name + 1) * _GAMMA))
+        part._used = torch.zeros_like(self._streams)
+        return part
+
+    def _bits(self, shape: tuple[int, ...]) -> Tensor:
+        count = math.prod(shape)
+        steps = self._used.unsqueeze(1) + torch.arange(1, count + 1, device=self._streams.device)
+        self._used += count
+        return _mix(self._streams.unsqueeze(1) + steps * _GAMMA).view(-1, *shape)
+
+    def uniform(self, *shape: int) -> Tensor:
+        """Uniform in [0, 1), float32 (N, *shape)."""
+        return _shift(self._bits(shape), 40).to(torch.float32) * 2.0**-24
+
+    def normal(self, *shape: int) -> Tensor:
+        """Standard normal, float32 (N, *shape), by Box and Muller's transform."""
+        radius = (-2 * (1 - self.uniform(*shape)).log()).sqrt()
+        return radius * (2 * math.pi * self.uniform(*shape)).cos()
+
+    def signs(self, *shape: int) -> Tensor:
+        """-1 or 1 with equal chances, float32 (N, *shape)."""
+        return (_shift(self._bits(shape), 63) * 2 - 1).to(torch.float32)
+
+    def integers(self, high: int | Tensor, *shape: int) -> Tensor:
+        """Whole numbers in [0, high), int64 (N, *shape); ``high`` may differ by image, (N,)."""
+        limit = high.view(-1, *[1] * len(shape)) if isinstance(high, Tensor) else high
+        return (_shift(self._bits(shape), 11).to(torch.float64) * 2.0**-53 * limit).to(torch.int64)
