@@ -11,7 +11,8 @@ import hashlib
 import json
 import math
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -64,3 +65,23 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
+
+
+@contextmanager
+def isolated(seed: int | None = None, device: torch.device | str = "cpu") -> Iterator[None]:
+    """Leave every generator (Python, NumPy, torch) as it was when the block ends.
+
+    Args:
+        seed: Seed them all for the block; None leaves them where they are.
+        device: Whose torch generator to keep, beside the CPU's.
+    """
+    device = torch.device(device)
+    python, numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        try:
+            if seed is not None:
+                seed_everything(seed)
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)

@@ -24,6 +24,8 @@ class Verdict:
         clean_correct: Whether that is the true one.
         adv_pred: Victim's label for the returned image, -1 where it is invalid.
         adversarial: Valid and misclassified.
+        wrong_share: Share of the victim's votes that were wrong, float32; NaN where the image is invalid.
+        survives_rounding: Adversarial, and still misclassified after rounding to 8 bits, as an image file would.
         over_budget: Farther from the clean image than the threat allows.
         out_of_box: Some value outside [0, 1].
         non_finite: Some value NaN or infinite.
@@ -36,6 +38,8 @@ class Verdict:
     clean_correct: Tensor
     adv_pred: Tensor
     adversarial: Tensor
+    wrong_share: Tensor
+    survives_rounding: Tensor
     over_budget: Tensor
     out_of_box: Tensor
     non_finite: Tensor
@@ -87,11 +91,19 @@ def judge(
 
     valid = finite & ~out_of_box & ~over_budget & ~crashed & ~wrong_shape
     adv_pred = torch.full_like(clean_pred, -1)
+    wrong_share = torch.full((n,), torch.nan, device=x.device)
     if valid.any():
         # the whole batch is asked, not the valid part of it: with another batch size the last bits of the
         # logits differ, and an image on the boundary would be judged on other numbers than the attack saw
-        adv_pred = torch.where(valid, victim.predict(torch.where(_wide(valid, x), images, x)), adv_pred)
+        ballots = victim.ballots(torch.where(_wide(valid, x), images, x))
+        adv_pred = torch.where(valid, ballots.argmax(1), adv_pred)
+        right = ballots.gather(1, y.unsqueeze(1)).squeeze(1) / ballots.sum(1)
+        wrong_share = torch.where(valid, 1 - right, wrong_share)
     adversarial = valid & (adv_pred != y)
+    survives = no
+    if adversarial.any():
+        rounded = torch.where(_wide(adversarial, x), (images * 255).round() / 255, x)
+        survives = adversarial & (victim.predict(rounded) != y)
 
     delta = images.double() - x.double()
     distances = {name: magnitude(delta, name) for name in EXPONENT}  # type: ignore[arg-type]
@@ -102,6 +114,8 @@ def judge(
         clean_correct=clean_pred == y,
         adv_pred=adv_pred,
         adversarial=adversarial,
+        wrong_share=wrong_share,
+        survives_rounding=survives,
         over_budget=over_budget,
         out_of_box=out_of_box,
         non_finite=~finite,

@@ -17,6 +17,7 @@ from .attack import Attack
 from .errors import describe
 from .metrics import DISTANCES, FLAGS, SAMPLE_COLUMNS
 from .referee import Verdict, as_images, judge
+from .remedy import VOTES, Remedy
 from .results import GALLERY
 from .threat import Threat
 from .victim import Victim, VictimError
@@ -52,9 +53,22 @@ class Bench:
     referee: Victim
 
     @classmethod
-    def of(cls, model: nn.Module, classes: int | None, device: torch.device | str) -> Bench:
-        """Set up copies of a model; the model itself is left as it is."""
-        return cls(Victim(model, classes=classes, device=device), Victim(model, classes=classes, device=device))
+    def of(
+        cls, model: nn.Module, classes: int | None, device: torch.device | str, remedy: Remedy | None = None
+    ) -> Bench:
+        """Set up copies of a model; the model itself is left as it is.
+
+        Args:
+            model: The model.
+            classes: Logits it must return, None for any number.
+            device: Where it runs.
+            remedy: How attacks see it. The referee sees it as it is, several times if it is stochastic.
+        """
+        votes = VOTES if remedy is not None and remedy.draws > 1 else 1
+        return cls(
+            Victim(model, classes=classes, device=device, remedy=remedy),
+            Victim(model, classes=classes, device=device, votes=votes),
+        )
 
 
 def craft(victim: Victim, attack: Attack, threat: Threat, x: Tensor, y: Tensor, seed: int) -> Proposal:
@@ -162,7 +176,7 @@ def _clean_labels(victim: Victim, x: Tensor) -> Tensor:
     if not torch.equal(first, second):
         raise VictimError(
             f"the model's predictions vary from call to call ({int((first != second).sum())} of {len(x)} images): "
-            "judging a stochastic model takes repeated draws, which this battery does not do"
+            "a stochastic model is judged over repeated draws, which its remedy must declare (draws=16, say)"
         )
     return first
 
@@ -194,6 +208,8 @@ def _frame(verdict: Verdict, index: Tensor, y: Tensor, clean_pred: Tensor, chose
         "attacked": where & (clean == labels),
         "adv_pred": spread(verdict.adv_pred, -1),
         "adversarial": spread(verdict.adversarial & verdict.clean_correct, False),
+        "wrong_share": spread(verdict.wrong_share, np.nan),
+        "survives_rounding": spread(verdict.survives_rounding & verdict.clean_correct, False),
         **{flag: spread(getattr(verdict, flag), False) for flag in FLAGS},
         **{name: spread(verdict.distances[name], np.nan) for name in DISTANCES},
         "shard": np.full(n, shard, dtype=np.int32),

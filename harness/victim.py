@@ -6,15 +6,23 @@ import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 from torch import Tensor, nn
 
+from . import identity
 from .errors import UserError
+from .remedy import Remedy
+from .stand_in import give_gradients
 
 
 class VictimError(UserError):
     """The model cannot be judged: wrong output shape, NaN logits. The message says which."""
+
+
+_VOTE_SEED: Final = 0x5EED
+"""No attack is seeded with it: seeds of shards are derived from declarations."""
 
 
 class ModelChangedError(RuntimeError):
@@ -41,16 +49,32 @@ class Victim(nn.Module):
         classes: Expected number of logits K; ``None`` accepts what the first call returns.
         device: Where it runs.
         own: ``False`` (the default) works on a deep copy and leaves ``model`` as it is; ``True`` takes it over.
+        remedy: How the model is to be seen; only an attack's copy has one. A forward with a remedy of several draws
+            counts as many passes.
+        votes: Calls behind each label of :meth:`predict`, 1 for a deterministic model.
+
+    Raises:
+        UserError: The remedy names a submodule that the model does not have.
 
     Attributes:
         cost: Running :class:`Cost`; see :meth:`counted` for the cost of a block of code.
     """
 
     def __init__(
-        self, model: nn.Module, *, classes: int | None = None, device: torch.device | str = "cpu", own: bool = False
+        self,
+        model: nn.Module,
+        *,
+        classes: int | None = None,
+        device: torch.device | str = "cpu",
+        own: bool = False,
+        remedy: Remedy | None = None,
+        votes: int = 1,
     ) -> None:
         super().__init__()
-        self.model = (model if own else copy.deepcopy(model)).to(device).eval().requires_grad_(False)
+        self.remedy = remedy or Remedy()
+        self.votes = votes
+        model = model if own else copy.deepcopy(model)
+        self.model = give_gradients(model, self.remedy.stand_ins).to(device).eval().requires_grad_(False)
         self.classes = classes
         self.device = torch.device(device)
         self.cost = Cost()
@@ -70,13 +94,23 @@ class Victim(nn.Module):
         if x.requires_grad and torch.is_grad_enabled():
             x = x.view_as(x)
             x.register_hook(self._count_backward)  # type: ignore[no-untyped-call]
+        logits = self._once(x)
+        for _ in range(self.remedy.draws - 1):  # call by call: a model may draw once for a whole batch
+            logits = logits + self._once(x)
+        scale = self.remedy.draws * self.remedy.temperature
+        return logits / scale if scale != 1 else logits
+
+    def _once(self, x: Tensor) -> Tensor:
+        """One call of the model."""
         self.cost.forwards += len(x)
         logits: Tensor = self.model(x)
         self._check(logits, len(x))
+        if self.remedy.probabilities:
+            return logits.clamp_min(torch.finfo(logits.dtype).tiny).log()
         return logits
 
     def _count_backward(self, grad: Tensor) -> None:
-        self.cost.backwards += len(grad)
+        self.cost.backwards += len(grad) * self.remedy.draws
 
     def _check(self, logits: object, n: int) -> None:
         if not isinstance(logits, Tensor):
@@ -89,23 +123,40 @@ class Victim(nn.Module):
         if not logits.is_floating_point():
             raise VictimError(f"the model returned {logits.dtype}, expected floating-point logits")
 
-    @torch.no_grad()
     def predict(self, x: Tensor) -> Tensor:
         """Predicted labels, int64 (N,), without counting: for the referee, not for attacks.
 
         Raises:
             VictimError: Wrong output shape, or a logit that is not finite (NaN would read as class 0).
         """
+        labels: Tensor = self.ballots(x).argmax(1)
+        return labels
+
+    @torch.no_grad()
+    def ballots(self, x: Tensor) -> Tensor:
+        """How often each label was given in :attr:`votes` calls, int64 (N, K), without counting.
+
+        Several votes are drawn under one fixed seed, so that asking again gives the same ballots; the caller's
+        generators stay where they are.
+
+        Raises:
+            VictimError: As :meth:`predict`.
+        """
         before = self.cost.forwards
         try:
-            logits = self(x)
+            if self.votes == 1:
+                return self._ballot(x)
+            with identity.isolated(_VOTE_SEED, self.device):
+                return torch.stack([self._ballot(x) for _ in range(self.votes)]).sum(0)
         finally:
             self.cost.forwards = before
+
+    def _ballot(self, x: Tensor) -> Tensor:
+        logits = self(x)
         bad = ~torch.isfinite(logits).all(1)
         if bad.any():
             raise VictimError(f"the model returned NaN or infinite logits for {int(bad.sum())} of {len(x)} images")
-        labels: Tensor = logits.argmax(1)
-        return labels
+        return torch.zeros_like(logits, dtype=torch.int64).scatter_(1, logits.argmax(1, keepdim=True), 1)
 
     @contextmanager
     def counted(self) -> Iterator[Cost]:
