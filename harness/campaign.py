@@ -22,7 +22,7 @@ from .work import inner
 
 Record = Mapping[str, Any]
 
-_BATTERY_FIELDS = ("cell", "model", "dataset", "n", "attack", "norm", "eps", "source")
+_BATTERY_FIELDS = ("cell", "model", "dataset", "n", "attack", "norm", "eps", "source", "cascade")
 
 
 def model_record(spec: ModelSpec, info: DatasetInfo) -> dict[str, Any]:
@@ -55,6 +55,7 @@ def cell_record(cell: Cell, info: DatasetInfo, suite: str, argument: str | None 
         "toolkit": inner(cell.attack).toolkit,
         "access": cell.attack.access,
         "family": cell.attack.family,
+        "cascade": cell.cascaded,
         "kind": cell.attack.kind,
         "norm": cell.threat.norm,
         "eps": cell.threat.eps,
@@ -110,6 +111,7 @@ def plan_record(plan: Plan, command_line: str) -> dict[str, Any]:
         "battery": [
             {name: value for name, value in record(cell).items() if name in _BATTERY_FIELDS} for cell in plan.battery
         ],
+        "probes": [{"probe": probe.key, "model": probe.model.key, "norm": probe.threat.norm} for probe in plan.probes],
     }
 
 
@@ -130,6 +132,7 @@ def boards(
     plans: Sequence[Record],
     pair: Callable[[str], Pair | None],
     model: Callable[[str], Mapping[str, Any]],
+    facts: Callable[[str, str], Mapping[str, Any] | None],
 ) -> list[Board]:
     """One board a suite, data set and number of images, from every plan of it.
 
@@ -143,12 +146,13 @@ def boards(
         plans: Plan records, oldest first; of budgets the newest plan's count.
         pair: Finds the result of a cell by key; None if there is none.
         model: Finds a model's state by key: ``status``, ``error``, ``card``.
+        facts: Finds what a probe found, by the keys of model and probe; None if there is nothing.
     """
     found = []
     for suite in dict.fromkeys(record["suite"] for record in plans):
         mine = [record for record in plans if record["suite"] == suite]
         sets = dict.fromkeys((cell["dataset"], cell["n"]) for record in mine for cell in record["battery"])
-        found += [_board(mine, suite, dataset, n, pair, model) for dataset, n in sets]
+        found += [_board(mine, suite, dataset, n, pair, model, facts) for dataset, n in sets]
     return found
 
 
@@ -159,11 +163,13 @@ def _board(
     n: int,
     pair: Callable[[str], Pair | None],
     model: Callable[[str], Mapping[str, Any]],
+    facts: Callable[[str, str], Mapping[str, Any] | None],
 ) -> Board:
     models: dict[tuple[Any, ...], dict[str, Any]] = {}
     battery: dict[str, dict[str, Record]] = {}  # by model key, by name of the pair
     budgets: dict[str, list[float]] = {}
     newest: set[str] = set()
+    probes: dict[str, dict[str, str]] = {}
     for record in plans:
         here = [cell for cell in record["battery"] if (cell["dataset"], cell["n"]) == (dataset, n)]
         if not here:
@@ -175,7 +181,14 @@ def _board(
             if entry["model"] in judged:
                 models[tuple(entry[name] for name in ("architecture", "defense", "seed"))] = dict(entry)
         for cell in here:
-            battery.setdefault(cell["model"], {})[_cell_name(cell)] = cell
+            known = battery.setdefault(cell["model"], {})
+            name = _cell_name(cell)
+            if name in known and cell["cascade"] and not known[name]["cascade"] and pair(known[name]["cell"]):
+                continue  # what saw every image says more than what saw those that stood
+            known[name] = cell
+        for look in record["probes"]:
+            if look["model"] in judged:
+                probes.setdefault(look["model"], {})[look["norm"]] = look["probe"]
     pairs: list[Pair] = []
     missing: dict[str, list[str]] = {}
     for entry in models.values():
@@ -187,12 +200,17 @@ def _board(
         absent += sorted(name for name in newest - set(cells) if not name.startswith("transfer:"))
         if absent:
             missing[entry["model"]] = absent
+    health = {
+        key: {norm: found for norm, probe in looks.items() if (found := facts(key, probe)) is not None}
+        for key, looks in probes.items()
+    }
     return Board(
         suite=suite,
         budgets={dataset: budgets},
         pairs=pairs,
         missing=missing,
         models={entry["model"]: {**entry, **model(entry["model"])} for entry in models.values()},
+        health=health,
     )
 
 
@@ -234,7 +252,13 @@ def boards_from_home(home: Home, store: str | None = None) -> list[Board]:
         run_id = runs.get(store, "") if store is not None else next(iter(runs.values()), "")
         return read_pair(folder, run_id=run_id)
 
-    return boards(plans, pair, lambda key: model_state(home, key))
+    return boards(plans, pair, lambda key: model_state(home, key), lambda model, probe: probe_facts(home, probe))
+
+
+def probe_facts(home: Home, probe: str) -> dict[str, Any] | None:
+    """What a probe found, None if it was not run."""
+    path = home.health(probe)
+    return dict(read_json(path)["facts"]) if path.exists() else None
 
 
 def read_runs(folder: Path) -> dict[str, str]:

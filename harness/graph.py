@@ -7,11 +7,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from .plan import Cell, ModelSpec, Plan
+from .errors import UserError
+from .plan import Cell, ModelSpec, Plan, Probe
 from .pool import Task
 from .results import Damaged, check_result, is_finished, read_shard, shard_path
-from .store import Home, has_model, set_aside
-from .work import Craft, Job, Judge, Prepare, Train, provenance, read_crafted
+from .store import Home, has_model, read_json, set_aside
+from .work import Craft, Examine, Job, Judge, Prepare, Train, digests, provenance, read_crafted
 
 
 class Graph:
@@ -31,8 +32,11 @@ class Graph:
         self._dependents: dict[str, list[str]] = {}
         self.shards_left: dict[str, int] = {}
         self.cells = {cell.key: cell for cell in plan.cells}
+        self._before: dict[str, tuple[str, ...]] = {}
         for spec in plan.models:
             self._train(spec)
+        for probe in plan.probes:
+            self._probe(probe)
         for cell in plan.cells:
             if not self._finished(cell):
                 self._cell(cell)
@@ -50,6 +54,25 @@ class Graph:
         if not has_model(self._home, spec):
             needs = {f"train {spec.base.key}"} if spec.base is not None else set()
             self._add(f"train {spec.key}", Train(spec), needs)
+
+    def _probe(self, probe: Probe) -> None:
+        path = self._home.health(probe.key)
+        if path.exists():
+            try:
+                if read_json(path)["weights"] == digests(self._home, {probe.model.key: probe.model}):
+                    return
+            except (UserError, KeyError, TypeError):
+                self._say(f"{path} is damaged; computing it again")
+            path.unlink()
+        self._add(f"examine {probe.key}", Examine(probe), {f"train {probe.model.key}"})
+
+    def before(self, cell: Cell) -> tuple[str, ...]:
+        """Keys of the cells that a cascade runs before this one, in their order."""
+        if not cell.after:
+            return ()
+        if cell.key not in self._before:
+            self._before[cell.key] = (*self.before(self.cells[cell.after]), cell.after)
+        return self._before[cell.key]
 
     def _cell(self, cell: Cell) -> None:
         needs = {f"train {cell.victim.key}", f"train {cell.crafter.key}"}
@@ -73,7 +96,9 @@ class Graph:
                 if not (file.exists() and self._usable(file, lambda f=file: read_crafted(f)[1], made_of)):  # type: ignore[misc]
                     self._add(name, Craft(cell, shard), set(needs))
                 wanted.add(name)
-            self._add(f"judge {cell.key} {shard}", Judge(cell, shard), wanted)
+            if cell.after:
+                wanted.add(f"judge {cell.after} {shard}")
+            self._add(f"judge {cell.key} {shard}", Judge(cell, shard, self.before(cell)), wanted)
             self.shards_left[cell.key] += 1
 
     def _finished(self, cell: Cell) -> bool:

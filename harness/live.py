@@ -16,7 +16,7 @@ from rich.table import Table
 from .plan import Plan
 from .runner import Watch
 from .store import Home
-from .work import Train
+from .work import Examine, Train
 
 QUIET_SECONDS = 10.0
 """Between two lines of progress where there is no terminal."""
@@ -81,7 +81,9 @@ class Display:
         for line in self._training(watch) or [""]:
             table.add_row(line)
         for job in list(watch.running.values()):
-            if not isinstance(job, Train):
+            if isinstance(job, Examine):
+                table.add_row(f"examine {job.probe}", style="dim")
+            elif not isinstance(job, Train):
                 table.add_row(f"{type(job).__name__.lower()} {job.cell}", style="dim")
         self._live.update(Group(self._bars, table))
 

@@ -7,6 +7,7 @@ import fnmatch
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Final
 
 from . import identity
 from .attack import Attack
@@ -16,6 +17,12 @@ from .errors import UserError, unknown
 from .models import check_architecture
 from .threat import Norm, Threat
 from .training import Trainer
+
+PROBE_SAMPLES: Final = 128
+"""Images that a model's health is looked at with."""
+
+SURROGATES: Final = {1: "lenet", 3: "resnet"}
+"""Architecture, by colour channels, of a transfer's source where the victim's own cannot be trained."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +60,8 @@ class Cell:
         source: The model that the images are crafted on, when it is not the victim.
         n: Images: the first n of the data set's fixed test order.
         batch: Images a shard. Part of the identity, because random draws and rounding depend on it.
+        after: In a cascade the key of the cell before this one: the attack sees what it and all before it left.
+        floor: In a cascade the eps at which an image must still stand to be attacked.
     """
 
     victim: ModelSpec
@@ -61,6 +70,8 @@ class Cell:
     source: ModelSpec | None = None
     n: int
     batch: int
+    after: str = ""
+    floor: float | None = None
 
     @cached_property
     def key(self) -> str:
@@ -100,12 +111,51 @@ class Cell:
         return slice(shard * self.batch, min((shard + 1) * self.batch, self.n))
 
     def shard_seed(self, shard: int) -> int:
-        """Seed of one shard: from identities alone, so that worker count and order change no number."""
-        return identity.derive_seed(self.crafted_key or self.key, shard)
+        """Seed of one shard: from identities alone, so that worker count and order change no number.
+
+        A cascade draws what the full matrix draws, and the same weights in another file what they drew before.
+        """
+        return identity.derive_seed(self.crafted_key or self._seed_key, shard)
+
+    @cached_property
+    def _seed_key(self) -> str:
+        victim = dataclasses.replace(self.victim, defense=self.victim.defense.seed_identity())
+        return identity.key(dataclasses.replace(self, victim=victim, after="", floor=None))
+
+    @property
+    def cascaded(self) -> bool:
+        """Whether the attack sees only what still stands."""
+        return self.floor is not None
 
     def __str__(self) -> str:
         spec = self.victim
         return f"{spec.architecture} {spec.defense.name} seed {spec.seed}: {self.attack.label} ({self.threat})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe:
+    """A look at one model that says how far its accuracies in one norm can be believed; see :mod:`harness.probe`.
+
+    Attributes:
+        model: Which.
+        threat: Norm and eps.
+        n: Images: the first n of the data set's fixed test order.
+        version: Bumped by hand when the probe measures anything else.
+    """
+
+    model: ModelSpec
+    threat: Threat
+    n: int
+    version: int = 1
+
+    @cached_property
+    def key(self) -> str:
+        """Identity of the facts."""
+        return identity.key(self)
+
+    def __str__(self) -> str:
+        spec = self.model
+        return f"{spec.architecture} {spec.defense.name} seed {spec.seed} ({self.threat})"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,6 +205,7 @@ class Plan:
         cells: The pairs to run.
         battery: Every pair of the suite for these models, also those that the command leaves out: a model is ranked
             only once all of them are done.
+        probes: Looks at the models that will be ranked.
         arguments: How each data set is named on the command line, where that is not its own name.
     """
 
@@ -164,12 +215,14 @@ class Plan:
     ranked: frozenset[str]
     cells: tuple[Cell, ...]
     battery: tuple[Cell, ...]
+    probes: tuple[Probe, ...] = ()
     arguments: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @cached_property
     def key(self) -> str:
         """Identity of the invocation: the same command again is the same invocation."""
-        return identity.key(self.suite.name, [m.key for m in self.models], [c.key for c in self.cells])
+        parts = [[item.key for item in items] for items in (self.models, self.cells, self.probes)]
+        return identity.key(self.suite.name, *parts)
 
     @cached_property
     def budgets(self) -> dict[str, dict[Norm, tuple[float, ...]]]:
@@ -202,6 +255,7 @@ def plan(
     *,
     samples: int | None = None,
     only: Sequence[str] = (),
+    cascade: bool = False,
     arguments: Mapping[str, str] | None = None,
 ) -> Plan:
     """List the cells of a suite over models.
@@ -215,11 +269,14 @@ def plan(
         samples: Images a cell; ``None``: the suite's; never more than the test set holds.
         only: Keep attacks whose label, with or without its settings, matches one of these patterns (``*`` and
             ``?``); empty: all.
+        cascade: Each attack sees only images that no earlier one broke, in the suite's order.
         arguments: See :class:`Plan`.
 
     Raises:
-        UserError: No image, or no attack of that label.
+        UserError: No image, or no attack of that label; a cascade of chosen attacks.
     """
+    if cascade and only:
+        raise UserError("a cascade runs the whole battery; choose attacks, or a cascade")
     if samples is not None and samples < 1:
         raise UserError(f"samples must be at least 1, got {samples}")
     labels = {attack.label for attacks in suite.attacks.values() for attack in attacks}
@@ -233,6 +290,7 @@ def plan(
         info = infos[spec.dataset]
         n = min(samples or suite.samples, info.test_size)
         grid = suite.grid(info)
+        last = ""
         for norm, attacks in suite.attacks.items():
             for attack in attacks:
                 wanted = not only or _matches(attack.label, only)
@@ -241,8 +299,16 @@ def plan(
                     continue  # crafted on itself it would be the white-box cell under another name
                 for eps in grid[norm] if attack.kind == "budget" else (None,):
                     cell = Cell(
-                        victim=spec, attack=attack, threat=Threat(norm, eps), source=source, n=n, batch=suite.batch
+                        victim=spec,
+                        attack=attack,
+                        threat=Threat(norm, eps),
+                        source=source,
+                        n=n,
+                        batch=suite.batch,
+                        after=last if cascade else "",
+                        floor=(min(grid[norm]) if eps is None else eps) if cascade else None,
                     )
+                    last = cell.key
                     battery.setdefault(cell.key, cell)
                     if wanted:
                         cells.setdefault(cell.key, cell)
@@ -257,8 +323,21 @@ def plan(
         ranked=frozenset(ranked),
         cells=tuple(cells.values()),
         battery=tuple(battery.values()),
+        probes=tuple(probe for spec in models for probe in _probes(suite, spec, infos[spec.dataset], samples)),
         arguments=dict(arguments or {}),
     )
+
+
+def _probes(suite: Suite, spec: ModelSpec, info: DatasetInfo, samples: int | None) -> list[Probe]:
+    """A look in every norm in which the suite asks for the worst case, at the eps that defenses train at."""
+    found = []
+    n = min(PROBE_SAMPLES, samples or suite.samples, info.test_size)
+    for norm, grid in suite.grid(info).items():
+        if any(attack.access != "none" and attack.family != "transformation" for attack in suite.attacks[norm]):
+            eps = info.eps.get(norm, 0.0)
+            nearest = min(grid, key=lambda value: abs(value - eps))
+            found.append(Probe(model=spec, threat=Threat(norm, nearest), n=n))
+    return found
 
 
 def _matches(label: str, patterns: Sequence[str]) -> bool:
@@ -269,9 +348,10 @@ def _matches(label: str, patterns: Sequence[str]) -> bool:
 def _source(attack: Attack, victim: ModelSpec, info: DatasetInfo) -> ModelSpec | None:
     if not isinstance(attack, Transfer):
         return None
+    own = victim.architecture if victim.defense.trainable else SURROGATES.get(info.shape[0], "resnet")
     return dataclasses.replace(
         victim,
-        architecture=attack.architecture or victim.architecture,
+        architecture=attack.architecture or own,
         defense=attack.defense.resolve(info),
         seed=victim.seed + attack.seed_offset,
         base=None,

@@ -92,6 +92,23 @@ def read_shard(path: Path) -> tuple[pd.DataFrame, dict[str, Any], dict[str, npt.
     return _frame(packed, path), facts, {name.removeprefix("gallery."): value for name, value in arrays.items()}
 
 
+def shard_samples(folder: Path, shard: int) -> pd.DataFrame:
+    """Samples of one shard, also of a cell that is finished.
+
+    Raises:
+        Damaged: Neither the shard nor the result can be read.
+    """
+    path = shard_path(folder, shard)
+    if path.exists():
+        try:
+            return read_shard(path)[0]
+        except Damaged:
+            if path.exists():  # else the cell was finished at this very moment
+                raise
+    samples = read_samples(folder / "samples.parquet")
+    return samples[samples["shard"] == shard]
+
+
 def finish(folder: Path, shards: int, meta: Mapping[str, Any]) -> dict[str, Any]:
     """Merge a cell's shards into its result.
 

@@ -22,7 +22,7 @@ from .pool import Done, Pool, Task
 from .results import finish, is_finished
 from .store import Home, read_json
 from .tracking import Tracker, Unreachable
-from .work import Context, Job, Judge, Train, provenance, setup
+from .work import Context, Examine, Job, Judge, Train, provenance, setup
 
 
 @dataclass
@@ -286,7 +286,7 @@ def _settle(done: Done, graph: Graph, watch: Watch, recorder: Recorder, plan: Pl
     if done.error is not None:
         dropped = graph.failed(name)
         lost = {j.cell.key for j in dropped if isinstance(j, Judge)}
-        what = str(job.cell) if not isinstance(job, Train) else _model_name(job.spec, plan)
+        what = _job_name(job, plan)
         more = f" ({len(lost)} pairs have no result)" if lost else ""
         watch.messages.append(f"failed: {what}: {done.error}{more}")
         return [f"{what}: {done.error}{more}"]
@@ -300,6 +300,16 @@ def _settle(done: Done, graph: Graph, watch: Watch, recorder: Recorder, plan: Pl
         if graph.shards_left[key] == 0:
             recorder.add(graph.cells[key])
     return []
+
+
+def _job_name(job: Job, plan: Plan) -> str:
+    match job:
+        case Train(spec):
+            return _model_name(spec, plan)
+        case Examine(probe):
+            return f"{_model_name(probe.model, plan)}: health in {probe.threat}"
+        case _:
+            return str(job.cell)
 
 
 def _model_name(spec: ModelSpec, plan: Plan) -> str:

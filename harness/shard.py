@@ -130,6 +130,7 @@ def run_shard(
     seed: int,
     shard: int = 0,
     crafted: Proposal | None = None,
+    standing: Tensor | None = None,
 ) -> Outcome:
     """Attack and judge one batch.
 
@@ -146,12 +147,15 @@ def run_shard(
         seed: For every random draw of the attack.
         shard: Number to note in the rows.
         crafted: Images for all of ``x`` from another model, for a transfer cell.
+        standing: In a cascade, which images are still to be attacked, bool (N,).
 
     Raises:
         VictimError: The model cannot be judged.
     """
     clean_pred = _clean_labels(bench.referee, x)
     correct = clean_pred == y
+    if standing is not None and crafted is None:  # judging images that are there already costs next to nothing
+        correct = correct & standing
     chosen = correct if crafted is None else torch.ones_like(correct)
     proposal = crafted
     if proposal is None and chosen.any():
@@ -159,7 +163,7 @@ def run_shard(
     if proposal is None:
         proposal = Proposal(x[chosen], 0.0, 0, 0)
     verdict = judge(bench.referee, x[chosen], y[chosen], proposal.x_adv, threat, clean_pred[chosen])
-    samples = _frame(verdict, index, y, clean_pred, chosen, shard)
+    samples = _frame(verdict, index, y, clean_pred, chosen, correct, shard)
     facts = {
         "seconds": proposal.seconds,
         "forwards": proposal.forwards,
@@ -187,7 +191,9 @@ def _unchanged(x_adv: object, x: Tensor, counted: Tensor) -> int:
     return 0 if images is None else int(((images == x).flatten(1).all(1) & counted).sum())
 
 
-def _frame(verdict: Verdict, index: Tensor, y: Tensor, clean_pred: Tensor, chosen: Tensor, shard: int) -> pd.DataFrame:
+def _frame(
+    verdict: Verdict, index: Tensor, y: Tensor, clean_pred: Tensor, chosen: Tensor, attacked: Tensor, shard: int
+) -> pd.DataFrame:
     n = len(index)
     where = chosen.cpu().numpy()
 
@@ -205,7 +211,7 @@ def _frame(verdict: Verdict, index: Tensor, y: Tensor, clean_pred: Tensor, chose
         "label": labels,
         "clean_pred": clean,
         "clean_correct": clean == labels,
-        "attacked": where & (clean == labels),
+        "attacked": attacked.cpu().numpy(),
         "adv_pred": spread(verdict.adv_pred, -1),
         "adversarial": spread(verdict.adversarial & verdict.clean_correct, False),
         "wrong_share": spread(verdict.wrong_share, np.nan),

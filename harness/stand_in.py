@@ -100,7 +100,7 @@ def give_gradients(model: nn.Module, stand_ins: Sequence[tuple[str, str]]) -> nn
 
     Args:
         model: Whose.
-        stand_ins: ``(module, function)`` pairs; a module is named by its path, or by the end of it where that is unique.
+        stand_ins: ``(module, function)`` pairs; a module is named by its path, or by an end of it that is unique.
 
     Raises:
         UserError: No such submodule or function; the choices are listed.

@@ -72,7 +72,8 @@ class Home:
     """The folder that holds everything a user's runs produce (``--home``, ``GAUNTLET_HOME``).
 
     ``models/KEY``: checkpoint and card. ``cells/KEY``: result of a pair. ``prepared/``, ``crafted/``: what
-    attacks learned from training data, and images that several cells share. ``plans/KEY.json``: what each
+    attacks learned from training data, and images that several cells share. ``health/``: facts of probes.
+    ``plans/KEY.json``: what each
     command asked for. ``pending/``: results that the tracking server has not got yet. ``mlflow.db`` and
     ``mlflow-artifacts/``: the default tracking store. ``report/``: the pages.
     """
@@ -97,7 +98,7 @@ class Home:
 
     def sweep(self) -> None:
         """Remove what a killed process left half written. Only while no other process works on this home."""
-        ours = ("models", "cells", "prepared", "crafted", "plans", "pending", "progress")
+        ours = ("models", "cells", "prepared", "crafted", "health", "plans", "pending", "progress")
         parts = [part for folder in ours for part in (self.path / folder).rglob(".*.part")]
         for part in [*parts, *self.path.glob(".mlflow.db.*.part*")]:
             if part.is_file():
@@ -118,6 +119,10 @@ class Home:
     def crafted(self, key: str, shard: int) -> Path:
         """File of one shard of crafted images."""
         return self.path / "crafted" / key / f"{shard:05d}.safetensors"
+
+    def health(self, key: str) -> Path:
+        """File of a probe's facts."""
+        return self.path / "health" / f"{key}.json"
 
     @property
     def plans(self) -> Path:

@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlparse
 from urllib.request import url2pathname
 
-from .campaign import boards, model_state, read_runs
+from .campaign import boards, model_state, probe_facts, read_runs
 from .errors import UserError, describe
+from .health import Trust, trust
 from .metrics import Board, Pair, by_model, pair_rows
 from .results import is_finished, read_pair
 from .store import Home, finite, read_json, write_bytes, write_json
@@ -389,7 +390,12 @@ class Tracker:
                 trouble += [f"{name}: not run" for name in board.missing.get(key, ())]
                 budgets, reference = board.budgets[entry["dataset"]], plan["reference"].get(entry["dataset"], {})
                 values = model_metrics(pairs, mine, budgets, reference, whole=not trouble)
-                self._guard(self._summarise, run_id, values, mine, trouble)
+                grades = {norm: trust(board, key, norm) for norm in budgets}
+                self._guard(self._summarise, run_id, values, mine, trouble, plan["suite"], grades)
+                looks = [look["probe"] for look in plan["probes"] if look["model"] == key]
+                facts = {look: found for look in looks if (found := probe_facts(self.home, look)) is not None}
+                if facts:
+                    self._guard(self.client.log_dict, run_id, finite(facts), f"health-{plan['plan']}.json")
                 self._guard(self.client.set_terminated, run_id, "FAILED" if trouble else "FINISHED")
         trained = {m["model"]: model_state(self.home, m["model"])["status"] == "ok" for m in plan["models"]}
         judged = {pair.meta["model"] for board in boards for pair in board.pairs}
@@ -401,7 +407,15 @@ class Tracker:
         if not failed:
             write_json(self.home.plans / plan["plan"] / "closed.json", [self.store])
 
-    def _summarise(self, run_id: str, values: Mapping[str, float], rows: pd.DataFrame, trouble: Sequence[str]) -> None:
+    def _summarise(
+        self,
+        run_id: str,
+        values: Mapping[str, float],
+        rows: pd.DataFrame,
+        trouble: Sequence[str],
+        suite: str,
+        grades: Mapping[str, Trust | None],
+    ) -> None:
         from mlflow.entities import Metric, RunTag
 
         known = self.client.get_run(run_id).data.metrics
@@ -410,7 +424,12 @@ class Tracker:
             self.client.log_batch(run_id, metrics=part)
         self.client.log_dict(run_id, attack_table(rows, values), "attacks.json")
         marker = RunTag("mlflow.loggedArtifacts", '[{"path": "attacks.json", "type": "table"}]')
-        self.client.log_batch(run_id, tags=[marker, RunTag("no_rank", "; ".join(trouble)[:5000])])
+        tags = [marker, RunTag("no_rank", "; ".join(trouble)[:5000])]
+        for norm, grade in grades.items():
+            if grade is not None:
+                words = "; ".join((grade.grade, *grade.reasons))
+                tags += [RunTag(f"trust.{suite}.{norm}", words[:5000])]
+        self.client.log_batch(run_id, tags=tags)
 
     # -- reading ---------------------------------------------------------------------------------------------
 
@@ -444,7 +463,16 @@ class Tracker:
                 return local
             return {"status": "ok", "error": "", "card": self._json(models[key], "card.json")}
 
-        return boards(plans, pair, model)
+        def facts(key: str, probe: str) -> Mapping[str, Any] | None:
+            local = probe_facts(self.home, probe)
+            if local is not None or key not in models:
+                return local
+            for file in sorted(self._artifacts(models[key]).glob("health-*.json")):
+                if probe in (found := read_json(file)):
+                    return dict(found[probe])
+            return None
+
+        return boards(plans, pair, model, facts)
 
     def _search(self, where: str) -> list[Run]:
         found: list[Run] = []

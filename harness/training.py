@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from .data import Dataset, DatasetInfo
 from .errors import UserError, unknown
 from .models import Stages, build_model
+from .remedy import Remedy
 
 Optimizer = Literal["adam", "sgd"]
 Schedule = Literal["constant", "cosine"]
@@ -88,6 +89,8 @@ class Trainer:
     """One line for ``gauntlet list defenses``."""
     source: ClassVar[str] = ""
     """Where the method is from."""
+    trainable: ClassVar[bool] = True
+    """Whether it makes models; False where it stands for one made elsewhere."""
 
     epochs: int | None = None
     batch_size: int = 128
@@ -117,6 +120,15 @@ class Trainer:
     def resolve(self, info: DatasetInfo) -> Self:
         """Replace every ``None`` that stands for the data set's own value."""
         return self if self.epochs is not None else dataclasses.replace(self, epochs=info.epochs)
+
+    @property
+    def remedy(self) -> Remedy:
+        """How attacks are to see its models: a defense that draws at inference time says over how many draws."""
+        return Remedy()
+
+    def seed_identity(self) -> Trainer:
+        """What random numbers of attacks on its models may depend on."""
+        return self
 
     def label(self, info: DatasetInfo) -> str:
         """Name for people: the defense and every hyperparameter that is not its default on that data set."""

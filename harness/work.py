@@ -10,12 +10,13 @@ import dataclasses
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as save_tensors
@@ -26,8 +27,10 @@ from .attack import Attack
 from .attacks.transfer import Transfer
 from .data import Dataset, DataSource
 from .errors import first_line
-from .plan import Cell, ModelSpec
-from .results import Damaged, write_shard
+from .metrics import broken
+from .plan import Cell, ModelSpec, Probe
+from .probe import probe as examine
+from .results import Damaged, shard_samples, write_shard
 from .shard import Bench, Proposal, craft, run_shard
 from .store import Home, has_model, load_model, read_json, save_model, write_bytes, write_json
 from .training import Diverged, score
@@ -75,13 +78,27 @@ class Craft:
 
 @dataclass(frozen=True)
 class Judge:
-    """Attack and judge one shard of a cell."""
+    """Attack and judge one shard of a cell.
+
+    Attributes:
+        cell: Which.
+        shard: Which part of it.
+        before: In a cascade, the keys of every cell before this one.
+    """
 
     cell: Cell
     shard: int
+    before: tuple[str, ...] = ()
 
 
-Job = Train | Prepare | Craft | Judge
+@dataclass(frozen=True)
+class Examine:
+    """Measure on a model what its trust grade needs."""
+
+    probe: Probe
+
+
+Job = Train | Prepare | Craft | Judge | Examine
 
 
 def setup(context: Context) -> Callable[[Job], Any]:
@@ -129,8 +146,10 @@ class Worker:
                 self._prepare(cell)
             case Craft(cell, shard):
                 self._craft(cell, shard)
-            case Judge(cell, shard):
-                self._judge(cell, shard)
+            case Judge(cell, shard, before):
+                self._judge(cell, shard, before)
+            case Examine(look):
+                self._examine(look)
 
     def _data(self, spec: ModelSpec) -> Dataset:
         return self.context.sources[spec.dataset].load()
@@ -163,7 +182,8 @@ class Worker:
 
     def _load_bench(self, spec: ModelSpec) -> Bench:
         info = self.context.sources[spec.dataset].info()
-        return Bench.of(load_model(self.context.home, spec, info), len(info.classes), self.context.device)
+        model = load_model(self.context.home, spec, info)
+        return Bench.of(model, len(info.classes), self.context.device, spec.defense.remedy)
 
     def _batch(self, cell: Cell, shard: int) -> tuple[Tensor, Tensor, Tensor]:
         index, (x, y) = self._data(cell.victim).test_sample(cell.n)
@@ -204,7 +224,7 @@ class Worker:
         facts = provenance(self.context.home, cell, judged=False)
         write_proposal(self.context.home.crafted(cell.crafted_key, shard), proposal, facts)
 
-    def _judge(self, cell: Cell, shard: int) -> None:
+    def _judge(self, cell: Cell, shard: int, before: tuple[str, ...]) -> None:
         home = self.context.home
         index, x, y = self._batch(cell, shard)
         crafted = None
@@ -220,10 +240,28 @@ class Worker:
             seed=cell.shard_seed(shard),
             shard=shard,
             crafted=crafted,
+            standing=standing(home, cell, shard, before).to(x.device) if cell.cascaded else None,
         )
         write_shard(
             home.cell(cell.key), shard, outcome.samples, {**outcome.facts, **provenance(home, cell)}, outcome.gallery
         )
+
+    def _examine(self, look: Probe) -> None:
+        home, spec = self.context.home, look.model
+        info = self.context.sources[spec.dataset].info()
+        _, (x, y) = self._data(spec).test_sample(look.n)
+        facts = examine(
+            load_model(home, spec, info),
+            x,
+            y,
+            look.threat,
+            classes=len(info.classes),
+            device=self.context.device,
+            remedy=spec.defense.remedy,
+            seed=identity.derive_seed(look.key),
+        )
+        made = {"weights": digests(home, {spec.key: spec}), "versions": environment.versions()}
+        write_json(home.health(look.key), {"facts": facts, **made, "git_commit": environment.git_commit()})
 
     def _reporter(self, name: str) -> Callable[[int, int, Mapping[str, float]], None]:
         """Writes progress to a small file that the driver reads: a killed worker leaves no lock behind."""
@@ -244,6 +282,16 @@ def inner(attack: Attack) -> Attack:
     return attack.attack if isinstance(attack, Transfer) else attack
 
 
+def standing(home: Home, cell: Cell, shard: int, before: Sequence[str]) -> Tensor:
+    """Which images of a shard no earlier attack of a cascade broke at the cell's eps; bool (n,)."""
+    assert cell.floor is not None
+    part = cell.shard_slice(shard)
+    stands = np.ones(part.stop - part.start, dtype=bool)
+    for key in before:
+        stands &= ~broken(shard_samples(home.cell(key), shard), cell.threat.norm, cell.floor)
+    return torch.from_numpy(stands)
+
+
 def provenance(home: Home, cell: Cell, *, judged: bool = True) -> dict[str, Any]:
     """What a shard was made with: digests of the weights, versions, commit. Another one of any is another shard.
 
@@ -253,9 +301,14 @@ def provenance(home: Home, cell: Cell, *, judged: bool = True) -> dict[str, Any]
         judged: Whether the victim takes part; crafting for transfer knows the source alone.
     """
     specs = {cell.crafter.key: cell.crafter} | ({cell.victim.key: cell.victim} if judged else {})
+    made = {"versions": environment.versions(), "git_commit": environment.git_commit()}
+    return {"weights": digests(home, specs), **made}
+
+
+def digests(home: Home, specs: Mapping[str, ModelSpec]) -> dict[str, str]:
+    """Digests of the weights of those models that are there, by key."""
     cards = {key: home.model(key) / "card.json" for key, spec in specs.items() if has_model(home, spec)}
-    weights = {key: _digest(card, card.stat().st_mtime_ns) for key, card in cards.items()}
-    return {"weights": weights, "versions": environment.versions(), "git_commit": environment.git_commit()}
+    return {key: _digest(card, card.stat().st_mtime_ns) for key, card in cards.items()}
 
 
 @lru_cache

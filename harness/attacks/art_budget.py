@@ -15,7 +15,7 @@ _ONE_PIXEL = "in l1 a step moves one pixel, so l1 is not offered"
 ART_BUDGET: Final[tuple[ArtCapability, ...]] = (
     ArtCapability(
         attack="AutoProjectedGradientDescent",
-        short="apgd",
+        short="apgd-art",
         norms=("linf", "l2", "l1"),
         targeted="yes",
         fills=_BUDGET,

@@ -132,7 +132,7 @@ _MINIMAL = (
 _BLACK_BOX = (
     ArtCapability(
         attack="SquareAttack",
-        short="square",
+        short="square-art",
         norms=("linf", "l2"),
         access="scores",
         fills=("batch_size", "verbose", "norm", "eps"),
@@ -307,8 +307,22 @@ _NO_SIGN = "its L-infinity step with cross-entropy never takes the sign, so it h
 _NOT_IMAGES = "not an attack on image classifiers in PyTorch"
 
 _REFUSED = (
-    _refused("AutoConjugateGradient", _NO_SIGN, "AutoProjectedGradientDescent"),
-    _refused("RescalingAutoConjugateGradient", _NO_SIGN, "AutoProjectedGradientDescent"),
+    # whole records: the self-tests force them in, and must find them out
+    *(
+        ArtCapability(
+            attack=attack,
+            short=short,
+            norms=("linf", "l2"),
+            targeted="yes",
+            fills=("batch_size", "verbose", "targeted", "norm", "eps", "eps_step"),
+            options={"max_iter": 100, "nb_random_init": 5, "loss_type": "cross_entropy", "step_ratio": 2.0},
+            choices={"loss_type": ("cross_entropy", "difference_logits_ratio")},
+            defect=_NO_SIGN,
+            instead="AutoProjectedGradientDescent",
+            refused=True,
+        )
+        for attack, short in (("AutoConjugateGradient", "acg-art"), ("RescalingAutoConjugateGradient", "reacg-art"))
+    ),
     _refused(
         "CarliniL2Method",
         "an aliased bound keeps its constant from ever decreasing (median L2 2.35 where 0.78 is reachable)",

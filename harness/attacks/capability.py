@@ -133,10 +133,10 @@ class FoolboxCapability(Capability):
 
 
 def find(table: Mapping[str, Capability], toolkit: str, name: str) -> Capability:
-    """Look an attack up by class name, alias or short name.
+    """Look an attack up by class name, alias or short name, also one that is refused.
 
     Raises:
-        UserError: No such attack, or one that is refused; the message says why and what to use instead.
+        UserError: No such attack.
     """
     found = table.get(name)
     if found is None:
@@ -144,8 +144,6 @@ def find(table: Mapping[str, Capability], toolkit: str, name: str) -> Capability
         if not same:
             raise unknown(f"{toolkit} attack", name, [entry.attack for entry in table.values() if not entry.refused])
         found = same[0]
-    if found.refused:
-        refuse(toolkit, found)
     return found
 
 

@@ -11,7 +11,7 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -51,11 +51,22 @@ class Foreign(Attack):
 
     def __init__(self, attack: str, options: Mapping[str, Any] | Iterable[tuple[str, Any]] = (), **named: Any) -> None:
         entry = find(self.table, self.toolkit, attack)
-        complete = entry.complete(self.toolkit, {**dict(options), **named})
-        object.__setattr__(self, "attack", entry.attack)
-        object.__setattr__(self, "options", tuple(sorted(complete.items())))
+        if entry.refused:
+            refuse(self.toolkit, entry)
+        self._declare(entry, {**dict(options), **named})
         if self.capability.refused:
             refuse(self.toolkit, self.capability)
+
+    def _declare(self, entry: Capability, given: Mapping[str, Any]) -> None:
+        object.__setattr__(self, "attack", entry.attack)
+        object.__setattr__(self, "options", tuple(sorted(entry.complete(self.toolkit, given).items())))
+
+    @classmethod
+    def forced(cls, attack: str, **named: Any) -> Self:
+        """Declare an attack even if it is refused: for self-tests, which must find it out. Never for a suite."""
+        made = object.__new__(cls)
+        made._declare(find(cls.table, cls.toolkit, attack), named)
+        return made
 
     @property
     def capability(self) -> Capability:

@@ -147,7 +147,7 @@ def test_the_table_knows_every_class_and_every_argument() -> None:
 def test_short_names_are_unique_over_both_doors_and_find_the_attack() -> None:
     entries = [entry for entry in (*capabilities(), *foolbox_door.capabilities()) if not entry.refused]
     assert len({entry.short for entry in entries}) == len(entries)
-    assert Art("apgd") == Art("AutoProjectedGradientDescent")
+    assert Art("apgd-art") == Art("AutoProjectedGradientDescent")
     assert Art("ProjectedGradientDescentPyTorch").attack == "ProjectedGradientDescent"
 
 
@@ -173,7 +173,7 @@ def test_bad_declarations_name_the_choices() -> None:
     with pytest.raises(UserError, match="must be true or false"):
         Art("FastGradientMethod", minimal=1)
     with pytest.raises(UserError, match="choose from cross_entropy, difference_logits_ratio"):
-        Art("apgd", loss_type="dlr")
+        Art("apgd-art", loss_type="dlr")
     with pytest.raises(UserError, match="leaves the ball"):
         Art("FrameSaliencyAttack", method="iterative_saliency_refresh")
     with pytest.raises(UserError, match="not reproducible"):
@@ -183,7 +183,7 @@ def test_bad_declarations_name_the_choices() -> None:
 
 
 def test_identity_is_what_it_does() -> None:
-    plain, stated, other = Art("apgd"), Art("apgd", max_iter=100.0, nb_random_init=5), Art("apgd", max_iter=50)
+    plain, stated, other = Art("apgd-art"), Art("apgd-art", max_iter=100.0, nb_random_init=5), Art("apgd-art", max_iter=50)
     assert plain == stated
     assert hash(plain) == hash(stated)
     assert key(plain) == key(stated) != key(other)
@@ -192,9 +192,9 @@ def test_identity_is_what_it_does() -> None:
         assert pickle.loads(pickle.dumps(attack)) == attack
         assert replace(attack) == attack
     assert replace(plain, options={"max_iter": 50}) == other
-    assert plain.label == "apgd"
-    assert other.label == "apgd(max_iter=50)"
-    assert Art("apgd", step_ratio=1 / 3).label != Art("apgd", step_ratio=0.333333).label
+    assert plain.label == "apgd-art"
+    assert other.label == "apgd-art(max_iter=50)"
+    assert Art("apgd-art", step_ratio=1 / 3).label != Art("apgd-art", step_ratio=0.333333).label
     assert eval(repr(other), {"Art": Art}) == other
 
 
@@ -217,8 +217,8 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_ball_of_radius_zero_and_an_empty_batch(case: tuple[Victim, torch.Tensor, torch.Tensor]) -> None:
     victim, x, y = case
-    assert torch.equal(Art("apgd")(victim, x, y, Threat("linf", 0.0)), x)
-    assert Art("apgd")(victim, x[:0], y[:0], Threat("linf", 0.1)).shape == (0, 1, 8, 8)
+    assert torch.equal(Art("apgd-art")(victim, x, y, Threat("linf", 0.0)), x)
+    assert Art("apgd-art")(victim, x[:0], y[:0], Threat("linf", 0.1)).shape == (0, 1, 8, 8)
 
 
 def test_small_images_are_named(case: tuple[Victim, torch.Tensor, torch.Tensor]) -> None:
@@ -262,7 +262,7 @@ def linear_victim() -> tuple[Victim, torch.Tensor, torch.Tensor, torch.Tensor, t
     return victim, x, y, gap / weight.norm(), gap / weight.abs().sum()
 
 
-@pytest.mark.parametrize("attack", ["apgd", "pgd-art", "bim-art", "mim-art", "fgm-art"])
+@pytest.mark.parametrize("attack", ["apgd-art", "pgd-art", "bim-art", "mim-art", "fgm-art"])
 def test_budget_attacks_flip_a_linear_victim_exactly_beyond_its_distance(attack: str) -> None:
     victim, x, y, _, distance = linear_victim()
     for image in range(4):
