@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import types
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from .errors import UserError, unknown
+from .remedy import Remedy
 from .training import Trainer
 
 
@@ -54,6 +55,58 @@ def _convert(text: str, kind: Any, what: str) -> Any:
     except (TypeError, ValueError):
         wanted = {int: "a whole number", float: "a number"}.get(kind, getattr(kind, "__name__", str(kind)))
         raise UserError(f"{what} must be {wanted}, got {text!r}") from None
+
+
+def parse_remedy(texts: Sequence[str], stand_ins: Sequence[str]) -> Remedy | None:
+    """Read ``--remedy probabilities``, ``temperature=20``, ``draws=16``, ``none`` and ``--stand-in MODULE=FUNCTION``.
+
+    Returns:
+        None where no remedy is named: what the model needs is then found out. Stand-ins alone name none, for they
+        cannot be found out and are no reason not to look for the rest.
+
+    Raises:
+        UserError: An unknown remedy, or a value that is no number.
+    """
+    if not texts:
+        return None
+    values: dict[str, Any] = {"stand_ins": parse_stand_ins(stand_ins)}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if name == "none" and not equals:
+            continue
+        if name == "probabilities" and not equals:
+            values[name] = True
+        elif name in ("temperature", "draws") and equals:
+            values[name] = _convert(value, float if name == "temperature" else int, f"remedy {name}")
+        else:
+            raise unknown("remedy", text, ["none", "probabilities", "temperature=NUMBER", "draws=NUMBER"])
+    return Remedy(**values)
+
+
+def parse_stand_ins(texts: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """Read ``MODULE=FUNCTION`` pairs.
+
+    Raises:
+        UserError: No ``=`` in one of them.
+    """
+    pairs = []
+    for text in texts:
+        module, equals, function = text.partition("=")
+        if not (module and equals and function):
+            raise UserError(f"write a stand-in as MODULE=identity or MODULE=FILE.py:FUNCTION, got {text!r}")
+        pairs.append((module, function))
+    return tuple(pairs)
+
+
+def parse_channels(text: str | None, what: str) -> tuple[float, ...]:
+    """Read ``0.5`` or ``0.49,0.48,0.45``; nothing for None.
+
+    Raises:
+        UserError: Not numbers.
+    """
+    if text is None:
+        return ()
+    return tuple(_convert(part.strip(), float, what) for part in text.split(","))
 
 
 def parse_seeds(text: str) -> list[int]:

@@ -65,7 +65,7 @@ def suite(attacks: Mapping[Norm, Any], **more: Any) -> Suite:
 
 
 def make(attacks: Mapping[Norm, Any], defenses: Any = None, seeds: Any = (0,), **more: Any) -> Plan:
-    fields = {name: more.pop(name) for name in ("samples", "only") if name in more}
+    fields = {name: more.pop(name) for name in ("samples", "only", "cascade") if name in more}
     models = specs([DIGITS], ["mlp-8"], defenses or [Standard()], seeds)
     return plan(suite(attacks, **more), models, {"digits": DIGITS}, **fields)
 
@@ -108,8 +108,8 @@ def test_golden_keys() -> None:
     spec = ModelSpec(dataset="digits", architecture="mlp-8", defense=Standard(epochs=60), seed=0)
     assert spec.key == "4b74cf7c6e14fd03"
     cell = Cell(victim=spec, attack=Budget(), threat=Threat("linf", 0.1), n=100, batch=50)
-    assert cell.key == "dfa9b04fcb7824e6"
-    assert cell.shard_seed(1) == 1416665210
+    assert cell.key == "4ece4bf14e446fa9"
+    assert cell.shard_seed(1) == 479726225
 
 
 # ---------------------------------------------------------------- cells
@@ -193,8 +193,50 @@ def test_what_makes_a_cell_another() -> None:
         replace(cell, n=cell.n - 1),
         replace(cell, batch=cell.batch + 1),
         replace(cell, source=cell.victim),
+        replace(cell, floor=0.1),
+        replace(cell, after="something"),
     ]
-    assert len({cell.key, *(other.key for other in others)}) == 7
+    assert len({cell.key, *(other.key for other in others)}) == 9
+
+
+# ---------------------------------------------------------------- cascades
+
+
+def test_a_cascade_is_a_chain_a_model() -> None:
+    made = make({"linf": [Budget()], "l2": [Minimal(), Budget()]}, seeds=(0, 1), cascade=True)
+    for model in made.models:
+        chain = [cell for cell in made.cells if cell.victim == model]
+        assert [cell.after for cell in chain] == ["", *(cell.key for cell in chain[:-1])]
+        asked = [cell.threat.eps or min(DIGITS.budgets["l2"]) for cell in chain]
+        assert [cell.floor for cell in chain] == asked
+    assert not any(cell.cascaded or cell.after for cell in make({"linf": [Budget()]}).cells)
+
+
+def test_a_cascade_draws_what_the_full_matrix_draws() -> None:
+    attacks: Any = {"linf": [Budget()], "l2": [Minimal()]}
+    full, cascade = make(attacks).cells, make(attacks, cascade=True).cells
+    assert {cell.key for cell in full}.isdisjoint(cell.key for cell in cascade)
+    assert [cell.shard_seed(0) for cell in full] == [cell.shard_seed(0) for cell in cascade]
+
+
+def test_a_cascade_of_chosen_attacks() -> None:
+    with pytest.raises(UserError, match="a cascade runs the whole battery"):
+        make({"linf": [Budget()]}, only=["budget*"], cascade=True)
+
+
+# ---------------------------------------------------------------- probes
+
+
+def test_every_ranked_model_is_looked_at_in_every_norm() -> None:
+    made = make({"linf": [Budget()], "l2": [Minimal()]}, seeds=(0, 1), samples=90)
+    looks = [(probe.model.seed, probe.threat, probe.n) for probe in made.probes]
+    expected = [Threat("linf", DIGITS.eps["linf"]), Threat("l2", DIGITS.eps["l2"])]
+    assert looks == [(seed, threat, 90) for seed in (0, 1) for threat in expected]
+    assert len({probe.key for probe in made.probes}) == 4
+
+
+def test_no_look_where_the_worst_case_is_not_asked_for() -> None:
+    assert make({"linf": [Transfer(attack=Budget(), defense=Pgd())]}).probes == ()
 
 
 def test_the_same_command_is_the_same_plan() -> None:
