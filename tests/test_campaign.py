@@ -17,6 +17,8 @@ N = 10
 def samples(broken: int) -> pd.DataFrame:
     found = np.arange(N) < broken
     frame = pd.DataFrame({"index": np.arange(N), "label": 0, "clean_pred": 0, "clean_correct": True, "attacked": True})
+    frame["wrong_share"] = found.astype(float)
+    frame["survives_rounding"] = found
     frame["adv_pred"] = found.astype(int)
     frame["adversarial"] = found
     for name in FLAGS:
@@ -34,11 +36,23 @@ class Records:
         self.results: dict[str, Pair] = {}
 
     def plan(
-        self, *models: tuple[str, str], run: Mapping[str, int], attacks: tuple[str, ...] = ("noise", "pgd")
+        self,
+        *models: tuple[str, str],
+        run: Mapping[str, int],
+        attacks: tuple[str, ...] = ("noise", "pgd"),
+        cascade: bool = False,
     ) -> None:
         """Models as (defense, key); ``run`` says which attacks, and how many images they break."""
+        way = "-cascade" if cascade else ""
         cells = [
-            {"cell": f"{key}-{attack}", "model": key, "dataset": "digits", "n": N, "attack": attack}
+            {
+                "cell": f"{key}-{attack}{way}",
+                "cascade": cascade,
+                "model": key,
+                "dataset": "digits",
+                "n": N,
+                "attack": attack,
+            }
             | {"norm": "linf", "eps": 0.1, "source": ""}
             for _, key in models
             for attack in attacks
@@ -49,7 +63,8 @@ class Records:
         ]
         wanted = [cell for cell in cells if cell["attack"] in run]
         record = {"suite": "s", "budgets": {"digits": {"linf": [0.1]}}, "models": entries, "cells": wanted}
-        self.plans.append(record | {"battery": cells})
+        looks = [{"probe": f"probe-{key}", "model": key, "norm": "linf"} for _, key in models]
+        self.plans.append(record | {"battery": cells, "probes": looks})
         named = {key: defense for defense, key in models}
         for cell in wanted:
             meta = {"architecture": "mlp-8", "defense": named[cell["model"]], "seed": 0, "toolkit": "gauntlet"}
@@ -57,7 +72,12 @@ class Records:
             self.results[cell["cell"]] = Pair(cell | meta, samples(run[cell["attack"]]))
 
     def board(self) -> Board:
-        (board,) = boards(self.plans, self.results.get, lambda key: {"status": "ok", "error": "", "card": {}})
+        (board,) = boards(
+            self.plans,
+            self.results.get,
+            lambda key: {"status": "ok", "error": "", "card": {}},
+            lambda model, probe: {"of": model, "from": probe} if model != "unprobed" else None,
+        )
         return board
 
 
@@ -105,3 +125,24 @@ def test_the_rest_of_the_battery_may_come_later() -> None:
     records.plan(("standard", "a"), run={"noise": 1})
     records.plan(("standard", "a"), run={"pgd": 8})
     assert ranks(records.board())["standard"] == (1, "")
+
+
+def test_what_a_probe_found_is_on_the_board_under_its_norm() -> None:
+    records = Records()
+    records.plan(("standard", "a"), ("pgd", "unprobed"), run={"noise": 1, "pgd": 3})
+    assert records.board().health == {"a": {"linf": {"of": "a", "from": "probe-a"}}, "unprobed": {}}
+
+
+def test_a_cascade_does_not_replace_what_saw_every_image() -> None:
+    records = Records()
+    records.plan(("standard", "a"), run={"noise": 1, "pgd": 3})
+    records.plan(("standard", "a"), ("pgd", "b"), run={"noise": 2, "pgd": 4}, cascade=True)
+    shown = {pair.meta["cell"] for pair in records.board().pairs}
+    assert shown == {"a-noise", "a-pgd", "b-noise-cascade", "b-pgd-cascade"}
+
+
+def test_the_full_matrix_replaces_a_cascade() -> None:
+    records = Records()
+    records.plan(("standard", "a"), run={"noise": 2, "pgd": 4}, cascade=True)
+    records.plan(("standard", "a"), run={"noise": 1, "pgd": 3})
+    assert {pair.meta["cell"] for pair in records.board().pairs} == {"a-noise", "a-pgd"}
