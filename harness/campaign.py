@@ -14,6 +14,8 @@ from typing import Any
 from . import identity
 from .data import DatasetInfo
 from .errors import UserError
+from .external import External
+from .external import words as victim_words
 from .metrics import Board, Pair
 from .plan import Cell, ModelSpec, Plan
 from .results import is_finished, read_pair
@@ -72,9 +74,14 @@ def command(
     suite: str, spec: ModelSpec, info: DatasetInfo, *, attack: str, samples: int, argument: str | None = None
 ) -> str:
     """The shell command that measures a pair again."""
-    words = ["gauntlet", "run", suite, "--dataset", argument or spec.dataset, "--model", spec.architecture]
-    words += ["--defense", defense_argument(spec, info), "--seeds", str(spec.seed), "--samples", str(samples)]
-    return shlex.join([*words, "--attack", attack])
+    words = ["gauntlet", "run", suite, "--dataset", argument or spec.dataset]
+    if isinstance(spec.defense, External):
+        if spec.defense.reference is None:
+            return ""  # it was handed over in Python
+        words += ["--victim", *victim_words(spec.defense)]
+    else:
+        words += ["--model", spec.architecture, "--defense", defense_argument(spec, info), "--seeds", str(spec.seed)]
+    return shlex.join([*words, "--samples", str(samples), "--attack", attack])
 
 
 def defense_argument(spec: ModelSpec, info: DatasetInfo) -> str:

@@ -18,6 +18,8 @@ from rich.table import Table
 from .errors import UserError
 
 if TYPE_CHECKING:
+    from .data import DataSource
+    from .guests import Guest
     from .metrics import Board
     from .plan import Plan
     from .threat import Norm
@@ -83,6 +85,33 @@ OPTIONS: dict[str, Callable[[Callable[..., Any]], Callable[..., Any]]] = {
         help="Data sets' folder (GAUNTLET_DATA).",
     ),
     "download": click.option("--download", is_flag=True, help="Fetch missing data sets with torchvision."),
+    "victim": click.option(
+        "--victim",
+        "victims",
+        multiple=True,
+        metavar="MODEL",
+        help="A model of your own: FILE.py:FACTORY[?key=value&...], FILE.pt2, models:/NAME/VERSION or runs:/ID/PATH; "
+        "repeatable. Its code is run.",
+    ),
+    "mean": click.option("--mean", metavar="NUMBERS", help="Per channel, subtracted before a --victim sees an image."),
+    "std": click.option("--std", metavar="NUMBERS", help="Per channel, divided by afterwards."),
+    "remedy": click.option(
+        "--remedy",
+        "remedies",
+        multiple=True,
+        metavar="KIND",
+        help="How attacks see a --victim: probabilities, temperature=20, draws=16, none. Default: found out.",
+    ),
+    "stand-in": click.option(
+        "--stand-in",
+        "stand_ins",
+        multiple=True,
+        metavar="MODULE=FUNCTION",
+        help="Gradient for a part of a --victim that has none: identity, or FILE.py:FUNCTION.",
+    ),
+    "cascade": click.option(
+        "--cascade", is_flag=True, help="Attack only what still stands; the worst case is the same."
+    ),
     "tracking": click.option("--tracking-uri", help="MLflow store (MLFLOW_TRACKING_URI). Default: SQLite in the home."),
 }
 
@@ -104,13 +133,14 @@ def list_(what: str) -> None:
 
 @cli.command()
 @click.argument("suite")
-@_options("dataset", "model", "defense", "seeds", "samples", "attack", "home", "data", "download")
+@_options("dataset", "model", "defense", "seeds", "samples", "attack", "cascade", "home", "data", "download")
+@_options("victim", "mean", "std", "remedy", "stand-in", "tracking")
 def plan(suite: str, home: Path, **options: Any) -> None:
     """List the model-attack pairs of SUITE, and which of them are done."""
     from .listing import plan_table
     from .store import Home
 
-    made, _ = _plan(suite, **options)
+    made, _, _ = _plan(suite, home=home, device="cpu", **options)
     console.print(plan_table(made, Home(home)))
 
 
@@ -118,14 +148,15 @@ def plan(suite: str, home: Path, **options: Any) -> None:
 @_options("dataset", "model", "defense", "seeds", "jobs", "device", "home", "data", "download")
 def train(**options: Any) -> None:
     """Train models without attacking them."""
-    options |= {"samples": None, "attacks": (), "tracking_uri": None}
+    options |= {"samples": None, "attacks": (), "tracking_uri": None, "cascade": False}
+    options |= {"victims": (), "mean": None, "std": None, "remedies": (), "stand_ins": ()}
     _run(None, **options)
 
 
 @cli.command("run")
 @click.argument("suite")
-@_options("dataset", "model", "defense", "seeds", "samples", "attack", "jobs", "device", "home", "data", "download")
-@_options("tracking")
+@_options("dataset", "model", "defense", "seeds", "samples", "attack", "cascade", "jobs", "device", "home", "data")
+@_options("download", "victim", "mean", "std", "remedy", "stand-in", "tracking")
 def run_(suite: str, **options: Any) -> None:
     """Train what is missing, attack it with SUITE, judge, track, and write the report.
 
@@ -224,10 +255,12 @@ def _plan(
     seeds: str,
     samples: int | None,
     attacks: Sequence[str],
+    cascade: bool,
     data_root: Path | None,
     download: bool,
-) -> tuple[Plan, dict[str, Any]]:
-    """The plan of a command line, and where its data sets come from."""
+    **guests: Any,
+) -> tuple[Plan, dict[str, DataSource], list[Guest]]:
+    """The plan of a command line, where its data sets come from, and the models that the user brings."""
     from defenses import defenses as kinds
     from suites import suite as find
 
@@ -237,15 +270,61 @@ def _plan(
     from .plan import plan as make
 
     battery = find(suite) if suite is not None else Suite(name="train", summary="", attacks={}, budgets={})
-    trainers = [parse_defense(text, kinds()) for text in defenses or DEFAULT_DEFENSES]
-    sources, infos, wanted = {}, {}, []
+    sources = {}
     for name in datasets or ("digits",):
         source = DataSource(name, root=data_root, download=download)
-        info = source.info()
-        sources[info.name], infos[info.name] = source, info
+        sources[source.info().name] = source
+    infos = {name: source.info() for name, source in sources.items()}
+    brought = _guests(list(sources.values()), **guests)
+    # who brings a model asks for the others by name
+    chosen = defenses or (() if brought and not models else DEFAULT_DEFENSES)
+    trainers = [parse_defense(text, kinds()) for text in chosen]
+    wanted = [guest.spec for guest in brought]
+    for info in infos.values():
         wanted += specs([info], models or (default_model(info.shape),), trainers, parse_seeds(seeds))
     arguments = {info: source.name for info, source in sources.items() if source.name != info}
-    return make(battery, wanted, infos, samples=samples, only=attacks, arguments=arguments), sources
+    made = make(battery, wanted, infos, samples=samples, only=attacks, cascade=cascade, arguments=arguments)
+    return made, sources, brought
+
+
+def _guests(
+    sources: Sequence[DataSource],
+    *,
+    victims: Sequence[str],
+    mean: str | None,
+    std: str | None,
+    remedies: Sequence[str],
+    stand_ins: Sequence[str],
+    home: Path,
+    device: str,
+    tracking_uri: str | None,
+) -> list[Guest]:
+    """Models that the user brings, each looked at on every data set."""
+    given = {"--mean": mean, "--std": std, "--remedy": remedies, "--stand-in": stand_ins}
+    if not victims:
+        if alone := [name for name, value in given.items() if value]:
+            raise UserError(f"{alone[0]} says something about a --victim, and none is given")
+        return []
+    from .guests import admit
+    from .options import parse_channels, parse_remedy, parse_stand_ins
+    from .store import Home
+    from .tracking import tracking_uri as choose
+
+    channels = {"mean": parse_channels(mean, "--mean"), "std": parse_channels(std, "--std")}
+    return [
+        admit(
+            text,
+            source.load(),
+            **channels,
+            remedy=parse_remedy(remedies, stand_ins),
+            stand_ins=parse_stand_ins(stand_ins),
+            device=device,
+            fetched=home / "fetched",
+            tracking_uri=choose(Home(home), tracking_uri),
+        )
+        for text in dict.fromkeys(victims)
+        for source in sources
+    ]
 
 
 def default_model(shape: tuple[int, int, int]) -> str:
@@ -271,8 +350,12 @@ def _run(
     from .work import Context
 
     _check_device(device)
-    made, sources = _plan(suite, **options)
+    made, sources, guests = _plan(suite, home=home, device=device, tracking_uri=tracking_uri, **options)
     place = Home(home).create()
+    for guest in guests:
+        guest.register(place)
+        for note in guest.notes:
+            console.print(note, style="yellow", markup=False, soft_wrap=True)
     if options["download"]:
         for source in sources.values():
             source.load()  # once, here: workers would all fetch at the same time
@@ -322,7 +405,7 @@ def _check_device(device: str) -> None:
 
 def _print_leaderboard(boards: Sequence[Board], made: Plan) -> None:
     """Worst-case accuracies, a table a norm: models in the order of the eps that defenses train at."""
-    from .metrics import leaderboard
+    from .leaderboard import leaderboard
 
     for board in boards:
         rows = leaderboard(board)
@@ -340,6 +423,7 @@ def _print_leaderboard(boards: Sequence[Board], made: Plan) -> None:
             table.add_column("clean", justify="right")
             for eps in grid:
                 table.add_column(f"eps {eps:.3g}", justify="right", style="bold" if eps == reference else None)
+            table.add_column("trust")
             table.add_column("strongest attack, or why there is no rank")
             for row in shown.to_dict("records"):
                 same = group[(group["architecture"] == row["architecture"]) & (group["defense"] == row["defense"])]
@@ -349,9 +433,14 @@ def _print_leaderboard(boards: Sequence[Board], made: Plan) -> None:
                     escape(f"{row['architecture']} {row['defense']}"),
                     f"{row['clean_accuracy']:.1%}",
                     *left,
+                    row["trust"] or "-",
                     escape(row["note"] or row["strongest_attack"]),
                 )
             console.print(table)
+            for row in shown.to_dict("records"):
+                if row["trust_reasons"]:
+                    name = f"{row['architecture']} {row['defense']}"
+                    console.print(escape(f"trust {row['trust']}, {name}: {row['trust_reasons']}"), style="dim")
 
 
 def _write_report(boards: Sequence[Board], out: Path) -> None:

@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import random
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,27 +14,13 @@ from . import campaign, environment, identity
 from .attack import Attack
 from .data import DatasetInfo, default_info
 from .errors import UserError, describe
+from .external import External, digest
 from .metrics import Board, Pair, pair_rows
 from .plan import Cell, ModelSpec, Suite, plan
 from .results import pair_from_outcomes
 from .shard import Bench, Proposal, run_shard
-from .training import Trainer
 from .victim import VictimError
 from .work import PREPARATION_SAMPLES, inner
-
-
-@dataclass(frozen=True, kw_only=True)
-class External(Trainer):
-    """Stands for a model that was trained elsewhere; its weights are its identity.
-
-    Attributes:
-        weights: Digest of parameters and buffers.
-    """
-
-    name = "external"
-    summary = "a model trained elsewhere"
-
-    weights: str = ""
 
 
 def evaluate(
@@ -82,7 +63,7 @@ def evaluate(
     x, y = _images(x), _labels(y)
     if len(x) != len(y):
         raise UserError(f"{len(x)} images, but {len(y)} labels")
-    with _as_a_worker(torch.device(device)):
+    with identity.as_a_worker(device):
         bench = Bench.of(model, None, device)
         classes = _classes(bench, x, device)
         if int(y.min()) < 0 or int(y.max()) >= classes:
@@ -93,17 +74,6 @@ def evaluate(
         pairs = [_pair(cell, bench, x.to(device), y.to(device), info, suite.name) for cell in made]
     budgets = {str(norm): eps for norm, eps in suite.grid(info).items()}
     return pair_rows(Board(suite=suite.name, budgets={info.name: budgets}, pairs=pairs))
-
-
-def digest(model: nn.Module) -> str:
-    """Digest of a model's parameters and buffers: 16 hexadecimal digits."""
-    total = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
-        total.update(name.encode())
-        total.update(str(value.dtype).encode() + str(tuple(value.shape)).encode())
-        # as bytes: NumPy knows no bfloat16
-        total.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return total.hexdigest()[:16]
 
 
 def _plan(suite: Suite, spec: ModelSpec, info: DatasetInfo) -> tuple[Cell, ...]:
@@ -210,21 +180,3 @@ def _info(dataset: DatasetInfo | None, x: Tensor, classes: int) -> DatasetInfo:
             f"{dataset.name} has images {dataset.shape} and {len(dataset.classes)} classes, got {shape} and {classes}"
         )
     return dataclasses.replace(dataset, test_size=len(x))
-
-
-@contextmanager
-def _as_a_worker(device: torch.device) -> Iterator[None]:
-    """One thread and full float32 as in worker processes, so that numbers equal theirs; then all as it was."""
-    threads, python, numpy = torch.get_num_threads(), random.getstate(), np.random.get_state()
-    cuda, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    rounded = cuda.allow_tf32, cudnn.allow_tf32
-    torch.set_num_threads(1)
-    cuda.allow_tf32 = cudnn.allow_tf32 = False
-    try:
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            yield
-    finally:
-        torch.set_num_threads(threads)
-        cuda.allow_tf32, cudnn.allow_tf32 = rounded
-        random.setstate(python)
-        np.random.set_state(numpy)

@@ -7,36 +7,17 @@ model. Each check has a page of its name in ``docs/health/``.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
-Status = Literal["passed", "remedied", "failed", "skipped"]
-Grade = Literal["A", "B", "C", "D"]
+from .checks import GRADES, WORST_CASE, Check, Evidence, Grade, Question, Status, family
+from .health_facts import FACT_QUESTIONS
+from .health_pairs import PAIR_QUESTIONS
+from .metrics import Board
 
-GRADES: Final[tuple[Grade, ...]] = ("A", "B", "C", "D")
-"""Best first. A: nothing speaks against the number. B: small reserves. C: it stands with a reserve that must be read.
-D: not to be believed, and not ranked."""
+__all__ = ["trust", "Trust", "Check", "Grade", "Status", "GRADES", "QUESTIONS"]
 
-
-@dataclass(frozen=True)
-class Check:
-    """One question put to an evaluation, and its answer.
-
-    Attributes:
-        name: Public name, also of its page in ``docs/health/``.
-        title: The question in a few words.
-        status: ``"passed"``; ``"remedied"`` (the model has the fault, the attacks were given the remedy);
-            ``"failed"``; ``"skipped"`` (the suite has not what it takes to ask).
-        grade: The best grade that this answer leaves.
-        finding: What was measured, in one clause with numbers.
-        remedy: What to do about it, "" where nothing is to be done.
-    """
-
-    name: str
-    title: str
-    status: Status
-    grade: Grade
-    finding: str
-    remedy: str = ""
+QUESTIONS: Final[tuple[Question, ...]] = (*PAIR_QUESTIONS, *FACT_QUESTIONS)
+"""Every check, in the order in which equals are reported."""
 
 
 @dataclass(frozen=True)
@@ -53,5 +34,28 @@ class Trust:
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """Findings of the checks that lower the grade, the gravest first."""
-        return tuple(check.finding for check in self.checks if check.grade != "A")
+        """Findings of the checks that lower the grade, the gravest first, each once."""
+        return tuple(dict.fromkeys(check.finding for check in self.checks if check.grade != "A"))
+
+
+def trust(board: Board, model: str, norm: str) -> Trust | None:
+    """Put every question to the evaluation of one model in one norm.
+
+    The grade is the worst that any answer leaves. A question that cannot be asked for want of something essential (a
+    model that was not probed, a suite without black-box attacks) leaves a B at best: nobody looked.
+
+    Args:
+        board: The records. Facts of the probe are taken from :attr:`Board.health` where they are there.
+        model: Key of the model.
+        norm: Norm whose pairs are looked at.
+
+    Returns:
+        None where there is nothing to grade: none of the model's pairs in that norm searches for its worst case (noise,
+        transformations and transfers alone do not), so that the accuracy does not claim to be one.
+    """
+    evidence = Evidence(board, model, norm)
+    if not any(family(pair) in WORST_CASE for pair in evidence.pairs):
+        return None
+    checks = [question.ask(evidence) for question in QUESTIONS]
+    ordered = sorted(checks, key=lambda check: check.grade, reverse=True)
+    return Trust(grade=ordered[0].grade, checks=tuple(ordered))

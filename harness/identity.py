@@ -85,3 +85,18 @@ def isolated(seed: int | None = None, device: torch.device | str = "cpu") -> Ite
         finally:
             random.setstate(python)
             np.random.set_state(numpy)
+
+
+@contextmanager
+def as_a_worker(device: torch.device | str = "cpu") -> Iterator[None]:
+    """One thread and full float32, as worker processes compute, so that numbers equal theirs; then all as it was."""
+    threads, cuda, cudnn = torch.get_num_threads(), torch.backends.cuda.matmul, torch.backends.cudnn
+    rounded = cuda.allow_tf32, cudnn.allow_tf32
+    torch.set_num_threads(1)
+    cuda.allow_tf32 = cudnn.allow_tf32 = False
+    try:
+        with isolated(device=device):
+            yield
+    finally:
+        torch.set_num_threads(threads)
+        cuda.allow_tf32, cudnn.allow_tf32 = rounded

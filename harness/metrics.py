@@ -41,21 +41,16 @@ SAMPLE_COLUMNS: Final = (
 """Columns of ``samples.parquet``, a row an image: position in the test set, true label, prediction on the
 clean image, whether that is right, whether the attack was called, prediction on the returned image (-1: none),
 whether that is a valid adversarial, share of the judge's draws that got it wrong (0 or 1 for a deterministic
-model, NaN where nothing was judged), whether an adversarial is still one after rounding to 8 bits, the flags, its distances (NaN unless adversarial), its shard."""
+model, NaN where nothing was judged), whether an adversarial is still one after rounding to 8 bits, the flags, its
+distances (NaN unless adversarial), its shard."""
 
 PAIR_COLUMNS: Final = (
     "dataset", "architecture", "defense", "seed", "suite", "attack", "toolkit", "norm", "eps", "source", "n",
     "clean_accuracy", "success_rate", "robust_accuracy", "robust_accuracy_low", "robust_accuracy_high", "median_l2",
-    "median_linf", "mean_rms", "forwards", "backwards", "seconds", "invalid", "status", "run_id",
+    "median_linf", "mean_rms", "survives_rounding", "forwards", "backwards", "seconds", "invalid", "status", "run_id",
 )  # fmt: skip
 """Columns of ``pairs.csv``: a row a model, attack and eps. A minimal attack runs once and has a row for every
 eps of the suite, with the same ``run_id``; passes are per attacked image, seconds for the whole cell."""
-
-LEADERBOARD_COLUMNS: Final = (
-    "rank", "dataset", "architecture", "defense", "suite", "norm", "eps", "seeds", "n", "clean_accuracy",
-    "worst_case_accuracy", "worst_case_low", "worst_case_high", "strongest_attack",
-)  # fmt: skip
-"""Columns of ``leaderboard.csv``: a row a model (over its seeds) and eps. No rank: see :func:`leaderboard`."""
 
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
@@ -118,16 +113,23 @@ def wilson(successes: float, n: int, confidence: float = 0.95) -> tuple[float, f
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def _limit(eps: float) -> float:
+def limit(eps: float) -> float:
+    """Largest distance that counts as within eps: the slack covers the float32 rounding of the toolkits."""
     return eps * (1 + TOLERANCE) + 1e-9
 
 
 def broken(samples: pd.DataFrame, norm: str, eps: float) -> Bools:
     """Which images are lost at (norm, eps): misclassified clean, or a valid adversarial lies within eps."""
     found = samples["adversarial"].to_numpy(bool)
-    near = samples[norm].to_numpy(float) <= _limit(eps)  # NaN compares False
+    near = samples[norm].to_numpy(float) <= limit(eps)  # NaN compares False
     result: Bools = ~samples["clean_correct"].to_numpy(bool) | (found & near)
     return result
+
+
+def rounding(samples: pd.DataFrame, norm: str, eps: float) -> float:
+    """Share of the adversarials within eps that are still misclassified as an 8-bit image; NaN if there are none."""
+    found = samples["adversarial"].to_numpy(bool) & (samples[norm].to_numpy(float) <= limit(eps))
+    return float(samples["survives_rounding"].to_numpy(bool)[found].mean()) if found.any() else math.nan
 
 
 def summary(samples: pd.DataFrame) -> dict[str, float]:
@@ -157,7 +159,8 @@ def summary(samples: pd.DataFrame) -> dict[str, float]:
 def pair_rows(board: Board) -> pd.DataFrame:
     """The frame behind ``pairs.csv``: :data:`PAIR_COLUMNS`, sorted, a row a pair and eps.
 
-    A pair that crashed or returned invalid images has no robust accuracy (NaN), whatever its images say.
+    A pair that crashed or returned invalid images has no robust accuracy (NaN), whatever its images say. Nor has a
+    pair of a cascade: it met only the images that the attacks before it had left.
     """
     rows: list[dict[str, Any]] = []
     for pair in board.pairs:
@@ -173,10 +176,10 @@ def pair_rows(board: Board) -> pd.DataFrame:
             accuracy = (common["n"] - lost) / common["n"] if common["n"] else math.nan
             if common.get("status", "ok") != "ok":  # what a failed attack left standing is no accuracy
                 accuracy = low = high = common["success_rate"] = math.nan
-            rows.append(
-                common
-                | {"eps": eps, "robust_accuracy": accuracy, "robust_accuracy_low": low, "robust_accuracy_high": high}
-            )
+            if meta.get("cascade"):
+                accuracy = low = high = math.nan
+            robust = {"robust_accuracy": accuracy, "robust_accuracy_low": low, "robust_accuracy_high": high}
+            rows.append(common | robust | {"eps": eps, "survives_rounding": rounding(pair.samples, meta["norm"], eps)})
     frame = pd.DataFrame(rows, columns=list(PAIR_COLUMNS))
     order = ["dataset", "architecture", "defense", "seed", "norm", "eps", "attack", "source"]
     return frame.sort_values(order, kind="stable", ignore_index=True)
@@ -201,8 +204,14 @@ def reference(pairs: Sequence[Pair]) -> pd.DataFrame:
     return max(pairs, key=lambda pair: len(pair.samples)).samples
 
 
-def _reach(pair: Pair, images: npt.NDArray[Any], norm: str) -> Floats:
-    """Distance at which a pair lost each image: 0 for a clean error, inf where it found none or did not look."""
+def reach(pair: Pair, images: npt.NDArray[Any], norm: str) -> Floats:
+    """Distance at which a pair lost each image: 0 for a clean error, inf where it found none or did not look.
+
+    Args:
+        pair: The pair.
+        images: Positions in the test set, in the order of the result.
+        norm: What distances are measured in, also if the pair was run in another.
+    """
     samples = pair.samples
     distance = np.where(samples["adversarial"].to_numpy(bool), samples[norm].to_numpy(float), math.inf)
     distance = np.where(samples["clean_correct"].to_numpy(bool), np.where(np.isnan(distance), math.inf, distance), 0.0)
@@ -230,9 +239,9 @@ def nearest(pairs: Sequence[Pair], norm: str) -> pd.DataFrame:
     distance = np.where(correct, math.inf, 0.0)
     attack = np.full(len(judged), "", dtype=object)
     for pair in pairs:
-        reach = _reach(pair, images, norm)
-        closer = reach < distance
-        distance[closer] = reach[closer]
+        found = reach(pair, images, norm)
+        closer = found < distance
+        distance[closer] = found[closer]
         attack[closer] = pair.meta["attack"]
     columns = {"clean_correct": correct, "distance": distance, "attack": attack}
     return pd.DataFrame(columns, index=pd.Index(images, name="index"))
@@ -241,6 +250,8 @@ def nearest(pairs: Sequence[Pair], norm: str) -> pd.DataFrame:
 @dataclass(frozen=True)
 class WorstCase:
     """What is left of one model at (norm, eps) after every attack.
+
+    In a cascade an attack is counted for what it broke of the images it met, so order decides who is strongest.
 
     Attributes:
         accuracy: Share of images that no attack broke.
@@ -268,7 +279,7 @@ def worst_case(pairs: Sequence[Pair], norm: str, eps: float) -> WorstCase:
     correct = judged["clean_correct"].to_numpy(bool)
     hits: dict[str, Bools] = {}
     for pair in pairs:
-        lost = (_reach(pair, images, norm) <= _limit(eps)) & correct
+        lost = (reach(pair, images, norm) <= limit(eps)) & correct
         label = pair.meta["attack"]
         hits[label] = hits[label] | lost if label in hits else lost
     stack = np.stack(list(hits.values()))
@@ -290,106 +301,36 @@ def curve(distances: Iterable[float], eps: Iterable[float]) -> Floats:
     NaN everywhere if there are no images.
     """
     ordered = np.sort(np.asarray(list(distances), dtype=float))
-    limit = np.asarray([_limit(value) for value in eps], dtype=float)
+    limits = np.asarray([limit(value) for value in eps], dtype=float)
     if not len(ordered):
-        return np.full(limit.shape, math.nan)
-    result: Floats = 1 - np.searchsorted(ordered, limit, side="right") / len(ordered)
+        return np.full(limits.shape, math.nan)
+    result: Floats = 1 - np.searchsorted(ordered, limits, side="right") / len(ordered)
     return result
 
 
-def leaderboard(board: Board) -> pd.DataFrame:
-    """The frame behind ``leaderboard.csv``, best first within each (data set, norm, eps, n).
+def envelope(pairs: Sequence[Pair], norm: str, grid: Sequence[float]) -> pd.DataFrame:
+    """Accuracy left by all of a model's attacks together, over eps, with a 95 % band.
 
-    Accuracies are means over seeds; the interval is Wilson's over the images at that mean, which says how far
-    other images would move it (the spread over seeds is the column ``std``, an extra that the CSV leaves out,
-    like ``note`` and ``clean_std``). A model has no rank (NA) while one of its pairs is missing, crashed or
-    returned invalid images, or while one of its seeds failed: ``note`` says which.
+    Distances are upper bounds of the true ones, so the curve is an upper bound of the true robust accuracy: a stronger
+    attack can only lower it. Between the eps of a suite it rests on minimal attacks and on budget attacks of smaller
+    eps, and so drops at each eps of the suite, where budget attacks add what they found.
+
+    Args:
+        pairs: Pairs of one model.
+        norm: What distances are measured in.
+        grid: Values of eps.
+
+    Returns:
+        Columns ``eps, accuracy, low, high``: the ends of the pointwise Wilson interval; a row a value of the grid.
+        NaN if there are no images.
+
+    Raises:
+        ValueError: No pairs.
     """
-    groups: dict[tuple[Any, ...], dict[str, list[Pair]]] = {}
-    for model, pairs in by_model(board.pairs).items():
-        meta = pairs[0].meta
-        group = (meta["dataset"], meta["architecture"], meta["defense"], len(reference(pairs)))
-        groups.setdefault(group, {})[model] = pairs
-    rows = []
-    for (dataset, architecture, defense, n), models in groups.items():
-        note = "; ".join(_problems(board, models, (dataset, architecture, defense)))
-        for norm, grid in board.budgets[dataset].items():
-            if not any(pair.meta["norm"] == norm for pairs in models.values() for pair in pairs):
-                continue
-            for eps in grid:
-                worst = [worst_case(pairs, norm, eps) for pairs in models.values()]
-                accuracy = float(np.mean([case.accuracy for case in worst]))
-                low, high = wilson(accuracy * n, n)
-                clean = [float(reference(pairs)["clean_correct"].mean()) for pairs in models.values()]
-                rows.append(
-                    {
-                        "dataset": dataset,
-                        "architecture": architecture,
-                        "defense": defense,
-                        "suite": board.suite,
-                        "norm": norm,
-                        "eps": eps,
-                        "seeds": len(models),
-                        "n": n,
-                        "clean_accuracy": float(np.mean(clean)),
-                        "clean_std": _std(clean),
-                        "worst_case_accuracy": accuracy,
-                        "std": _std([case.accuracy for case in worst]),
-                        "worst_case_low": low,
-                        "worst_case_high": high,
-                        "strongest_attack": _strongest(worst),
-                        "note": note,
-                    }
-                )
-    return _ranked(pd.DataFrame(rows, columns=[*LEADERBOARD_COLUMNS, "std", "clean_std", "note"]))
-
-
-def _problems(board: Board, models: Mapping[str, Sequence[Pair]], identity: tuple[str, str, str]) -> list[str]:
-    """Why a group of models (seeds of one defense) has no rank; empty if nothing stands against it."""
-    found = []
-    for pairs in models.values():
-        for pair in pairs:
-            if pair.meta["status"] != "ok":
-                found.append(f"{pair.meta['attack']} ({pair.meta['norm']}): {pair.meta['status']}")
-    for model, known in board.models.items():
-        labels = board.missing.get(model, ())
-        failed = known.get("status") == "failed"
-        if tuple(known.get(name) for name in ("dataset", "architecture", "defense")) != identity:
-            continue
-        if not labels and not failed:
-            continue
-        reason = known.get("error") or (f"{len(labels)} pairs not run" if labels else "failed")
-        found.append(f"seed {known.get('seed')}: {reason}")
-    return list(dict.fromkeys(found))
-
-
-def _std(values: Sequence[float]) -> float:
-    return float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
-
-
-def _strongest(cases: Sequence[WorstCase]) -> str:
-    """Strongest attack over seeds: the one that broke most images in all."""
-    total: dict[str, int] = {}
-    for case in cases:
-        for label, count in case.broken_by.items():
-            total[label] = total.get(label, 0) + count
-    best = max(total, key=lambda label: total[label])
-    return best if total[best] else ""
-
-
-def _ranked(frame: pd.DataFrame) -> pd.DataFrame:
-    """Sort and rank: equal accuracies share a rank, rows with a note get none and stand last."""
-    where = ["dataset", "norm", "eps", "n"]
-    frame["_unranked"] = frame["note"] != ""
-    frame = frame.sort_values(
-        [*where, "_unranked", "worst_case_accuracy", "clean_accuracy", "architecture", "defense"],
-        ascending=[True, True, True, False, True, False, False, True, True],
-        kind="stable",
-        ignore_index=True,
+    distances = nearest(pairs, norm)["distance"].to_numpy(float)
+    accuracy = curve(distances, grid)
+    n = len(distances)
+    band = [wilson(value * n, n) for value in accuracy]
+    return pd.DataFrame(
+        {"eps": list(grid), "accuracy": accuracy, "low": [low for low, _ in band], "high": [high for _, high in band]}
     )
-    ranked = frame[~frame["_unranked"]]
-    # rounded: means over seeds that are equal on paper differ in the last bit
-    rounded = ranked["worst_case_accuracy"].round(12)
-    ranks = rounded.groupby([ranked[name] for name in where]).rank(method="min", ascending=False)
-    frame["rank"] = ranks.reindex(frame.index).astype("Int64")
-    return frame.drop(columns="_unranked")

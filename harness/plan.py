@@ -119,7 +119,9 @@ class Cell:
 
     @cached_property
     def _seed_key(self) -> str:
-        victim = dataclasses.replace(self.victim, defense=self.victim.defense.seed_identity())
+        victim = self.victim
+        if not victim.defense.trainable:
+            victim = dataclasses.replace(victim, architecture="", defense=victim.defense.seed_identity())
         return identity.key(dataclasses.replace(self, victim=victim, after="", floor=None))
 
     @property

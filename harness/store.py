@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from . import identity
 from .data import DatasetInfo
 from .errors import UserError
+from .external import External, restore
 from .plan import ModelSpec
 
 
@@ -176,12 +177,17 @@ def load_card(home: Home, spec: ModelSpec) -> dict[str, Any]:
 
 
 def load_model(home: Home, spec: ModelSpec, info: DatasetInfo) -> nn.Module:
-    """Rebuild a trained model, in eval mode, on the CPU.
+    """Rebuild a trained model, or load a user's own again, in eval mode, on the CPU.
 
     Raises:
-        UserError: The checkpoint is missing or damaged; the message says which file and how to mend it.
+        UserError: The checkpoint is missing or damaged; the message says which file and how to mend it. A user's own
+            model is not what it was.
     """
     folder = home.model(spec.key)
+    if isinstance(spec.defense, External):
+        if spec.defense.reference is None:
+            raise UserError(f"where is the external model {spec.key}? its declaration has no reference")
+        return restore(spec.defense.reference, spec.defense).eval()
     file = folder / "weights.safetensors"
     mend = f"delete {folder} and run the same command again to retrain it"
     try:

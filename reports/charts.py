@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
-from harness.metrics import Floats, Pair, curve, nearest, wilson
+from harness.metrics import Floats, curve, wilson
 
-from .text import eps_text, is_number, norm_name
+from .text import budget_text, is_number, norm_name
 
 WIDTH: Final = 500
 HEIGHT: Final = 330
@@ -31,13 +31,36 @@ class Tick:
 
 
 @dataclass(frozen=True)
+class Curve:
+    """What a line is drawn from.
+
+    Attributes:
+        index: Number that sets the colour.
+        name: What the legend says.
+        n: Images.
+        distances: Per seed the distance at which each image was lost, see :func:`harness.metrics.nearest`.
+        bound: Whether the model has no rank, so that the line is dashed.
+        seeds: Whether each seed's curve is drawn too.
+    """
+
+    index: int
+    name: str
+    n: int
+    distances: Sequence[Floats]
+    bound: bool = False
+    seeds: bool = False
+
+
+@dataclass(frozen=True)
 class Line:
     """One model's curve: SVG path data, marks at the canonical eps, and the numbers behind the marks.
 
     Attributes:
-        index: Number of the entry, which sets the colour.
+        index: Number that sets the colour.
         name: What the legend says.
+        bound: Whether the model has no rank.
         path: The line.
+        seeds: The seeds' lines.
         band: Outline of its 95 % band.
         marks: Centres of the marks.
         values: (accuracy, low, high) at each canonical eps.
@@ -45,7 +68,9 @@ class Line:
 
     index: int
     name: str
+    bound: bool
     path: str
+    seeds: Sequence[str]
     band: str
     marks: Sequence[tuple[float, float]]
     values: Sequence[tuple[float, float, float]]
@@ -70,46 +95,41 @@ class Chart:
     bottom: int = HEIGHT - BOTTOM
 
 
-def mean_curve(models: Mapping[str, Sequence[Pair]], norm: str, eps: Floats) -> Floats:
-    """Robust accuracy after every attack at each eps, the mean over a defense's seeds."""
-    found = [curve(nearest(pairs, norm)["distance"], eps) for pairs in models.values()]
-    result: Floats = np.mean(found, axis=0)
-    return result
-
-
-def eps_chart(
-    entries: Sequence[tuple[int, str, int, Mapping[str, Sequence[Pair]]]],
-    norm: str,
-    budgets: Sequence[float],
-    levels: int,
-) -> Chart:
-    """Chart of robust accuracy over eps.
+def eps_chart(curves: Sequence[Curve], norm: str, budgets: Sequence[float], levels: int) -> Chart:
+    """Chart of robust accuracy over eps: the mean over seeds of what all attacks together leave.
 
     Args:
-        entries: Number, name, n, and per seed the pairs, of each line.
+        curves: What to draw.
         norm: The norm of the horizontal axis.
         budgets: Canonical eps, ascending, at least one.
         levels: Images hold k/levels.
     """
     end = 1.2 * max(budgets) or 1.0
+    if norm == "linf":
+        end = max(min(end, 1.0), *budgets)  # no image of [0, 1] is farther away
     grid = np.union1d(np.linspace(0, end, POINTS + 1), np.asarray(budgets, float))
     at = [int(np.searchsorted(grid, eps)) for eps in budgets]
 
     def x(eps: float) -> float:
         return LEFT + (WIDTH - LEFT - RIGHT) * eps / end
 
+    def drawn(values: Sequence[float] | Floats) -> list[tuple[float, float]]:
+        return [(x(eps), _y(value)) for eps, value in zip(grid, values, strict=True)]
+
     lines = []
-    for index, name, n, models in entries:
-        values = mean_curve(models, norm, grid)
-        ends = [wilson(value * n, n) for value in values]
-        points = [(x(eps), _y(value)) for eps, value in zip(grid, values, strict=True)]
-        lower = [(x(eps), _y(low)) for eps, (low, _) in zip(grid, ends, strict=True)]
-        upper = [(x(eps), _y(high)) for eps, (_, high) in zip(grid, ends, strict=True)]
+    for line in curves:
+        each = [curve(distances, grid) for distances in line.distances]
+        values = np.mean(each, axis=0)
+        ends = [wilson(value * line.n, line.n) for value in values]
+        points = drawn(values)
+        lower, upper = drawn([low for low, _ in ends]), drawn([high for _, high in ends])
         lines.append(
             Line(
-                index=index,
-                name=name,
+                index=line.index,
+                name=line.name,
+                bound=line.bound,
                 path=_path(points),
+                seeds=[_path(drawn(one)) for one in each] if line.seeds and len(each) > 1 else [],
                 band=_path(_thin(upper)) + _path(_thin(lower)[::-1]).replace("M", "L", 1) + "Z",
                 marks=[(round(points[i][0], 1), round(points[i][1], 1)) for i in at],
                 values=[(float(values[i]), *ends[i]) for i in at],
@@ -121,8 +141,8 @@ def eps_chart(
         lines=lines,
         x_ticks=[Tick(round(x(eps), 1), f"{eps:.6g}") for eps in nice_ticks(end)],
         y_ticks=[Tick(round(_y(value / 100), 1), str(value)) for value in (0, 25, 50, 75, 100)],
-        canonical=_spaced([(x(eps), eps_text(eps, levels)) for eps in budgets]),
-        eps=[eps_text(eps, levels) for eps in budgets],
+        canonical=_spaced([(x(eps), budget_text(norm, eps, levels)) for eps in budgets]),
+        eps=[budget_text(norm, eps, levels) for eps in budgets],
     )
 
 
@@ -161,12 +181,12 @@ def _path(points: Sequence[tuple[float, float]]) -> str:
 
 
 def _spaced(labels: Sequence[tuple[float, str]]) -> list[Tick]:
-    """Ticks whose text is dropped where it would run into the one before."""
+    """Ticks whose text is dropped where it would run into the one before or out of the picture."""
     ticks: list[Tick] = []
     free = -math.inf
     for at, text in labels:
         half = 3.5 * len(text)
-        fits = at - half >= free
+        fits = at - half >= free and at + half <= WIDTH
         ticks.append(Tick(round(at, 1), text if fits else ""))
         free = at + half + 4 if fits else free
     return ticks

@@ -116,9 +116,9 @@ def pictures(pair: Pair, limit: int = PER_STRIP) -> list[Picture]:
                 adversarial="" if missing else data_uri(x_adv),
                 difference="" if missing else data_uri(0.5 + factor * delta),
                 factor=factor,
-                label=_class(names, int(gallery["label"][row])),
-                before=_class(names, int(gallery["clean_pred"][row])),
-                after="" if after < 0 else _class(names, after),
+                label=class_name(names, int(gallery["label"][row])),
+                before=class_name(names, int(gallery["clean_pred"][row])),
+                after="" if after < 0 else class_name(names, after),
                 broken=bool(record["adversarial"]),
                 problem=", ".join(problems),
                 distances=distances if record["adversarial"] else {},
@@ -127,5 +127,6 @@ def pictures(pair: Pair, limit: int = PER_STRIP) -> list[Picture]:
     return found
 
 
-def _class(names: Sequence[str], index: int) -> str:
+def class_name(names: Sequence[str], index: int) -> str:
+    """Name of a class, its number if it has none."""
     return str(names[index]) if 0 <= index < len(names) else str(index)

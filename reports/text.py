@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 MISSING: Final = "\u2014"
 NORM_NAMES: Final = {"linf": "L\u221e", "l2": "L\u2082", "l1": "L\u2081", "l0": "L\u2080"}
 TOOLKIT_NAMES: Final = {"gauntlet": "Gauntlet", "art": "ART", "foolbox": "Foolbox"}
+UNBOUNDED: Final = "any change"
 FLAG_NAMES: Final = {
     "over_budget": "over budget",
     "out_of_box": "outside [0, 1]",
@@ -84,9 +85,51 @@ def eps_text(eps: float | None, levels: int) -> str:
     return f"{eps:.6g}"
 
 
+def unbounded(norm: str, eps: float | None) -> bool:
+    """Whether every image is within the budget: pixels of [0, 1] cannot move by more than 1."""
+    return norm == "linf" and eps is not None and eps >= 1
+
+
+def budget_text(norm: str, eps: float | None, levels: int) -> str:
+    """The eps of a norm, or that it allows any change."""
+    return UNBOUNDED if unbounded(norm, eps) else eps_text(eps, levels)
+
+
 def threat_text(norm: str, eps: float | None, levels: int) -> str:
-    """``L\u221e \u03b5 = 8/255``; ``L\u2082 minimal`` for an attack without a budget."""
-    return f"{norm_name(norm)} minimal" if eps is None else f"{norm_name(norm)} \u03b5 = {eps_text(eps, levels)}"
+    """``L\u221e \u03b5 = 8/255``; ``L\u2082 minimal`` for an attack without a budget; ``any change`` without a bound."""
+    if eps is None:
+        return f"{norm_name(norm)} minimal"
+    return UNBOUNDED if unbounded(norm, eps) else f"{norm_name(norm)} \u03b5 = {eps_text(eps, levels)}"
+
+
+def points(value: Any) -> str:
+    """A difference of two fractions in percentage points, signed: ``+8.2``."""
+    if not is_number(value):
+        return MISSING
+    shown = f"{100 * value:+.1f}"
+    return "0.0" if shown in ("+0.0", "-0.0") else shown.replace("-", "\u2212")
+
+
+def points_interval(low: Any, high: Any) -> str:
+    """Two differences as an interval in percentage points: ``[+3.1, +13.2]``."""
+    return f"[{points(low)}, {points(high)}]" if is_number(low) and is_number(high) else MISSING
+
+
+def p_text(value: Any) -> str:
+    """A p value with two digits: ``0.031``, ``< 0.0001``."""
+    if not is_number(value):
+        return MISSING
+    return "< 0.0001" if value < 1e-4 else number(value, 2)
+
+
+def rank_text(rank: Any, shared: bool) -> str:
+    """``2``; ``2=`` where several models share the rank."""
+    return integer(rank) + ("=" if shared and is_number(rank) else "")
+
+
+def both(values: Sequence[str]) -> str:
+    """``a``; ``a and b``; ``a, b and c``."""
+    return " and ".join(filter(None, [", ".join(values[:-1]), *values[-1:]]))
 
 
 def counts(values: Iterable[tuple[str, int]]) -> str:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from harness.metrics import Pair
 
-State = Literal["value", "bound", "failed", "absent"]
+State = Literal["value", "bound", "cascade", "failed", "absent"]
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,8 @@ class Entry:
         n: Images; 0 if nothing was attacked.
         models: Pairs by model key, a key a seed.
         known: The board's record of those models and of its other seeds, by key.
-        note: Why it has no rank, "" if it has one.
+        notes: Per norm why it has no rank, "" where it has one.
+        page: Name of its own page, without the ending.
     """
 
     index: int
@@ -33,12 +34,23 @@ class Entry:
     n: int
     models: Mapping[str, Sequence[Pair]]
     known: Mapping[str, Mapping[str, Any]]
-    note: str
+    notes: Mapping[str, str]
+    page: str
 
     @property
     def name(self) -> str:
         """Defense and architecture."""
         return f"{self.defense} / {self.architecture}"
+
+    @property
+    def unranked(self) -> list[str]:
+        """Norms in which it has no rank."""
+        return [norm for norm, note in self.notes.items() if note]
+
+    @property
+    def reasons(self) -> list[str]:
+        """Why it has no rank in some norm, each reason once."""
+        return list(dict.fromkeys(note for note in self.notes.values() if note))
 
     @property
     def pairs(self) -> list[Pair]:
@@ -66,8 +78,8 @@ class HeatCell:
     """One model against one attack at one eps, over seeds.
 
     Attributes:
-        state: ``"failed"`` and ``"absent"`` cells hold no number; that of a ``"bound"`` is an upper bound,
-            because a pair of the model is missing or failed.
+        state: ``"cascade"``, ``"failed"`` and ``"absent"`` cells hold no number: a cascade's attack met only what
+            earlier ones had left. That of a ``"bound"`` is an upper bound, because the model has no rank.
         value: Mean robust accuracy, None without a number.
         text: Words for a cell without a number.
         detail: The seeds one by one.
@@ -140,6 +152,8 @@ class Record:
         summary: :func:`harness.metrics.summary` of its samples; what measures the attack is NaN if the pair failed.
         accuracies: (eps, value, low, high) at every eps it is judged at; all but eps are NaN if the pair failed.
         problem: What was invalid about the returned images, in words.
+        met: Images that the attack was called for, in a cascade what still stood; None outside of cascades.
+        broke: (eps, images broken within it) at every eps it is judged at.
     """
 
     anchor: str
@@ -147,6 +161,8 @@ class Record:
     summary: Mapping[str, float]
     accuracies: Sequence[tuple[float, ...]]
     problem: str
+    met: int | None = None
+    broke: Sequence[tuple[float, int]] = ()
 
     @property
     def failed(self) -> bool:
@@ -176,7 +192,10 @@ class Failure:
 
 @dataclass(frozen=True)
 class Cost:
-    """What an attack costs: means over models and seeds. Passes are per attacked image, seconds per pair."""
+    """What an attack costs: means over models and seeds. Passes are per attacked image, seconds per pair.
+
+    The success rate leaves failed pairs and cascades out; NaN if there is nothing else.
+    """
 
     column: Column
     access: str
@@ -187,3 +206,12 @@ class Cost:
     backwards: float
     seconds: float
     success_rate: float
+
+
+def column(pair: Pair) -> Column:
+    """The attack of a pair as a column. Random noise is a control; older records name no family."""
+    meta = pair.meta
+    source = str(meta.get("source") or "")
+    family = meta.get("family") or ("noise" if meta.get("access") == "none" else "")
+    control = family == "noise" and not source
+    return Column(str(meta["attack"]), source, str(meta.get("toolkit") or ""), control)

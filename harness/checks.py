@@ -1,0 +1,208 @@
+"""What a check is: a question put to an evaluation, the evidence it looks at, and the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from .metrics import Board, Bools, Floats, Pair, limit, reach, reference
+
+Status = Literal["passed", "remedied", "failed", "skipped"]
+Grade = Literal["A", "B", "C", "D"]
+
+GRADES: Final[tuple[Grade, ...]] = ("A", "B", "C", "D")
+"""Best first. A: nothing speaks against the number. B: small reserves. C: it stands with a reserve that must be read.
+D: not to be believed, and not ranked."""
+
+ONE_STEP: Final = frozenset({"one-step"})
+ITERATED: Final = frozenset({"iterated", "minimum-norm"})
+WHITE_BOX: Final = ONE_STEP | ITERATED
+BLACK_BOX: Final = frozenset({"score", "decision"})
+WORST_CASE: Final = WHITE_BOX | BLACK_BOX
+"""Families that search the model itself for its worst case. Noise, transformations and transfers do not."""
+
+FEW: Final = 3
+"""Images below which nothing is concluded. At the lowest bound, 1 % of the images, a sound model shows three of 20 one
+time in a thousand."""
+
+MANY: Final = 5
+"""Images below which no grade D follows: three of 40 are more than 5 %, but of 2 % as likely as not."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One question put to an evaluation, and its answer.
+
+    Attributes:
+        name: Public name, also of its page in ``docs/health/``.
+        title: The question in a few words.
+        status: ``"passed"``; ``"remedied"`` (the model has the fault, the attacks were given the remedy);
+            ``"failed"``; ``"skipped"`` (the suite has not what it takes to ask).
+        grade: The best grade that this answer leaves.
+        finding: What was measured, in one clause with numbers.
+        remedy: What to do about it, "" where nothing is to be done.
+    """
+
+    name: str
+    title: str
+    status: Status
+    grade: Grade
+    finding: str
+    remedy: str = ""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known of one model of a board, in one norm.
+
+    Attributes:
+        board: The board.
+        model: Key of the model.
+        norm: Of the attacks that are looked at.
+    """
+
+    board: Board
+    model: str
+    norm: str
+
+    @cached_property
+    def everything(self) -> list[Pair]:
+        """The model's pairs in every norm."""
+        return [pair for pair in self.board.pairs if pair.meta["model"] == self.model]
+
+    @cached_property
+    def pairs(self) -> list[Pair]:
+        """The model's pairs in this norm."""
+        return [pair for pair in self.everything if pair.meta["norm"] == self.norm]
+
+    @cached_property
+    def grid(self) -> tuple[float, ...]:
+        """Values of eps that the board is judged at, ascending."""
+        budgets = self.board.budgets.get(self.everything[0].meta["dataset"], {}) if self.everything else {}
+        return tuple(budgets.get(self.norm, ()))
+
+    @property
+    def facts(self) -> Mapping[str, Any] | None:
+        """What the probe measured, None if the model was not probed in this norm."""
+        return self.board.health.get(self.model, {}).get(self.norm)
+
+    @cached_property
+    def images(self) -> npt.NDArray[Any]:
+        """Positions (N,) of the images that the model is judged on."""
+        positions: npt.NDArray[Any] = reference(self.everything)["index"].to_numpy()
+        return positions
+
+    @cached_property
+    def correct(self) -> Bools:
+        """Which of them it gets right as they are."""
+        right: Bools = reference(self.everything)["clean_correct"].to_numpy(bool)
+        return right
+
+    @cached_property
+    def _reaches(self) -> dict[int, Floats]:
+        return {id(pair): reach(pair, self.images, self.norm) for pair in self.pairs}
+
+    def of(self, families: Iterable[str]) -> list[Pair]:
+        """Pairs of some families in this norm."""
+        return [pair for pair in self.pairs if family(pair) in families]
+
+    def lost(self, pairs: Iterable[Pair], eps: float) -> Bools:
+        """Images (N,) that the model gets right and some of these pairs broke within eps."""
+        hit = np.zeros(len(self.images), bool)
+        for pair in pairs:
+            hit |= self._reaches[id(pair)] <= limit(eps)
+        return hit & self.correct
+
+    def met(self, pair: Pair) -> Bools:
+        """Images (N,) that this pair's attack was called for: not all of them in a cascade."""
+        own = pair.samples.loc[pair.samples["attacked"].to_numpy(bool), "index"]
+        return np.isin(self.images, own.to_numpy())
+
+
+@dataclass(frozen=True)
+class Question:
+    """One check as it is declared.
+
+    Attributes:
+        name: See :class:`Check`.
+        title: See :class:`Check`.
+        remedy: What a user can do about a failure, in one sentence.
+        answer: Looks at the evidence.
+    """
+
+    name: str
+    title: str
+    remedy: str
+    answer: Callable[[Question, Evidence], Check]
+
+    def ask(self, evidence: Evidence) -> Check:
+        """Answer it for one model and norm."""
+        return self.answer(self, evidence)
+
+    def graded(self, grade: Grade, finding: str) -> Check:
+        """Passed with an A, failed with anything below."""
+        if grade == "A":
+            return Check(self.name, self.title, "passed", "A", finding)
+        return Check(self.name, self.title, "failed", grade, finding, self.remedy)
+
+    def remedied(self, finding: str) -> Check:
+        """The model has the fault, what attacks saw had not: a reserve that must be read."""
+        return Check(self.name, self.title, "remedied", "C", finding)
+
+    def skipped(self, finding: str, grade: Grade = "A", remedy: str = "") -> Check:
+        """Not asked. A ``grade`` below A says that the answer is missed."""
+        return Check(self.name, self.title, "skipped", grade, finding, remedy)
+
+
+def family(pair: Pair) -> str:
+    """Sort of attack, as :attr:`harness.attack.Attack.family`; older records lack it."""
+    meta = pair.meta
+    if known := meta.get("family"):
+        return str(known)
+    access = meta.get("access")
+    if access == "none":
+        return "transfer" if meta.get("source") else "noise"
+    if access in ("scores", "decisions"):
+        return "score" if access == "scores" else "decision"
+    return "iterated" if meta.get("kind") == "budget" else "minimum-norm"
+
+
+def grade_of(count: int, n: int, bounds: Mapping[Grade, float]) -> Grade:
+    """The worst grade whose bound a share of images exceeds, with enough images to say so; A if there is none.
+
+    Args:
+        count: Images that speak against the number.
+        n: Of so many.
+        bounds: Share in [0, 1], by grade, beyond which that grade follows.
+    """
+    over: list[Grade] = [
+        grade for grade, bound in bounds.items() if count > bound * n and count >= (MANY if grade == "D" else FEW)
+    ]
+    return max(over, default="A")  # letters ascend as grades fall
+
+
+def exceeded(value: float, bounds: Mapping[Grade, float]) -> Grade:
+    """The worst grade whose bound a value exceeds; A if there is none."""
+    over: list[Grade] = [grade for grade, bound in bounds.items() if value > bound]
+    return max(over, default="A")
+
+
+def percent(share: float) -> str:
+    """A share in [0, 1] as text."""
+    return f"{100 * share:.1f} %"
+
+
+def threat_text(norm: str, eps: float) -> str:
+    """Norm and eps as text."""
+    return f"{norm} {eps:.4g}"
+
+
+def listed(names: Iterable[str], most: int = 3) -> str:
+    """Names as text, the first few of them, each once."""
+    each = list(dict.fromkeys(names))
+    return ", ".join(each[:most]) + (f" and {len(each) - most} more" if len(each) > most else "")

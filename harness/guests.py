@@ -1,0 +1,92 @@
+"""Models that users bring: loaded, looked at, refused or let in, and given a place among the trained ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from . import external, identity
+from .data import Dataset
+from .plan import ModelSpec
+from .probe import diagnose
+from .remedy import Remedy
+from .store import Home, write_json
+
+LOOK: int = 256
+"""Test images that a guest is looked at with before anything is run."""
+
+
+@dataclass(frozen=True)
+class Guest:
+    """A model that was let in.
+
+    Attributes:
+        spec: Its place among the models.
+        card: Facts for people, and the fingerprint by which a change is noticed.
+        notes: Lines that its owner should read.
+    """
+
+    spec: ModelSpec
+    card: dict[str, Any]
+    notes: tuple[str, ...]
+
+    def register(self, home: Home) -> None:
+        """Write its card, which makes it count as a model that is there."""
+        write_json(home.model(self.spec.key) / "card.json", self.card)
+
+
+def admit(
+    text: str,
+    data: Dataset,
+    *,
+    mean: Sequence[float] = (),
+    std: Sequence[float] = (),
+    remedy: Remedy | None = None,
+    stand_ins: Sequence[tuple[str, str]] = (),
+    device: str = "cpu",
+    fetched: Path,
+    tracking_uri: str | None = None,
+) -> Guest:
+    """Load a model, look at it, and find out how attacks must see it.
+
+    Args:
+        text: What the user typed; see :func:`harness.external.parse`.
+        data: The data set it will be judged on.
+        mean: Per channel, taken from the images before the model sees them; empty for none.
+        std: Per channel, what they are then divided by.
+        remedy: How attacks are to see it; None finds out.
+        stand_ins: Gradients for parts that have none, see :class:`harness.remedy.Remedy`.
+        device: Where to look at it.
+        fetched: Folder for what comes from a registry.
+        tracking_uri: Where ``models:`` and ``runs:`` are looked up.
+
+    Raises:
+        UserError: It cannot be loaded, or cannot be judged; one line says why.
+    """
+    reference = external.parse(text, mean=tuple(mean), std=tuple(std), fetched=fetched, tracking_uri=tracking_uri)
+    with identity.as_a_worker(device), identity.isolated(0, device):
+        model = external.load(reference)
+        _, (x, y) = data.test_sample(min(LOOK, len(data.x_test)))
+        classes = len(data.info.classes)
+        found = external.inspect(model, x, y, classes, device)
+        if remedy is None:
+            remedy = diagnose(model, x, y, classes=classes, device=device, stand_ins=tuple(stand_ins))
+        defense = external.describe_model(model, reference, remedy)
+        print_ = external.fingerprint(model, data.info.shape, classes)
+    spec = ModelSpec(dataset=data.info.name, architecture=reference.name, defense=defense, seed=0)
+    card = {
+        **{field: getattr(spec, field) for field in ("dataset", "architecture", "seed")},
+        "defense": defense.label(data.info),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "reference": reference.to_json(),
+        "remedy": str(remedy),
+        "inspection": found,
+        "sha256": print_,
+        "declaration": identity.canonical(spec),
+    }
+    notes = [*found.get("notes", [])]
+    if remedy:
+        notes.append(f"attacks see it through {remedy}")
+    return Guest(spec, card, tuple(f"{reference.text}: {note}" for note in notes))

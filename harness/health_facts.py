@@ -1,0 +1,268 @@
+"""Checks that need the probe's facts: what the model's outputs and gradients are like, and whether attacks converge.
+
+The probe measures twice where a remedy is given: on the model as it is (``raw``) and on what attacks see
+(``attacked``). A fault that only the first shows is remedied.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from .checks import FEW, ITERATED, Check, Evidence, Grade, Question, exceeded, grade_of, listed, percent, threat_text
+from .metrics import limit, nearest
+
+DRAWN: Final = 1e-4
+"""Relative change of a logit between calls that is put down to rounding; float32 sums in another order change 1e-6."""
+
+ZERO_GRADIENT: Final[Mapping[Grade, float]] = {"C": 0.01, "D": 0.05}
+"""Share of images on which a gradient may be exactly zero or not finite. Attacks do not move there at all."""
+
+UPHILL: Final[Mapping[Grade, float]] = {"C": 0.1, "D": 0.3}
+"""Share of images on which a small step along the gradient may gain less than random directions do."""
+
+SCALE: Final[Mapping[Grade, float]] = {"C": 0.05, "D": 0.2}
+"""Accuracy that an attack may gain or lose when the logits are divided or multiplied by 20."""
+
+UNBOUNDED: Final[Mapping[Grade, float]] = {"D": 0.05}
+"""Accuracy that may be left when the budget holds every image there is. The truth is zero."""
+
+STEPS: Final[Mapping[Grade, float]] = {"B": 0.01, "C": 0.05}
+"""Accuracy that twice as many steps may still take."""
+
+RISING: Final[Mapping[Grade, float]] = {"B": 0.1, "C": 0.25}
+"""Share of the whole rise of the loss that may come in the last tenth of the steps; even progress gives a tenth."""
+
+RESTARTS: Final[Mapping[Grade, float]] = {"B": 0.02, "C": 0.05}
+"""Accuracy that five restarts may take beyond two."""
+
+LOSSES: Final[Mapping[Grade, float]] = {"C": 0.05, "D": 0.2}
+"""Accuracy that cross-entropy may leave beyond the difference of logits ratio, which does not saturate."""
+
+STRENGTH: Final[Mapping[Grade, float]] = {"C": 0.02, "D": 0.1}
+"""Accuracy that the probe's attack alone may take beyond the whole battery, on the same images."""
+
+Answer = tuple[Grade, str]
+Measure = Callable[[Mapping[str, Any], int], Answer | None]
+NOT_PROBED: Final = "the model was not probed in this norm"
+
+
+def _answered(question: Question, evidence: Evidence, measure: Measure) -> Check:
+    """What attacks saw decides; where only the model as it is has the fault, it was remedied."""
+    facts = evidence.facts
+    if facts is None:
+        return question.skipped(NOT_PROBED, "B", "Run the suite again: the probe belongs to it.")
+    n = int(facts["n"])
+    if not n:
+        return question.skipped("the model gets none of the probe's images right", "B")
+    raw, attacked = measure(facts["seen"]["raw"], n), measure(facts["seen"]["attacked"], n)
+    if attacked is None:
+        why = [str(error) for error in facts["seen"]["attacked"].get("errors", ())]
+        return question.skipped(f"the probe could not measure it ({listed(why, 1) or 'no gradient'})", "B")
+    grade, finding = attacked
+    if grade == "A" and raw is not None and raw[0] in ("C", "D"):
+        return question.remedied(f"{raw[1]}; with the remedy ({facts['remedy']}) {finding}")
+    return question.graded(grade, finding)
+
+
+def _asks(measure: Measure) -> Callable[[Question, Evidence], Check]:
+    return lambda question, evidence: _answered(question, evidence, measure)
+
+
+def _probabilities(seen: Mapping[str, Any], n: int) -> Answer:
+    return ("D", "the outputs are probabilities") if seen["probabilities"] else ("A", "the outputs are logits")
+
+
+def _detached(seen: Mapping[str, Any], n: int) -> Answer:
+    if seen["detached"]:
+        return "D", "automatic differentiation does not reach the input"
+    return "A", "gradients reach the input"
+
+
+def _inner(seen: Mapping[str, Any], n: int) -> Answer:
+    if seen["inner_optimisation"]:
+        return "C", "the forward pass computes gradients of its own"
+    return "A", "the forward pass computes no gradients of its own"
+
+
+def _vanishing(seen: Mapping[str, Any], n: int) -> Answer | None:
+    names = {"zero_gradient": "zero for the cross-entropy", "small_gradient": "zero for the margin"}
+    names |= {"non_finite_gradient": "not finite"}
+    shares = {text: seen[name] for name, text in names.items()}
+    if None in shares.values():
+        return None
+    what, share = max(shares.items(), key=lambda item: float(item[1]))
+    return _share(float(share), n, ZERO_GRADIENT, f"the gradient is {what} on {{}} of the images at most")
+
+
+def _share(share: float, n: int, bounds: Mapping[Grade, float], text: str) -> Answer:
+    return grade_of(round(share * n), n, bounds), text.format(f"{percent(share)} ({round(share * n)} of {n})")
+
+
+def _misleading(seen: Mapping[str, Any], n: int) -> Answer | None:
+    if seen["uphill"] is None:
+        return None
+    return _share(1 - seen["uphill"], n, UPHILL, "the gradient gains less than random directions on {} of the images")
+
+
+def _scale(seen: Mapping[str, Any], n: int) -> Answer | None:
+    left = seen["scale"]
+    if left is None or None in left.values():
+        return None
+    gain = left["1"] - min(left["0.05"], left["20"])
+    factor = "divided" if left["0.05"] <= left["20"] else "multiplied"
+    text = (
+        f"with logits {factor} by 20 a plain attack left {percent(min(left.values()))} instead of {percent(left['1'])}"
+    )
+    return grade_of(round(gain * n), n, SCALE), text
+
+
+def _unbounded(seen: Mapping[str, Any], n: int) -> Answer | None:
+    if seen["unbounded"] is None:
+        return None
+    return _share(float(seen["unbounded"]), n, UNBOUNDED, "a budget without bound left {} of the images")
+
+
+def _losses(seen: Mapping[str, Any], n: int) -> Answer | None:
+    left = seen["losses"]
+    if left is None:
+        return None
+    text = f"cross-entropy left {percent(left['ce'])}, the difference of logits ratio {percent(left['dlr'])}"
+    return grade_of(round((left["ce"] - left["dlr"]) * n), n, LOSSES), text
+
+
+def _steps(seen: Mapping[str, Any], n: int) -> Answer | None:
+    left, rising = seen["steps"], seen["rising"]
+    if left is None:
+        return None
+    counts = sorted(left, key=int)
+    half, full = left[counts[-2]], left[counts[-1]]
+    grade = grade_of(round((half - full) * n), n, STEPS)
+    text = f"{counts[-1]} steps left {percent(full)}, {counts[-2]} steps {percent(half)}"
+    if rising is not None and round(full * n) >= FEW:
+        text += f", and {percent(rising)} of the rise of the loss came in the last tenth of the steps"
+        grade = max(grade, exceeded(rising, RISING))
+    return grade, text
+
+
+def _restarts(seen: Mapping[str, Any], n: int) -> Answer | None:
+    left = seen["restarts"]
+    if left is None:
+        return None
+    counts = sorted(left, key=int)
+    few, many = left[counts[-2]], left[counts[-1]]
+    text = f"{counts[-1]} restarts left {percent(many)}, {counts[-2]} left {percent(few)}"
+    return grade_of(round((few - many) * n), n, RESTARTS), text
+
+
+def _stochastic(question: Question, evidence: Evidence) -> Check:
+    """Whether calls differ; the remedy's text says whether attacks and referee were told."""
+    facts = evidence.facts
+    if facts is None:
+        return question.skipped(NOT_PROBED, "B", "Run the suite again: the probe belongs to it.")
+    seen = facts["stochastic"]
+    labels, logits = float(seen["labels"]), float(seen["logits"])
+    change = f"labels of {percent(labels)} of the images changed, and logits by up to {percent(logits)}"
+    finding = f"among {seen['draws']} calls {change}"
+    if labels == 0 and logits <= DRAWN:
+        return question.graded("A", finding)
+    if averaged := re.search(r"averaged over (\d+) draws", str(facts["remedy"])):
+        return question.remedied(f"{finding}; attacks averaged {averaged[1]} draws")
+    return question.graded("D" if labels else "C", finding)  # with other labels attacks and referee ask two models
+
+
+def _strength(question: Question, evidence: Evidence) -> Check:
+    """What is left on the probe's images: the first that the model gets right, in the order of the test set."""
+    facts = evidence.facts
+    if facts is None:
+        grade: Grade = "B" if evidence.of(ITERATED) else "C"  # then nobody vouches for the battery
+        more = "" if grade == "B" else ", and no iterated gradient attack ran"
+        return question.skipped(NOT_PROBED + more, grade, question.remedy)
+    seen, n = facts["seen"]["attacked"], int(facts["n"])
+    best = [value for name in ("steps", "restarts", "losses") for value in (seen[name] or {}).values()]
+    distance = nearest(evidence.everything, evidence.norm)["distance"].to_numpy(float)
+    stands = distance[evidence.correct][:n] > limit(facts["eps"])
+    if not best or not n or len(stands) < n:
+        return question.skipped("the probe's attack could not be run on the same images", "B")
+    battery, probe = int(stands.sum()), round(min(best) * n)
+    where = threat_text(evidence.norm, facts["eps"])
+    left = f"the battery left {percent(battery / n)}, the probe's attack alone {percent(probe / n)}"
+    finding = f"{left} of {n} images at {where}"
+    return question.graded(grade_of(battery - probe, n, STRENGTH), finding)
+
+
+FACT_QUESTIONS: Final = (
+    Question(
+        "outputs-are-probabilities",
+        "Does the model return logits?",
+        "Return logits, or let attacks see the logarithm with --remedy probabilities.",
+        _asks(_probabilities),
+    ),
+    Question(
+        "stochastic-predictions",
+        "Does the same image always get the same answer?",
+        "Let attacks average and the referee vote over draws with --remedy draws=N.",
+        _stochastic,
+    ),
+    Question(
+        "detached-gradients",
+        "Do gradients reach the input?",
+        "Name the module that cuts them with --stand-in MODULE=identity.",
+        _asks(_detached),
+    ),
+    Question(
+        "optimisation-in-forward",
+        "Is the forward pass free of optimisation?",
+        "Judge the model without that part as well, or give attacks a stand-in for it: --stand-in MODULE=identity.",
+        _asks(_inner),
+    ),
+    Question(
+        "vanishing-gradients",
+        "Does every image have a gradient?",
+        "Saturated logits: --remedy temperature=N; a part without a slope: --stand-in MODULE=identity.",
+        _asks(_vanishing),
+    ),
+    Question(
+        "misleading-gradients",
+        "Do gradients point uphill?",
+        "Name the module that shatters them with --stand-in MODULE=identity; random parts need --remedy draws=N.",
+        _asks(_misleading),
+    ),
+    Question(
+        "logit-scale",
+        "Does the scale of the logits leave attacks alone?",
+        "Divide the logits that attacks see with --remedy temperature=N.",
+        _asks(_scale),
+    ),
+    Question(
+        "losses-agree",
+        "Does cross-entropy break what other losses break?",
+        "Divide the logits that attacks see with --remedy temperature=N, or add attacks with other losses.",
+        _asks(_losses),
+    ),
+    Question(
+        "unbounded-attack",
+        "Does a budget without bound break every image?",
+        "Gradients do not lead out of the right class: see misleading-gradients and vanishing-gradients.",
+        _asks(_unbounded),
+    ),
+    Question(
+        "steps-saturated",
+        "Would more steps find no more?",
+        "Raise the steps of the suite's iterated attacks until twice as many find no more.",
+        _asks(_steps),
+    ),
+    Question(
+        "restarts-saturated",
+        "Would more restarts find no more?",
+        "Add random restarts to the suite's iterated attacks until more find no more.",
+        _asks(_restarts),
+    ),
+    Question(
+        "battery-strength",
+        "Is the battery as strong as the probe's attack?",
+        "Add an iterated gradient attack with enough steps to the suite, AutoPGD say.",
+        _strength,
+    ),
+)

@@ -1,0 +1,277 @@
+"""Checks that need the records of the pairs alone: attacks held against one another, image by image."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from itertools import pairwise
+from typing import Final
+
+import numpy as np
+
+from .checks import (
+    BLACK_BOX,
+    ITERATED,
+    ONE_STEP,
+    WHITE_BOX,
+    WORST_CASE,
+    Check,
+    Evidence,
+    Grade,
+    Question,
+    family,
+    grade_of,
+    listed,
+    percent,
+    threat_text,
+)
+from .metrics import FLAGS, Bools, Pair, limit
+
+ALONE: Final[Mapping[Grade, float]] = {"C": 0.01, "D": 0.05}
+"""Share of images that the weaker sort of attack may break alone. On sound models the stronger sort misses next to
+nothing; what it misses, a better attack would find among the images that still stand too, and as often."""
+
+RISE: Final[Mapping[Grade, float]] = {"C": 0.02}
+"""Accuracy that an attack may lose from one eps to a larger one. A search that stops at random may miss an image or
+two; no D, because what it found within the smaller eps counts at the larger one too."""
+
+LOST_BY_ROUNDING: Final[Mapping[Grade, float]] = {"B": 0.5}
+"""Share of the broken images whose adversarials may vanish in 8-bit files. Beyond a half the number speaks of images
+that mostly cannot be stored; it is the honest number for this threat all the same, hence no more than a B."""
+
+SEARCHES: Final = frozenset({"iterated", "score", "decision"})
+"""Families that could return at a larger eps what they found at a smaller one. A single step could not."""
+
+
+def _alone(question: Question, evidence: Evidence, weak: Collection[str], strong: Collection[str], what: str) -> Check:
+    """Images that only the weaker sort of attack broke, at the eps with most of them.
+
+    In a cascade an attack did not meet what earlier ones broke: such images say nothing about it.
+    """
+    fewer, better = evidence.of(weak), [pair for pair in evidence.of(strong) if pair.meta["status"] == "ok"]
+    if not fewer:
+        return question.skipped(f"no {what} ran", "A" if set(weak) <= {"transfer"} else "B", _ADD.format(what))
+    n = len(evidence.images)
+    found: list[tuple[Grade, int, float]] = []
+    unknown = 0
+    for eps in evidence.grid:
+        here = [pair for pair in better if pair.meta["eps"] in (None, eps)]
+        if not here:
+            continue
+        missed = evidence.lost(fewer, eps) & ~evidence.lost(evidence.of(strong), eps)
+        met = np.logical_and.reduce([evidence.met(pair) for pair in here])
+        count, hidden = int((missed & met).sum()), int((missed & ~met).sum())
+        grade = grade_of(count, n, ALONE)
+        found.append((grade, count, eps))
+        if grade == "A" and grade_of(count + hidden, n, ALONE) != "A":
+            unknown = max(unknown, hidden)
+    if not found:
+        return question.skipped("no attack to hold it against ran well at the same eps", "B")
+    grade, count, eps = max(found, key=lambda item: item[:2])
+    if grade == "A" and unknown:
+        return question.skipped(
+            f"{what} broke {unknown} images that the stronger attacks of the cascade were not shown", "B", _WHOLE
+        )
+    share = percent(count / n if n else 0.0)
+    return question.graded(grade, f"{what} alone broke {share} ({count} of {n}) at {threat_text(evidence.norm, eps)}")
+
+
+_ADD: Final = "Run a suite that holds {}."
+_WHOLE: Final = "Run the suite without --cascade."
+
+
+def _one_step(question: Question, evidence: Evidence) -> Check:
+    """From the pairs, or from the probe's accuracies where the suite takes no single step."""
+    seen = (evidence.facts or {}).get("seen", {}).get("attacked", {})
+    if evidence.of(ONE_STEP) or seen.get("one_step") is None or not seen.get("steps"):
+        return _alone(question, evidence, ONE_STEP, ITERATED, "one-step attacks")
+    n, single, iterated = int((evidence.facts or {})["n"]), seen["one_step"], min(seen["steps"].values())
+    text = f"in the probe the iterated attack left {percent(iterated)} where one step left {percent(single)}"
+    return question.graded(grade_of(round((iterated - single) * n), n, ALONE), text)
+
+
+def _black_box(question: Question, evidence: Evidence) -> Check:
+    return _alone(question, evidence, BLACK_BOX, WHITE_BOX, "black-box attacks")
+
+
+def _transfer(question: Question, evidence: Evidence) -> Check:
+    return _alone(question, evidence, {"transfer"}, WHITE_BOX, "transferred images")
+
+
+def _noise(question: Question, evidence: Evidence) -> Check:
+    return _alone(question, evidence, {"noise"}, WHITE_BOX if evidence.of(WHITE_BOX) else BLACK_BOX, "random noise")
+
+
+def _larger_eps(question: Question, evidence: Evidence) -> Check:
+    """An attack's own images at a smaller eps against its images at the next larger one."""
+    series: dict[tuple[str, str], list[Pair]] = {}
+    for pair in evidence.of(SEARCHES):
+        meta = pair.meta
+        if meta["status"] == "ok" and meta["eps"] is not None:
+            series.setdefault((meta["attack"], str(meta.get("source") or "")), []).append(pair)
+    n = len(evidence.images)
+    found: list[tuple[Grade, int, str]] = []
+    hidden = False
+    for (label, _), pairs in series.items():
+        ordered = sorted(pairs, key=lambda pair: float(pair.meta["eps"]))
+        for small, large in pairwise(ordered):
+            before = evidence.lost([small], small.meta["eps"])
+            after = evidence.lost([large], large.meta["eps"])
+            both = evidence.met(small) & evidence.met(large)
+            count = int((before & ~after & both).sum()) - int((after & ~before & both).sum())
+            hidden |= bool((before & ~both).any())
+            where = f"{label} left {{}} more at {threat_text(evidence.norm, large.meta['eps'])} than at"
+            found.append((grade_of(count, n, RISE), count, f"{where} {small.meta['eps']:.4g}"))
+    if not found:
+        return question.skipped("no attack ran at two values of eps")
+    grade, count, text = max(found, key=lambda item: item[:2])
+    if grade == "A" and hidden:
+        return question.skipped("in a cascade the larger eps is not tried on what broke at the smaller", "A")
+    if count <= 0:
+        return question.graded("A", f"accuracy fell or stayed at every larger eps ({len(found)} steps)")
+    return question.graded(grade, text.format(f"{percent(count / n)} ({count} of {n})"))
+
+
+def _rounding(question: Question, evidence: Evidence) -> Check:
+    """Broken images for which no adversarial within eps outlives rounding, at the eps with the largest share."""
+    found: list[tuple[Grade, float, int, int, float]] = []
+    for eps in evidence.grid:
+        lost = evidence.lost(evidence.pairs, eps)
+        kept = np.zeros(len(lost), bool)
+        for pair in evidence.pairs:
+            kept |= _survives(evidence, pair, eps)
+        count, total = int((lost & ~kept).sum()), int(lost.sum())
+        if total:
+            found.append((grade_of(count, total, LOST_BY_ROUNDING), count / total, count, total, eps))
+    if not found:
+        return question.skipped("no image was broken")
+    grade, share, count, total, eps = max(found)
+    where = threat_text(evidence.norm, eps)
+    return question.graded(
+        grade, f"rounding to 8 bits undoes {percent(share)} ({count} of {total}) of the broken images at {where}"
+    )
+
+
+def _survives(evidence: Evidence, pair: Pair, eps: float) -> Bools:
+    samples = pair.samples
+    good = samples["survives_rounding"].to_numpy(bool) & samples["adversarial"].to_numpy(bool)
+    good &= samples[evidence.norm].to_numpy(float) <= limit(eps)
+    return np.isin(evidence.images, samples["index"].to_numpy()[good])
+
+
+def _failed(question: Question, evidence: Evidence, status: str, verb: str) -> Check:
+    bad = [pair for pair in evidence.pairs if pair.meta["status"] == status]
+    why = [f"{pair.meta['attack']}: {_why(pair)}" for pair in bad]
+    more = f" ({listed(why)})" if why else ""
+    return question.graded("D" if bad else "A", f"{len(bad)} of {len(evidence.pairs)} pairs {verb}{more}")
+
+
+def _why(pair: Pair) -> str:
+    flags = pair.meta.get("invalid") or {flag: int(pair.samples[flag].sum()) for flag in FLAGS}
+    counts = [f"{name.replace('_', ' ')} {count}" for name, count in flags.items() if count]
+    if pair.meta["status"] == "crashed" or not counts:
+        counts = [str(error).strip().splitlines()[-1] for error in pair.meta.get("errors") or () if str(error).strip()]
+    return "; ".join(counts[:2]) or "no reason recorded"
+
+
+def _invalid(question: Question, evidence: Evidence) -> Check:
+    return _failed(question, evidence, "invalid", "returned invalid images")
+
+
+def _crashed(question: Question, evidence: Evidence) -> Check:
+    return _failed(question, evidence, "crashed", "crashed")
+
+
+def _complete(question: Question, evidence: Evidence) -> Check:
+    absent = [label for label in evidence.board.missing.get(evidence.model, ()) if _concerns(label, evidence.norm)]
+    total = len(evidence.pairs) + len(absent)
+    more = f" ({listed(absent)})" if absent else ""
+    return question.graded("D" if absent else "A", f"{len(absent)} of {total} pairs are missing{more}")
+
+
+def _concerns(label: str, norm: str) -> bool:
+    """Whether a missing pair is of that norm: by its label, and any that does not say counts everywhere."""
+    said = re.search(r"\((\w+)(?: [^()]*)?\)$", label)
+    return said is None or said[1] == norm or said[1] not in ("linf", "l2", "l1", "l0")
+
+
+def _toolkits(question: Question, evidence: Evidence) -> Check:
+    """Whether both libraries took part, and what each left alone at the largest eps."""
+    n, eps = len(evidence.images), max(evidence.grid, default=0.0)
+    kits: dict[str, list[Pair]] = {}
+    for pair in evidence.pairs:
+        if family(pair) in WORST_CASE:
+            kits.setdefault(str(pair.meta.get("toolkit") or "gauntlet"), []).append(pair)
+    left = {
+        kit: (int(evidence.correct.sum()) - int(evidence.lost(pairs, eps).sum())) / n if n else 0.0
+        for kit, pairs in sorted(kits.items())
+    }
+    text = ", ".join(f"{kit} {percent(value)}" for kit, value in left.items())
+    absent = [kit for kit in ("art", "foolbox") if kit not in kits]
+    if absent:
+        return question.graded("B", f"no attack of {' or '.join(absent)} ran (accuracy left: {text})")
+    return question.graded("A", f"accuracy left at {threat_text(evidence.norm, eps)}: {text}")
+
+
+PAIR_QUESTIONS: Final = (
+    Question(
+        "battery-complete",
+        "Did every attack of the suite run?",
+        "Run the same command again: only what is missing is done.",
+        _complete,
+    ),
+    Question(
+        "attacks-crashed",
+        "Did every attack come to its end?",
+        "Read the error in the report, mend what it names, remove the pair's folder and run the command again.",
+        _crashed,
+    ),
+    Question(
+        "invalid-results",
+        "Did every attack return valid images?",
+        "Read in the report which rule was broken; an attack that returns every image unchanged found no gradient.",
+        _invalid,
+    ),
+    Question(
+        "white-box-vs-black-box",
+        "Do gradient attacks break what black-box attacks break?",
+        "Gradients mislead: see misleading-gradients and vanishing-gradients, and give attacks the remedy named there.",
+        _black_box,
+    ),
+    Question(
+        "white-box-vs-transfer",
+        "Do gradient attacks break what transferred images break?",
+        "Gradients mislead: see misleading-gradients and vanishing-gradients, and give attacks the remedy named there.",
+        _transfer,
+    ),
+    Question(
+        "iterated-vs-one-step",
+        "Do iterated attacks break what a single step breaks?",
+        "Steps are lost on the way: try --remedy temperature=N, and more steps or restarts in the suite.",
+        _one_step,
+    ),
+    Question(
+        "noise-is-weakest",
+        "Is random noise weaker than gradients?",
+        "Gradients say less than chance: name the module that hides them with --stand-in MODULE=identity.",
+        _noise,
+    ),
+    Question(
+        "larger-eps",
+        "Does a larger budget never help the model?",
+        "Take more steps at the larger eps, or look for what hides the gradient there (misleading-gradients).",
+        _larger_eps,
+    ),
+    Question(
+        "mixed-toolkits",
+        "Do independent implementations agree?",
+        "Run a suite that holds attacks of both ART and Foolbox, such as quick.",
+        _toolkits,
+    ),
+    Question(
+        "survives-rounding",
+        "Do the adversarial images survive as 8-bit files?",
+        "Read the number as one about float images; adversarials that can be stored are fewer.",
+        _rounding,
+    ),
+)

@@ -1,0 +1,227 @@
+"""The ranking: models by what all attacks of a suite together leave, with ties where images cannot tell them apart."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+
+from .compare import compare
+from .health import Trust, trust
+from .metrics import Board, Pair, WorstCase, by_model, reference, wilson, worst_case
+
+LEADERBOARD_COLUMNS: Final = (
+    "rank", "dataset", "architecture", "defense", "suite", "norm", "eps", "seeds", "n", "clean_accuracy",
+    "worst_case_accuracy", "worst_case_low", "worst_case_high", "strongest_attack", "trust",
+)  # fmt: skip
+"""Columns of ``leaderboard.csv``: a row a model (over its seeds) and eps. No rank: see :func:`leaderboard`."""
+
+EXTRA_COLUMNS: Final = ("std", "clean_std", "trust_reasons", "note")
+"""Columns that :func:`leaderboard` adds and the CSV leaves out."""
+
+_NOTED: Final = frozenset({"battery-complete", "attacks-crashed", "invalid-results"})
+"""Checks whose failures the note names anyway, seed by seed."""
+
+
+@dataclass(frozen=True)
+class _Model:
+    """One defense of one architecture on n images, over its seeds: a row for every norm and eps."""
+
+    dataset: str
+    architecture: str
+    defense: str
+    n: int
+    seeds: Mapping[str, Sequence[Pair]]
+
+    @property
+    def name(self) -> tuple[str, str, str]:
+        """What its seeds have in common, whatever they were judged on."""
+        return self.dataset, self.architecture, self.defense
+
+
+def leaderboard(board: Board) -> pd.DataFrame:
+    """The frame behind ``leaderboard.csv``, best first within each (data set, norm, eps, n).
+
+    Accuracies are means over seeds; the interval is Wilson's over the images at that mean, which says how far
+    other images would move it (the spread over seeds is the column ``std``). ``trust`` is the worst grade over seeds,
+    "" where there is none; ``trust_reasons`` says what lowers it.
+
+    **Who has a rank.** A model has none (NA) while one of its pairs is missing, crashed or returned invalid images,
+    while one of its seeds failed, or with trust D in that norm: ``note`` says why. Models that nothing was run on,
+    because their training failed, have rows without numbers (``n`` and ``seeds`` 0).
+
+    **Shared ranks.** Going down from the highest accuracy, the first model opens a group, and a model that
+    :mod:`harness.compare` cannot tell from the group's first (p >= 0.05) joins it; the first that can be told opens the
+    next group. Models of equal accuracy are always in one group: all of them join if one does. A rank is 1 plus the
+    number of models in the groups before. A shared rank says "not told apart from the best of these", on these images;
+    two members of one group may well differ from each other. Where images differ, no test is made and accuracy alone
+    decides.
+
+    Returns:
+        :data:`LEADERBOARD_COLUMNS` and :data:`EXTRA_COLUMNS`.
+    """
+    rows: list[dict[str, Any]] = []
+    for model in _models(board):
+        problems = _problems(board, model)
+        for norm, grid in board.budgets[model.dataset].items():
+            if model.seeds and not any(pair.meta["norm"] == norm for pairs in model.seeds.values() for pair in pairs):
+                continue
+            grades = {key: trust(board, key, norm) for key in model.seeds}
+            common = _trust_columns(list(grades.values()))
+            common["note"] = "; ".join([*problems, *_doubts(list(grades.values()))])
+            for eps in grid:
+                rows.append(_row(board, model, norm, eps) | common)
+    return _ranked(pd.DataFrame(rows, columns=[*LEADERBOARD_COLUMNS, *EXTRA_COLUMNS, "_model"]))
+
+
+def _models(board: Board) -> list[_Model]:
+    """Models by what was judged, and those of which nothing was."""
+    groups: dict[tuple[Any, ...], dict[str, list[Pair]]] = {}
+    for key, pairs in by_model(board.pairs).items():
+        meta = pairs[0].meta
+        group = (meta["dataset"], meta["architecture"], meta["defense"], len(reference(pairs)))
+        groups.setdefault(group, {})[key] = pairs
+    found = [
+        _Model(dataset, architecture, defense, n, seeds)
+        for (dataset, architecture, defense, n), seeds in groups.items()
+    ]
+    names = {model.name for model in found}
+    for known in board.models.values():
+        dataset, architecture, defense = _name(known)
+        if (dataset, architecture, defense) not in names and dataset in board.budgets:
+            names.add((dataset, architecture, defense))
+            found.append(_Model(dataset, architecture, defense, 0, {}))
+    return found
+
+
+def _name(known: Mapping[str, Any]) -> tuple[str, str, str]:
+    return str(known.get("dataset")), str(known.get("architecture")), str(known.get("defense"))
+
+
+def _row(board: Board, model: _Model, norm: str, eps: float) -> dict[str, Any]:
+    worst = [worst_case(pairs, norm, eps) for pairs in model.seeds.values()]
+    clean = [float(reference(pairs)["clean_correct"].mean()) for pairs in model.seeds.values()]
+    accuracy = float(np.mean([case.accuracy for case in worst])) if worst else math.nan
+    low, high = wilson(accuracy * model.n, model.n)
+    return {
+        "dataset": model.dataset,
+        "architecture": model.architecture,
+        "defense": model.defense,
+        "suite": board.suite,
+        "norm": norm,
+        "eps": eps,
+        "seeds": len(model.seeds),
+        "n": model.n,
+        "clean_accuracy": float(np.mean(clean)) if clean else math.nan,
+        "clean_std": _std(clean),
+        "worst_case_accuracy": accuracy,
+        "std": _std([case.accuracy for case in worst]),
+        "worst_case_low": low,
+        "worst_case_high": high,
+        "strongest_attack": _strongest(worst),
+        "_model": model,
+    }
+
+
+def _problems(board: Board, model: _Model) -> list[str]:
+    """Why a model has no rank in any norm, seed by seed; empty if nothing stands against it."""
+    found = []
+    for pairs in model.seeds.values():
+        for pair in pairs:
+            if pair.meta["status"] != "ok":
+                found.append(f"{pair.meta['attack']} ({pair.meta['norm']}): {pair.meta['status']}")
+    for key, known in board.models.items():
+        labels = board.missing.get(key, ())
+        failed = known.get("status") == "failed"
+        if _name(known) != model.name:
+            continue
+        if not labels and not failed:
+            if not model.seeds:
+                found.append(f"seed {known.get('seed')}: nothing was run")
+            continue
+        reason = known.get("error") or (f"{len(labels)} pairs not run" if labels else "failed")
+        found.append(f"seed {known.get('seed')}: {reason}")
+    return list(dict.fromkeys(found))
+
+
+def _trust_columns(grades: Sequence[Trust | None]) -> dict[str, str]:
+    known = [grade for grade in grades if grade is not None]
+    checks = sorted((check for one in known for check in one.checks), key=lambda check: check.grade, reverse=True)
+    reasons = dict.fromkeys(check.finding for check in checks if check.grade != "A")
+    return {"trust": max((one.grade for one in known), default=""), "trust_reasons": "; ".join(reasons)}
+
+
+def _doubts(grades: Sequence[Trust | None]) -> list[str]:
+    """Findings that cost the rank, those of one check over seeds once."""
+    first: dict[str, str] = {}
+    for one in grades:
+        for check in one.checks if one is not None else ():
+            if check.grade == "D" and check.name not in _NOTED:
+                first.setdefault(check.name, check.finding)
+    return [f"trust D: {finding}" for finding in first.values()]
+
+
+def _std(values: Sequence[float]) -> float:
+    return float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
+
+
+def _strongest(cases: Sequence[WorstCase]) -> str:
+    """Strongest attack over seeds: the one that broke most images in all."""
+    total: dict[str, int] = {}
+    for case in cases:
+        for label, count in case.broken_by.items():
+            total[label] = total.get(label, 0) + count
+    best = max(total, key=lambda label: total[label], default="")
+    return best if best and total[best] else ""
+
+
+def _ranked(frame: pd.DataFrame) -> pd.DataFrame:
+    """Sort and rank; rows with a note get no rank and stand last."""
+    where = ["dataset", "norm", "eps", "n"]
+    frame["_unranked"] = frame["note"] != ""
+    # rounded: means over seeds that are equal on paper differ in the last bit
+    frame["_accuracy"] = frame["worst_case_accuracy"].astype(float).round(12)
+    frame = frame.sort_values(
+        [*where, "_unranked", "_accuracy", "clean_accuracy", "architecture", "defense"],
+        ascending=[True, True, True, False, True, False, False, True, True],
+        kind="stable",
+        ignore_index=True,
+    )
+    ranks = pd.Series(pd.NA, index=frame.index, dtype="Int64")
+    for _, group in frame[~frame["_unranked"]].groupby(where, sort=False):
+        rows = group.to_dict("records")
+        ranks[group.index] = group_ranks([row["_accuracy"] for row in rows], partial(_alike, rows))
+    frame["rank"] = ranks
+    return frame.drop(columns=["_unranked", "_accuracy", "_model"])
+
+
+def group_ranks(accuracies: Sequence[float], alike: Callable[[int, int], bool]) -> list[int]:
+    """Ranks of models in descending order of accuracy; the rule is in :func:`leaderboard`.
+
+    Args:
+        accuracies: Of each model, descending.
+        alike: Whether the models at two positions cannot be told apart.
+    """
+    ranks: list[int] = []
+    first = 0
+    while len(ranks) < len(accuracies):
+        start = len(ranks)
+        equals = [i for i in range(start, len(accuracies)) if accuracies[i] == accuracies[start]]
+        if not any(i == first or alike(first, i) for i in equals):
+            first = start
+        ranks += [first + 1] * len(equals)
+    return ranks
+
+
+def _alike(rows: Sequence[Mapping[Any, Any]], i: int, j: int) -> bool:
+    """Whether the models of two rows cannot be told apart."""
+    a, b = (list(rows[at]["_model"].seeds.values()) for at in (i, j))
+    try:
+        return not compare(a, b, rows[i]["norm"], rows[i]["eps"]).significant
+    except ValueError:  # not judged on the same images
+        return False

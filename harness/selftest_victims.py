@@ -1,0 +1,165 @@
+"""The victims that every attack has to prove itself on: linear ones, a plain network, and deliberately broken ones.
+
+All are 8x8 images in gray: every attack of the tables works on them, and a network is trained in a second.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import ClassVar, Final, Literal
+
+import torch
+from torch import Tensor, nn
+
+from . import identity
+from .broken import BROKEN
+from .data import Dataset, load_dataset
+from .reference import LinearVictim
+from .remedy import VOTES, Remedy
+from .shard import Bench
+from .threat import Norm
+from .training import Trainer
+from .victim import Victim
+
+Sort = Literal["linear", "plain", "broken", "remedied"]
+
+UNIT: Final[dict[Norm, float]] = {"linf": 0.2, "l2": 0.95, "l1": 4.0, "l0": 4.0}
+"""Per norm, an eps at which the best attacks leave next to nothing of the plain network, and half of it a good part."""
+
+TRAINING_IMAGES: Final = 200
+"""Images shown to an attack that prepares itself."""
+
+_SHAPE: Final = (1, 8, 8)
+_POOL: Final = 2000
+_SPREAD: Final[dict[Norm, float]] = {"linf": 0.1, "l2": 0.1, "l1": 0.1, "l0": 0.3}
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """Images to attack.
+
+    Attributes:
+        x: Correctly classified, float32 (N, 1, 8, 8) in [0, 1].
+        y: Their labels, int64 (N,).
+        unit: Per image the distance that floors are stated in, (N,): on a linear victim the one in closed form, on a
+            network :data:`UNIT`.
+        x_train: Others, for an attack that prepares itself.
+        y_train: Their labels.
+    """
+
+    x: Tensor
+    y: Tensor
+    unit: Tensor
+    x_train: Tensor
+    y_train: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """A victim of the self-tests.
+
+    Attributes:
+        name: For people.
+        sort: What it is there for.
+        fault: Key in :data:`harness.broken.BROKEN`, "" for a sound victim.
+        model: The model.
+        classes: Its logits.
+        remedy: How attacks see it, None: as it is.
+        stochastic: Whether the referee has to vote.
+    """
+
+    name: str
+    sort: Sort
+    fault: str
+    model: nn.Module
+    classes: int
+    remedy: Remedy | None = None
+    stochastic: bool = False
+
+    def bench(self) -> Bench:
+        """Fresh copies for one attack and its referee."""
+        return Bench(
+            Victim(self.model, classes=self.classes, remedy=self.remedy),
+            Victim(self.model, classes=self.classes, votes=VOTES if self.stochastic else 1),
+        )
+
+    def case(self, norm: Norm, n: int) -> Case:
+        """``n`` images for attacks in that norm."""
+        return _linear_case(self.classes, norm, n) if self.sort == "linear" else _network_case(self.name, norm, n)
+
+
+@lru_cache
+def references() -> dict[str, Reference]:
+    """Every victim by name, the simplest first."""
+    found = [Reference(f"linear, {k} classes", "linear", "", linear(k).model, k) for k in (2, 10)]
+    network = plain_network()
+    found.append(Reference("plain network", "plain", "", network, 10))
+    for name, broken in BROKEN.items():
+        model, remedy = broken.wrap(network), broken.remedy
+        stochastic = remedy is not None and remedy.draws > 1
+        found.append(Reference(name, "broken", name, model, 10, stochastic=stochastic))
+        if remedy:
+            found.append(Reference(f"{name} with its remedy", "remedied", name, model, 10, remedy, stochastic))
+    return {reference.name: reference for reference in found}
+
+
+@lru_cache
+def linear(classes: int) -> LinearVictim:
+    """The linear victim of so many classes."""
+    return LinearVictim.random(classes, _SHAPE, scale=40.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Plain(Trainer):
+    name: ClassVar[str] = "plain"
+
+
+@lru_cache
+def plain_network() -> nn.Module:
+    """A small MLP that has learned the embedded digits; the same one in every process."""
+    with identity.isolated(0):
+        return _Plain(epochs=20, lr=3e-3).fit("mlp-64-64", digits()).model
+
+
+@lru_cache
+def digits() -> Dataset:
+    """The embedded data set."""
+    return load_dataset("digits")
+
+
+def closed_form(victim: LinearVictim, x: Tensor, y: Tensor, norm: Norm) -> Tensor:
+    """Distance (N,) to the nearest boundary, in L0 the least number of pixels that can cross one."""
+    if norm != "l0":
+        return victim.distance(x, y, norm)
+    difference = victim.weight.unsqueeze(0) - victim.weight[y].unsqueeze(1)  # (N, K, D)
+    margin = -((difference * x.flatten(1).unsqueeze(1)).sum(2) + victim.bias - victim.bias[y].unsqueeze(1))
+    room = torch.where(difference > 0, 1 - x.flatten(1).unsqueeze(1), x.flatten(1).unsqueeze(1))
+    gains = (difference.abs() * room).sort(2, descending=True).values.cumsum(2)
+    pixels = 1.0 + (gains < margin.unsqueeze(2)).sum(2)
+    return pixels.scatter(1, y.unsqueeze(1), math.inf).amin(1)
+
+
+@lru_cache
+def _linear_case(classes: int, norm: Norm, n: int) -> Case:
+    """Images nearly equally far from the boundary, so that one eps is the same for all: those about the upper decile."""
+    victim = linear(classes)
+    x, y = victim.images(_POOL, spread=_SPREAD[norm])
+    unit = closed_form(victim, x, y, norm)
+    order = unit.argsort(stable=True)
+    middle = int(0.9 * _POOL)
+    chosen = order[middle - n // 2 : middle - n // 2 + n]
+    others = order[: int(0.8 * _POOL)]
+    others = others[torch.linspace(0, len(others) - 1, TRAINING_IMAGES).long()]
+    return Case(x[chosen], y[chosen], unit[chosen], x[others], y[others])
+
+
+@lru_cache
+def _network_case(name: str, norm: Norm, n: int) -> Case:
+    """The first test images that the victim gets right."""
+    _, (x, y) = digits().test_sample(4 * n)
+    right = references()[name].bench().referee.predict(x) == y
+    x, y = x[right][:n], y[right][:n]
+    _, (x_train, y_train) = digits().train_sample(TRAINING_IMAGES)
+    return Case(x, y, torch.full((len(x),), UNIT[norm]), x_train, y_train)

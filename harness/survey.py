@@ -1,0 +1,298 @@
+"""One way to see a model, and what is measured on it: the part of a probe that needs gradients and attacks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Final, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from . import identity
+from .attack import Attack
+from .attacks.apgd import APGD
+from .attacks.gradient import Gradient
+from .attacks.line import diameter, is_fooled
+from .attacks.noise import Noise
+from .errors import describe
+from .threat import EXPONENT, Threat, steepest
+from .victim import Victim, input_gradient
+
+STRIDES: Final = (0.05, 0.5)
+"""Steps of "uphill" in units of eps: a long one too, because a part that rounds does not notice the short one."""
+
+SIDEWAYS: Final = 5
+"""Random directions that the gradient has to beat: one that lies does so once in six times."""
+
+SCALES: Final = (0.05, 1.0, 20.0)
+"""Factors of the logits under which the plain attack is run."""
+
+WATCHED: Final = 32
+"""Standing images whose rise is watched."""
+
+_AFTER_SLOPES: Final = ("uphill", "scale", "unbounded", "one_step", "steps", "rising", "restarts", "losses")
+
+
+@dataclass(frozen=True)
+class Survey:
+    """A model as attacks see it, and images that the model gets right.
+
+    Attributes:
+        victim: The model as attacks see it.
+        judge: The model as it is.
+        x: Images (N, C, H, W).
+        y: Their labels (N,).
+        threat: Norm and eps.
+        seed: Of all random numbers.
+    """
+
+    victim: Victim
+    judge: Victim
+    x: Tensor
+    y: Tensor
+    threat: Threat
+    seed: int = 0
+
+    def facts(self) -> dict[str, Any]:
+        """All measurements: shares of the images, and accuracies that attacks leave of 1.
+
+        ``probabilities``: outputs in [0, 1] that sum to 1. ``detached``: autograd does not reach the input, or
+        raises; None then stands for what needs a gradient. ``inner_optimisation``: the forward pass differentiates.
+        ``zero_gradient``, ``non_finite_gradient``: of the cross-entropy in float32. ``small_gradient``: that of the
+        margin, which does not saturate, is zero. ``uphill``: see :meth:`uphill`. ``scale``: plain PGD on multiples
+        of the logits. ``unbounded``: any image is allowed. ``one_step``: along the gradient of the log-odds.
+        ``steps``, ``restarts``, ``losses``, ``rising``: see :meth:`strength`. ``errors``: what raised.
+        """
+        errors: list[str] = []
+
+        def attempt(name: str, measure: Callable[[], Any]) -> Any:
+            try:
+                with identity.isolated(self.seed, self.victim.device):
+                    return measure()
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:
+                errors.append(f"{name}: {describe(error)}")
+                return None
+
+        found: dict[str, Any] = {"probabilities": are_probabilities(self.logits(self.x))}
+        slopes = attempt("gradient", self.slopes)
+        found |= {"detached": slopes is None, "inner_optimisation": bool(attempt("forward", self.optimises))}
+        found |= slopes or dict.fromkeys(("zero_gradient", "non_finite_gradient", "small_gradient"))
+        found |= dict.fromkeys(_AFTER_SLOPES)
+        if slopes and len(self.x):
+            found |= {
+                "uphill": attempt("uphill", self.uphill),
+                "scale": attempt("scale", self.scale),
+                "unbounded": attempt("unbounded", self.unbounded),
+                "one_step": attempt("one_step", lambda: share(self.stand(Gradient(objective="log-odds")))),
+                **(attempt("strength", self.strength) or {}),
+            }
+        return {**found, "errors": errors}
+
+    def stand(self, attack: Attack, standing: Tensor | None = None, seed: int = 0) -> Tensor:
+        """Which images an attack leaves, bool (N,).
+
+        Args:
+            attack: A budget attack.
+            standing: Those to attack (N,), the others count as broken; None: all.
+            seed: Another number, other random starts.
+        """
+        left = torch.ones_like(self.y, dtype=torch.bool) if standing is None else standing.clone()
+        rows = left.nonzero().squeeze(1)
+        if len(rows):
+            x, y = self.x[rows], self.y[rows]
+            with identity.isolated(identity.derive_seed(self.seed, seed), self.victim.device):
+                x_adv = attack(self.victim, x, y, self.threat)
+            x_adv = self.threat.project(x, torch.where(x_adv.isfinite(), x_adv, x))
+            left[rows] = self.judge.predict(x_adv) == y
+        return left
+
+    def logits(self, x: Tensor) -> Tensor:
+        """What attacks see, under the same random numbers each time: images are compared, not draws."""
+        with identity.isolated(self.seed, self.victim.device), torch.no_grad():
+            logits: Tensor = self.victim(x)
+        return logits
+
+    def slope(self, objective: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """Gradient at the images of an objective of logits (N, K) and labels (N,), under those same numbers."""
+        with identity.isolated(self.seed, self.victim.device):
+            return input_gradient(self.victim, self.x, lambda logits: objective(logits, self.y))[1]
+
+    def slopes(self) -> dict[str, Any]:
+        """What is wrong with the gradients themselves."""
+        entropy = self.slope(cross_entropy)
+        return {
+            "zero_gradient": share(is_flat(entropy)),
+            "non_finite_gradient": share(~entropy.isfinite().flatten(1).all(1)),
+            "small_gradient": share(is_flat(self.slope(margin))),
+        }
+
+    def optimises(self) -> bool:
+        """Whether a forward pass calls autograd."""
+        with backward_calls() as calls, torch.enable_grad():
+            self.victim(self.x.clone().requires_grad_(True))
+        return bool(calls)
+
+    def uphill(self) -> float | None:
+        """Share of images whose margin grows along its gradient, and more than in random directions of that length.
+
+        One of the two :data:`STRIDES` is enough.
+        """
+        assert self.threat.eps is not None
+        slope, here = self.slope(margin), margin(self.logits(self.x), self.y)
+        right = torch.zeros_like(self.y, dtype=torch.bool)
+        for stride in STRIDES:
+            near = Threat(self.threat.norm, stride * self.threat.eps)
+            aside = Noise(distribution="signs" if near.norm == "linf" else "gaussian")
+            tries = [step(self.x, slope, near), *(aside(self.victim, self.x, self.y, near) for _ in range(SIDEWAYS))]
+            ahead, *beside = (margin(self.logits(x), self.y) - here for x in tries)
+            right |= ahead > torch.stack(beside).amax(0).clamp_min(0)
+        return share(right)
+
+    def scale(self) -> dict[str, float | None]:
+        """Accuracy that the plain attack leaves, by the factor of the logits it sees."""
+        return {f"{factor:g}": share(self.stand(PlainPgd(factor=factor))) for factor in SCALES}
+
+    def unbounded(self) -> float | None:
+        """Accuracy that the losses which do not saturate leave when no image in the box is too far."""
+        anything = replace(self, threat=Threat(self.threat.norm, diameter(self.x, self.threat.norm)))
+        left = anything.stand(APGD(loss="margin", steps=50))
+        return share(anything.stand(APGD(loss=self.ratio, steps=50), left))
+
+    @property
+    def ratio(self) -> Literal["dlr", "margin"]:
+        """The DLR loss, or the margin where there are not the three classes that it needs."""
+        return "margin" if self.judge.classes == 2 else "dlr"
+
+    def strength(self) -> dict[str, Any]:
+        """APGD on the cross-entropy from one random start, and what more steps, starts and another loss add.
+
+        Runs of more than 50 steps and starts after the first see the images that the smaller ones left, and so can
+        only lower the accuracy.
+        """
+        usual = APGD(loss="ce", steps=50)
+        left = first = self.stand(usual)
+        steps = {"25": share(self.stand(replace(usual, steps=25))), "50": share(first)}
+        rising = None
+        for number in (100, 200):
+            left = self.stand(replace(usual, steps=number), left)
+            steps[str(number)] = share(left)
+            rising = self.rising(left) if number == 100 else rising
+        left, restarts = first, {"1": share(first)}
+        for number in range(2, 6):
+            left = self.stand(usual, left, number)
+            restarts |= {str(number): share(left)} if number in (2, 5) else {}
+        losses = {"ce": share(first), "dlr": share(self.stand(APGD(loss=self.ratio, steps=50)))}
+        return {"steps": steps, "rising": rising, "restarts": restarts, "losses": losses}
+
+    def rising(self, standing: Tensor) -> float | None:
+        """Mean share of the rise of the best margin in 100 steps that came in the last 10.
+
+        Over at most :data:`WATCHED` standing images, on which the run of :meth:`strength` is repeated and watched.
+        """
+        rows = standing.nonzero().squeeze(1)[:WATCHED]
+        part = replace(self, x=self.x[rows], y=self.y[rows])
+        seen: list[Tensor] = []
+        hook = self.victim.register_forward_hook(lambda module, given, logits: seen.append(logits.detach()))
+        try:
+            part.stand(APGD(loss="ce", steps=100))
+        finally:
+            hook.remove()
+        if not seen or any(len(logits) != len(rows) for logits in seen):
+            return None
+        best = torch.stack([margin(logits, part.y) for logits in seen]).cummax(0).values
+        rise, late = best[-1] - best[0], best[-1] - best[-1 - len(best) // 10]
+        return float((late / rise.clamp_min(1e-12)).mean())
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlainPgd(Attack):
+    """The attack of weak evaluations: steepest steps along the cross-entropy in float32, from the image itself.
+
+    Attributes:
+        factor: The logits are multiplied by it.
+        steps: Their number; each is 2.5 eps / steps long.
+    """
+
+    name: ClassVar[str] = "plain-pgd"
+
+    factor: float = 1.0
+    steps: int = 20
+
+    def run(self, victim: Victim, x: Tensor, y: Tensor, threat: Threat) -> Tensor:
+        """Propose one image for each; an image that fools the victim takes no further step."""
+        assert threat.eps is not None
+        stride = Threat(threat.norm, 2.5 * threat.eps / self.steps)
+        x_adv, rows = x.clone(), torch.arange(len(x), device=x.device)
+        for _ in range(self.steps):
+            here, labels = x_adv[rows], y[rows]
+            loss = lambda logits, labels=labels: cross_entropy(self.factor * logits, labels)  # noqa: E731
+            _, slope, logits = input_gradient(victim, here, loss)
+            still = ~is_fooled(logits, labels)
+            rows = rows[still]
+            if not len(rows):
+                break
+            x_adv[rows] = threat.project(x[rows], step(here[still], slope[still].nan_to_num(), stride))
+        return x_adv
+
+
+def step(x: Tensor, slope: Tensor, threat: Threat) -> Tensor:
+    """One steepest step of length eps, none of it wasted on components that the box does not let move."""
+    assert threat.eps is not None
+    free = torch.where(((slope > 0) & (x < 1)) | ((slope < 0) & (x > 0)), slope, 0)
+    return (x + threat.eps * steepest(free, EXPONENT[threat.norm])).clamp(0, 1)
+
+
+def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
+    """Cross-entropy of each sample, (N,), as plain float32 gives it."""
+    return F.cross_entropy(logits.float(), y, reduction="none")
+
+
+def margin(logits: Tensor, y: Tensor) -> Tensor:
+    """Best other logit minus the label's, (N,): positive where the image is misclassified."""
+    label = y.unsqueeze(1)
+    return logits.scatter(1, label, -torch.inf).amax(1) - logits.gather(1, label).squeeze(1)
+
+
+def is_flat(slope: Tensor) -> Tensor:
+    """Which gradients (N, ...) are exactly zero everywhere, bool (N,)."""
+    return (slope == 0).flatten(1).all(1)
+
+
+def are_probabilities(outputs: Tensor) -> bool:
+    """Whether all outputs (N, K) are in [0, 1] and every row sums to 1."""
+    return bool(((outputs >= 0) & (outputs <= 1)).all() and ((outputs.sum(1) - 1).abs() < 1e-3).all())
+
+
+def share(mask: Tensor) -> float | None:
+    """Share of True in a mask; None if it is empty."""
+    return float(mask.double().mean()) if len(mask) else None
+
+
+@contextmanager
+def backward_calls() -> Iterator[list[str]]:
+    """List the calls of autograd in a block. The engine is watched too: a model may have imported ``grad`` before."""
+    places = [(torch.autograd, "grad"), (torch.autograd, "backward"), (torch.autograd, "_engine_run_backward")]
+    saved = [
+        (owner, name, getattr(owner, name)) for owner, name in [*places, (Tensor, "backward")] if hasattr(owner, name)
+    ]
+    calls: list[str] = []
+
+    def spy(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def called(*args: Any, **kwargs: Any) -> Any:
+            calls.append(name)
+            return function(*args, **kwargs)
+
+        return called
+
+    try:
+        for owner, name, function in saved:
+            setattr(owner, name, spy(name, function))
+        yield calls
+    finally:
+        for owner, name, function in saved:
+            setattr(owner, name, function)

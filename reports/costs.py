@@ -1,0 +1,44 @@
+"""What each attack costs, over all models of a section."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .text import is_number
+from .view import Column, Cost, Record, column
+
+if TYPE_CHECKING:
+    from .tables import Section
+
+
+def costs(section: Section) -> list[Cost]:
+    """A row an attack and norm, cheapest first within a norm."""
+    groups: dict[tuple[Column, str], list[Record]] = {}
+    for records in section.records.values():
+        for record in records:
+            groups.setdefault((column(record.pair), record.pair.meta["norm"]), []).append(record)
+    rows = [
+        Cost(
+            column=attack,
+            access=str(records[0].pair.meta.get("access") or ""),
+            kind=str(records[0].pair.meta.get("kind") or ""),
+            norm=norm,
+            pairs=len(records),
+            forwards=mean(record.pair.meta.get("forwards") for record in records),
+            backwards=mean(record.pair.meta.get("backwards") for record in records),
+            seconds=mean(record.pair.meta.get("seconds") for record in records),
+            success_rate=mean(record.summary["success_rate"] for record in records if record.met is None),
+        )
+        for (attack, norm), records in groups.items()
+    ]
+    passes = {row: float(np.nan_to_num(row.forwards + row.backwards)) for row in rows}
+    return sorted(rows, key=lambda row: (section.norms.index(row.norm), passes[row], row.column.name))
+
+
+def mean(values: Iterable[Any]) -> float:
+    """Mean of what is a number, NaN if nothing is."""
+    known = [float(value) for value in values if is_number(value)]
+    return float(np.mean(known)) if known else float("nan")

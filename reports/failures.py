@@ -1,0 +1,67 @@
+"""What has to be explained before a model gets a rank, and what a reader should be cautious about."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from .text import percent, plural, threat_text
+from .view import Failure, Record, column
+
+if TYPE_CHECKING:
+    from .tables import Section
+
+MOSTLY: Final = 0.5
+"""Share of unchanged images above which an attack with a budget is pointed out."""
+
+
+def failures(section: Section) -> list[Failure]:
+    """Failed models, pairs that did not run, crashed and invalid pairs."""
+    found = []
+    for key, model in section.known.items():
+        name, seed = f"{model.get('defense')} / {model.get('architecture')}", str(model.get("seed"))
+        labels = section.board.missing.get(key, ())
+        error = str(model.get("error") or "")
+        if model.get("status") == "failed" or error:
+            what = f"training, so {plural(len(labels), 'pair')} did not run" if labels else "training"
+            found.append(Failure(name, seed, what, "failed", _first_line(error), _more(error)))
+        else:
+            found += [Failure(name, seed, str(label), "not run", "no record") for label in labels]
+    for entry in section.entries:
+        for record in section.records[entry.anchor]:
+            meta = record.pair.meta
+            errors = [str(error) for error in meta.get("errors") or ()]
+            if record.failed or errors or record.problem:
+                reason = "; ".join(filter(None, [record.problem, *dict.fromkeys(map(_first_line, errors))]))
+                status = meta["status"] if record.failed else "noted"
+                what = _what(section, record)
+                found.append(Failure(entry.name, str(meta["seed"]), what, status, reason, errors, record))
+    return found
+
+
+def cautions(section: Section) -> list[Failure]:
+    """Pairs that count, of an attack with a budget that gave back most images as they were."""
+    found = []
+    for entry in section.entries:
+        for record in section.records[entry.anchor]:
+            meta = record.pair.meta
+            idle = meta.get("kind") != "budget" or column(record.pair).control or not meta["eps"]
+            if idle or record.failed or record.unchanged <= MOSTLY:
+                continue
+            reason = f"{percent(record.unchanged)} % of the attacked images came back unchanged"
+            what = _what(section, record)
+            found.append(Failure(entry.name, str(meta["seed"]), what, "caution", reason, (), record))
+    return found
+
+
+def _what(section: Section, record: Record) -> str:
+    meta = record.pair.meta
+    return f"{column(record.pair).name}, {threat_text(meta['norm'], meta['eps'], section.levels)}"
+
+
+def _first_line(text: str) -> str:
+    lines = [line.strip() for line in text.strip().splitlines() if line.strip()]
+    return lines[-1] if lines and lines[0].startswith("Traceback") else (lines[0] if lines else "no message")
+
+
+def _more(text: str) -> list[str]:
+    return [text] if len(text.strip().splitlines()) > 1 else []

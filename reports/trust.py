@@ -1,0 +1,109 @@
+"""What the checks say of a model over its seeds, in words for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from harness.health import Check, Grade, Status
+
+if TYPE_CHECKING:
+    from .tables import Section
+    from .view import Entry
+
+GRADE_MEANS: Final[Mapping[Grade, str]] = {
+    "A": "nothing speaks against the number",
+    "B": "small reserves",
+    "C": "it stands, with a reserve that must be read",
+    "D": "not to be believed, so no rank",
+}
+
+ANSWERS: Final[Mapping[Status, str]] = {
+    "failed": "failed",
+    "remedied": "remedied",
+    "skipped": "not asked",
+    "passed": "passed",
+}
+"""In the order in which equals are shown."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One check of an entry in one norm, over its seeds.
+
+    Attributes:
+        name: Of the check.
+        title: The question.
+        status: Of the seed with the worst grade.
+        grade: The worst.
+        findings: What was measured, with the seeds it was measured on ("" if all agree).
+        remedy: What to do, "" where nothing is to be done.
+    """
+
+    name: str
+    title: str
+    status: Status
+    grade: Grade
+    findings: Sequence[tuple[str, str]]
+    remedy: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Trust in an entry in one norm: the worst grade over its seeds and every check, failed ones first."""
+
+    norm: str
+    grade: Grade
+    answers: Sequence[Answer]
+    remedies: Sequence[str]
+
+    @property
+    def reasons(self) -> list[str]:
+        """Findings that lower the grade, the gravest first, each once."""
+        low = [answer for answer in self.answers if answer.grade != "A"]
+        return list(dict.fromkeys(finding for answer in low for _, finding in answer.findings))
+
+    def count(self, status: Status) -> int:
+        """Checks with that answer."""
+        return sum(answer.status == status for answer in self.answers)
+
+
+def verdict(section: Section, entry: Entry, norm: str) -> Verdict | None:
+    """Trust in an entry; None where nothing is graded: no attack in that norm looked for the worst case."""
+    graded = {}
+    for key, pairs in entry.models.items():
+        if (found := section.trust(key, norm)) is not None:
+            graded[str(pairs[0].meta["seed"])] = found
+    if not graded:
+        return None
+    by_name: dict[str, dict[str, Check]] = {}
+    for seed, found in graded.items():
+        for check in found.checks:
+            by_name.setdefault(check.name, {})[seed] = check
+    order = list(ANSWERS)
+    answers = sorted(
+        (_answer(checks) for checks in by_name.values()),
+        key=lambda answer: (-ord(answer.grade), order.index(answer.status)),
+    )
+    facts = (section.board.health.get(key, {}).get(norm, {}) for key in entry.models)
+    remedies = dict.fromkeys(str(found["remedy"]) for found in facts if found.get("remedy"))
+    return Verdict(norm, max(found.grade for found in graded.values()), answers, list(remedies))
+
+
+def _answer(checks: Mapping[str, Check]) -> Answer:
+    """One check over seeds: the gravest answer, and every finding that is not just one of many passes."""
+    worst = max(checks.values(), key=lambda check: (check.grade, check.status == "failed"))
+    shown = {seed: check for seed, check in checks.items() if check.grade == worst.grade}
+    seeds: dict[str, list[str]] = {}
+    for seed, check in shown.items():
+        seeds.setdefault(check.finding, []).append(seed)
+    agree = len(seeds) == 1 and len(shown) == len(checks)
+    return Answer(
+        name=worst.name,
+        title=worst.title,
+        status=worst.status,
+        grade=worst.grade,
+        findings=[("" if agree else "seed " + ", ".join(who), finding) for finding, who in seeds.items()],
+        remedy=worst.remedy,
+    )

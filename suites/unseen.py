@@ -1,0 +1,54 @@
+"""What no threat model foresaw: transformations that images meet on their way, most in two severities.
+
+One budget, linf 1, allows any image. The severities leave every picture readable and ask the same of 8x8 digits as of
+32x32 photographs; see :mod:`harness.attacks.transforms`. The grids of the three toolkits share one range: ART takes one
+place for all images, Foolbox the worst angle of each image, ours the worst angle and shift.
+"""
+
+from __future__ import annotations
+
+from harness.attacks.art import Art
+from harness.attacks.foolbox import Foolbox
+from harness.attacks.transform_spatial import Rotation, Spatial, Translation
+from harness.attacks.transforms import (
+    Brightness,
+    Contrast,
+    GaussianBlur,
+    GaussianNoise,
+    Jpeg,
+    Quantise,
+    SaltAndPepper,
+)
+from harness.plan import Suite
+
+SUITE = Suite(
+    name="unseen",
+    summary="what nobody trained against: noise, blur, light, compression, rotations and shifts",
+    attacks={
+        "linf": (
+            GaussianNoise(std=0.05),
+            GaussianNoise(std=0.15),
+            SaltAndPepper(share=0.02),
+            SaltAndPepper(share=0.1),
+            GaussianBlur(sigma=0.03),
+            GaussianBlur(sigma=0.06),
+            Contrast(factor=0.6),
+            Contrast(factor=0.3),
+            Brightness(change=0.15),
+            Brightness(change=0.3),
+            Brightness(change=-0.15),
+            Brightness(change=-0.3),
+            Quantise(levels=4),
+            Jpeg(quality=50),
+            Jpeg(quality=10),
+            Rotation(degrees=15),
+            Rotation(degrees=30),
+            Translation(shift=0.05),
+            Translation(shift=0.1),
+            Art("SpatialTransformation", max_rotation=15.0, num_rotations=5, max_translation=5.0, num_translations=3),
+            Foolbox("SpatialAttack", max_rotation=15.0, num_rotations=11, max_translation=0.0, num_translations=1),
+            Spatial(degrees=15, shift=0.05, angles=11, shifts=3),
+        ),
+    },
+    budgets={"linf": (1.0,)},
+)

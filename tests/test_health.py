@@ -1,0 +1,624 @@
+from __future__ import annotations
+
+import copy
+import re
+import runpy
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from harness import health_facts, health_pairs
+from harness.checks import FEW, MANY, Check, Grade, family, grade_of
+from harness.health import GRADES, QUESTIONS, trust
+from harness.metrics import Board, Pair
+from harness.remedy import Remedy
+
+HELPERS = runpy.run_path(str(Path(__file__).parent / "boards.py"))
+sound, pair, budget, record, frame, facts = (
+    HELPERS[name] for name in ("sound", "pair", "budget", "record", "frame", "facts")
+)
+NAN = np.nan
+PAGES = Path(__file__).parent.parent / "docs" / "health"
+
+
+def checks(board: Board, norm: str = "linf") -> dict[str, Check]:
+    found = trust(board, "m0", norm)
+    assert found is not None
+    return {check.name: check for check in found.checks}
+
+
+def standing(n: int) -> np.ndarray:
+    """Images that no attack of the sound board breaks."""
+    needed = np.random.default_rng(0).permutation(np.linspace(0.01, 0.2, n))
+    return np.flatnonzero(needed > 0.1)
+
+
+def breaking(n: int, images: Any, eps: float | None = 0.1, *, attacked: Any = None, **meta: Any) -> Pair:
+    """A pair that broke just these images."""
+    distance = np.full(n, NAN)
+    distance[images] = eps or 0.1
+    return record(frame(distance, attacked=attacked), eps=eps, **meta)
+
+
+# ---------------------------------------------------------------- the grade
+
+
+@pytest.mark.parametrize("n", [20, 100, 1000])
+def test_a_sound_evaluation_deserves_an_a(n: int) -> None:
+    found = trust(sound(n), "m0", "linf")
+    assert found is not None
+    assert (found.grade, found.reasons) == ("A", ())
+    assert {check.status for check in found.checks} == {"passed"}
+    assert len(found.checks) == len(QUESTIONS)
+
+
+def test_chance_raises_no_alarm_on_twenty_images() -> None:
+    """Every attack misses 3 % of what it would break; the rest of the board stays sound."""
+    rng = np.random.default_rng(1)
+    alarms = 0
+    for _ in range(100):
+        board = sound(20)
+        pairs = [
+            replace(
+                pair, samples=pair.samples.assign(adversarial=pair.samples["adversarial"] & (rng.random(20) > 0.03))
+            )
+            for pair in board.pairs
+        ]
+        grade = trust(replace(board, pairs=pairs, health={}), "m0", "linf")
+        assert grade is not None
+        alarms += grade.grade != "B"  # not probed
+    assert alarms == 0
+
+
+def test_without_a_probe_nobody_vouches_for_an_a() -> None:
+    found = trust(sound(health={}), "m0", "linf")
+    assert found is not None
+    assert found.grade == "B"
+    assert found.reasons == (health_facts.NOT_PROBED,)
+    assert {check.status for check in found.checks if check.grade != "A"} == {"skipped"}
+
+
+def test_the_worst_answer_decides_and_stands_first() -> None:
+    board = sound(extra=[breaking(100, standing(100)[:4], family="score", access="scores")])
+    board.health["m0"]["linf"]["seen"]["attacked"]["detached"] = True
+    found = trust(board, "m0", "linf")
+    assert found is not None
+    assert found.grade == "D"
+    assert [check.name for check in found.checks[:2]] == ["detached-gradients", "white-box-vs-black-box"]
+    assert [check.grade for check in found.checks] == sorted((c.grade for c in found.checks), reverse=True)
+    assert len(found.reasons) == 2
+
+
+@pytest.mark.parametrize(
+    "meta",
+    [
+        {"family": "noise", "access": "none"},
+        {"family": "noise", "access": "scores"},
+        {"family": "transformation", "access": "decisions"},
+        {"family": "transfer", "access": "none", "source": "other"},
+    ],
+)
+def test_what_does_not_search_gets_no_grade(meta: Mapping[str, Any]) -> None:
+    assert trust(Board("s", {"mnist": {"linf": (0.1,)}}, [budget([0.05, NAN], 0.1, **meta)]), "m0", "linf") is None
+
+
+def test_a_norm_or_model_without_pairs_gets_no_grade() -> None:
+    assert trust(sound(), "m0", "l2") is None
+    assert trust(sound(), "m1", "linf") is None
+
+
+def test_other_models_and_norms_are_left_out() -> None:
+    others = [
+        breaking(100, standing(100), family="score", access="scores", model="m1"),
+        breaking(100, standing(100), family="score", access="scores", norm="l2"),
+        budget([0.05], 0.1, status="crashed", norm="l2"),
+    ]
+    assert checks(sound(extra=others)) == checks(sound())
+
+
+def test_grades_are_ordered() -> None:
+    assert max(GRADES) == GRADES[-1] == "D"
+
+
+@pytest.mark.parametrize(
+    ("count", "n", "grade"),
+    [(10, 1000, "A"), (11, 1000, "C"), (50, 1000, "C"), (51, 1000, "D"), (2, 100, "A"), (3, 100, "C"), (6, 100, "D")]
+    + [(2, 20, "A"), (3, 20, "C"), (4, 20, "C"), (5, 20, "D"), (0, 0, "A")],
+)
+def test_grades_take_a_share_and_some_images(count: int, n: int, grade: Grade) -> None:
+    assert grade_of(count, n, {"C": 0.01, "D": 0.05}) == grade
+
+
+@pytest.mark.parametrize(
+    ("meta", "expected"),
+    [
+        ({"access": "none"}, "noise"),
+        ({"access": "none", "source": "mlp standard seed 1"}, "transfer"),
+        ({"access": "scores"}, "score"),
+        ({"access": "decisions", "kind": "minimal"}, "decision"),
+        ({"access": "gradients", "kind": "budget"}, "iterated"),
+        ({"access": "gradients", "kind": "minimal"}, "minimum-norm"),
+        ({"access": "gradients", "family": "one-step"}, "one-step"),
+    ],
+)
+def test_older_records_tell_their_family(meta: dict[str, str], expected: str) -> None:
+    assert family(Pair({"kind": "budget", **meta}, frame([]))) == expected
+
+
+# ---------------------------------------------------------------- one attack against another
+
+ALONE = {
+    "white-box-vs-black-box": {"family": "score", "access": "scores"},
+    "white-box-vs-transfer": {"family": "transfer", "access": "none", "source": "other"},
+    "iterated-vs-one-step": {"family": "one-step"},
+    "noise-is-weakest": {"family": "noise", "access": "none"},
+}
+
+
+@pytest.mark.parametrize("name", ALONE)
+class TestAlone:
+    @pytest.mark.parametrize(
+        ("count", "n", "grade"),
+        [(0, 100, "A"), (2, 100, "A"), (3, 100, "C"), (5, 100, "C"), (6, 100, "D"), (10, 1000, "A"), (11, 1000, "C")]
+        + [(50, 1000, "C"), (51, 1000, "D"), (2, 20, "A"), (3, 20, "C"), (5, 20, "D")],
+    )
+    @pytest.mark.parametrize("eps", [0.1, None])
+    def test_counts_what_the_weaker_broke_alone(
+        self, name: str, count: int, n: int, grade: Grade, eps: float | None
+    ) -> None:
+        extra = breaking(n, standing(n)[:count], eps, attack="weak", **ALONE[name])
+        check = checks(sound(n, extra=[extra]))[name]
+        assert check.grade == grade
+        assert check.status == ("passed" if grade == "A" else "failed")
+        assert bool(check.remedy) == (grade != "A")
+        if count:
+            assert f"{100 * count / n:.1f} % ({count} of {n}) at linf 0.1" in check.finding
+
+    def test_it_takes_only_one_of_the_stronger(self, name: str) -> None:
+        images = standing(100)[:20]
+        weak = breaking(100, images, attack="weak", **ALONE[name])
+        strong = breaking(100, images, attack="strong", family="iterated")
+        assert checks(sound(extra=[weak]))[name].grade == "D"
+        assert checks(sound(extra=[weak, strong]))[name].grade == "A"
+
+    def test_clean_errors_are_nobodys(self, name: str) -> None:
+        clean = np.ones(100, bool)
+        clean[standing(100)[:20]] = False
+        weak = record(frame(np.full(100, 0.1), clean=clean), **ALONE[name])
+        strong = record(frame(np.where(clean, 0.1, NAN), clean=clean), attack="strong")
+        board = Board("s", {"mnist": {"linf": (0.1,)}}, [weak, strong])
+        assert checks(board)[name].grade == "A"
+
+    def test_nobody_to_ask(self, name: str) -> None:
+        gone = {key for key, meta in HELPERS["SORTS"].items() if meta["family"] == ALONE[name]["family"]}
+        board = sound(without=sorted(gone))
+        if name == "iterated-vs-one-step":  # then the probe is asked
+            board.health["m0"]["linf"]["seen"]["attacked"]["one_step"] = None
+        check = checks(board)[name]
+        assert check.status == "skipped"
+        assert check.grade == ("A" if name == "white-box-vs-transfer" else "B")
+
+    def test_nobody_to_hold_it_against(self, name: str) -> None:
+        weak = breaking(100, [1, 2, 3], **ALONE[name])
+        strong = breaking(100, [1, 2, 3], status="crashed", attack="strong")
+        check = checks(Board("s", {"mnist": {"linf": (0.1,)}}, [weak, strong]))[name]
+        assert (check.status, check.grade) == ("skipped", "B")
+
+    @pytest.mark.parametrize(("count", "status"), [(2, "passed"), (6, "skipped")])
+    def test_in_a_cascade_what_the_stronger_never_met_says_nothing(self, name: str, count: int, status: str) -> None:
+        images = standing(100)[:count]
+        met = ~np.isin(np.arange(100), images)
+        weak = breaking(100, images, cascade=True, **ALONE[name])
+        strong = breaking(100, [], attacked=met, cascade=True, attack="strong")
+        check = checks(Board("s", {"mnist": {"linf": (0.1,)}}, [weak, strong]))[name]
+        assert check.status == status
+        assert check.grade == ("B" if status == "skipped" else "A")
+
+    def test_in_a_cascade_what_the_stronger_met_and_left_counts(self, name: str) -> None:
+        images = standing(100)[:10]
+        weak = breaking(100, images, attacked=np.arange(100) >= 10, cascade=True, **ALONE[name])
+        strong = breaking(100, np.setdiff1d(np.arange(10), images), cascade=True, attack="strong")
+        check = checks(Board("s", {"mnist": {"linf": (0.1,)}}, [strong, weak]))[name]
+        assert check.status == "failed"
+
+
+def test_a_single_step_is_asked_of_the_probe_where_the_suite_takes_none() -> None:
+    board = sound(without=["fgsm"])
+    check = checks(board)["iterated-vs-one-step"]
+    assert (check.status, check.grade) == ("passed", "A")
+    assert "in the probe" in check.finding
+    seen = board.health["m0"]["linf"]["seen"]["attacked"]
+    seen["one_step"] = seen["steps"]["200"] - 0.08
+    check = checks(board)["iterated-vs-one-step"]
+    assert check.grade == "D"
+    assert re.search(r"left 53.0 % where one step left 45.0 %", check.finding)
+
+
+class TestLargerEps:
+    @staticmethod
+    def board(small: Any, large: Any, n: int = 100, **meta: Any) -> Board:
+        extra = [breaking(n, small, 0.05, attack="odd", **meta), breaking(n, large, 0.1, attack="odd", **meta)]
+        return sound(n, extra=extra)
+
+    @pytest.mark.parametrize("family", ["iterated", "score", "decision"])
+    @pytest.mark.parametrize(
+        ("count", "n", "grade"), [(2, 100, "A"), (3, 100, "C"), (20, 1000, "A"), (21, 1000, "C"), (2, 20, "A")]
+    )
+    def test_an_attack_may_not_get_worse(self, family: str, count: int, n: int, grade: Grade) -> None:
+        check = checks(self.board(np.arange(count), [], n, family=family))["larger-eps"]
+        assert check.grade == grade
+        assert f"odd left {100 * count / n:.1f} % ({count} of {n}) more at linf 0.1 than at 0.05" == check.finding
+
+    @pytest.mark.parametrize("family", ["one-step", "noise", "transfer"])
+    def test_what_cannot_go_back_is_not_asked(self, family: str) -> None:
+        assert checks(self.board(np.arange(50), [], family=family))["larger-eps"].grade == "A"
+
+    def test_gains_make_up_for_losses(self) -> None:
+        assert checks(self.board(np.arange(10), np.arange(10, 18)))["larger-eps"].grade == "A"
+
+    def test_attacks_are_not_mixed(self) -> None:
+        extra = [breaking(100, np.arange(50), 0.05, attack="good"), breaking(100, [], 0.1, attack="bad")]
+        assert checks(sound(extra=extra))["larger-eps"].grade == "A"
+
+    def test_failed_pairs_are_not_asked(self) -> None:
+        assert checks(self.board(np.arange(50), [], status="invalid"))["larger-eps"].grade == "A"
+
+    def test_one_eps_is_no_series(self) -> None:
+        board = Board("s", {"mnist": {"linf": (0.1,)}}, [breaking(100, [1])])
+        check = checks(board)["larger-eps"]
+        assert (check.status, check.grade) == ("skipped", "A")
+
+    def test_a_cascade_does_not_try_again(self) -> None:
+        met = np.arange(100) >= 30
+        pairs = [
+            breaking(100, np.arange(30), 0.05, cascade=True),
+            breaking(100, np.arange(30, 40), 0.1, attacked=met, cascade=True),
+        ]
+        check = checks(Board("s", {"mnist": {"linf": (0.05, 0.1)}}, pairs))["larger-eps"]
+        assert (check.status, check.grade) == ("skipped", "A")
+
+
+class TestRounding:
+    @staticmethod
+    def board(lost: int, total: int, *more: Pair) -> Board:
+        samples = frame(np.where(np.arange(100) < total, 0.1, NAN), survives=np.arange(100) >= lost)
+        return Board("s", {"mnist": {"linf": (0.1,)}}, [record(samples), *more])
+
+    @pytest.mark.parametrize(("lost", "total", "grade"), [(5, 10, "A"), (6, 10, "B"), (2, 2, "A"), (3, 3, "B")])
+    def test_most_adversarials_should_live_in_a_file(self, lost: int, total: int, grade: Grade) -> None:
+        check = checks(self.board(lost, total))["survives-rounding"]
+        assert check.grade == grade
+        assert f"({lost} of {total})" in check.finding
+
+    def test_another_attack_may_save_an_image(self) -> None:
+        saved = record(frame(np.where(np.arange(100) < 8, 0.09, NAN)), attack="other")
+        far = record(frame(np.where(np.arange(100) < 8, 0.2, NAN)), attack="other", eps=None)
+        assert checks(self.board(10, 10, saved))["survives-rounding"].grade == "A"
+        assert checks(self.board(10, 10, far))["survives-rounding"].grade == "B"
+
+    def test_nothing_broken_is_nothing_to_ask(self) -> None:
+        check = checks(self.board(0, 0))["survives-rounding"]
+        assert (check.status, check.grade) == ("skipped", "A")
+
+
+# ---------------------------------------------------------------- records
+
+
+@pytest.mark.parametrize(("name", "status"), [("invalid-results", "invalid"), ("attacks-crashed", "crashed")])
+class TestFailedPairs:
+    def test_one_is_enough(self, name: str, status: str) -> None:
+        bad = breaking(100, [], attack="liar", status=status, errors=["E: first\nlast line"])
+        check = checks(sound(extra=[bad]))[name]
+        assert check.grade == "D"
+        assert check.finding.startswith("1 of 14 pairs ")
+        assert "liar: last line" in check.finding
+
+    def test_the_counts_are_told(self, name: str, status: str) -> None:
+        bad = breaking(100, [], attack="liar", status=status, invalid={"over_budget": 3, "non_finite": 0})
+        assert ("over budget 3" in checks(sound(extra=[bad]))[name].finding) == (status == "invalid")
+
+    def test_many_are_counted_and_a_few_named(self, name: str, status: str) -> None:
+        bad = [breaking(100, [], attack=f"liar{i}", status=status) for i in range(5)]
+        finding = checks(sound(extra=bad))[name].finding
+        assert finding.startswith("5 of 18")
+        assert finding.endswith("and 2 more)")
+
+
+@pytest.mark.parametrize(
+    ("labels", "missing"),
+    [
+        ([], 0),
+        (["fmn (linf)"], 1),
+        (["pgd (linf 0.1)", "transfer:pgd from mlp standard seed 1 (linf 0.05)"], 2),
+        (["pgd(norm=l2) (l2 0.5)", "fmn (l2)"], 0),
+        (["what is this"], 1),
+    ],
+)
+def test_missing_pairs_of_the_norm(labels: list[str], missing: int) -> None:
+    check = checks(sound(missing={"m0": labels, "m1": ["fmn (linf)"]}))["battery-complete"]
+    assert check.grade == ("D" if missing else "A")
+    assert check.finding.startswith(f"{missing} of {13 + missing} pairs are missing")
+
+
+@pytest.mark.parametrize(
+    ("without", "absent"),
+    [((), None), (("apgd",), None), (("apgd", "square"), "art"), (("pgd", "fmn"), "foolbox")],
+)
+def test_both_libraries_take_part(without: tuple[str, ...], absent: str | None) -> None:
+    control = breaking(100, [], family="noise", access="none", toolkit=absent or "art")  # noise is no second opinion
+    check = checks(sound(without=without, extra=[control]))["mixed-toolkits"]
+    assert check.grade == ("B" if absent else "A")
+    assert f"no attack of {absent} ran" in check.finding or absent is None
+    assert "accuracy left" in check.finding
+
+
+# ---------------------------------------------------------------- facts
+
+Put = Callable[[dict[str, Any], float], None]
+
+
+def put(*path: str, offset: float = 0.0, sign: int = 1) -> Put:
+    """Sets one measurement, as a share of images that speaks against the model."""
+
+    def change(seen: dict[str, Any], share: float) -> None:
+        for name in path[:-1]:
+            seen = seen[name]
+        seen[path[-1]] = offset + sign * share
+
+    return change
+
+
+SHARES: Mapping[str, tuple[tuple[Put, ...], Mapping[Grade, float], bool]] = {
+    "vanishing-gradients": (
+        (put("zero_gradient"), put("small_gradient"), put("non_finite_gradient")),
+        health_facts.ZERO_GRADIENT,
+        True,
+    ),
+    "misleading-gradients": ((put("uphill", offset=1, sign=-1),), health_facts.UPHILL, True),
+    "logit-scale": (
+        (put("scale", "0.05", offset=0.5, sign=-1), put("scale", "20", offset=0.5, sign=-1)),
+        health_facts.SCALE,
+        True,
+    ),
+    "losses-agree": ((put("losses", "ce", offset=0.5),), health_facts.LOSSES, True),
+    "unbounded-attack": ((put("unbounded"),), health_facts.UNBOUNDED, True),
+    "steps-saturated": ((put("steps", "200", offset=0.5, sign=-1),), health_facts.STEPS, False),
+    "restarts-saturated": ((put("restarts", "5", offset=0.5, sign=-1),), health_facts.RESTARTS, False),
+}
+"""Per check: what raises it, its bounds, and whether a fault of the model as it is counts if attacks do not see it."""
+
+CASES = [
+    (name, way, grade) for name, (ways, bounds, _) in SHARES.items() for way in range(len(ways)) for grade in bounds
+]
+
+
+def probed(
+    change: Callable[[dict[str, Any]], None] | None, where: str = "both", n: int = 1000, remedy: str = ""
+) -> Board:
+    """A board whose probe found something else."""
+    found = facts(n=n, left=0.5)
+    for name in ("raw", "attacked"):
+        if change is not None and where in (name, "both"):
+            change(found["seen"][name])
+    return sound(health={"m0": {"linf": found | {"remedy": remedy}}})
+
+
+class TestShares:
+    @pytest.mark.parametrize(("name", "way", "grade"), CASES)
+    def test_grades_begin_beyond_their_bound(self, name: str, way: int, grade: Grade) -> None:
+        ways, bounds, _ = SHARES[name]
+        better = max((g for g in bounds if g < grade), default="A")
+        for images, expected in [(0, better), (1, grade)]:
+            board = probed(lambda seen, extra=images: ways[way](seen, bounds[grade] + extra / 1000))
+            assert checks(board)[name].grade == expected
+
+    @pytest.mark.parametrize("name", SHARES)
+    def test_a_few_images_are_no_finding(self, name: str) -> None:
+        ways, _, _ = SHARES[name]
+        for images, passes in [(FEW - 1, True), (MANY, False)]:
+            board = probed(lambda seen, images=images: ways[0](seen, images / 8), n=8)
+            assert (checks(board)[name].grade == "A") == passes
+
+    @pytest.mark.parametrize("name", SHARES)
+    def test_a_fault_that_attacks_do_not_see_is_remedied(self, name: str) -> None:
+        ways, bounds, counts = SHARES[name]
+        board = probed(lambda seen: ways[0](seen, max(bounds.values()) + 0.1), "raw", remedy="logits / 100")
+        check = checks(board)[name]
+        assert (check.status, check.grade) == (("remedied", "C") if counts else ("passed", "A"))
+        assert ("logits / 100" in check.finding) == counts
+
+    @pytest.mark.parametrize("name", SHARES)
+    def test_a_remedy_that_makes_it_worse_is_a_fault(self, name: str) -> None:
+        ways, bounds, _ = SHARES[name]
+        board = probed(lambda seen: ways[0](seen, max(bounds.values()) + 0.1), "attacked", remedy="logits / 100")
+        assert checks(board)[name].grade == max(bounds)
+
+    @pytest.mark.parametrize("name", [*SHARES, "battery-strength"])
+    def test_what_the_probe_could_not_measure_is_missed(self, name: str) -> None:
+        gone = ("zero_gradient", "small_gradient", "uphill", "scale", "losses", "unbounded", "steps", "restarts")
+
+        def blind(seen: dict[str, Any]) -> None:
+            seen.update(dict.fromkeys(gone), errors=["steps: RuntimeError: no luck"])
+
+        check = checks(probed(blind))[name]
+        assert (check.status, check.grade) == ("skipped", "B")
+        assert "no luck" in check.finding or name == "battery-strength"
+
+    def test_a_model_that_was_blind_as_it_is_passes_with_its_stand_in(self) -> None:
+        def blind(seen: dict[str, Any]) -> None:
+            seen.update(
+                dict.fromkeys(("zero_gradient", "uphill", "scale", "losses", "unbounded", "steps")), detached=True
+            )
+
+        found = checks(probed(blind, "raw", remedy="identity for the gradient of 0"))
+        assert (found["detached-gradients"].status, found["detached-gradients"].grade) == ("remedied", "C")
+        assert {check.status for name, check in found.items() if name != "detached-gradients"} == {"passed"}
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "grade"),
+    [
+        ("outputs-are-probabilities", "probabilities", "D"),
+        ("detached-gradients", "detached", "D"),
+        ("optimisation-in-forward", "inner_optimisation", "C"),
+    ],
+)
+def test_yes_or_no(name: str, key: str, grade: Grade) -> None:
+    def fault(seen: dict[str, Any]) -> None:
+        seen[key] = True
+
+    answers = {where: checks(probed(fault, where, remedy="something"))[name] for where in ("both", "raw", "none")}
+    assert {where: check.status for where, check in answers.items()} == {
+        "both": "failed",
+        "raw": "remedied",
+        "none": "passed",
+    }
+    assert [check.grade for check in answers.values()] == [grade, "C", "A"]
+
+
+def test_late_progress_counts_as_unsaturated() -> None:
+    for value, grade in [(0.99, "A"), (1.01, "B")]:
+        board = probed(lambda seen, value=value: seen.update(rising=value * health_facts.RISING["B"]))
+        assert checks(board)["steps-saturated"].grade == grade
+    assert checks(probed(lambda seen: seen.update(rising=0.9)))["steps-saturated"].grade == "C"
+    assert checks(probed(lambda seen: seen.update(rising=None)))["steps-saturated"].grade == "A"
+
+    def nothing_left(seen: dict[str, Any]) -> None:
+        seen.update(rising=0.9, steps=dict.fromkeys(("25", "50", "100", "200"), 0.0))
+
+    assert checks(probed(nothing_left))["steps-saturated"].grade == "A"
+
+
+@pytest.mark.parametrize(
+    ("labels", "logits", "draws", "status", "grade"),
+    [
+        (0.0, 0.0, 1, "passed", "A"),
+        (0.0, health_facts.DRAWN, 1, "passed", "A"),
+        (0.0, 2 * health_facts.DRAWN, 1, "failed", "C"),
+        (0.01, 0.1, 1, "failed", "D"),
+        (0.01, 0.1, 16, "remedied", "C"),
+        (0.0, 0.0, 16, "passed", "A"),
+    ],
+)
+def test_stochastic_predictions(labels: float, logits: float, draws: int, status: str, grade: Grade) -> None:
+    board = probed(None, remedy=str(Remedy(draws=draws, temperature=3.0)))
+    board.health["m0"]["linf"]["stochastic"] = {"draws": 8, "labels": labels, "logits": logits}
+    check = checks(board)["stochastic-predictions"]
+    assert (check.status, check.grade) == (status, grade)
+
+
+def test_a_probe_without_images_says_nothing() -> None:
+    found = checks(probed(None, n=0))
+    assert found["battery-strength"].grade == found["unbounded-attack"].grade == "B"
+
+
+class TestBatteryStrength:
+    """The sound board leaves 53 of 100."""
+
+    @pytest.mark.parametrize(("ahead", "grade"), [(0, "A"), (-9, "A"), (2, "A"), (3, "C"), (10, "C"), (11, "D")])
+    @pytest.mark.parametrize("name", ["steps", "restarts", "losses"])
+    def test_the_probe_alone_may_not_break_more(self, ahead: int, grade: Grade, name: str) -> None:
+        board = sound()
+        seen = board.health["m0"]["linf"]["seen"]["attacked"]
+        for other in ("steps", "restarts", "losses"):
+            seen[other] = dict.fromkeys(seen[other], 0.9)
+        last = list(seen[name])[-1]
+        seen[name][last] = 0.53 - ahead / 100
+        check = checks(board)["battery-strength"]
+        assert check.grade == grade
+        assert check.finding.startswith(f"the battery left 53.0 %, the probe's attack alone {53 - ahead}.0 % of 100")
+
+    def test_is_asked_on_the_probes_images(self) -> None:
+        """The first 40 that the model gets right: it lost all of these, and nothing else."""
+        n, clean = 100, np.arange(100) >= 10
+        strong = record(frame(np.where((np.arange(n) < 50) & clean, 0.1, NAN), clean=clean))
+        board = Board("s", {"mnist": {"linf": (0.1,)}}, [strong], health={"m0": {"linf": facts(n=40, left=0.0)}})
+        assert checks(board)["battery-strength"].finding.startswith("the battery left 0.0 %")
+        board.health["m0"]["linf"].update(n=50)
+        assert checks(board)["battery-strength"].finding.startswith("the battery left 20.0 %")
+        board.health["m0"]["linf"].update(n=91)
+        assert checks(board)["battery-strength"].status == "skipped"
+
+    def test_attacks_under_other_norms_count_as_they_do_in_the_ranking(self) -> None:
+        other = record(frame(np.full(100, 0.1)), norm="l2", eps=9.0)
+        board = sound(extra=[other])
+        assert checks(board)["battery-strength"].finding.startswith("the battery left 0.0 %")
+
+    def test_a_single_step_that_nobody_vouches_for(self) -> None:
+        lone = Board("s", {"mnist": {"linf": (0.1,)}}, [breaking(100, [1], family="one-step")])
+        assert checks(lone)["battery-strength"].grade == "C"
+        assert checks(sound(health={}))["battery-strength"].grade == "B"
+
+
+# ---------------------------------------------------------------- pages
+
+HEADINGS = ("What it asks", "How it is measured", "When it is raised", "What to do", "Source")
+
+QUOTED: Mapping[str, tuple[Any, ...]] = {
+    **{name: (health_pairs.ALONE,) for name in ALONE},
+    "larger-eps": (health_pairs.RISE,),
+    "survives-rounding": (health_pairs.LOST_BY_ROUNDING,),
+    **{name: (bounds,) for name, (_, bounds, _) in SHARES.items()},
+    "steps-saturated": (health_facts.STEPS, health_facts.RISING),
+    "battery-strength": (health_facts.STRENGTH,),
+    "stochastic-predictions": (health_facts.DRAWN,),
+}
+"""Thresholds that a page must name; the other checks have none."""
+
+
+def test_every_check_has_a_page_and_every_page_a_check() -> None:
+    names = [question.name for question in QUESTIONS]
+    assert len(names) == len(set(names))
+    assert {path.stem for path in PAGES.glob("*.md")} - {"README"} == set(names)
+
+
+@pytest.mark.parametrize("question", QUESTIONS, ids=lambda question: question.name)
+def test_pages(question: Any) -> None:
+    text = (PAGES / f"{question.name}.md").read_text(encoding="utf-8")
+    assert text.startswith(f"# {question.title}\n")
+    assert tuple(re.findall(r"^## (.+)$", text, re.MULTILINE)) == HEADINGS
+    assert 15 <= len(text.splitlines()) <= 40
+    assert text.isascii()
+    for bounds in QUOTED.get(question.name, ()):
+        if isinstance(bounds, float):
+            assert f"{bounds:g}" in text
+            continue
+        for grade, bound in bounds.items():
+            assert re.search(rf"more than {100 * bound:g} %[^.]*grade {grade}", text), (grade, bound)
+    for link in re.findall(r"\]\(([\w-]+)\.md\)", text):
+        assert (PAGES / f"{link}.md").exists()
+
+
+def test_every_remedy_is_a_sentence() -> None:
+    for question in QUESTIONS:
+        assert question.remedy.endswith(".")
+        assert question.title.endswith("?")
+
+
+def test_the_overview_names_every_check_and_the_images_it_takes() -> None:
+    text = (PAGES / "README.md").read_text(encoding="utf-8")
+    for question in QUESTIONS:
+        assert re.search(rf"^\| \[{question.name}\]\({question.name}\.md\) \| {re.escape(question.title)} ", text, re.M)
+    for grade in GRADES:
+        assert re.search(rf"^\| \*\*{grade}\*\* ", text, re.MULTILINE)
+    assert f"at least {FEW} images" in text
+    assert f"at least {MANY}" in text
+
+
+def test_records_need_no_torch() -> None:
+    code = "import sys, harness.leaderboard, harness.compare, harness.health; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=PAGES.parent.parent)
+
+
+def test_asking_changes_nothing() -> None:
+    board = sound()
+    before = copy.deepcopy((board.health, [pair.samples for pair in board.pairs]))
+    trust(board, "m0", "linf")
+    assert board.health == before[0]
+    assert all(pair.samples.equals(old) for pair, old in zip(board.pairs, before[1], strict=True))
