@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from harness.campaign import boards
-from harness.metrics import DISTANCES, FLAGS, Board, Pair, leaderboard
+from harness.leaderboard import leaderboard
+from harness.metrics import DISTANCES, FLAGS, Board, Pair
 
 N = 10
 
@@ -34,6 +35,7 @@ class Records:
     def __init__(self) -> None:
         self.plans: list[Mapping[str, Any]] = []
         self.results: dict[str, Pair] = {}
+        self.facts: Callable[[str, str], Mapping[str, Any] | None] = lambda model, probe: None
 
     def plan(
         self,
@@ -76,7 +78,7 @@ class Records:
             self.plans,
             self.results.get,
             lambda key: {"status": "ok", "error": "", "card": {}},
-            lambda model, probe: {"of": model, "from": probe} if model != "unprobed" else None,
+            self.facts,
         )
         return board
 
@@ -130,6 +132,7 @@ def test_the_rest_of_the_battery_may_come_later() -> None:
 def test_what_a_probe_found_is_on_the_board_under_its_norm() -> None:
     records = Records()
     records.plan(("standard", "a"), ("pgd", "unprobed"), run={"noise": 1, "pgd": 3})
+    records.facts = lambda model, probe: {"of": model, "from": probe} if model != "unprobed" else None
     assert records.board().health == {"a": {"linf": {"of": "a", "from": "probe-a"}}, "unprobed": {}}
 
 

@@ -86,7 +86,7 @@ class Translation(Blind):
 class Spatial(Transformation):
     """The worst rotation and shift of a grid for each image: the first that fools, the mildest tried first.
 
-    Source: Engstrom et al. 2019, "Exploring the Landscape of Spatial Robustness", section 3 (grid search), whose grid
+    Source: Engstrom et al. 2019, "Exploring the Landscape of Spatial Robustness", arXiv:1712.02779, whose grid search
     has 31 angles up to 30 degrees and 5 x 5 shifts up to 3 pixels of 28 or 32. Images that nothing fools come back
     as last tried.
 
@@ -136,4 +136,4 @@ class Spatial(Transformation):
 
 def _evenly(count: int) -> list[float]:
     """So many numbers from -1 to 1; 0 alone for one."""
-    return [2 * i / (count - 1) - 1 for i in range(count)] if count > 1 else [0.0]
+    return [(2 * i - count + 1) / (count - 1) for i in range(count)] if count > 1 else [0.0]

@@ -1,10 +1,9 @@
 """Changes of an image that users meet: noise, blur, poor light, files saved badly. Nobody chose them to fool a model.
 
 Each has a severity of its own and no eps, so a threat has to allow every image: L-infinity with eps 1. What acts on
-single pixels (noise, contrast, brightness, levels) is as severe on 8x8 pixels as on 224x224; what has an extent (blur,
-shifts) is measured in sides of the image, so that it moves or smears the same share of an object. JPEG alone works on
-blocks of 8x8 pixels, whatever the image's size. Geometry is in
-:mod:`.transform_spatial`.
+single pixels (noise, contrast, brightness, levels) does the same to a pixel of 8x8 as of 224x224; what has an extent
+(blur, shifts) is measured in sides of the image, so that it smears or moves an object by the same share. JPEG alone
+works on blocks of 8x8 pixels, whatever the image's size. Rotations and shifts are in :mod:`.transform_spatial`.
 """
 
 from __future__ import annotations
@@ -239,7 +238,8 @@ class Jpeg(Blind):
         pixels = (x * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
         # one by one: the codec knows single images only
         files = [_reopened(image.squeeze(2) if x.shape[1] == 1 else image, self.quality) for image in pixels]
-        return torch.from_numpy(np.stack(files)).to(x).view(len(x), *x.shape[2:], -1).permute(0, 3, 1, 2) / 255
+        images = torch.from_numpy(np.stack(files)).to(x).view(len(x), *x.shape[2:], -1)
+        return images.permute(0, 3, 1, 2).contiguous() / 255
 
 
 def _reopened(image: Bytes, quality: int) -> Bytes:

@@ -1,0 +1,155 @@
+"""Auto-PGD (Croce & Hein 2020, 2021): projected gradient ascent that sets its own step sizes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ..attack import Attack
+from ..errors import UserError, unknown
+from ..threat import Norm, Threat
+from ..victim import Victim, input_gradient
+from ._front import Front
+from .apgd_dense import Dense
+from .apgd_l1 import Sparse
+from .draws import Draws
+from .line import CHUNK, is_fooled
+from .losses import LOSSES, Loss, likely_rivals, objective
+
+
+@dataclass(frozen=True, kw_only=True)
+class APGD(Attack):
+    """Gradient ascent with momentum within eps, whose step sizes are halved where it makes no progress.
+
+    In L-infinity and L2: Croce & Hein 2020, section 3 and algorithm 1. Steps start at 2 eps; at each checkpoint an
+    image whose loss rose in fewer than rho of the steps since the last one, or whose best has not changed while its
+    step was kept, halves its step and goes on from its best point. In L1: Croce & Hein 2021, section 3, algorithm 1.
+    Steps move the largest components of the gradient alike; their number follows the sparsity of the best point; the
+    run begins in a ball of three times eps and ends in the true one.
+
+    Where this departs from the papers:
+
+    * An image that is clearly fooled is returned at once and costs nothing more: later restarts and targets see only
+      what still stands. Not so on a stochastic victim (a remedy of several draws), where one success may be luck:
+      there the highest loss of all runs is returned.
+    * Gradient components that push a pixel out of the box are zero, or steps are spent on pixels that cannot move.
+    * An image that is sent back to its best point starts again without momentum.
+    * In L1 an image leaves a larger ball once it is fooled there, not only after 30 and 60 % of the steps.
+    * Where the gradient is zero or not finite in every component, the step goes from the best point in a random
+      direction: a dead region can be left, and where the loss varies without a gradient this is a random search
+      whose reach shrinks at the checkpoints. A value that is not finite counts as the lowest.
+
+    Every run starts at a random point of the ball: on MNIST that broke up to 1 % more images in L-infinity than a first
+    run from x, and as many in L2 and L1. Random numbers belong to the image, so that the batch does not matter.
+    An image takes at most ``steps + 1`` forward and ``steps`` backward passes a run, and with ``targets`` one forward
+    pass more. Images never fooled come back at the point of the highest untargeted loss among the runs' best.
+
+    Attributes:
+        loss: What is climbed, see :func:`.losses.objective`: ``"ce"`` is the log-odds of the label, with the direction
+            of the cross-entropy but without its saturation; ``"dlr"`` (the margin, where there are too few classes);
+            ``"margin"``.
+        targets: 0 for any wrong class; T > 0 for a run towards each of the T most likely wrong classes of x.
+        steps: Gradient steps a run.
+        restarts: Runs (of each target).
+        rho: Share of steps that must raise the loss, in (0, 1); not used in L1.
+
+    Raises:
+        UserError: A field out of range.
+    """
+
+    name: ClassVar[str] = "apgd"
+    norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2", "l1")
+
+    loss: Loss = "ce"
+    targets: int = 0
+    steps: int = 100
+    restarts: int = 1
+    rho: float = 0.75
+
+    def __post_init__(self) -> None:
+        if self.loss not in LOSSES:
+            raise unknown("loss", self.loss, LOSSES)
+        if self.targets < 0:
+            raise UserError(f"targets must be >= 0, got {self.targets}")
+        if min(self.steps, self.restarts) < 1:
+            raise UserError(f"steps and restarts must be >= 1, got {self.steps} and {self.restarts}")
+        if not 0 < self.rho < 1:
+            raise UserError(f"rho must be in (0, 1), got {self.rho}")
+
+    def run(self, victim: Victim, x: Tensor, y: Tensor, threat: Threat) -> Tensor:
+        """Propose one image for each, within eps and the box."""
+        if not len(x):
+            return x
+        rivals = _rivals(victim, x, y, self.targets) if self.targets else None
+        out, score = x.clone(), x.new_full((len(x),), -math.inf)
+        draws, left = Draws(x), torch.arange(len(x), device=x.device)
+        for number in range(self.restarts * (1 if rivals is None else rivals.shape[1])):
+            target = None if rivals is None else rivals[left, number % rivals.shape[1]]
+            found, value = self._climb(victim, x[left], y[left], target, threat, draws.fork(number).of(left))
+            better = value > score[left]
+            out[left[better]], score[left[better]] = found[better], value[better]
+            left = left[value < math.inf]
+            if not len(left):
+                break
+        return out
+
+    def _climb(
+        self, victim: Victim, x: Tensor, y: Tensor, target: Tensor | None, threat: Threat, draws: Draws
+    ) -> tuple[Tensor, Tensor]:
+        """One run: best points like ``x`` and their untargeted loss (N,), infinite where an image left as fooled."""
+        assert threat.eps is not None
+        pace: Dense | Sparse
+        if threat.norm == "l1":
+            pace = Sparse.begin(x, threat.eps, self.steps)
+        else:
+            pace = Dense.begin(x, threat, self.steps, self.rho)
+        front = Front.at(x, y, target, pace.start(x, draws))
+        out, score = x.clone(), torch.full_like(front.loss, math.inf)
+        for number in range(self.steps + 1):
+            last = number == self.steps
+            hit = self._look(victim, front, draws.fork(number), differentiate=not last)
+            gone = hit & pace.valid & (victim.remedy.draws == 1)
+            if gone.any():
+                out[front.rows[gone]] = front.now[gone]
+                front, pace, draws, hit = front.of(~gone), pace.of(~gone), draws.of(~gone), hit[~gone]
+            if last or not len(front.rows):
+                break
+            pace.review(number, front, hit)
+            front.step(pace.move(front))
+        out[front.rows], score[front.rows] = front.best, front.best_score
+        return out, score
+
+    def _look(self, victim: Victim, front: Front, draws: Draws, *, differentiate: bool) -> Tensor:
+        """Evaluate the present points; which are clearly fooled, bool (N,)."""
+        losses, scores, grads, hits = [], [], [], []
+        for rows in torch.arange(len(front.rows), device=front.rows.device).split(CHUNK):  # type: ignore[no-untyped-call]
+            y, target = front.y[rows], None if front.target is None else front.target[rows]
+
+            def climbed(logits: Tensor, y: Tensor = y, target: Tensor | None = target) -> Tensor:
+                return objective(self.loss, logits, y, target)
+
+            if differentiate:
+                loss, grad, logits = input_gradient(victim, front.now[rows], climbed)
+                grads.append(grad)
+            else:
+                with torch.no_grad():
+                    logits = victim(front.now[rows])
+                    loss = climbed(logits)
+            losses.append(loss)
+            scores.append(loss if target is None else objective(self.loss, logits, y))
+            hits.append(is_fooled(logits, y))
+        front.note(
+            torch.cat(losses), torch.cat(scores), torch.cat(grads) if grads else torch.zeros_like(front.now), draws
+        )
+        return torch.cat(hits)
+
+
+@torch.no_grad()
+def _rivals(victim: Victim, x: Tensor, y: Tensor, count: int) -> Tensor:
+    """The most likely wrong classes of clean images, int64 (N, at most count); one forward pass each."""
+    parts = zip(torch.split(x, CHUNK), torch.split(y, CHUNK), strict=True)
+    return torch.cat([likely_rivals(victim(images), labels, count) for images, labels in parts])

@@ -1,0 +1,134 @@
+"""A cascade attacks only what still stands, and leaves what the full matrix leaves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from defenses.fast_gradient import FastGradient
+from defenses.pgd import Pgd
+from defenses.standard import Standard
+from harness import campaign
+from harness.attacks.apgd import APGD
+from harness.attacks.foolbox import Foolbox
+from harness.attacks.gradient import Gradient
+from harness.attacks.noise import Noise
+from harness.attacks.transfer import Transfer
+from harness.data import DataSource
+from harness.graph import Graph
+from harness.metrics import Board, by_model, pair_rows, worst_case
+from harness.plan import Plan, Suite, plan, specs
+from harness.results import finish
+from harness.store import Home
+from harness.work import Context, Examine, Judge, Worker
+
+SUITE = Suite(
+    name="small",
+    summary="for tests",
+    attacks={
+        "linf": (
+            Noise(distribution="uniform"),
+            Gradient(),
+            Transfer(attack=Gradient(), defense=Standard(epochs=3), seed_offset=1),
+            APGD(steps=20),
+            APGD(steps=20, loss="dlr", targets=3),
+            Foolbox("LinfPGD"),  # takes all of its steps on every image that it is shown
+        ),
+        "l2": (Gradient(mode="minimal"), APGD(steps=20), Foolbox("DDNAttack")),
+    },
+    budgets={"linf": (0.1, 0.15), "l2": (0.5, 1.0)},  # an undefended model does not stand for long here
+    samples=120,
+    batch=60,
+)
+
+
+def run(home: Home, made: Plan, sources: dict[str, DataSource]) -> Board:
+    """Everything but probes, in this process."""
+    campaign.write_plan(home, campaign.plan_record(made, "test"))
+    worker = Worker(Context(home, sources))
+    graph = Graph(made, home, print)
+    while (task := graph.take()) is not None:
+        if not isinstance(task.payload, Examine):
+            worker.run(task.payload)
+        graph.done(task.name)
+        if isinstance(task.payload, Judge):
+            cell = task.payload.cell
+            graph.shards_left[cell.key] -= 1
+            if not graph.shards_left[cell.key]:
+                info = made.infos[cell.victim.dataset]
+                meta = campaign.cell_record(cell, info, made.suite.name) | {"declaration": {}, "git_commit": ""}
+                finish(home.cell(cell.key), cell.shards, meta)
+    assert not graph.left
+    (board,) = campaign.boards_from_home(home)
+    return board
+
+
+@pytest.fixture(scope="module")
+def boards(tmp_path_factory: pytest.TempPathFactory) -> tuple[Board, Board]:
+    source = DataSource("digits")
+    info = source.info()
+    defenses = [Standard(epochs=8), FastGradient(epochs=8), Pgd(epochs=8)]
+    models = specs([info], ["mlp-32"], defenses, [0])
+    home = Home(tmp_path_factory.mktemp("full")).create()
+    full = run(home, plan(SUITE, models, {info.name: info}), {info.name: source})
+    other = Home(tmp_path_factory.mktemp("cascade")).create()
+    (other.path / "models").symlink_to(home.path / "models")  # the very same weights
+    cascade = run(other, plan(SUITE, models, {info.name: info}, cascade=True), {info.name: source})
+    return full, cascade
+
+
+def test_the_worst_case_is_the_same(boards: tuple[Board, Board]) -> None:
+    full, cascade = (by_model(board.pairs) for board in boards)
+    assert len(full) == len(cascade) == 3
+    for model, pairs in full.items():
+        for norm, grid in boards[0].budgets["digits"].items():
+            for eps in grid:
+                wanted, found = worst_case(pairs, norm, eps), worst_case(cascade[model], norm, eps)
+                assert found.accuracy == wanted.accuracy, (norm, eps)
+    assert len({worst_case(pairs, "linf", 0.1).accuracy for pairs in full.values()}) == 3, "these models are alike"
+
+
+def test_it_costs_less(boards: tuple[Board, Board]) -> None:
+    def passes(board: Board, defense: str) -> float:
+        pairs = [pair for pair in board.pairs if pair.meta["defense"].startswith(defense)]
+        per_image = [pair.meta["forwards"] + pair.meta["backwards"] for pair in pairs]
+        counts = [int(pair.samples["attacked"].sum()) for pair in pairs]
+        return sum(count * each for count, each in zip(counts, per_image, strict=True))
+
+    assert passes(boards[1], "standard") < 0.5 * passes(boards[0], "standard")
+
+
+def test_nobody_is_shown_what_has_fallen(boards: tuple[Board, Board]) -> None:
+    for pairs in by_model(boards[1].pairs).values():
+        fallen: dict[str, dict[str, set[int]]] = {}
+        order = {pair.meta["cell"]: pair for pair in pairs}
+        for pair in order.values():
+            norm, eps = pair.meta["norm"], pair.meta["eps"] or min(boards[1].budgets["digits"][pair.meta["norm"]])
+            samples = pair.samples
+            shown = set(samples.loc[samples["attacked"], "index"])
+            if not pair.meta["source"]:
+                assert not shown & fallen.get(norm, {}).get(f"{eps}", set())
+            for other, grid in boards[1].budgets["digits"].items():
+                for value in grid:
+                    near = samples["adversarial"] & (samples[other] <= value * (1 + 1e-4) + 1e-9)
+                    fallen.setdefault(other, {}).setdefault(f"{value}", set()).update(samples.loc[near, "index"])
+
+
+def test_a_part_of_the_images_is_no_accuracy(boards: tuple[Board, Board]) -> None:
+    rows = pair_rows(boards[1])
+    assert rows["robust_accuracy"].isna().all()
+    assert (rows["status"] == "ok").all()
+    assert pair_rows(boards[0])["robust_accuracy"].notna().all()
+    assert np.array_equal(rows["clean_accuracy"], pair_rows(boards[0])["clean_accuracy"])
+
+
+def test_the_order_on_the_board_is_the_chain(boards: tuple[Board, Board], tmp_path: Path) -> None:
+    source = DataSource("digits")
+    models = specs([source.info()], ["mlp-32"], [Standard(epochs=8)], [0])
+    made = plan(SUITE, models, {"digits": source.info()}, cascade=True)
+    graph = Graph(made, Home(tmp_path).create(), print)
+    keys = [cell.key for cell in made.cells]
+    for number, cell in enumerate(made.cells):
+        assert list(graph.before(cell)) == keys[:number]
