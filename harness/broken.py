@@ -125,7 +125,7 @@ class RandomInput(nn.Module):
         sigma: Standard deviation in pixel units of [0, 1].
     """
 
-    def __init__(self, base: nn.Module, sigma: float = 0.25) -> None:
+    def __init__(self, base: nn.Module, sigma: float = 0.15) -> None:
         super().__init__()
         self.base = base
         self.sigma = sigma

@@ -34,7 +34,6 @@ CHOICES: Final = "FILE.py:FACTORY, FILE.pt2, models:/NAME/VERSION, models:/NAME@
 
 _PICKLES: Final = (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle", ".safetensors")
 
-
 _NONE: Final = Remedy()
 
 
@@ -254,12 +253,12 @@ def words(declared: External) -> list[str]:
     found = [declared.reference.text]
     for name in ("mean", "std"):
         if values := getattr(declared, name):
-            found += [f"--{name}", ",".join(f"{value:g}" for value in values)]
+            found += [f"--{name}", _listed(values)]
     remedy = declared.remedy
     for module, function in remedy.stand_ins:
         found += ["--stand-in", f"{module}={function}"]
     named = ["probabilities"] if remedy.probabilities else []
-    named += [f"temperature={remedy.temperature:g}"] if remedy.temperature != 1 else []
+    named += [f"temperature={_listed((remedy.temperature,))}"] if remedy.temperature != 1 else []
     named += [f"draws={remedy.draws}"] if remedy.draws > 1 else []
     for text in named or ["none"]:
         found += ["--remedy", text]
@@ -309,13 +308,13 @@ def program(reference: Reference, model: nn.Module) -> str:
     settings. :func:`fingerprint` sees what they do.
     """
     total = hashlib.sha256()
-    inside = registry.graphs(model)
+    given = model.inner if isinstance(model, Normalised) else model
     if reference.kind == "python":
         total.update(repr(registry.sources(Path(reference.place))).encode())
         total.update(repr((reference.factory, reference.arguments)).encode())
-    elif not isinstance(bare(model), torch.fx.GraphModule):
+    elif not isinstance(given, registry.Exported):
         total.update(repr(registry.contents(Path(reference.folder), "code", "data")).encode())
-    for graph in inside:
+    for graph in registry.graphs(model):
         total.update(graph.code.encode())
         for name, value in registry.constants(graph):
             total.update(name.encode())
@@ -363,7 +362,7 @@ def check_normalisation(mean: tuple[float, ...], std: tuple[float, ...]) -> None
     if bool(mean) != bool(std):
         raise UserError("mean and std belong together: give both or neither (mean 0 and std 1 change nothing)")
     if not all(map(math.isfinite, (*mean, *std))):
-        raise UserError(f"mean and std must be finite, got {_listed(mean)} and {_listed(std)}")
+        raise UserError(f"mean and std must be finite, got {mean} and {std}")
     if any(value <= 0 for value in std):
         raise UserError(f"std must be positive, got {_listed(std)}")
 
@@ -392,10 +391,13 @@ def fingerprint(model: nn.Module, shape: tuple[int, int, int], classes: int) -> 
     with identity.as_a_worker(), identity.isolated(0), torch.enable_grad():
         victim = Victim(model, classes=classes)
         logits = _ask(victim, x.requires_grad_())
-        grad = torch.autograd.grad(logits.sum(), x, allow_unused=True)[0] if logits.requires_grad else None
+        try:
+            grad = torch.autograd.grad(logits.sum(), x, allow_unused=True)[0]
+        except RuntimeError:  # there is none
+            grad = None
     total = hashlib.sha256()
-    for value in (logits.detach(), "none" if grad is None else grad):
-        _add(total, value)
+    _add(total, logits.detach())
+    _add(total, grad)
     return total.hexdigest()
 
 
@@ -435,7 +437,8 @@ def inspect(model: nn.Module, x: Tensor, y: Tensor, classes: int, device: torch.
     changed = int((labels != labels[0]).any(0).sum())
     scale = float(calls[0].abs().max())
     apart = ((alone - calls[0][:8]).abs().amax(1) > 0.01 * scale).sum()
-    if torch.equal(calls[0], calls[1]) and 2 * int(apart) > len(alone):
+    noise = float((calls[1] - calls[0]).abs().max())
+    if noise <= 1e-4 * scale and 2 * int(apart) > len(alone):
         raise UserError(
             f"what the model says of an image depends on the images beside it ({int(apart)} of {len(alone)} alone "
             "differ): does it use statistics of the batch?"
@@ -530,4 +533,4 @@ def _written(value: Argument) -> str:
 
 
 def _listed(values: tuple[float, ...]) -> str:
-    return ",".join(f"{value:g}" for value in values) or "none"
+    return ",".join(str(int(value) if value == int(value) else value) for value in values) or "none"

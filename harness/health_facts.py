@@ -23,7 +23,7 @@ UPHILL: Final[Mapping[Grade, float]] = {"C": 0.1, "D": 0.3}
 """Share of images on which a small step along the gradient may gain less than random directions do."""
 
 SCALE: Final[Mapping[Grade, float]] = {"C": 0.05, "D": 0.2}
-"""Accuracy that an attack may gain or lose when the logits are divided or multiplied by 20."""
+"""Accuracy that a plain attack may take beyond its own when the logits are divided by 20."""
 
 UNBOUNDED: Final[Mapping[Grade, float]] = {"D": 0.05}
 """Accuracy that may be left when the budget holds every image there is. The truth is zero."""
@@ -48,8 +48,8 @@ Measure = Callable[[Mapping[str, Any], int], Answer | None]
 NOT_PROBED: Final = "the model was not probed in this norm"
 
 
-def _answered(question: Question, evidence: Evidence, measure: Measure) -> Check:
-    """What attacks saw decides; where only the model as it is has the fault, it was remedied."""
+def _answered(question: Question, evidence: Evidence, measure: Measure, *, fault: bool) -> Check:
+    """What attacks saw decides. Where only the model as it is shows a ``fault`` of its own, that was remedied."""
     facts = evidence.facts
     if facts is None:
         return question.skipped(NOT_PROBED, "B", "Run the suite again: the probe belongs to it.")
@@ -61,13 +61,13 @@ def _answered(question: Question, evidence: Evidence, measure: Measure) -> Check
         why = [str(error) for error in facts["seen"]["attacked"].get("errors", ())]
         return question.skipped(f"the probe could not measure it ({listed(why, 1) or 'no gradient'})", "B")
     grade, finding = attacked
-    if grade == "A" and raw is not None and raw[0] in ("C", "D"):
+    if fault and grade == "A" and raw is not None and raw[0] in ("C", "D"):
         return question.remedied(f"{raw[1]}; with the remedy ({facts['remedy']}) {finding}")
     return question.graded(grade, finding)
 
 
-def _asks(measure: Measure) -> Callable[[Question, Evidence], Check]:
-    return lambda question, evidence: _answered(question, evidence, measure)
+def _asks(measure: Measure, *, fault: bool = True) -> Callable[[Question, Evidence], Check]:
+    return lambda question, evidence: _answered(question, evidence, measure, fault=fault)
 
 
 def _probabilities(seen: Mapping[str, Any], n: int) -> Answer:
@@ -251,13 +251,13 @@ FACT_QUESTIONS: Final = (
         "steps-saturated",
         "Would more steps find no more?",
         "Raise the steps of the suite's iterated attacks until twice as many find no more.",
-        _asks(_steps),
+        _asks(_steps, fault=False),
     ),
     Question(
         "restarts-saturated",
         "Would more restarts find no more?",
         "Add random restarts to the suite's iterated attacks until more find no more.",
-        _asks(_restarts),
+        _asks(_restarts, fault=False),
     ),
     Question(
         "battery-strength",

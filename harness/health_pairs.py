@@ -28,8 +28,8 @@ from .checks import (
 from .metrics import FLAGS, Bools, Pair, limit
 
 ALONE: Final[Mapping[Grade, float]] = {"C": 0.01, "D": 0.05}
-"""Share of images that the weaker sort of attack may break alone. On sound models the stronger sort misses next to
-nothing; what it misses, a better attack would find among the images that still stand too, and as often."""
+"""Share of images that the weaker sort of attack may break alone. On sound networks it breaks 0 to 0.5 % alone; more
+says that the stronger sort fails on this model, also on images where no weaker attack came to help."""
 
 RISE: Final[Mapping[Grade, float]] = {"C": 0.02}
 """Accuracy that an attack may lose from one eps to a larger one. A search that stops at random may miss an image or
@@ -72,8 +72,10 @@ def _alone(question: Question, evidence: Evidence, weak: Collection[str], strong
         return question.skipped(
             f"{what} broke {unknown} images that the stronger attacks of the cascade were not shown", "B", _WHOLE
         )
-    share = percent(count / n if n else 0.0)
-    return question.graded(grade, f"{what} alone broke {share} ({count} of {n}) at {threat_text(evidence.norm, eps)}")
+    if not count:
+        return question.graded(grade, f"{what} broke no image alone (of {n}, at any eps)")
+    where = threat_text(evidence.norm, eps)
+    return question.graded(grade, f"{what} alone broke {percent(count / n)} ({count} of {n}) at {where}")
 
 
 _ADD: Final = "Run a suite that holds {}."
@@ -264,7 +266,7 @@ PAIR_QUESTIONS: Final = (
     ),
     Question(
         "mixed-toolkits",
-        "Do independent implementations agree?",
+        "Did independent implementations take part?",
         "Run a suite that holds attacks of both ART and Foolbox, such as quick.",
         _toolkits,
     ),

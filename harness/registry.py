@@ -256,7 +256,9 @@ def house(model: Any, name: str) -> Any:
         UserError: See :class:`Exported`.
     """
     if isinstance(model, torch.jit.ScriptModule):
-        return Housed(model)  # it cannot be frozen by itself
+        for parameter in model.parameters():
+            parameter.requires_grad_(False)  # copies of those that require one cannot be frozen any more
+        return Housed(model)  # nor can it be frozen as a whole
     if isinstance(model, torch.fx.GraphModule) and "train" in vars(model):
         try:
             return Exported(model)
@@ -308,14 +310,28 @@ def quiet_environment() -> None:
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
 
 
-def _mlflow() -> Any:
+@contextmanager
+def _mlflow(store: str | None = None) -> Iterator[Any]:
+    """MLflow without its warnings; and with a store as its current one, if one is given.
+
+    A store that is only handed to its download is forgotten half-way, and the model of that name in another one comes.
+    """
     quiet_environment()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import mlflow.pytorch
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    return mlflow
+
+        door: Any = mlflow
+        for name in ("mlflow", "alembic"):
+            logging.getLogger(name).setLevel(logging.WARNING)
+        before = door.get_tracking_uri() if door.is_tracking_uri_set() else None
+        try:
+            if store is not None:
+                door.set_tracking_uri(store)
+            yield door
+        finally:
+            if store is not None:
+                door.set_tracking_uri(before)  # None: to what it was without
 
 
 def fetch(uri: str, tracking_uri: str, target: Path) -> Path:
@@ -334,14 +350,13 @@ def fetch(uri: str, tracking_uri: str, target: Path) -> Path:
     """
     if tracking_uri.startswith("sqlite:///") and not Path(tracking_uri.removeprefix("sqlite:///")).is_file():
         raise UserError(f"cannot fetch {uri}: there is no tracking store {tracking_uri}")  # MLflow would make one
-    mlflow = _mlflow()
     part = target / f".{uuid.uuid4().hex}.part"
     part.mkdir(parents=True)
     try:
         try:
-            with _store(mlflow, tracking_uri):
+            with _mlflow(tracking_uri) as mlflow:
                 found = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(part)))
-            flavors = sorted(mlflow.models.Model.load(str(found)).flavors)
+                flavors = sorted(mlflow.models.Model.load(str(found)).flavors)
         except Exception as error:  # MLflow's own, of its database, of HTTP, of the file system
             raise UserError(f"cannot fetch {uri} from {tracking_uri} ({said(error)})") from error
         if "pytorch" not in flavors:
@@ -353,17 +368,6 @@ def fetch(uri: str, tracking_uri: str, target: Path) -> Path:
         return folder
     finally:
         shutil.rmtree(part, ignore_errors=True)
-
-
-@contextmanager
-def _store(mlflow: Any, uri: str) -> Iterator[None]:
-    """A store as MLflow's current one: what its download is told of another, it forgets half-way."""
-    before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
-    mlflow.set_tracking_uri(uri)
-    try:
-        yield
-    finally:
-        mlflow.set_tracking_uri(before)
 
 
 def contents(folder: Path, *parts: str) -> list[tuple[str, str]]:
@@ -384,12 +388,9 @@ def load_folder(path: Path, name: str) -> nn.Module:
     Raises:
         UserError: It cannot be loaded.
     """
-    mlflow = _mlflow()
-    with _neighbours(path / "code"):  # where MLflow keeps a model's own modules
+    with _mlflow() as mlflow, _neighbours(path / "code"):  # where it keeps a model's own modules
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                model = mlflow.pytorch.load_model(str(path), map_location="cpu")
+            model = mlflow.pytorch.load_model(str(path), map_location="cpu")
         except ModuleNotFoundError as error:
             raise UserError(f"{name} cannot be loaded ({said(error)}); log it with code_paths=[...]") from error
         except Exception as error:  # a pickle may raise anything

@@ -148,7 +148,8 @@ def pair_from_outcomes(
     errors = {error for fact in facts for error in fact["errors"]}
     state = status(samples)
     unchanged = sum(fact.get("unchanged", 0) for fact in facts)
-    if state == "ok" and unchanged == attacked and meta.get("access") != "none" and meta.get("eps") != 0:
+    seeks = meta.get("access") != "none" and meta.get("family") != "transformation"
+    if state == "ok" and unchanged == attacked and seeks and meta.get("eps") != 0:
         # an attack that does nothing must not read as a model that stands
         state = "invalid"
         errors.add("the attack returned every image unchanged")

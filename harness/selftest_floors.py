@@ -50,7 +50,7 @@ class Rule:
 
     floors: tuple[Floor, ...] = ()
     why: str = ""
-    sorts: tuple[Sort, ...] = ("linear", "plain", "broken", "remedied")
+    sorts: tuple[Sort, ...] = ("linear", "plain", "hardened", "broken", "remedied")
     victims: tuple[str, ...] = ("*",)
     attacks: tuple[str, ...] = ("*",)
     toolkits: tuple[str, ...] = ("*",)
@@ -88,7 +88,6 @@ def stated(attack: Attack, norm: Norm, reference: Reference) -> Rule:
 
 
 _BLACK_BOX: Final[tuple[Access, ...]] = ("scores", "decisions")
-_NETWORKS: Final[tuple[Sort, ...]] = ("plain", "remedied", "broken")
 _SEEN: Final[tuple[Sort, ...]] = ("plain", "remedied")
 
 _NOT_ASKED: Final = (
@@ -104,56 +103,53 @@ _NOT_ASKED: Final = (
     Rule(sorts=("remedied",), victims=("rounded-inputs *", "zero-gradient *"), access=("scores",), skip=True),
 )
 
-_HARMLESS: Final = (
+_NO_EPS: Final = (
     Rule(families=("transformation",), why="has a severity of its own, and no eps"),
     Rule(
         attacks=("spatial*", "inversion", "contrast*", "blur", "other-image", "composite", "patch"),
-        why="minimises no norm",
+        toolkits=("art", "foolbox"),
+        why="looks for no nearest image in any norm",
     ),
     Rule(families=("noise",), access=("none",)),
-    Rule(families=("noise",), access=_BLACK_BOX, sorts=("plain",), floors=(Floor(3, 0.5),)),
-    Rule(families=("noise",), access=_BLACK_BOX, sorts=("linear",), floors=(Floor(10, 0.5),)),
-    Rule(families=("noise",)),
+    Rule(families=("noise",), access=_BLACK_BOX, sorts=("linear",), norms=("linf", "l2"), floors=(Floor(12, 0.5),)),
+    Rule(families=("noise",), access=_BLACK_BOX, sorts=("plain",), norms=("linf", "l2"), floors=(Floor(3, 0.5),)),
+    Rule(families=("noise",), norms=("linf", "l2", "l1")),
 )
 
-_BROKEN: Final = (
+_ON_BROKEN: Final = (
     Rule(
         sorts=("broken",),
         victims=("zero-gradient",),
         access=("gradients",),
         raising="does not require grad",
-        why="there is no gradient to follow",
+        why="there is no gradient to follow, and saying so is honest",
     ),
     Rule(
         sorts=("broken",),
         victims=("probabilities",),
         toolkits=("art",),
-        access=("gradients",),
+        attacks=("apgd*",),
         raising="probabilities",
         why="ART refuses outputs that are no logits",
     ),
     Rule(
         sorts=("broken",),
         victims=("scaled-logits",),
-        attacks=("apgd-art(*difference_logits_ratio*", "fmn-linf", "ddn", "deepfool*", "alpha*", "lbfgs*"),
+        attacks=("apgd(*loss=*", "fmn-linf", "ddn", "deepfool*", "alpha(mode=minimal)", "lbfgs*", "*_logits_ratio*"),
         norms=("linf", "l2"),
-        floors=(Floor(1, 0.15),),
+        floors=(Floor(1, 0.2),),
         why="does not depend on the scale of the logits",
     ),
     Rule(
         sorts=("broken",),
         victims=("corrugated-loss",),
-        attacks=("apgd-art(*difference_logits_ratio*",),
+        attacks=("apgd(*loss=dlr*", "*_logits_ratio*"),
         norms=("linf",),
-        floors=(Floor(1, 0.15),),
+        floors=(Floor(1, 0.2),),
         why="the waves cancel in its ratio",
     ),
     Rule(sorts=("broken",), access=("gradients",)),
-    Rule(
-        sorts=("broken",),
-        victims=("random-input",),
-        why="without a remedy it sees one draw, the referee judges by votes",
-    ),
+    Rule(sorts=("broken",), stochastic=True, why="without a remedy it sees one draw where the referee counts many"),
     Rule(
         sorts=("broken",),
         victims=("dead-units", "corrugated-loss", "scaled-logits", "probabilities"),
@@ -162,26 +158,80 @@ _BROKEN: Final = (
     ),
     Rule(
         sorts=("remedied",),
-        victims=("random-input*",),
+        stochastic=True,
         kinds=("minimal",),
         floors=(Floor(3, 0.95),),
-        why="it stops at the boundary that some draws show, and votes fall on either side",
+        why="it stops at a boundary that only some draws show, and votes fall on either side",
     ),
 )
 
+_ONE_PIXEL: Final = "in L1 a single step moves a single pixel, and the box ends it"
+_DIVERTED: Final = "its L1 steps follow the gradient of L2, which costs up to the root of the number of pixels"
+_WEAK: Final = "known to be weak: see the table of its toolkit"
+
+_WEAKER: Final = (
+    Rule(
+        sorts=("linear",),
+        attacks=("gradient(*p=*",),
+        floors=(Floor(5, 0.5),),
+        why="steps along the steepest direction of another norm",
+    ),
+    Rule(
+        sorts=_SEEN,
+        attacks=("gradient(*p=*",),
+        floors=(Floor(2, 0.3),),
+        why="steps along the steepest direction of another norm",
+    ),
+    Rule(attacks=("alpha(*length=closed*",), why="takes the length that a flat softmax predicts, which is too long"),
+    Rule(sorts=("hardened",), attacks=("alpha*",), why="a single step, whatever its length"),
+    Rule(sorts=_SEEN, attacks=("alpha*", "gradient*"), norms=("l1",), why=_ONE_PIXEL),
+    Rule(
+        sorts=("linear",),
+        attacks=("fgm-art(*minimal=True*",),
+        floors=(Floor(3, 0.3),),
+        why="its steps grow by a fixed share of the box's diagonal",
+    ),
+    Rule(
+        sorts=("linear",),
+        attacks=("fgm*", "bim*", "pgd*", "mim*", "apgd-art*", "adam*"),
+        norms=("l1",),
+        floors=(Floor(6, 0.3),),
+        why=_DIVERTED,
+    ),
+    Rule(
+        sorts=("plain", "hardened", "remedied"),
+        attacks=("fgm*", "bim*", "pgd*", "mim*", "apgd-art*", "adam*"),
+        norms=("l1",),
+        floors=(Floor(2, 0.3),),
+        why=_DIVERTED,
+    ),
+    Rule(
+        sorts=("linear",), attacks=("cw-l2*", "ead*"), floors=(Floor(2, 0.5), Floor(4, 0.15)), why="bisects a constant"
+    ),
+    Rule(sorts=("linear",), attacks=("fmn-l1*",), floors=(Floor(1.1, 0.5), Floor(2, 0.15)), why=_WEAK),
+    Rule(sorts=_SEEN, attacks=("fmn-l1*",), floors=(Floor(1, 0.6),), why=_WEAK),
+    Rule(attacks=("vat*", "newtonfool*"), sorts=("linear", "plain"), floors=(Floor(3, 0.6),), why=_WEAK),
+    Rule(attacks=("vat*", "newtonfool*"), why=_WEAK),
+    Rule(attacks=("universal*", "frame-saliency*"), why="one perturbation for all images, or for rows of them"),
+    Rule(sorts=("linear",), norms=("l0",), floors=(Floor(2, 0.5), Floor(4, 0.15)), why="pixels are counted in whole"),
+    Rule(sorts=("linear",), attacks=("square-art*",), norms=("l2",), floors=(Floor(5, 0.3),), why=_WEAK),
+)
+
 _DEFAULTS: Final = (
-    Rule(sorts=("linear",), families=("one-step",), floors=(Floor(1.5, 0.15),)),
-    Rule(sorts=("linear",), families=("iterated",), floors=(Floor(1.5, 0.15),)),
+    Rule(sorts=("linear",), families=("one-step", "iterated"), floors=(Floor(1.5, 0.15),)),
     Rule(sorts=("linear",), families=("minimum-norm",), floors=(Floor(1.1, 0.5), Floor(2, 0.05))),
     Rule(sorts=("linear",), families=("score",), floors=(Floor(3, 0.15),)),
-    Rule(sorts=("linear",), families=("decision",), floors=(Floor(2.5, 0.5), Floor(5, 0.1))),
+    Rule(sorts=("linear",), families=("decision",), floors=(Floor(3, 0.5), Floor(6, 0.1))),
     Rule(sorts=_SEEN, families=("one-step",), floors=(Floor(1, 0.25),)),
-    Rule(sorts=_SEEN, families=("iterated",), floors=(Floor(1, 0.15),)),
-    Rule(sorts=_SEEN, families=("minimum-norm",), floors=(Floor(1, 0.15),)),
-    Rule(sorts=_NETWORKS, families=("score",), floors=(Floor(1.5, 0.25),)),
-    Rule(sorts=_NETWORKS, families=("decision",), floors=(Floor(1.5, 0.25),)),
+    Rule(sorts=_SEEN, families=("iterated", "minimum-norm"), floors=(Floor(1, 0.2),)),
+    Rule(sorts=("hardened",), families=("iterated", "minimum-norm"), floors=(Floor(1, 0.25),)),
+    Rule(
+        sorts=("plain", "hardened", "broken", "remedied"),
+        families=("score", "decision"),
+        floors=(Floor(1.5, 0.25),),
+    ),
     Rule(),
 )
 
-RULES: Final[tuple[Rule, ...]] = (*_NOT_ASKED, *_HARMLESS, *_BROKEN, *_DEFAULTS)
+RULES: Final[tuple[Rule, ...]] = (*_NOT_ASKED, *_NO_EPS, *_ON_BROKEN, *_WEAKER, *_DEFAULTS)
 """What is promised, the exceptions first."""

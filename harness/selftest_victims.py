@@ -11,22 +11,27 @@ from functools import lru_cache
 from typing import ClassVar, Final, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import identity
 from .broken import BROKEN
 from .data import Dataset, load_dataset
+from .models import Stages
 from .reference import LinearVictim
 from .remedy import VOTES, Remedy
 from .shard import Bench
 from .threat import Norm
-from .training import Trainer
+from .training import Loss, Trainer
 from .victim import Victim
 
-Sort = Literal["linear", "plain", "broken", "remedied"]
+Sort = Literal["linear", "plain", "hardened", "broken", "remedied"]
 
 UNIT: Final[dict[Norm, float]] = {"linf": 0.2, "l2": 0.95, "l1": 4.0, "l0": 4.0}
 """Per norm, an eps at which the best attacks leave next to nothing of the plain network, and half of it a good part."""
+
+HARD_UNIT: Final[dict[Norm, float]] = {"linf": 0.3, "l2": 1.5, "l1": 8.0, "l0": 6.0}
+"""The same for the hardened network, of which single steps leave about half there."""
 
 TRAINING_IMAGES: Final = 200
 """Images shown to an attack that prepares itself."""
@@ -44,7 +49,7 @@ class Case:
         x: Correctly classified, float32 (N, 1, 8, 8) in [0, 1].
         y: Their labels, int64 (N,).
         unit: Per image the distance that floors are stated in, (N,): on a linear victim the one in closed form, on a
-            network :data:`UNIT`.
+            network :data:`UNIT` or :data:`HARD_UNIT`.
         x_train: Others, for an attack that prepares itself.
         y_train: Their labels.
     """
@@ -96,6 +101,7 @@ def references() -> dict[str, Reference]:
     found = [Reference(f"linear, {k} classes", "linear", "", linear(k).model, k) for k in (2, 10)]
     network = plain_network()
     found.append(Reference("plain network", "plain", "", network, 10))
+    found.append(Reference("hardened network", "hardened", "", hardened_network(), 10))
     for name, broken in BROKEN.items():
         model, remedy = broken.wrap(network), broken.remedy
         stochastic = remedy is not None and remedy.draws > 1
@@ -112,15 +118,37 @@ def linear(classes: int) -> LinearVictim:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Plain(Trainer):
-    name: ClassVar[str] = "plain"
+class _Training(Trainer):
+    """On single gradient steps of length ``eps`` from the images, on the images themselves where that is 0."""
+
+    name: ClassVar[str] = "self-test"
+
+    eps: float = 0.0
+
+    def loss(self, model: Stages, x: Tensor, y: Tensor) -> Loss:
+        """The cross-entropy at the far end of the step."""
+        if self.eps:
+            start = x.clone().requires_grad_(True)
+            (grad,) = torch.autograd.grad(F.cross_entropy(model(start), y), start)
+            x = (x + self.eps * grad.sign()).clamp(0, 1)
+        return super().loss(model, x, y)
 
 
 @lru_cache
 def plain_network() -> nn.Module:
     """A small MLP that has learned the embedded digits; the same one in every process."""
     with identity.isolated(0):
-        return _Plain(epochs=20, lr=3e-3).fit("mlp-64-64", digits()).model
+        return _Training(epochs=20, lr=3e-3).fit("mlp-64-64", digits()).model
+
+
+@lru_cache
+def hardened_network() -> nn.Module:
+    """An MLP that has learned to look robust to single steps: its loss bends away from where the gradient points.
+
+    Source: Kurakin et al. 2017 (label leaking), Tramer et al. 2018.
+    """
+    with identity.isolated(0):
+        return _Training(epochs=60, lr=5e-3, batch_size=256, eps=0.3).fit("mlp-128-128", digits()).model
 
 
 @lru_cache
@@ -143,7 +171,7 @@ def closed_form(victim: LinearVictim, x: Tensor, y: Tensor, norm: Norm) -> Tenso
 
 @lru_cache
 def _linear_case(classes: int, norm: Norm, n: int) -> Case:
-    """Images nearly equally far from the boundary, so that one eps is the same for all: those about the upper decile."""
+    """Images nearly equally far from the boundary, so that one eps is the same for all: those the upper decile."""
     victim = linear(classes)
     x, y = victim.images(_POOL, spread=_SPREAD[norm])
     unit = closed_form(victim, x, y, norm)
@@ -162,4 +190,5 @@ def _network_case(name: str, norm: Norm, n: int) -> Case:
     right = references()[name].bench().referee.predict(x) == y
     x, y = x[right][:n], y[right][:n]
     _, (x_train, y_train) = digits().train_sample(TRAINING_IMAGES)
-    return Case(x, y, torch.full((len(x),), UNIT[norm]), x_train, y_train)
+    unit = (HARD_UNIT if references()[name].sort == "hardened" else UNIT)[norm]
+    return Case(x, y, torch.full((len(x),), unit), x_train, y_train)

@@ -15,7 +15,7 @@ from . import identity
 from .attack import Attack
 from .attacks.apgd import APGD
 from .attacks.gradient import Gradient
-from .attacks.line import diameter, is_fooled
+from .attacks.line import diameter
 from .attacks.noise import Noise
 from .errors import describe
 from .threat import EXPONENT, Threat, steepest
@@ -224,19 +224,13 @@ class PlainPgd(Attack):
     steps: int = 20
 
     def run(self, victim: Victim, x: Tensor, y: Tensor, threat: Threat) -> Tensor:
-        """Propose one image for each; an image that fools the victim takes no further step."""
+        """Propose where the last step leads."""
         assert threat.eps is not None
         stride = Threat(threat.norm, 2.5 * threat.eps / self.steps)
-        x_adv, rows = x.clone(), torch.arange(len(x), device=x.device)
+        x_adv = x
         for _ in range(self.steps):
-            here, labels = x_adv[rows], y[rows]
-            loss = lambda logits, labels=labels: cross_entropy(self.factor * logits, labels)  # noqa: E731
-            _, slope, logits = input_gradient(victim, here, loss)
-            still = ~is_fooled(logits, labels)
-            rows = rows[still]
-            if not len(rows):
-                break
-            x_adv[rows] = threat.project(x[rows], step(here[still], slope[still].nan_to_num(), stride))
+            _, slope, _ = input_gradient(victim, x_adv, lambda logits: cross_entropy(self.factor * logits, y))
+            x_adv = threat.project(x, step(x_adv, slope.nan_to_num(), stride))
         return x_adv
 
 

@@ -1,26 +1,34 @@
-"""Leaderboards as CSV, Markdown and one self-contained page, from frames alone: no torch, no toolkit, no MLflow."""
+"""Leaderboards as CSV, Markdown and self-contained pages, from frames alone: no torch, no toolkit, no MLflow."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pandas as pd
 
-from harness.metrics import LEADERBOARD_COLUMNS, PAIR_COLUMNS, Board, leaderboard, pair_rows
+from harness.leaderboard import LEADERBOARD_COLUMNS, leaderboard
+from harness.metrics import PAIR_COLUMNS, Board, pair_rows
 
-from . import html, markdown, tables
+from . import compare_page, index_page, markdown, model_page, tables
+from .contrasts import duels
+from .html import MARK
 
 __all__ = ["write"]
+
+FOLDERS = ("models", "compare")
+"""Where pages are that come and go with the models."""
 
 
 def write(
     boards: Sequence[Board], out: Path, *, title: str = "Adversarial robustness report", command: str = ""
 ) -> list[Path]:
-    """Write ``leaderboard.csv``, ``pairs.csv``, ``leaderboard.md`` and ``index.html`` into a directory.
+    """Write a report into a directory.
 
-    The same boards give the same bytes. Each file is replaced as a whole.
+    ``leaderboard.csv``, ``pairs.csv``, ``leaderboard.md``, a page for every model in ``models/``, for pairs of models
+    in ``compare/``, and ``index.html``. The same boards give the same bytes. Each file is replaced as a whole; pages
+    in these two folders that an earlier report made and this one does not are removed.
 
     Args:
         boards: What to report, one board a suite; none gives a report that says so.
@@ -29,7 +37,7 @@ def write(
         command: Command that reproduces the report; left out if empty.
 
     Returns:
-        The files written, the page last.
+        The files written, ``index.html`` last.
 
     Raises:
         OSError: ``out`` cannot be written to.
@@ -40,10 +48,30 @@ def write(
         "leaderboard.csv": _csv(frames, LEADERBOARD_COLUMNS),
         "pairs.csv": _csv([pair_rows(board) for board in boards], PAIR_COLUMNS),
         "leaderboard.md": markdown.render(sections, title, command),
-        "index.html": html.render(sections, title, command),
+        **dict(_pages(sections)),
+        "index.html": index_page.render(sections, title, command),
     }
     out.mkdir(parents=True, exist_ok=True)
-    return [_replace(out / name, content) for name, content in contents.items()]
+    written = [_replace(out / name, content) for name, content in contents.items()]
+    _sweep(out, set(written))
+    return written
+
+
+def _pages(sections: Sequence[tables.Section]) -> Iterator[tuple[str, str]]:
+    """Name and content of the pages beside the first one."""
+    for section in sections:
+        pairs = duels(section)
+        for entry in section.entries:
+            elsewhere = [
+                (other, one)
+                for other in sections
+                if other is not section and other.dataset == section.dataset
+                for one in other.entries
+                if (one.architecture, one.defense) == (entry.architecture, entry.defense)
+            ]
+            yield f"models/{entry.page}.html", model_page.render(section, entry, pairs, elsewhere)
+        for duel in pairs:
+            yield f"compare/{duel.page}.html", compare_page.render(section, duel)
 
 
 def _csv(frames: Sequence[pd.DataFrame], columns: Sequence[str]) -> str:
@@ -54,6 +82,7 @@ def _csv(frames: Sequence[pd.DataFrame], columns: Sequence[str]) -> str:
 
 def _replace(path: Path, content: str) -> Path:
     """Write beside, then rename: a reader never sees half a file."""
+    path.parent.mkdir(exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         part.write_text(content, encoding="utf-8", newline="\n")
@@ -61,3 +90,15 @@ def _replace(path: Path, content: str) -> Path:
     finally:
         part.unlink(missing_ok=True)
     return path
+
+
+def _sweep(out: Path, written: set[Path]) -> None:
+    """Remove pages that an earlier report made; files of anybody else stay."""
+    for folder in (out / name for name in FOLDERS):
+        if folder.is_symlink() or not folder.is_dir():
+            continue
+        for path in set(folder.glob("*.html")) - written:
+            if path.is_file() and MARK in path.read_text(encoding="utf-8", errors="replace")[:2000]:
+                path.unlink()
+        if not any(folder.iterdir()):
+            folder.rmdir()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from .contrasts import Contrast, Duel, contrasted
 from .html import page
@@ -42,7 +41,7 @@ class Weapons:
 
 def render(section: Section, duel: Duel) -> str:
     """The page as text."""
-    norms = [norm for norm in section.norms if all(_attacked(entry, norm) for entry in (duel.a, duel.b))]
+    norms = [norm for norm in section.norms if duel.a.attacked(norm) and duel.b.attacked(norm)]
     return page(
         "compare.html.j2",
         title=f"{duel.a.name} against {duel.b.name} on {section.dataset}",
@@ -74,17 +73,13 @@ def _weapons(section: Section, duel: Duel, norm: str) -> Weapons:
     panel = section.panel(norm, section.reference(norm))
     a, b = (next(row for row in panel.heat if row.entry is entry) for entry in (duel.a, duel.b))
     rows = [
-        (attack, *cells)
-        for attack, *cells in zip(panel.columns, a.cells, b.cells, strict=True)
-        if any(cell.state != "absent" for cell in cells)
+        (attack, one, other)
+        for attack, one, other in zip(panel.columns, a.cells, b.cells, strict=True)
+        if (one.state, other.state) != ("absent", "absent")
     ]
     return Weapons(panel.text, (a.worst, b.worst), rows)
 
 
-def _attacked(entry: Entry, norm: str) -> bool:
-    return any(pair.meta["norm"] == norm for pair in entry.pairs)
-
-
 def _grade(section: Section, entry: Entry, norm: str, eps: float) -> str:
-    rows: list[dict[str, Any]] = [row for _, rows in section.panel(norm, eps).rankings for row in rows]
-    return next(str(row["trust"]) for row in rows if row["entry"] is entry)
+    found = (row for _, rows in section.panel(norm, eps).rankings for row in rows if row["entry"] is entry)
+    return next(str(row["trust"]) for row in found)

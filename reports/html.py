@@ -1,4 +1,4 @@
-"""The self-contained page: one file, no network, the same bytes for the same records."""
+"""Self-contained pages: one file each, no network, the same bytes for the same records."""
 
 from __future__ import annotations
 
@@ -7,62 +7,40 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from functools import cache
 from importlib import resources
-from typing import Any
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 import jinja2
 from markupsafe import Markup
 
 from . import text
-from .charts import Chart, eps_chart, sparkline
-from .gallery import PER_SECTION, PER_STRIP, Picture, choose, pictures
-from .tables import Section, column
-from .view import Entry
+from .charts import sparkline
+from .trust import ANSWERS, GRADE_MEANS
+from .view import column
 
-PALETTE = 10
+PALETTE: Final = 10
 
-
-@dataclass(frozen=True)
-class Strip:
-    """A row of the gallery: one model under one attack."""
-
-    entry: Entry
-    attack: str
-    threat: str
-    seed: int
-    anchor: str
-    pictures: Sequence[Picture]
+MARK: Final = '<meta name="generator" content="Gauntlet">'
+"""Stands in the head of every page: a file without it was written by somebody else."""
 
 
-def render(sections: Sequence[Section], title: str, command: str) -> str:
-    """The page as text.
+def page(template: str, **context: Any) -> str:
+    """A page as text.
 
     Args:
-        sections: What to show, see :func:`reports.tables.sections`.
-        title: Heading and window title.
-        command: What reproduces the whole report, "" to leave it out.
+        template: Name of the template.
+        context: What it shows: ``title`` (of the window), ``up`` (relative address of the report's folder), and what
+            the template asks for.
     """
     script = _source("script.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return (
-        environment()
-        .get_template("report.html.j2")
-        .render(
-            title=title,
-            command=command,
-            sections=sections,
-            charts={section.anchor: charts(section) for section in sections},
-            strips={section.anchor: strips(section) for section in sections},
-            environments=environments(sections),
-            style=Markup(_source("style.css")),
-            script=Markup(script),
-            script_hash=digest,
-        )
-    )
+    assets = {"style": Markup(_source("style.css")), "script": Markup(script), "script_hash": digest}
+    return environment().get_template(template).render(**context, **assets, mark=Markup(MARK))
 
 
+@cache
 def environment() -> jinja2.Environment:
     """The jinja environment: everything is escaped, an undefined name is an error."""
     env = jinja2.Environment(
@@ -75,10 +53,12 @@ def environment() -> jinja2.Environment:
     )
     env.filters |= {
         "percent": text.percent,
+        "points": text.points,
         "number": text.number,
         "integer": text.integer,
         "norm": text.norm_name,
         "toolkit": text.toolkit_name,
+        "both": text.both,
         "pretty": pretty,
         "link": link,
         "clip": clip,
@@ -87,55 +67,22 @@ def environment() -> jinja2.Environment:
     env.globals |= {
         "spread": text.spread,
         "interval": text.interval,
-        "eps_text": text.eps_text,
+        "points_interval": text.points_interval,
+        "p_text": text.p_text,
+        "rank_text": text.rank_text,
+        "budget_text": text.budget_text,
         "threat_text": text.threat_text,
+        "unbounded": text.unbounded,
         "plural": text.plural,
-        "is_number": text.is_number,
         "sparkline": sparkline,
         "column": column,
         "MISSING": text.MISSING,
         "PALETTE": PALETTE,
+        "GRADE_MEANS": GRADE_MEANS,
+        "ANSWERS": ANSWERS,
     }
     env.tests["number"] = text.is_number
     return env
-
-
-def charts(section: Section) -> list[Chart]:
-    """A chart for every norm of a section."""
-    lines = [(entry.index, entry.name, entry.n, entry.models) for entry in section.attacked if entry.n]
-    budgets = section.board.budgets.get(section.dataset, {})
-    return [eps_chart(lines, norm, budgets[norm], section.levels) for norm in section.norms if lines and budgets[norm]]
-
-
-def strips(section: Section) -> list[tuple[str, list[Strip]]]:
-    """Per norm the gallery: for every model the attack that broke most at the middle eps, on its first images."""
-    budgets = section.board.budgets.get(section.dataset, {})
-    per_strip = max(1, min(PER_STRIP, PER_SECTION // max(1, len(section.attacked) * len(section.norms))))
-    found = []
-    for norm in section.norms:
-        rows = []
-        for entry in section.attacked:
-            pair = choose(entry.pairs, norm, budgets[norm][len(budgets[norm]) // 2])
-            shown = pictures(pair, per_strip) if pair else []
-            if pair and shown:
-                anchor = next(r.anchor for r in section.records[entry.anchor] if r.pair is pair)
-                threat = text.threat_text(norm, pair.meta["eps"], section.levels)
-                rows.append(Strip(entry, column(pair).name, threat, pair.meta["seed"], anchor, shown))
-        if rows:
-            found.append((norm, rows))
-    return found
-
-
-def environments(sections: Sequence[Section]) -> list[tuple[dict[str, str], str, int]]:
-    """Distinct (versions, commit) behind the pairs, each with its number of pairs, most first."""
-    found: dict[str, int] = {}
-    for section in sections:
-        for pair in section.pairs:
-            versions = {str(name): str(value) for name, value in (pair.meta.get("versions") or {}).items()}
-            key = json.dumps([versions, str(pair.meta.get("git_commit") or "")], sort_keys=True)
-            found[key] = found.get(key, 0) + 1
-    ordered = sorted(found.items(), key=lambda item: (-item[1], item[0]))
-    return [(*json.loads(key), count) for key, count in ordered]
 
 
 def link(url: str) -> str:

@@ -105,6 +105,16 @@ class Damage:
         return order[self._correct[order]]
 
     @property
+    def n(self) -> int:
+        """Images."""
+        return len(self._images)
+
+    @property
+    def columns(self) -> int:
+        """Images in the picture of who broke what."""
+        return min(self.n, STRIP)
+
+    @property
     def clean_errors(self) -> int:
         """Images that the model gets wrong as they are: none of them is listed."""
         return int((~self._correct).sum())
@@ -146,7 +156,7 @@ class Damage:
         distance, pair = float(self._reaches[nearest, at]), self.pairs[nearest]
         samples = pair.samples[pair.samples["index"] == index]
         broken = math.isfinite(distance)
-        kept = np.flatnonzero(np.asarray(pair.gallery.get("index", ())) == index) if broken else ()
+        kept = np.flatnonzero(np.asarray(pair.gallery.get("index", ())) == index).tolist() if broken else []
         judged = reference(self.pairs)
         return Image(
             index=index,
@@ -155,7 +165,7 @@ class Damage:
             distance=distance,
             attack=column(pair).name if broken else "",
             original=data_uri(self._pictures[index]) if index in self._pictures else "",
-            adversarial=data_uri(pair.gallery["x_adv"][int(kept[0])]) if len(kept) else "",
+            adversarial=data_uri(pair.gallery["x_adv"][kept[0]]) if kept else "",
         )
 
     def strips(self, eps: float) -> list[Strip]:
@@ -163,7 +173,7 @@ class Damage:
 
         An attack counts here under its name, whatever norm and eps it was run with: what it found counts.
         """
-        n = min(len(self._images), STRIP)
+        n = self.columns
         lost: dict[str, Bools] = {}
         met: dict[str, Bools] = {}
         for pair, reached in zip(self.pairs, self._reaches[:, :n], strict=True):

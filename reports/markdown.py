@@ -5,11 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from .tables import Section, column
-from .text import MISSING, integer, interval, is_number, percent, spread, threat_text
+from .contrasts import contrasted, duels
+from .tables import Section
+from .text import (
+    MISSING,
+    integer,
+    interval,
+    is_number,
+    p_text,
+    percent,
+    points,
+    points_interval,
+    rank_text,
+    spread,
+    threat_text,
+)
 from .text import markdown as md
 from .text import markdown_code as code
-from .view import HeatCell, Panel
+from .trust import GRADE_MEANS
+from .view import HeatCell, Panel, column
 
 
 def render(sections: Sequence[Section], title: str, command: str) -> str:
@@ -18,8 +32,13 @@ def render(sections: Sequence[Section], title: str, command: str) -> str:
     lines += [
         "Robust accuracy in percent: the share of all images, clean errors included, that no attack broke.",
         "Intervals are Wilson's at 95 % over the images; \u00b1 is the standard deviation over training seeds.",
-        f"{MISSING} means that there is no number. A model with a missing, crashed or invalid pair has no rank,",
-        "and its worst case is an upper bound (\u2264).",
+        f"{MISSING} means that there is no number. A model with a missing, crashed or invalid pair or with trust D has",
+        "no rank, and its worst case is an upper bound (\u2264). Models whose worst cases cannot be told apart from",
+        "the best of a group share its rank (1=).",
+        "",
+        "Trust says how far the evaluation can be believed: "
+        + "; ".join(f"**{grade}** {means}" for grade, means in GRADE_MEANS.items())
+        + ".",
         "",
     ]
     if command:
@@ -38,6 +57,7 @@ def _section(section: Section) -> Iterator[str]:
         for n, rows in panel.rankings:
             yield from _ranking(n, rows)
         yield from _heat(panel)
+    yield from _versus(section)
     if section.failures or section.cautions:
         yield from ("### Failures and invalid results", "")
         yield from _table(
@@ -71,9 +91,14 @@ def _section(section: Section) -> Iterator[str]:
 def _ranking(n: int, rows: Sequence[dict[str, Any]] | Sequence[Any]) -> Iterator[str]:
     if n:
         yield from (f"n = {integer(n)} images", "")
-    head = ("rank", "defense", "architecture", "clean", "worst case", "95 % interval", "seeds", "strongest attack")
-    yield from _table(head, (_ranking_row(row) for row in rows), "rllrrrrl")
+    head = ("rank", "defense", "architecture", "clean", "worst case", "trust", "95 % interval", "seeds")
+    yield from _table((*head, "strongest attack"), (_ranking_row(row) for row in rows), "rllrrlrrl")
     notes = [f"- {md(row['entry'].name)} has no rank: {md(row['note'])}" for row in rows if row["note"]]
+    notes += [
+        f"- {md(row['entry'].name)} has trust {row['trust']}: {md(row['trust_reasons'])}"
+        for row in rows
+        if row["trust"] in ("B", "C", "D")
+    ]
     if notes:
         yield from (*notes, "")
 
@@ -82,15 +107,45 @@ def _ranking_row(row: Any) -> list[str]:
     entry = row["entry"]
     worst = spread(row.get("worst_case_accuracy"), row.get("std"))
     return [
-        integer(row["rank"]),
+        rank_text(row["rank"], row["shared"]),
         md(entry.defense),
         md(entry.architecture),
         spread(row.get("clean_accuracy"), row.get("clean_std")),
         f"\u2264 {worst}" if row["note"] and worst != MISSING else worst,
+        row["trust"] or MISSING,
         md(interval(row.get("worst_case_low"), row.get("worst_case_high"))),
-        integer(row.get("seeds")),
+        integer(row.get("seeds")) if worst != MISSING else MISSING,
         md(row.get("strongest_attack") or MISSING),
     ]
+
+
+def _versus(section: Section) -> Iterator[str]:
+    """Pairs of models at every norm's reference eps."""
+    pairs = duels(section)
+    for norm in section.norms:
+        eps = section.reference(norm)
+        here = [duel for duel in pairs if duel.a.attacked(norm) and duel.b.attacked(norm)]
+        if not here:
+            continue
+        yield from (f"### Who is significantly better, {md(threat_text(norm, eps, section.levels))}", "")
+        yield "Differences of the worst cases in percentage points, on the same images; an exact paired test, not"
+        yield from ("corrected for the number of comparisons.", "")
+        found = [contrasted(section, duel.a, duel.b, norm, eps) for duel in here]
+        yield from _table(
+            ("a", "b", "a minus b", "95 % interval", "p", "in words"),
+            (
+                [
+                    md(duel.a.name),
+                    md(duel.b.name),
+                    points(one.numbers.difference),
+                    md(points_interval(one.numbers.low, one.numbers.high)),
+                    md(p_text(one.numbers.p_value)),
+                    md(one.words),
+                ]
+                for duel, one in zip(here, found, strict=True)
+            ),
+            "llrrrl",
+        )
 
 
 def _heat(panel: Panel) -> Iterator[str]:
@@ -111,6 +166,8 @@ def _heat(panel: Panel) -> Iterator[str]:
 def _heat_text(cell: HeatCell) -> str:
     if cell.value is not None and is_number(cell.value):
         return ("\u2264 " if cell.state == "bound" else "") + percent(cell.value)
+    if cell.state == "cascade":
+        return f"cascade, broke {md(cell.text)}"
     return f"**{md(cell.text)}**" if cell.state == "failed" else f"{MISSING} ({md(cell.text)})"
 
 

@@ -15,7 +15,7 @@ from .contrasts import Contrast, Duel, contrasted
 from .costs import mean
 from .gallery import class_name
 from .html import page
-from .images import STRIP, Damage, Strip
+from .images import Damage, Strip
 from .tables import Section
 from .text import both, norm_name, threat_text
 from .trust import Verdict, verdict
@@ -106,7 +106,7 @@ def render(section: Section, entry: Entry, duels: Sequence[Duel], elsewhere: Seq
         duels: Comparisons that have a page.
         elsewhere: The same model in other sections.
     """
-    norms = [norm for norm in section.norms if any(pair.meta["norm"] == norm for pair in entry.pairs)]
+    norms = [norm for norm in section.norms if entry.attacked(norm)]
     seeds = [pairs[0].meta["seed"] for pairs in entry.models.values()]
     return page(
         "model.html.j2",
@@ -116,13 +116,12 @@ def render(section: Section, entry: Entry, duels: Sequence[Duel], elsewhere: Seq
         entry=entry,
         seeds=seeds,
         clean=_clean(entry),
-        worst=[(panel, row) for panel in section.panels if (row := _row(panel, entry)) is not None],
+        worst=[(panel, *row) for panel in section.panels if (row := _row(panel, entry)) is not None],
         views=[_view(section, entry, norm) for norm in norms],
         charts=curves(section, [entry], norms, seeds=True),
         classes=class_rows(section, entry, norms),
         against=[_against(section, entry, duel, norms) for duel in duels if entry in (duel.a, duel.b)],
         elsewhere=elsewhere,
-        strip_limit=STRIP,
     )
 
 
@@ -175,9 +174,7 @@ def attackers(section: Section, entry: Entry, norm: str, eps: float) -> list[Att
     for label in dict.fromkeys(label for case in cases for label in case.broken_by):
         records = [record for record in section.records[entry.anchor] if record.pair.meta["attack"] == label]
         own = [
-            record
-            for record in records
-            if record.pair.meta["norm"] == norm and record.pair.meta["eps"] in (None, eps)
+            record for record in records if record.pair.meta["norm"] == norm and record.pair.meta["eps"] in (None, eps)
         ]
         meta = records[0].pair.meta
         hit = [(case.broken_by[label], case.alone[label], case.n) for case in cases if label in case.broken_by]
@@ -239,9 +236,13 @@ def _share(values: Any) -> Share:
     return (value, *wilson(value * n, n))
 
 
-def _row(panel: Panel, entry: Entry) -> Mapping[str, Any] | None:
-    found = (row for _, rows in panel.rankings for row in rows if row["entry"] is entry and "n" in row)
-    return next(found, None)
+def _row(panel: Panel, entry: Entry) -> tuple[Mapping[str, Any], int] | None:
+    """The entry's row of a ranking that it was measured for, and the models that have a rank there."""
+    for _, rows in panel.rankings:
+        for row in rows:
+            if row["entry"] is entry and "n" in row:
+                return row, sum(not other["note"] for other in rows)
+    return None
 
 
 def _against(
@@ -249,7 +250,7 @@ def _against(
 ) -> tuple[Entry, str, list[tuple[str, Contrast]]]:
     """The other entry, the page, and at every norm's reference eps the comparison from this entry's side."""
     other = duel.b if entry is duel.a else duel.a
-    shared = [norm for norm in norms if any(pair.meta["norm"] == norm for pair in other.pairs)]
+    shared = [norm for norm in norms if other.attacked(norm)]
     found = []
     for norm in shared:
         eps = section.reference(norm)

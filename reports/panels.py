@@ -72,9 +72,7 @@ def _rankings(section: Section, norm: str, eps: float) -> list[tuple[int, list[d
     return tables
 
 
-def _heat(
-    section: Section, order: Sequence[Entry], norm: str, eps: float
-) -> tuple[list[Column], list[HeatRow]]:
+def _heat(section: Section, order: Sequence[Entry], norm: str, eps: float) -> tuple[list[Column], list[HeatRow]]:
     found: dict[Column, dict[str, list[Found]]] = {}
     for anchor, records in section.records.items():
         for record in records:

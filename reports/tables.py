@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -11,7 +11,19 @@ import numpy as np
 import pandas as pd
 
 from harness.health import Trust, trust
-from harness.metrics import FLAGS, Board, Bools, Pair, WorstCase, by_model, limit, nearest, pair_rows, summary, worst_case
+from harness.metrics import (
+    FLAGS,
+    Board,
+    Bools,
+    Pair,
+    WorstCase,
+    by_model,
+    limit,
+    nearest,
+    pair_rows,
+    summary,
+    worst_case,
+)
 
 from . import names
 from .costs import costs
@@ -120,7 +132,7 @@ class Section:
     def norms(self) -> list[str]:
         """Norms with at least one pair, in the order of the budgets."""
         used = {pair.meta["norm"] for pair in self.pairs}
-        return [norm for norm in self.budgets if norm in used and self.budgets[norm]]
+        return [norm for norm in self.budgets if norm in used]
 
     def reference(self, norm: str) -> float:
         """The eps to look at first: the one that models were probed at, else the middle one."""
@@ -136,14 +148,15 @@ class Section:
     @cached_property
     def records(self) -> dict[str, list[Record]]:
         """Per entry anchor its pairs, the seeds of one attack next to each other."""
-        number = 0
-        found: dict[str, list[Record]] = {}
-        for entry in self.entries:
-            ordered = sorted(entry.pairs, key=self._pair_order)
-            found[entry.anchor] = []
-            for pair in ordered:
-                found[entry.anchor].append(self._record(f"{self.anchor}-p{number}", pair))
-                number += 1
+        ordered = [(entry.anchor, pair) for entry in self.entries for pair in sorted(entry.pairs, key=self._pair_order)]
+        # the rows of pairs.csv, so that the page cannot show an accuracy that the file withholds
+        numbered = [replace(pair, run_id=str(number)) for number, (_, pair) in enumerate(ordered)]
+        rows: dict[str, list[dict[Hashable, Any]]] = {}
+        for row in pair_rows(replace(self.board, pairs=numbered)).to_dict("records"):
+            rows.setdefault(row["run_id"], []).append(row)
+        found: dict[str, list[Record]] = {entry.anchor: [] for entry in self.entries}
+        for number, (anchor, pair) in enumerate(ordered):
+            found[anchor].append(self._record(f"{self.anchor}-p{number}", pair, rows[str(number)]))
         return found
 
     def _pair_order(self, pair: Pair) -> tuple[int, str, str, float, int]:
@@ -151,9 +164,7 @@ class Section:
         rank = self.norms.index(meta["norm"])
         return rank, meta["attack"], str(meta.get("source") or ""), meta["eps"] or 0.0, meta["seed"]
 
-    def _record(self, anchor: str, pair: Pair) -> Record:
-        # the rows of pairs.csv, so that the page cannot show an accuracy that the file withholds
-        rows = pair_rows(replace(self.board, pairs=[pair])).to_dict("records")
+    def _record(self, anchor: str, pair: Pair, rows: Sequence[Mapping[Hashable, Any]]) -> Record:
         columns = ("eps", "robust_accuracy", "robust_accuracy_low", "robust_accuracy_high")
         accuracies = [tuple(float(row[name]) for name in columns) for row in rows]
         samples = pair.samples

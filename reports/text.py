@@ -96,7 +96,7 @@ def budget_text(norm: str, eps: float | None, levels: int) -> str:
 
 
 def threat_text(norm: str, eps: float | None, levels: int) -> str:
-    """``L\u221e \u03b5 = 8/255``; ``L\u2082 minimal`` for an attack without a budget; ``any change`` without a bound."""
+    """``L\u221e \u03b5 = 8/255``; ``L\u2082 minimal`` without a budget; ``any change`` without a bound."""
     if eps is None:
         return f"{norm_name(norm)} minimal"
     return UNBOUNDED if unbounded(norm, eps) else f"{norm_name(norm)} \u03b5 = {eps_text(eps, levels)}"

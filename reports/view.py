@@ -42,6 +42,10 @@ class Entry:
         """Defense and architecture."""
         return f"{self.defense} / {self.architecture}"
 
+    def attacked(self, norm: str) -> bool:
+        """Whether some attack ran on it in that norm."""
+        return any(pair.meta["norm"] == norm for pair in self.pairs)
+
     @property
     def unranked(self) -> list[str]:
         """Norms in which it has no rank."""

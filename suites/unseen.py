@@ -1,8 +1,8 @@
 """What no threat model foresaw: transformations that images meet on their way, most in two severities.
 
-One budget, linf 1, allows any image. The severities leave every picture readable and ask the same of 8x8 digits as of
-32x32 photographs; see :mod:`harness.attacks.transforms`. The grids of the three toolkits share one range: ART takes one
-place for all images, Foolbox the worst angle of each image, ours the worst angle and shift.
+One budget, linf 1, allows any image. The severities leave pictures of 8x8 to 32x32 pixels readable; their units are
+those of :mod:`harness.attacks.transforms`. The three grid searches turn by up to 15 degrees: ART takes one angle and
+one shift sideways for all images, Foolbox the worst angle of each image, ours the worst angle and shift of each.
 """
 
 from __future__ import annotations

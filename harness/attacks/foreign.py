@@ -85,9 +85,11 @@ class Foreign(Attack):
 
     @property
     def family(self) -> Family:
-        """By access and kind, but for single steps and random draws, which a toolkit keeps among its other attacks."""
+        """By access and kind, but for single steps, draws and transformations, which toolkits keep among the others."""
         if self.attack.startswith("FastGradient"):
             return "one-step"
+        if any(word in self.attack for word in ("Spatial", "Blur", "Inversion", "Contrast")):
+            return "transformation"
         return "noise" if "Noise" in self.attack else super().family
 
     @property

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from harness.metrics import DISTANCES, FLAGS, SAMPLE_COLUMNS, Board, Pair
+from harness.metrics import DISTANCES, FLAGS, SAMPLE_COLUMNS, Board, Pair, by_model, limit, nearest
 
 HOSTILE = "<script>alert('x')</script> | \"quoted\" & `ticked`"
 BUDGETS = {"linf": (2 / 255, 8 / 255, 16 / 255), "l2": (0.5, 1.0)}
 CLASSES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 DEFENSES = (("standard", 0.3), ("fast-gradient", 0.8), ("pgd(eps=8/255)", 2.6), (HOSTILE, 1.4), ("gaussian-noise", 0.5))
+FAMILIES = {
+    "gradient": "one-step", "noise": "noise", "SquareAttack(max_iter=500)": "score", "HopSkipJump": "decision",
+    "AutoProjectedGradientDescent": "iterated", "PGD(steps=40)": "iterated",
+}  # fmt: skip
 ATTACKS = (  # label, toolkit, access, kind, strength, forwards, backwards
     ("lbfgs(c=searched)", "gauntlet", "gradients", "minimal", 1.10, 184.2, 184.2),
     ("alpha", "gauntlet", "gradients", "minimal", 0.95, 31.0, 280.0),
@@ -46,6 +50,8 @@ def frame(clean: Any, norm: str, distance: Any, flags: Mapping[str, Any] | None 
         "attacked": clean,
         "adv_pred": np.where(found, (np.arange(n) + 3) % 10, np.where(clean, np.arange(n) % 10, -1)),
         "adversarial": found,
+        "wrong_share": np.where(clean, found.astype(float), math.nan),
+        "survives_rounding": found & (np.arange(n) % 5 != 2),
         "shard": np.zeros(n, int),
     }
     scale = {"l0": 40.0, "l1": 12.0, "l2": 1.0, "linf": 0.03, "rms": 1 / 28}
@@ -108,6 +114,43 @@ def _spoil(
     return samples, {}
 
 
+def facts(pairs: Sequence[Pair], norm: str, eps: float, n: int = 40) -> dict[str, Any]:
+    """What a probe finds on a model that hides nothing: its attack leaves what the battery leaves."""
+    found = nearest(pairs, norm)
+    right = found["distance"][found["clean_correct"]].to_numpy(float)[:n]
+    left = float((right > limit(eps)).mean())
+    seen = {
+        "probabilities": False, "detached": False, "inner_optimisation": False, "zero_gradient": 0.0,
+        "non_finite_gradient": 0.0, "small_gradient": 0.0, "uphill": 1.0, "scale": {"0.05": left, "1": left, "20": left},
+        "unbounded": 0.0, "one_step": min(left + 0.2, 1.0), "steps": {"100": left, "200": left}, "rising": 0.01,
+        "restarts": {"1": left, "2": left, "5": left}, "losses": {"ce": left, "dlr": left}, "errors": [],
+    }  # fmt: skip
+    return {
+        "norm": norm, "eps": eps, "n": len(right), "remedy": "", "seconds": 1.0, "forwards": 1, "backwards": 1,
+        "stochastic": {"draws": 8, "labels": 0.0, "logits": 0.0}, "seen": {"raw": seen, "attacked": dict(seen)},
+    }  # fmt: skip
+
+
+def build_health(pairs: Sequence[Pair]) -> dict[str, dict[str, dict[str, Any]]]:
+    """Grades of every kind: standard A, pgd C (remedied), fast-gradient D in linf, gaussian-noise B; one not probed."""
+    health: dict[str, dict[str, dict[str, Any]]] = {}
+    for key, own in by_model(pairs).items():
+        defense = own[0].meta["defense"]
+        if defense == HOSTILE:
+            continue
+        health[key] = {norm: facts(own, norm, grid[len(grid) // 2]) for norm, grid in BUDGETS.items()}
+        for norm, found in health[key].items():
+            raw, attacked = found["seen"]["raw"], found["seen"]["attacked"]
+            if defense == "pgd(eps=8/255)":
+                found["remedy"] = "logits / 20"
+                raw["zero_gradient"] = 0.6
+            if defense == "gaussian-noise":
+                attacked["rising"] = 0.2
+            if defense == "fast-gradient" and norm == "linf":
+                attacked["uphill"] = raw["uphill"] = 0.25
+    return health
+
+
 def build_board(n: int = 120, seeds: int = 2) -> Board:
     """The board; the same values on every call."""
     pairs: list[Pair] = []
@@ -144,6 +187,7 @@ def build_board(n: int = 120, seeds: int = 2) -> Board:
                             make_pair(
                                 samples, gallery, cell=f"{index:016x}", model=key, defense=defense, seed=seed,
                                 attack=attack, toolkit=toolkit, access=access, kind=kind, norm=norm, eps=eps,
+                                family=FAMILIES.get(attack, "minimum-norm"),
                                 forwards=forwards, backwards=backwards, seconds=forwards * n / 3e4 + number / 100,
                                 run_id=f"{index:032x}",
                                 run_url=URL.format(index) if d != 1 else "javascript:alert(1)",
@@ -157,7 +201,7 @@ def build_board(n: int = 120, seeds: int = 2) -> Board:
         "error": "Diverged: the loss is not finite in epoch 3", "card": {},
     }  # fmt: skip
     missing = {FAILED_MODEL: [f"{attack[0]} ({norm})" for attack in ATTACKS for norm in BUDGETS]}
-    return Board("quick", {"mnist": BUDGETS}, pairs, missing, models)
+    return Board("quick", {"mnist": BUDGETS}, pairs, missing, models, build_health(pairs))
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,113 @@
+"""The first page: every suite and data set with its rankings, curves, costs, pictures and failures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from . import text
+from .charts import Chart, Curve, eps_chart
+from .contrasts import Matrix, matrices
+from .gallery import PER_SECTION, PER_STRIP, Picture, choose, pictures
+from .html import page
+from .tables import Section
+from .view import Entry, column
+
+
+@dataclass(frozen=True)
+class Strip:
+    """A row of the gallery: one model under one attack."""
+
+    entry: Entry
+    attack: str
+    threat: str
+    seed: int
+    anchor: str
+    pictures: Sequence[Picture]
+
+
+def render(sections: Sequence[Section], title: str, command: str) -> str:
+    """The page as text.
+
+    Args:
+        sections: What to show, see :func:`reports.tables.sections`.
+        title: Heading and window title.
+        command: What reproduces the whole report, "" to leave it out.
+    """
+    return page(
+        "report.html.j2",
+        title=title,
+        up="",
+        command=command,
+        sections=sections,
+        charts={section.anchor: charts(section) for section in sections},
+        duels={section.anchor: versus(section) for section in sections},
+        strips={section.anchor: strips(section) for section in sections},
+        environments=environments(sections),
+    )
+
+
+def charts(section: Section) -> list[Chart]:
+    """A chart for every norm with a bounded eps."""
+    return [
+        eps_chart(
+            [
+                Curve(
+                    index=entry.index,
+                    name=entry.name,
+                    n=entry.n,
+                    distances=[one["distance"].to_numpy(float) for one in section.nearest(entry, norm)],
+                    bound=bool(entry.notes[norm]),
+                )
+                for entry in section.attacked
+                if entry.n
+            ],
+            norm,
+            section.budgets[norm],
+            section.levels,
+        )
+        for norm in section.bounded
+        if any(entry.n for entry in section.attacked)
+    ]
+
+
+def versus(section: Section) -> list[tuple[str, Matrix]]:
+    """Who is significantly better, with the threat in words, for every norm."""
+    found = []
+    for norm in section.norms:
+        made = matrices(section, norm)
+        words = text.threat_text(norm, section.reference(norm), section.levels)
+        for matrix in made:
+            found.append((f"{words}, {text.plural(matrix.n, 'image')}" if len(made) > 1 else words, matrix))
+    return found
+
+
+def strips(section: Section) -> list[tuple[str, list[Strip]]]:
+    """Per norm the gallery: for every model the attack that broke most at the reference eps, on its first images."""
+    per_strip = max(1, min(PER_STRIP, PER_SECTION // max(1, len(section.attacked) * len(section.norms))))
+    found = []
+    for norm in section.norms:
+        rows = []
+        for entry in section.attacked:
+            pair = choose(entry.pairs, norm, section.reference(norm))
+            shown = pictures(pair, per_strip) if pair else []
+            if pair and shown:
+                anchor = next(r.anchor for r in section.records[entry.anchor] if r.pair is pair)
+                threat = text.threat_text(norm, pair.meta["eps"], section.levels)
+                rows.append(Strip(entry, column(pair).name, threat, pair.meta["seed"], anchor, shown))
+        if rows:
+            found.append((norm, rows))
+    return found
+
+
+def environments(sections: Sequence[Section]) -> list[tuple[dict[str, str], str, int]]:
+    """Distinct (versions, commit) behind the pairs, each with its number of pairs, most first."""
+    found: dict[str, int] = {}
+    for section in sections:
+        for pair in section.pairs:
+            versions = {str(name): str(value) for name, value in (pair.meta.get("versions") or {}).items()}
+            key = json.dumps([versions, str(pair.meta.get("git_commit") or "")], sort_keys=True)
+            found[key] = found.get(key, 0) + 1
+    ordered = sorted(found.items(), key=lambda item: (-item[1], item[0]))
+    return [(*json.loads(key), count) for key, count in ordered]
