@@ -198,9 +198,10 @@ def report(home: Path, tracking_uri: str | None, source: str, out: Path | None) 
 @click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True)
 def ui(home: Path, tracking_uri: str | None, host: str, port: int) -> None:
     """Open the MLflow UI on the runs."""
+    from .registry import quiet_environment
     from .store import Home
     from .tracked import ui_links
-    from .tracking import Tracker, Unreachable, default_uri, quiet_environment
+    from .tracking import Tracker, Unreachable, default_uri
     from .tracking import tracking_uri as choose
 
     place = Home(home)

@@ -1,18 +1,27 @@
-"""``gauntlet doctor``: is everything here that a run needs?"""
+"""``gauntlet doctor``: is everything here that a run needs, and does every attack do what it has to?"""
 
 from __future__ import annotations
 
+import ast
 import os
 import platform
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from rich.markup import escape
 from rich.table import Table
 
 from . import environment
+from .attack import Attack
+from .attacks.art import Art
+from .attacks.foolbox import Foolbox
 from .data import DATASETS
-from .errors import UserError
+from .errors import UserError, unknown
+from .plan import Suite
+from .selftest import Finding, Progress, attacks_of, run
 from .store import Home
+from .threat import Norm
 from .tracking import Tracker, Unreachable, tracking_uri, undelivered
 
 
@@ -71,3 +80,112 @@ def _data_state(name: str, root: Path | None) -> str:
     except UserError as error:
         return f"not found: {error}"
     return f"{len(data.x_train)} training and {len(data.x_test)} test images"
+
+
+_DOORS = {"art": Art, "foolbox": Foolbox}
+
+
+def examine_attacks(
+    suites: Iterable[Suite],
+    patterns: Sequence[str] = (),
+    forced: Sequence[str] = (),
+    jobs: int = 1,
+    progress: Progress | None = None,
+) -> tuple[Table, bool]:
+    """Let attacks prove their strength on the reference victims; see :mod:`harness.selftest`.
+
+    Args:
+        suites: Batteries whose attacks are tested, each attack once.
+        patterns: Only labels, with or without settings, that match one of these (``*`` and ``?``); empty: all.
+        forced: Refused attacks to be tested beside them, see :func:`parse_forced`. Without patterns, they alone.
+        jobs: Processes.
+        progress: Called after each attack and victim.
+
+    Returns:
+        A table for people, a row for each attack and norm, and whether all of them passed.
+
+    Raises:
+        UserError: A pattern that no attack of the suites matches, a forced attack that cannot be called.
+    """
+    chosen = [(attack, norm) for text in forced for attack in [parse_forced(text)] for norm in attack.supported_norms]
+    if patterns or not forced:
+        chosen = _matching(attacks_of(suites), patterns) + chosen
+    found = run(chosen, jobs=jobs, progress=progress)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("toolkit", "attack", "norm", "seconds", "strength"):
+        table.add_column(column, overflow="fold", justify="right" if column == "seconds" else "left")
+    failed = 0
+    for attack, norm in chosen:
+        mine = [f for f in found if (f.attack, f.toolkit, f.norm) == (attack.label, attack.toolkit, norm)]
+        faults = [finding for finding in mine if not finding.passed]
+        failed += bool(faults)
+        seconds = f"{sum(finding.seconds for finding in mine):.1f}"
+        victims = len({finding.victim for finding in mine})
+        words = "\n".join(_complaints(faults)) or f"passed on {victims} victims"
+        style = "red" if faults else None
+        table.add_row(attack.toolkit, escape(attack.label), norm, seconds, escape(words), style=style)
+    table.caption = f"{len(chosen)} attacks and norms: {len(chosen) - failed} passed, {failed} failed"
+    table.caption_justify = "left"
+    return table, not failed
+
+
+def parse_forced(text: str) -> Attack:
+    """Read ``TOOLKIT:CLASS`` or ``TOOLKIT:CLASS?option=value&option=value``: an attack, also one that is refused.
+
+    Raises:
+        UserError: Unknown toolkit, attack or option; an attack of which the tables know too little to call it.
+    """
+    toolkit, _, rest = text.partition(":")
+    name, _, settings = rest.partition("?")
+    if toolkit not in _DOORS:
+        raise unknown("toolkit", toolkit, _DOORS)
+    options = {}
+    for setting in filter(None, settings.split("&")):
+        key, equals, value = setting.partition("=")
+        if not equals:
+            raise UserError(f"{toolkit} {name}: write options as key=value, got {setting!r}")
+        options[key] = _value(value)
+    attack = _DOORS[toolkit].forced(name, **options)
+    if not attack.supported_norms:
+        defect = attack.capability.defect
+        raise UserError(f"{toolkit} {name} cannot be forced, the tables only know why it is refused: {defect}")
+    return attack
+
+
+def _value(text: str) -> object:
+    """A Python literal, or else the text itself."""
+    try:
+        value: object = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+    return value
+
+
+def _matching(attacks: list[tuple[Attack, Norm]], patterns: Sequence[str]) -> list[tuple[Attack, Norm]]:
+    def matches(label: str, pattern: str) -> bool:
+        # a label may hold brackets, which mean something in a pattern
+        return any(name == pattern or fnmatchcase(name, pattern) for name in (label, label.partition("(")[0]))
+
+    labels = sorted({attack.label for attack, _ in attacks})
+    for pattern in patterns:
+        if not any(matches(label, pattern) for label in labels):
+            raise unknown("attack", pattern, labels)
+    return [
+        (attack, norm)
+        for attack, norm in attacks
+        if not patterns or any(matches(attack.label, pattern) for pattern in patterns)
+    ]
+
+
+def _complaints(faults: Sequence[Finding]) -> list[str]:
+    """A line for every expectation that was not met; victims on which the same was measured share one."""
+    lines: dict[tuple[str, str], list[str]] = {}
+    for fault in faults:
+        lines.setdefault((fault.expected, fault.measured), []).append(fault.victim)
+    return [
+        f"{_few(victims)}: {measured}, where {expected} was stated" for (expected, measured), victims in lines.items()
+    ]
+
+
+def _few(names: Sequence[str]) -> str:
+    return " / ".join(names[:3]) + (f" / {len(names) - 3} more" if len(names) > 3 else "")

@@ -237,12 +237,13 @@ def load(reference: Reference) -> nn.Module:
 
 def describe_model(model: nn.Module, reference: Reference, remedy: Remedy | None = None) -> External:
     """The declaration of a model that :func:`load` returned."""
+    remedy = remedy or Remedy()
     return External(
         weights=digest(bare(model)),
-        program=program(reference, model),
+        program=program(reference, model, remedy),
         mean=reference.mean,
         std=reference.std,
-        remedy=remedy or Remedy(),
+        remedy=remedy,
         reference=reference,
     )
 
@@ -299,12 +300,12 @@ def digest(model: nn.Module) -> str:
     return total.hexdigest()[:16]
 
 
-def program(reference: Reference, model: nn.Module) -> str:
+def program(reference: Reference, model: nn.Module, remedy: Remedy = _NONE) -> str:
     """Digest of a model's code: 16 hexadecimal digits.
 
     Of a Python file its bytes, those of the files below its folder that it imports, the factory's name and its
     arguments; of an exported program the graph with its constants; of any other model of MLflow its files, weights
-    included. Programs that a Python file loads count with theirs. Not seen: installed packages, files that hold
+    included. Programs that a Python file loads count with theirs, and so do files that hold stand-in gradients. Not seen: installed packages, files that hold
     settings. :func:`fingerprint` sees what they do.
     """
     total = hashlib.sha256()
@@ -322,6 +323,9 @@ def program(reference: Reference, model: nn.Module) -> str:
     for part in model.modules():
         if isinstance(part, torch.jit.ScriptModule):
             total.update(part.save_to_buffer())
+    for _, function in remedy.stand_ins:
+        if (file := Path(function.rpartition(":")[0])).is_file():
+            total.update(file.read_bytes())
     return total.hexdigest()[:16]
 
 

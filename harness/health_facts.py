@@ -13,35 +13,46 @@ from typing import Any, Final
 from .checks import FEW, ITERATED, Check, Evidence, Grade, Question, exceeded, grade_of, listed, percent, threat_text
 from .metrics import limit, nearest
 
+# "sound" below are plain, gaussian-noise, fast-gradient and pgd-trained networks on digits and MNIST in linf, l2 and
+# l1; "broken" are the classifiers of harness.broken, which only look robust
+
 DRAWN: Final = 1e-4
-"""Relative change of a logit between calls that is put down to rounding; float32 sums in another order change 1e-6."""
+"""Relative change of a logit between calls that is put down to rounding. Sound: 0; drawn noise: 0.15 and more."""
 
 ZERO_GRADIENT: Final[Mapping[Grade, float]] = {"C": 0.01, "D": 0.05}
-"""Share of images on which a gradient may be exactly zero or not finite. Attacks do not move there at all."""
+"""Share of images on which a gradient may be exactly zero or not finite: attacks do not move there at all. Sound: 0;
+broken: 0.7 and more."""
 
 UPHILL: Final[Mapping[Grade, float]] = {"C": 0.1, "D": 0.3}
-"""Share of images on which a small step along the gradient may gain less than random directions do."""
+"""Share of images on which a small step along the gradient may gain no more than random steps do. Sound: 0 to 0.03;
+broken: 0.66 to 0.81; directions drawn by chance: 0.69."""
 
 SCALE: Final[Mapping[Grade, float]] = {"C": 0.05, "D": 0.2}
-"""Accuracy that a plain attack may take beyond its own when the logits are divided by 20."""
+"""Accuracy that a plain attack may take beyond its own when the logits are divided by 20. Sound: less than nothing,
+because division makes it weaker; logits that are too large: 0.38 and more."""
 
-UNBOUNDED: Final[Mapping[Grade, float]] = {"D": 0.05}
-"""Accuracy that may be left when the budget holds every image there is. The truth is zero."""
+UNBOUNDED: Final[Mapping[Grade, float]] = {"C": 0.01, "D": 0.05}
+"""Accuracy that may be left when the budget holds every image there is. The truth is zero, and so is sound; broken: 0.1
+to 0.5."""
 
 STEPS: Final[Mapping[Grade, float]] = {"B": 0.01, "C": 0.05}
-"""Accuracy that twice as many steps may still take."""
+"""Accuracy that twice as many steps may still take. Sound: 0 to 0.02, which is fewer images than count; broken: 0.04
+to 0.1."""
 
 RISING: Final[Mapping[Grade, float]] = {"B": 0.1, "C": 0.25}
-"""Share of the whole rise of the loss that may come in the last tenth of the steps; even progress gives a tenth."""
+"""Share of the whole rise of the loss that may come in the last tenth of the steps: even progress gives a tenth.
+Sound: 0 to 0.001; this is a guard against steps that are too small."""
 
 RESTARTS: Final[Mapping[Grade, float]] = {"B": 0.02, "C": 0.05}
-"""Accuracy that five restarts may take beyond two."""
+"""Accuracy that five restarts may take beyond two. Sound: 0 to 0.02; broken: 0.02 to 0.13."""
 
 LOSSES: Final[Mapping[Grade, float]] = {"C": 0.05, "D": 0.2}
-"""Accuracy that cross-entropy may leave beyond the difference of logits ratio, which does not saturate."""
+"""Accuracy that the log-odds may leave beyond the difference of logits ratio. Sound: 0.02 at most; a rugged loss: 0.2
+to 0.4."""
 
 STRENGTH: Final[Mapping[Grade, float]] = {"C": 0.02, "D": 0.1}
-"""Accuracy that the probe's attack alone may take beyond the whole battery, on the same images."""
+"""Accuracy that the probe's attack alone may take beyond the whole battery, on the same images. The suite quick leaves
+at most what the probe does, or 1 % more, on sound networks."""
 
 Answer = tuple[Grade, str]
 Measure = Callable[[Mapping[str, Any], int], Answer | None]
@@ -93,7 +104,9 @@ def _vanishing(seen: Mapping[str, Any], n: int) -> Answer | None:
     if None in shares.values():
         return None
     what, share = max(shares.items(), key=lambda item: float(item[1]))
-    return _share(float(share), n, ZERO_GRADIENT, f"the gradient is {what} on {{}} of the images at most")
+    if not share:
+        return "A", "every image has a gradient"
+    return _share(float(share), n, ZERO_GRADIENT, f"the gradient is {what} on {{}} of the images")
 
 
 def _share(share: float, n: int, bounds: Mapping[Grade, float], text: str) -> Answer:
@@ -110,12 +123,8 @@ def _scale(seen: Mapping[str, Any], n: int) -> Answer | None:
     left = seen["scale"]
     if left is None or None in left.values():
         return None
-    gain = left["1"] - min(left["0.05"], left["20"])
-    factor = "divided" if left["0.05"] <= left["20"] else "multiplied"
-    text = (
-        f"with logits {factor} by 20 a plain attack left {percent(min(left.values()))} instead of {percent(left['1'])}"
-    )
-    return grade_of(round(gain * n), n, SCALE), text
+    text = f"a plain attack left {percent(left['1'])}, and {percent(left['0.05'])} with the logits divided by 20"
+    return grade_of(round((left["1"] - left["0.05"]) * n), n, SCALE), text
 
 
 def _unbounded(seen: Mapping[str, Any], n: int) -> Answer | None:
@@ -128,7 +137,7 @@ def _losses(seen: Mapping[str, Any], n: int) -> Answer | None:
     left = seen["losses"]
     if left is None:
         return None
-    text = f"cross-entropy left {percent(left['ce'])}, the difference of logits ratio {percent(left['dlr'])}"
+    text = f"the log-odds left {percent(left['ce'])}, the difference of logits ratio {percent(left['dlr'])}"
     return grade_of(round((left["ce"] - left["dlr"]) * n), n, LOSSES), text
 
 
@@ -237,8 +246,8 @@ FACT_QUESTIONS: Final = (
     ),
     Question(
         "losses-agree",
-        "Does cross-entropy break what other losses break?",
-        "Divide the logits that attacks see with --remedy temperature=N, or add attacks with other losses.",
+        "Do different losses break the same images?",
+        "Add attacks with other losses to the suite, and look for what makes the loss rugged (misleading-gradients).",
         _asks(_losses),
     ),
     Question(

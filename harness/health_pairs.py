@@ -31,6 +31,10 @@ ALONE: Final[Mapping[Grade, float]] = {"C": 0.01, "D": 0.05}
 """Share of images that the weaker sort of attack may break alone. On sound networks it breaks 0 to 0.5 % alone; more
 says that the stronger sort fails on this model, also on images where no weaker attack came to help."""
 
+PROBED_ALONE: Final[Mapping[Grade, float]] = {"C": 0.02, "D": 0.05}
+"""Accuracy that the probe's iterated attack may leave beyond its single step: the balance of images lost and gained, on
+a hundred of them. Sound networks show 0.02 at most."""
+
 RISE: Final[Mapping[Grade, float]] = {"C": 0.02}
 """Accuracy that an attack may lose from one eps to a larger one. A search that stops at random may miss an image or
 two; no D, because what it found within the smaller eps counts at the larger one too."""
@@ -89,7 +93,7 @@ def _one_step(question: Question, evidence: Evidence) -> Check:
         return _alone(question, evidence, ONE_STEP, ITERATED, "one-step attacks")
     n, single, iterated = int((evidence.facts or {})["n"]), seen["one_step"], min(seen["steps"].values())
     text = f"in the probe the iterated attack left {percent(iterated)} where one step left {percent(single)}"
-    return question.graded(grade_of(round((iterated - single) * n), n, ALONE), text)
+    return question.graded(grade_of(round((iterated - single) * n), n, PROBED_ALONE), text)
 
 
 def _black_box(question: Question, evidence: Evidence) -> Check:

@@ -335,7 +335,9 @@ def _probes(suite: Suite, spec: ModelSpec, info: DatasetInfo, samples: int | Non
     found = []
     n = min(PROBE_SAMPLES, samples or suite.samples, info.test_size)
     for norm, grid in suite.grid(info).items():
-        if any(attack.access != "none" and attack.family != "transformation" for attack in suite.attacks[norm]):
+        if norm != "l0" and any(
+            attack.access != "none" and attack.family != "transformation" for attack in suite.attacks[norm]
+        ):
             eps = info.eps.get(norm, 0.0)
             nearest = min(grid, key=lambda value: abs(value - eps))
             found.append(Probe(model=spec, threat=Threat(norm, nearest), n=n))

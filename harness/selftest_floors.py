@@ -159,6 +159,13 @@ _ON_BROKEN: Final = (
     Rule(
         sorts=("remedied",),
         stochastic=True,
+        access=("decisions",),
+        why="it follows a boundary that is elsewhere in every draw",
+    ),
+    Rule(sorts=("remedied",), stochastic=True, access=("scores",), kinds=("budget",), floors=(Floor(2, 0.4),)),
+    Rule(
+        sorts=("remedied",),
+        stochastic=True,
         kinds=("minimal",),
         floors=(Floor(3, 0.95),),
         why="it stops at a boundary that only some draws show, and votes fall on either side",
@@ -186,6 +193,18 @@ _WEAKER: Final = (
     Rule(sorts=("hardened",), attacks=("alpha*",), why="a single step, whatever its length"),
     Rule(sorts=_SEEN, attacks=("alpha*", "gradient*"), norms=("l1",), why=_ONE_PIXEL),
     Rule(
+        sorts=("linear", "hardened"),
+        attacks=("lbfgs(*c=*",),
+        floors=(Floor(5, 0.15),),
+        why="one constant for all images, which is right for few of them",
+    ),
+    Rule(
+        sorts=_SEEN,
+        attacks=("lbfgs(*c=*",),
+        floors=(Floor(2, 0.2),),
+        why="one constant for all images, which is right for few of them",
+    ),
+    Rule(
         sorts=("linear",),
         attacks=("fgm-art(*minimal=True*",),
         floors=(Floor(3, 0.3),),
@@ -210,8 +229,14 @@ _WEAKER: Final = (
     ),
     Rule(sorts=("linear",), attacks=("fmn-l1*",), floors=(Floor(1.1, 0.5), Floor(2, 0.15)), why=_WEAK),
     Rule(sorts=_SEEN, attacks=("fmn-l1*",), floors=(Floor(1, 0.6),), why=_WEAK),
-    Rule(attacks=("vat*", "newtonfool*"), sorts=("linear", "plain"), floors=(Floor(3, 0.6),), why=_WEAK),
+    Rule(attacks=("vat*", "newtonfool*"), sorts=("plain", "hardened"), floors=(Floor(2, 0.6),), why=_WEAK),
     Rule(attacks=("vat*", "newtonfool*"), why=_WEAK),
+    Rule(
+        attacks=("jsma*",),
+        sorts=("plain", "hardened", "remedied"),
+        floors=(Floor(3, 0.25),),
+        why="it aims at one class, and never takes a pixel back",
+    ),
     Rule(attacks=("universal*", "frame-saliency*"), why="one perturbation for all images, or for rows of them"),
     Rule(sorts=("linear",), norms=("l0",), floors=(Floor(2, 0.5), Floor(4, 0.15)), why="pixels are counted in whole"),
     Rule(sorts=("linear",), attacks=("square-art*",), norms=("l2",), floors=(Floor(5, 0.3),), why=_WEAK),
@@ -225,6 +250,7 @@ _DEFAULTS: Final = (
     Rule(sorts=_SEEN, families=("one-step",), floors=(Floor(1, 0.25),)),
     Rule(sorts=_SEEN, families=("iterated", "minimum-norm"), floors=(Floor(1, 0.2),)),
     Rule(sorts=("hardened",), families=("iterated", "minimum-norm"), floors=(Floor(1, 0.25),)),
+    Rule(victims=("rounded-inputs",), families=("decision",), floors=(Floor(3, 0.35),)),
     Rule(
         sorts=("plain", "hardened", "broken", "remedied"),
         families=("score", "decision"),

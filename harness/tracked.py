@@ -42,7 +42,7 @@ def pair_metrics(pair: Pair, budgets: Mapping[str, Sequence[float]]) -> dict[str
 def curve_points(pair: Pair, budgets: Mapping[str, Sequence[float]]) -> list[tuple[float, float]]:
     """Robust accuracy over eps of one pair: a budget attack has looked at no eps but its own, and at 0."""
     norm, eps = pair.meta["norm"], pair.meta["eps"]
-    if pair.meta["status"] != "ok":
+    if pair.meta["status"] != "ok" or pair.meta.get("cascade"):
         return []
     top = 1.5 * max(budgets[norm])
     grid = [top * step / (CURVE_POINTS - 1) for step in range(CURVE_POINTS)] if eps is None else sorted({0.0, eps})

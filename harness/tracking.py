@@ -26,6 +26,7 @@ from .campaign import boards, model_state, probe_facts, read_runs
 from .errors import UserError, describe
 from .health import Trust, trust
 from .metrics import Board, Pair, by_model, pair_rows
+from .registry import quiet_environment
 from .results import is_finished, read_pair
 from .store import Home, finite, read_json, write_bytes, write_json
 from .tracked import (
@@ -59,16 +60,6 @@ def default_uri(home: Home) -> str:
 def tracking_uri(home: Home, given: str | None) -> str:
     """``--tracking-uri``, else ``MLFLOW_TRACKING_URI``, else :func:`default_uri`."""
     return given or os.environ.get("MLFLOW_TRACKING_URI") or default_uri(home)
-
-
-def quiet_environment() -> None:
-    """Settings that MLflow reads when it is imported: no usage telemetry, no long retries, no chatter."""
-    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
-    os.environ["DO_NOT_TRACK"] = "true"
-    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
-    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
 
 
 SCHEMES: Final = ("sqlite", "postgresql", "mysql", "mssql", "http", "https", "databricks")

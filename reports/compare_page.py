@@ -51,7 +51,7 @@ def render(section: Section, duel: Duel) -> str:
         bouts=[bout for norm in norms for bout in bouts(section, duel, norm)],
         charts=curves(section, [duel.a, duel.b], norms),
         weapons=[_weapons(section, duel, norm) for norm in norms],
-        doubts=[(entry, norm, note) for entry in (duel.a, duel.b) for norm, note in entry.notes.items() if note],
+        doubts=[entry for entry in (duel.a, duel.b) if any(entry.notes[norm] for norm in norms)],
         norms=norms,
     )
 

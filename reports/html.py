@@ -13,7 +13,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 import jinja2
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from . import text
 from .charts import sparkline
@@ -63,6 +63,8 @@ def environment() -> jinja2.Environment:
         "link": link,
         "clip": clip,
         "soft": soft,
+        "heading": heading,
+        "options": options,
     }
     env.globals |= {
         "spread": text.spread,
@@ -72,7 +74,6 @@ def environment() -> jinja2.Environment:
         "rank_text": text.rank_text,
         "budget_text": text.budget_text,
         "threat_text": text.threat_text,
-        "unbounded": text.unbounded,
         "plural": text.plural,
         "sparkline": sparkline,
         "column": column,
@@ -108,6 +109,16 @@ def soft(words: str) -> Markup:
     """Escaped text that may break where a label has joints (after ``( , = / _`` and before a hump), not anywhere."""
     parts = re.split(r"(?<=[(,=/_|])(?=\w)|(?<=[a-z])(?=[A-Z])", words)
     return Markup("<wbr>").join(part[i : i + 30] for part in parts for i in range(0, len(part), 30))
+
+
+def heading(words: str) -> str:
+    """With a capital at the beginning."""
+    return words[:1].upper() + words[1:]
+
+
+def options(words: str) -> Markup:
+    """Escaped text with command-line options as code, so that they are not torn apart at their hyphens."""
+    return Markup(re.sub(r"--[a-z][a-z-]*(?: \w+=\w+)?", r"<code>\g<0></code>", str(escape(words))))
 
 
 def _plain(value: Any) -> Any:

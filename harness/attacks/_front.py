@@ -78,25 +78,32 @@ class Front(Rows):
             best_score=lowest.clone(),
         )
 
-    def note(self, loss: Tensor, score: Tensor, grad: Tensor, draws: Draws) -> None:
+    def note(self, loss: Tensor, score: Tensor, grad: Tensor) -> None:
         """Take down what was found at the present points, and keep the best.
 
         Args:
             loss: What is climbed (N,).
             score: The untargeted loss (N,).
             grad: Gradients like ``x``.
-            draws: Streams for random directions where there is no gradient.
         """
         grad = grad.nan_to_num(0.0, 0.0, 0.0)
-        outwards = ((self.now <= 0) & (grad < 0)) | ((self.now >= 1) & (grad > 0))
+        outwards = torch.where(grad > 0, self.now >= 1, self.now <= 0)
         self.grad = grad.masked_fill_(outwards, 0)
-        dead = (~self.grad.flatten(1).any(1)).nonzero().squeeze(1)
-        self.grad[dead] = draws.of(dead).normal(*grad.shape[1:])
-        self.loss = torch.where(loss.isfinite(), loss, -math.inf)
+        self.loss = torch.where(loss.isfinite() & score.isfinite(), loss, -math.inf)
         better = (self.loss > self.best_loss).nonzero().squeeze(1)
         self.best[better], self.best_grad[better] = self.now[better], self.grad[better]
         self.best_loss[better], self.best_score[better] = self.loss[better], score[better]
-        self._place(dead)
+
+    def revive(self, draws: Draws) -> None:
+        """Give images that have no direction a random one, from their best points.
+
+        Args:
+            draws: Streams of the images.
+        """
+        dead = (~self.grad.flatten(1).any(1)).nonzero().squeeze(1)
+        if len(dead):
+            self._place(dead)
+            self.grad[dead] = draws.of(dead).normal(*self.grad.shape[1:])
 
     def step(self, points: Tensor) -> None:
         """Make ``points``, like ``x``, the present ones."""

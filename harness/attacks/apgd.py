@@ -111,7 +111,7 @@ class APGD(Attack):
         out, score = x.clone(), torch.full_like(front.loss, math.inf)
         for number in range(self.steps + 1):
             last = number == self.steps
-            hit = self._look(victim, front, draws.fork(number), differentiate=not last)
+            hit = self._look(victim, front, differentiate=not last)
             gone = hit & pace.valid & (victim.remedy.draws == 1)
             if gone.any():
                 out[front.rows[gone]] = front.now[gone]
@@ -119,11 +119,12 @@ class APGD(Attack):
             if last or not len(front.rows):
                 break
             pace.review(number, front, hit)
+            front.revive(draws.fork(number))
             front.step(pace.move(front))
         out[front.rows], score[front.rows] = front.best, front.best_score
         return out, score
 
-    def _look(self, victim: Victim, front: Front, draws: Draws, *, differentiate: bool) -> Tensor:
+    def _look(self, victim: Victim, front: Front, *, differentiate: bool) -> Tensor:
         """Evaluate the present points; which are clearly fooled, bool (N,)."""
         losses, scores, grads, hits = [], [], [], []
         for rows in torch.arange(len(front.rows), device=front.rows.device).split(CHUNK):  # type: ignore[no-untyped-call]
@@ -142,9 +143,7 @@ class APGD(Attack):
             losses.append(loss)
             scores.append(loss if target is None else objective(self.loss, logits, y))
             hits.append(is_fooled(logits, y))
-        front.note(
-            torch.cat(losses), torch.cat(scores), torch.cat(grads) if grads else torch.zeros_like(front.now), draws
-        )
+        front.note(torch.cat(losses), torch.cat(scores), torch.cat(grads) if grads else torch.zeros_like(front.now))
         return torch.cat(hits)
 
 

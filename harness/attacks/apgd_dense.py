@@ -99,7 +99,6 @@ class Dense(Rows):
             self.mark, self.since = front.best_loss.clone(), number
             self.rises = torch.zeros_like(self.rises)
             front.back(self.halved)
-        self.last = front.loss
 
     def move(self, front: Front) -> Tensor:
         """The next points, like the images: a step, and a quarter of it given to the direction of the last one."""
@@ -107,5 +106,5 @@ class Dense(Rows):
         step = per_sample(self.size, now) * steepest(front.grad, EXPONENT[self.threat.norm])
         ahead = self.threat.project(front.x, now + step)
         drifted = self.threat.project(front.x, now + 0.75 * (ahead - now) + 0.25 * (now - self.before))
-        self.before = now
+        self.before, self.last = now, front.loss
         return torch.where(per_sample(front.placed, now), ahead, drifted)

@@ -16,9 +16,9 @@ from ..victim import Victim
 from .draws import Draws
 from .line import CHUNK, is_fooled
 
-MIN_SIDE=3
-ROUNDS=4
-TIES=True
+MIN_SIDE = 3
+ROUNDS = 4
+TIES = True
 _HALVINGS: Final = (0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
 """Shares of the queries after which the window's area is halved."""
 
@@ -62,9 +62,13 @@ class Square(Attack):
             if not len(rows):
                 return rows
             side = self._side(query, height, width, 1 if threat.norm == "linf" else MIN_SIDE)
-            trial = _flip(x, best, threat.eps, side, draws) if threat.norm == "linf" else _move(x, best, threat, side, draws)
+            trial = (
+                _flip(x, best, threat.eps, side, draws)
+                if threat.norm == "linf"
+                else _move(x, best, threat, side, draws)
+            )
             new, hit = _margins(victim, trial, y)
-            better = ((new >= margin) if TIES else new>margin) | hit
+            better = ((new >= margin) if TIES else new > margin) | hit
             best, margin = torch.where(per_sample(better, x), trial, best), torch.where(better, new, margin)
         out[rows[hit]] = best[hit]
         keep = ~hit
@@ -97,7 +101,9 @@ def _start(x, threat, draws):
     row, column = torch.arange(h), torch.arange(w)
     signs = draws.signs(c, -(-h // tile), -(-w // tile))
     blob = _blob(tile, tile)
-    return _fill(x, signs[:, :, row[:, None] // tile, column // tile] * blob[row[:, None] % tile, column % tile], threat)
+    return _fill(
+        x, signs[:, :, row[:, None] // tile, column // tile] * blob[row[:, None] % tile, column % tile], threat
+    )
 
 
 def _flip(x, best, eps, side, draws):
@@ -133,11 +139,16 @@ def _move(x, best, threat, side, draws):
     delta = (best - x).flatten(2)
     target, source = _window(draws, side, h, w, c), _window(draws, side, h, w, c)
     pattern = _pattern(side)
-    turned = (draws.signs(1, 1) > 0)
+    turned = draws.signs(1, 1) > 0
     shape = torch.where(turned, pattern.flatten(), pattern.t().flatten()) * draws.signs(c, 1)
     old = delta.gather(2, target)
-    def mass(d, dims): return d.abs().pow(power).sum(dims, keepdim=True)
-    def unit(d): return d / mass(d, 2).pow(1 / power).clamp_min(1e-12)
+
+    def mass(d, dims):
+        return d.abs().pow(power).sum(dims, keepdim=True)
+
+    def unit(d):
+        return d / mass(d, 2).pow(1 / power).clamp_min(1e-12)
+
     rest = delta.scatter(2, target, 0.0).scatter(2, source, 0.0)
     free = (threat.eps**power - mass(delta, (1, 2))).clamp_min(0) / c + mass(delta, 2) - mass(rest, 2)
     new = unit(unit(shape) + unit(old)) * free.clamp_min(0).pow(1 / power)

@@ -62,7 +62,8 @@ document.addEventListener("DOMContentLoaded", () => {
     const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
     if (!target) return;
     const panel = target.closest(".panel");
-    if (panel) select(panel.parentElement.querySelector("[data-threats]"), panel.id);
+    const box = panel && panel.parentElement.querySelector("[data-threats]");
+    if (box) select(box, panel.id);
     for (let node = target; node; node = node.parentElement) if (node.tagName === "DETAILS") node.open = true;
     target.scrollIntoView();
   };
