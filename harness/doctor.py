@@ -110,6 +110,7 @@ def examine_attacks(
     chosen = [(attack, norm) for text in forced for attack in [parse_forced(text)] for norm in attack.supported_norms]
     if patterns or not forced:
         chosen = _matching(attacks_of(suites), patterns) + chosen
+    chosen = list(dict.fromkeys(chosen))
     found = run(chosen, jobs=jobs, progress=progress)
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("toolkit", "attack", "norm", "seconds", "strength"):

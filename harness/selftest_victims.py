@@ -6,8 +6,9 @@ All are 8x8 images in gray: every attack of the tables works on them, and a netw
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import ClassVar, Final, Literal
 
 import torch
@@ -68,8 +69,7 @@ class Reference:
     Attributes:
         name: For people.
         sort: What it is there for.
-        fault: Key in :data:`harness.broken.BROKEN`, "" for a sound victim.
-        model: The model.
+        make: Builds the model.
         classes: Its logits.
         remedy: How attacks see it, None: as it is.
         stochastic: Whether the referee has to vote.
@@ -77,17 +77,16 @@ class Reference:
 
     name: str
     sort: Sort
-    fault: str
-    model: nn.Module
+    make: Callable[[], nn.Module]
     classes: int
     remedy: Remedy | None = None
     stochastic: bool = False
 
     def bench(self) -> Bench:
         """Fresh copies for one attack and its referee."""
+        model, votes = self.make(), VOTES if self.stochastic else 1
         return Bench(
-            Victim(self.model, classes=self.classes, remedy=self.remedy),
-            Victim(self.model, classes=self.classes, votes=VOTES if self.stochastic else 1),
+            Victim(model, classes=self.classes, remedy=self.remedy), Victim(model, classes=self.classes, votes=votes)
         )
 
     def case(self, norm: Norm, n: int) -> Case:
@@ -97,18 +96,25 @@ class Reference:
 
 @lru_cache
 def references() -> dict[str, Reference]:
-    """Every victim by name, the simplest first."""
-    found = [Reference(f"linear, {k} classes", "linear", "", linear(k).model, k) for k in (2, 10)]
-    network = plain_network()
-    found.append(Reference("plain network", "plain", "", network, 10))
-    found.append(Reference("hardened network", "hardened", "", hardened_network(), 10))
+    """Every victim by name, the simplest first. Nothing is trained before it is attacked."""
+    found = [Reference(f"linear, {k} classes", "linear", partial(_linear_model, k), k) for k in (2, 10)]
+    found.append(Reference("plain network", "plain", plain_network, 10))
+    found.append(Reference("hardened network", "hardened", hardened_network, 10))
     for name, broken in BROKEN.items():
-        model, remedy = broken.wrap(network), broken.remedy
+        make, remedy = partial(_broken_model, name), broken.remedy
         stochastic = remedy is not None and remedy.draws > 1
-        found.append(Reference(name, "broken", name, model, 10, stochastic=stochastic))
+        found.append(Reference(name, "broken", make, 10, stochastic=stochastic))
         if remedy:
-            found.append(Reference(f"{name} with its remedy", "remedied", name, model, 10, remedy, stochastic))
+            found.append(Reference(f"{name} with its remedy", "remedied", make, 10, remedy, stochastic))
     return {reference.name: reference for reference in found}
+
+
+def _linear_model(classes: int) -> nn.Module:
+    return linear(classes).model
+
+
+def _broken_model(name: str) -> nn.Module:
+    return BROKEN[name].wrap(plain_network())
 
 
 @lru_cache
@@ -189,6 +195,7 @@ def _network_case(name: str, norm: Norm, n: int) -> Case:
     _, (x, y) = digits().test_sample(4 * n)
     right = references()[name].bench().referee.predict(x) == y
     x, y = x[right][:n], y[right][:n]
+    assert len(x) == n
     _, (x_train, y_train) = digits().train_sample(TRAINING_IMAGES)
     unit = (HARD_UNIT if references()[name].sort == "hardened" else UNIT)[norm]
     return Case(x, y, torch.full((len(x),), unit), x_train, y_train)

@@ -15,7 +15,7 @@ from . import identity
 from .attack import Attack
 from .attacks.apgd import APGD
 from .attacks.gradient import Gradient
-from .attacks.line import diameter
+from .attacks.losses import objective
 from .attacks.noise import Noise
 from .errors import describe
 from .threat import EXPONENT, Threat, steepest
@@ -25,7 +25,7 @@ STRIDES: Final = (0.05, 0.5)
 """Steps of "uphill" in units of eps: a long one too, because a part that rounds does not notice the short one."""
 
 SIDEWAYS: Final = 5
-"""Random directions that the gradient has to beat: one that lies does so once in six times."""
+"""Random directions that the gradient has to beat: one that lies does so once in six times at either length."""
 
 SCALES: Final = (0.05, 1.0, 20.0)
 """Factors of the logits under which the plain attack is run."""
@@ -63,7 +63,7 @@ class Survey:
         raises; None then stands for what needs a gradient. ``inner_optimisation``: the forward pass differentiates.
         ``zero_gradient``, ``non_finite_gradient``: of the cross-entropy in float32. ``small_gradient``: that of the
         margin, which does not saturate, is zero. ``uphill``: see :meth:`uphill`. ``scale``: plain PGD on multiples
-        of the logits. ``unbounded``: any image is allowed. ``one_step``: along the gradient of the log-odds.
+        of the logits. ``unbounded``: see :meth:`unbounded`. ``one_step``: along the gradient of the log-odds.
         ``steps``, ``restarts``, ``losses``, ``rising``: see :meth:`strength`. ``errors``: what raised.
         """
         errors: list[str] = []
@@ -104,12 +104,16 @@ class Survey:
         left = torch.ones_like(self.y, dtype=torch.bool) if standing is None else standing.clone()
         rows = left.nonzero().squeeze(1)
         if len(rows):
-            x, y = self.x[rows], self.y[rows]
-            with identity.isolated(identity.derive_seed(self.seed, seed), self.victim.device):
-                x_adv = attack(self.victim, x, y, self.threat)
-            x_adv = self.threat.project(x, torch.where(x_adv.isfinite(), x_adv, x))
-            left[rows] = self.judge.predict(x_adv) == y
+            x_adv = self.propose(attack, rows, seed)
+            left[rows] = self.judge.predict(x_adv) == self.y[rows]
         return left
+
+    def propose(self, attack: Attack, rows: Tensor, seed: int = 0) -> Tensor:
+        """What an attack makes of some images, rows (M,), within the threat whatever it returns."""
+        x = self.x[rows]
+        with identity.isolated(identity.derive_seed(self.seed, seed), self.victim.device):
+            x_adv = attack(self.victim, x, self.y[rows], self.threat)
+        return self.threat.project(x, torch.where(x_adv.isfinite(), x_adv, x))
 
     def logits(self, x: Tensor) -> Tensor:
         """What attacks see, under the same random numbers each time: images are compared, not draws."""
@@ -158,15 +162,14 @@ class Survey:
         return {f"{factor:g}": share(self.stand(PlainPgd(factor=factor))) for factor in SCALES}
 
     def unbounded(self) -> float | None:
-        """Accuracy that the losses which do not saturate leave when no image in the box is too far."""
-        anything = replace(self, threat=Threat(self.threat.norm, diameter(self.x, self.threat.norm)))
-        left = anything.stand(APGD(loss="margin", steps=50))
-        return share(anything.stand(APGD(loss=self.ratio, steps=50), left))
+        """Accuracy that is left when every image in the box is allowed, in whatever norm, and the gradient leads there.
 
-    @property
-    def ratio(self) -> Literal["dlr", "margin"]:
-        """The DLR loss, or the margin where there are not the three classes that it needs."""
-        return "margin" if self.judge.classes == 2 else "dlr"
+        Signed steps along the margin, then along the DLR loss, from the image itself: at a random point of the box
+        any model errs, and nothing would be learned of its gradients.
+        """
+        anywhere = replace(self, threat=Threat("linf", 1.0))
+        left = anywhere.stand(PlainPgd(loss="margin", steps=50))
+        return share(anywhere.stand(PlainPgd(loss="dlr", steps=50), left))
 
     def strength(self) -> dict[str, Any]:
         """APGD on the cross-entropy from one random start, and what more steps, starts and another loss add.
@@ -186,7 +189,7 @@ class Survey:
         for number in range(2, 6):
             left = self.stand(usual, left, number)
             restarts |= {str(number): share(left)} if number in (2, 5) else {}
-        losses = {"ce": share(first), "dlr": share(self.stand(APGD(loss=self.ratio, steps=50)))}
+        losses = {"ce": share(first), "dlr": share(self.stand(APGD(loss="dlr", steps=50)))}
         return {"steps": steps, "rising": rising, "restarts": restarts, "losses": losses}
 
     def rising(self, standing: Tensor) -> float | None:
@@ -195,31 +198,32 @@ class Survey:
         Over at most :data:`WATCHED` standing images, on which the run of :meth:`strength` is repeated and watched.
         """
         rows = standing.nonzero().squeeze(1)[:WATCHED]
-        part = replace(self, x=self.x[rows], y=self.y[rows])
         seen: list[Tensor] = []
         hook = self.victim.register_forward_hook(lambda module, given, logits: seen.append(logits.detach()))
         try:
-            part.stand(APGD(loss="ce", steps=100))
+            self.propose(APGD(loss="ce", steps=100), rows)
         finally:
             hook.remove()
         if not seen or any(len(logits) != len(rows) for logits in seen):
             return None
-        best = torch.stack([margin(logits, part.y) for logits in seen]).cummax(0).values
+        best = torch.stack([margin(logits, self.y[rows]) for logits in seen]).cummax(0).values
         rise, late = best[-1] - best[0], best[-1] - best[-1 - len(best) // 10]
         return float((late / rise.clamp_min(1e-12)).mean())
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlainPgd(Attack):
-    """The attack of weak evaluations: steepest steps along the cross-entropy in float32, from the image itself.
+    """The attack of weak evaluations: steepest steps of one length along plain gradients, from the image itself.
 
     Attributes:
+        loss: ``"entropy"`` is the cross-entropy in float32, which saturates; see :func:`.losses.objective` for others.
         factor: The logits are multiplied by it.
         steps: Their number; each is 2.5 eps / steps long.
     """
 
     name: ClassVar[str] = "plain-pgd"
 
+    loss: Literal["entropy", "margin", "dlr"] = "entropy"
     factor: float = 1.0
     steps: int = 20
 
@@ -229,9 +233,12 @@ class PlainPgd(Attack):
         stride = Threat(threat.norm, 2.5 * threat.eps / self.steps)
         x_adv = x
         for _ in range(self.steps):
-            _, slope, _ = input_gradient(victim, x_adv, lambda logits: cross_entropy(self.factor * logits, y))
+            _, slope, _ = input_gradient(victim, x_adv, lambda logits: self._value(self.factor * logits, y))
             x_adv = threat.project(x, step(x_adv, slope.nan_to_num(), stride))
         return x_adv
+
+    def _value(self, logits: Tensor, y: Tensor) -> Tensor:
+        return cross_entropy(logits, y) if self.loss == "entropy" else objective(self.loss, logits, y)
 
 
 def step(x: Tensor, slope: Tensor, threat: Threat) -> Tensor:
@@ -248,8 +255,7 @@ def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
 
 def margin(logits: Tensor, y: Tensor) -> Tensor:
     """Best other logit minus the label's, (N,): positive where the image is misclassified."""
-    label = y.unsqueeze(1)
-    return logits.scatter(1, label, -torch.inf).amax(1) - logits.gather(1, label).squeeze(1)
+    return objective("margin", logits, y)
 
 
 def is_flat(slope: Tensor) -> Tensor:

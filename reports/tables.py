@@ -29,7 +29,7 @@ from . import names
 from .costs import costs
 from .failures import cautions, failures
 from .panels import panels
-from .text import counts, unbounded
+from .text import NORM_NAMES, counts, unbounded
 from .view import Column, Cost, Entry, Failure, Panel, Record, column
 
 
@@ -130,9 +130,9 @@ class Section:
 
     @cached_property
     def norms(self) -> list[str]:
-        """Norms with at least one pair, in the order of the budgets."""
+        """Norms with at least one pair, the usual ones first."""
         used = {pair.meta["norm"] for pair in self.pairs}
-        return [norm for norm in self.budgets if norm in used]
+        return [norm for norm in dict.fromkeys((*NORM_NAMES, *self.budgets)) if norm in used and norm in self.budgets]
 
     def reference(self, norm: str) -> float:
         """The eps to look at first: the one that models were probed at, else the middle one."""

@@ -116,7 +116,7 @@ def test_a_fault_shows(name: str, facts_of: Callable[[str], Facts]) -> None:
     assert not any(shows(facts_of(honest)) for honest in HONEST)
 
 
-def test_every_fault_but_the_first_seen_is_named_alone(facts_of: Callable[[str], Facts]) -> None:
+def test_a_fault_is_not_named_as_another(facts_of: Callable[[str], Facts]) -> None:
     """A fault that shows as another would send people the wrong way."""
     found = {
         name: {fault for fault, shows in SHOWS.items() if name != "zero-gradient" and shows(facts_of(name))}
@@ -142,8 +142,10 @@ def test_losses_part_where_the_surface_lies(facts_of: Callable[[str], Facts]) ->
     assert losses["dlr"] == pytest.approx(facts_of("plain")["seen"]["raw"]["losses"]["dlr"], abs=0.05)
 
 
-def test_a_budget_without_bound_leaves_something_where_there_is_no_slope(facts_of: Callable[[str], Facts]) -> None:
-    assert facts_of("rounded-inputs")["seen"]["raw"]["unbounded"] > 0.05
+@pytest.mark.parametrize("name", ["rounded-inputs", "dead-units"])
+def test_without_a_slope_no_budget_is_enough(name: str, facts_of: Callable[[str], Facts]) -> None:
+    raw = facts_of(name)["seen"]["raw"]
+    assert raw["unbounded"] == raw["small_gradient"]
 
 
 @pytest.mark.parametrize("name", ["scaled-logits", "probabilities", "rounded-inputs", "zero-gradient", "random-input"])
@@ -199,7 +201,7 @@ def test_facts_are_plain_and_repeat(trained: nn.Module, sample: tuple[Tensor, Te
     seed_everything(2)
     assert look() == json.loads(json.dumps(first)) == first
     assert model.training
-    assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
+    assert all(parameter.requires_grad for parameter in model.parameters())
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert first["forwards"] > first["backwards"] > 0
 
@@ -287,7 +289,8 @@ def test_autograd_is_noticed_however_it_is_called(way: Callable[[Tensor], None])
     x = torch.ones(3, requires_grad=True)
     before = torch.autograd.grad, torch.autograd.backward, torch.Tensor.backward
     with backward_calls() as calls:
-        assert not (x * 2).tolist() == [] and calls == []
+        assert (x * 2).sum() == 6
+        assert calls == []
         way(x)
     assert calls
     assert before == (torch.autograd.grad, torch.autograd.backward, torch.Tensor.backward)
@@ -341,7 +344,7 @@ def test_the_remedy_is_found(name: str, trained: nn.Module, sample: tuple[Tensor
     if name != "scaled-logits":
         assert found == (BROKEN[name].remedy or Remedy())
         return
-    top = 100 * trained(sample[0]).topk(2, 1).values
+    top = 100 * trained(sample[0]).detach().topk(2, 1).values
     assert found == Remedy(temperature=found.temperature)
     assert found.temperature == float(f"{found.temperature:.0e}")
     assert found.temperature == pytest.approx(float((top[:, 0] - top[:, 1]).median()), rel=0.2)

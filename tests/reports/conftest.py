@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import html.parser
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -121,7 +124,7 @@ def facts(pairs: Sequence[Pair], norm: str, eps: float, n: int = 40) -> dict[str
     left = float((right > limit(eps)).mean())
     seen = {
         "probabilities": False, "detached": False, "inner_optimisation": False, "zero_gradient": 0.0,
-        "non_finite_gradient": 0.0, "small_gradient": 0.0, "uphill": 1.0, "scale": {"0.05": left, "1": left, "20": left},
+        "non_finite_gradient": 0.0, "small_gradient": 0.0, "uphill": 1.0, "scale": dict.fromkeys(("0.05", "1", "20"), left),
         "unbounded": 0.0, "one_step": min(left + 0.2, 1.0), "steps": {"100": left, "200": left}, "rising": 0.01,
         "restarts": {"1": left, "2": left, "5": left}, "losses": {"ce": left, "dlr": left}, "errors": [],
     }  # fmt: skip
@@ -202,6 +205,106 @@ def build_board(n: int = 120, seeds: int = 2) -> Board:
     }  # fmt: skip
     missing = {FAILED_MODEL: [f"{attack[0]} ({norm})" for attack in ATTACKS for norm in BUDGETS]}
     return Board("quick", {"mnist": BUDGETS}, pairs, missing, models, build_health(pairs))
+
+
+def cascade(board: Board) -> Board:
+    """The board as a suite of cascades: each attack meets the images that the earlier ones in its norm left."""
+    distance: dict[tuple[str, str], Any] = {}
+    pairs = []
+    for pair in board.pairs:
+        meta, samples = pair.meta, pair.samples.copy()
+        key = meta["model"], meta["norm"]
+        before = distance.setdefault(key, np.full(len(samples), math.inf))
+        eps = min(BUDGETS[meta["norm"]]) if meta["eps"] is None else meta["eps"]
+        hidden = (before <= limit(eps)) | ~samples["attacked"].to_numpy()
+        samples.loc[hidden, ["attacked", "adversarial", "survives_rounding", *FLAGS]] = False
+        samples.loc[hidden, list(DISTANCES)] = math.nan
+        found = np.where(samples["adversarial"], samples[meta["norm"]], math.inf)
+        distance[key] = np.minimum(before, found)
+        pairs.append(Pair({**meta, "cascade": True, "suite": "cascade"}, samples, {}, pair.run_id, pair.run_url))
+    return replace(board, suite="cascade", pairs=pairs, health={})
+
+
+def unseen(board: Board, n: int = 20) -> Board:
+    """The board's models under transformations, which keep no eps."""
+    rng = np.random.default_rng(0)
+    models = {key: model for key, model in board.models.items() if model["status"] == "ok"}
+    pairs = []
+    for key, model in models.items():
+        for attack, share in (("rotation(degrees=30)", 0.5), ("gaussian-noise(std=0.1)", 0.1)):
+            found = np.where(rng.random(n) < share, rng.uniform(0.3, 0.9, n), math.nan)
+            known = {name: model[name] for name in ("defense", "architecture", "seed")}
+            pairs.append(
+                make_pair(
+                    frame(np.ones(n, bool), "linf", found), model=key, suite="unseen", attack=attack, norm="linf",
+                    eps=1.0, access="none", family="transformation", **known,
+                )
+            )  # fmt: skip
+    return Board("unseen", {"mnist": {"linf": (1.0,)}}, pairs, {}, models)
+
+
+class Page(html.parser.HTMLParser):
+    """What a browser would see: tags with their attributes, and text outside style and script."""
+
+    VOID = frozenset({"meta", "link", "input", "img", "br", "wbr", "path", "line", "circle"})
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str]]] = []
+        self.open: list[str] = []
+        self.text = ""
+        self.cells: list[list[str]] = []
+        self.feed(source)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, {name: value or "" for name, value in attrs}))
+        if tag == "tr":
+            self.cells.append([])
+        if tag in ("td", "th"):
+            self.cells[-1].append("")
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in self.VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] not in ("style", "script"):
+            self.text += data
+            if {"td", "th"} & set(self.open):
+                self.cells[-1][-1] += data
+
+    def attributes(self, name: str) -> list[str]:
+        return [attrs[name] for _, attrs in self.tags if name in attrs]
+
+    def rows(self, *start: str) -> list[list[str]]:
+        """Rows of all tables whose first cells begin so, each cell as one line of text."""
+        flat = [[" ".join(cell.split()) for cell in row] for row in self.cells]
+        return [row for row in flat if len(row) >= len(start) and all(map(str.startswith, row, start))]
+
+
+@pytest.fixture(scope="session")
+def parse() -> Callable[[str], Page]:
+    """Read a page."""
+    return Page
+
+
+@pytest.fixture(scope="session")
+def site(small_board: Board, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A report on three suites: everything, cascades, transformations."""
+    import reports
+
+    folder = tmp_path_factory.mktemp("site")
+    reports.write([small_board, cascade(small_board), unseen(small_board)], folder, title="Site")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def pages(site: Path) -> dict[str, Page]:
+    """Every page of that report, by its path."""
+    return {path.relative_to(site).as_posix(): Page(path.read_text(encoding="utf-8")) for path in site.rglob("*.html")}
 
 
 @pytest.fixture(scope="session")

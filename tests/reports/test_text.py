@@ -42,6 +42,39 @@ def test_eps(eps: float | None, levels: int, shown: str) -> None:
     assert text.eps_text(eps, levels) == shown
 
 
+def test_a_budget_that_holds_every_image_says_so() -> None:
+    assert text.threat_text("linf", 1.0, 255) == text.budget_text("linf", 1.0, 255) == "any change"
+    assert text.threat_text("linf", 0.99, 255) == "L\u221e \u03b5 = 0.99"
+    assert text.threat_text("l2", 1.0, 255) == "L\u2082 \u03b5 = 1"
+    assert text.threat_text("linf", None, 255) == "L\u221e minimal"
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (0.0823, "+8.2"),
+        (-0.0823, "\u22128.2"),
+        (0.0, "0.0"),
+        (-0.0001, "0.0"),
+        (1.0, "+100.0"),
+        (math.nan, text.MISSING),
+    ],
+)
+def test_points_have_a_sign_and_no_minus_zero(value: float, shown: str) -> None:
+    assert text.points(value) == shown
+
+
+def test_differences_p_values_and_ranks() -> None:
+    assert text.points_interval(-0.01, 0.123) == "[\u22121.0, +12.3]"
+    assert text.points_interval(math.nan, 0.1) == text.MISSING
+    assert [text.p_text(p) for p in (1.0, 0.0312, 0.00012, 9e-5, 0.0, math.nan)] == [
+        "1", "0.031", "0.00012", "< 0.0001", "< 0.0001", text.MISSING,
+    ]  # fmt: skip
+    assert [text.rank_text(2, shared) for shared in (False, True)] == ["2", "2="]
+    assert text.rank_text(pd.NA, shared=True) == text.MISSING
+    assert [text.both(list(words)) for words in ("", "a", "ab", "abc")] == ["", "a", "a and b", "a, b and c"]
+
+
 @pytest.mark.parametrize(
     ("value", "shown"),
     [

@@ -1,52 +1,25 @@
 from __future__ import annotations
 
 import csv
-import html.parser
 import io
 import math
 import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 
 import reports
-from harness.metrics import LEADERBOARD_COLUMNS, PAIR_COLUMNS, Board, Pair, leaderboard, pair_rows
+from harness.leaderboard import LEADERBOARD_COLUMNS, leaderboard
+from harness.metrics import PAIR_COLUMNS, Board, Pair, pair_rows
 
+Parse = Callable[[str], Any]
 NAMES = ["leaderboard.csv", "pairs.csv", "leaderboard.md", "index.html"]
-
-
-class Page(html.parser.HTMLParser):
-    """What a browser would see: tags with their attributes, and text outside style and script."""
-
-    VOID = frozenset({"meta", "link", "input", "img", "br", "wbr", "path", "line", "circle"})
-
-    def __init__(self, source: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str]]] = []
-        self.open: list[str] = []
-        self.text = ""
-        self.feed(source)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, {name: value or "" for name, value in attrs}))
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag not in self.VOID:
-            assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if self.open and self.open[-1] not in ("style", "script"):
-            self.text += data
-
-    def attributes(self, name: str) -> list[str]:
-        return [attrs[name] for _, attrs in self.tags if name in attrs]
 
 
 @pytest.fixture(scope="module")
@@ -57,8 +30,8 @@ def out(board: Board, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def page(out: Path) -> Page:
-    return Page((out / "index.html").read_text(encoding="utf-8"))
+def page(out: Path, parse: Parse) -> Any:
+    return parse((out / "index.html").read_text(encoding="utf-8"))
 
 
 def rows_of(path: Path) -> list[list[str]]:
@@ -69,10 +42,38 @@ def write(out: Path, *boards: Board) -> dict[str, str]:
     return {path.name: path.read_text(encoding="utf-8") for path in reports.write(boards, out)}
 
 
-def test_files(board: Board, tmp_path: Path) -> None:
-    written = reports.write([board], tmp_path / "new" / "folder")
-    assert [path.name for path in written] == NAMES
-    assert sorted(p.name for p in (tmp_path / "new" / "folder").iterdir()) == sorted(NAMES)  # no leftovers
+def test_files(small_board: Board, tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "folder"
+    written = reports.write([small_board], folder)
+    assert [path.name for path in written if path.parent == folder] == NAMES
+    assert written[-1].name == "index.html"
+    assert sorted(written) == sorted(path for path in folder.rglob("*") if path.is_file())  # no leftovers
+    assert [len(list((folder / name).iterdir())) for name in ("models", "compare")] == [6, 5 * 4 // 2]
+
+
+def test_pages_of_models_that_are_gone_are_removed_if_they_are_ours(small_board: Board, tmp_path: Path) -> None:
+    reports.write([small_board], tmp_path)
+    before = set(tmp_path.glob("*/*.html"))
+    foreign = [tmp_path / "models" / "notes.html", tmp_path / "models" / "old.txt", tmp_path / "mine.html"]
+    for path in foreign:
+        path.write_text("<!doctype html><title>mine</title>")
+    gone = next(model for model in small_board.models.values() if model["defense"] == "gaussian-noise")
+    left = replace(
+        small_board,
+        pairs=[pair for pair in small_board.pairs if pair.meta["defense"] != "gaussian-noise"],
+        models={key: model for key, model in small_board.models.items() if model is not gone},
+    )
+    after = {path for path in reports.write([left], tmp_path) if path.parent != tmp_path}
+    assert after < before
+    assert {path.name for path in before - after if path.parent.name == "models"} == {
+        "quick_mnist_mlp-200-200_gaussian-noise_n20.html"
+    }
+    assert len(before - after) == 1 + 4  # its page, and those against the others
+    assert set(tmp_path.rglob("*.html")) == after | {tmp_path / "index.html", foreign[0], foreign[2]}
+    assert all(path.exists() for path in foreign)
+    reports.write([], tmp_path)
+    assert {path.name for path in (tmp_path / "models").iterdir()} == {"notes.html", "old.txt"}
+    assert not (tmp_path / "compare").exists()
 
 
 def test_csv_columns_are_exactly_the_contract(out: Path) -> None:
@@ -105,12 +106,6 @@ def test_boards_are_joined(board: Board, small_board: Board, tmp_path: Path) -> 
     assert "## other on mnist" in written["leaderboard.md"]
 
 
-def test_the_same_records_give_the_same_bytes(board: Board, out: Path, tmp_path: Path) -> None:
-    reports.write([board], tmp_path, title="A <b> | title", command="gauntlet report --home 'a & b'")
-    for name in NAMES:
-        assert (tmp_path / name).read_bytes() == (out / name).read_bytes()
-
-
 def test_bytes_do_not_depend_on_the_process(small_board: Board, tmp_path: Path) -> None:
     helper = Path(__file__).with_name("conftest.py")
     code = (
@@ -122,45 +117,45 @@ def test_bytes_do_not_depend_on_the_process(small_board: Board, tmp_path: Path) 
     )
     root = Path(__file__).parents[2]
     subprocess.run([sys.executable, "-c", code], check=True, cwd=root, env={"PYTHONHASHSEED": "7", "PATH": ""})
-    reports.write([small_board], tmp_path / "here")
-    for name in NAMES:
-        assert (tmp_path / "here" / name).read_bytes() == (tmp_path / "other" / name).read_bytes()
+    here, other = tmp_path / "here", tmp_path / "other"
+    for path in reports.write([small_board], here):
+        assert path.read_bytes() == (other / path.relative_to(here)).read_bytes()
 
 
-def test_page_is_well_formed_and_ids_are_unique(page: Page) -> None:
+def test_page_is_well_formed_and_ids_are_unique(page: Any) -> None:
     assert page.open == []
     ids = page.attributes("id")
     assert len(ids) == len(set(ids))
 
 
-def test_links_inside_the_page_have_targets(page: Page) -> None:
+def test_links_inside_the_page_have_targets(page: Any) -> None:
     ids = set(page.attributes("id"))
     inner = {href[1:] for href in page.attributes("href") if href.startswith("#")}
     assert inner <= ids
     assert len(inner) > 100  # every cell of the heat map leads to its record
 
 
-def test_user_text_is_escaped_everywhere(page: Page) -> None:
+def test_user_text_is_escaped_everywhere(page: Any) -> None:
     assert [tag for tag, _ in page.tags].count("script") == 1
     assert "<script>alert('x')</script> | \"quoted\" & `ticked`" in page.text
     assert "A <b> | title" in page.text
     assert not [name for _, attrs in page.tags for name in attrs if name.startswith("on")]
 
 
-def test_only_web_addresses_become_links(page: Page, board: Board) -> None:
-    outer = {href for href in page.attributes("href") if not href.startswith("#")}
+def test_only_web_addresses_become_links(page: Any, board: Board) -> None:
+    outer = {href for href in page.attributes("href") if not href.startswith(("#", "models/", "compare/"))}
     assert outer - {"data:,"} == {pair.run_url for pair in board.pairs if pair.run_url.startswith("http")}
     assert "javascript:" not in "".join(page.attributes("href"))
 
 
-def test_nothing_is_fetched(page: Page) -> None:
+def test_nothing_is_fetched(page: Any) -> None:
     assert all(src.startswith("data:image/png;base64,") for src in page.attributes("src"))
     assert page.attributes("src")
     policy = next(attrs["content"] for tag, attrs in page.tags if tag == "meta" and "http-equiv" in attrs)
     assert policy.startswith("default-src 'none'")
 
 
-def test_every_pair_is_there_with_its_command_and_run(page: Page, board: Board) -> None:
+def test_every_pair_is_there_with_its_command_and_run(page: Any, board: Board) -> None:
     for pair in board.pairs:
         assert pair.meta["command"] in page.text
         assert f"MLflow run {pair.run_id}" in page.attributes("title")
@@ -174,22 +169,23 @@ def test_the_numbers_of_the_ranking_are_those_of_the_frame(out: Path, board: Boa
         assert f"[{100 * row['worst_case_low']:.1f}, {100 * row['worst_case_high']:.1f}]" in text
 
 
-def test_missing_numbers_look_like_nothing(pair: Callable[..., Pair], tmp_path: Path) -> None:
+def test_missing_numbers_look_like_nothing(pair: Callable[..., Pair], tmp_path: Path, parse: Parse) -> None:
     made = pair([False, False], [math.nan, math.nan], forwards=None, backwards=math.nan, seconds=None, run_id="")
     crashed = pair([], [], attack="gone", status="crashed", command="", errors=["boom"])
     models = {"m0": {"dataset": "mnist", "architecture": "mlp-200-200", "defense": "standard", "seed": 0}}
     written = write(tmp_path, Board("quick", {"mnist": {"linf": (8 / 255,)}}, [made, crashed], {}, models))
-    shown = Page(written["index.html"]).text
-    for name, content in (("index.html", shown), ("leaderboard.md", written["leaderboard.md"])):
+    shown = parse(written["index.html"]).text
+    own = parse(next(content for name, content in written.items() if name.startswith("quick_"))).text
+    for name, content in (("index.html", shown), ("leaderboard.md", written["leaderboard.md"]), ("its page", own)):
         assert not re.search(r"\b(nan|none|null|inf|<NA>)\b(?! broke)", content, re.IGNORECASE), name
     assert "boom" in shown
     assert "not tracked" in shown
     assert "not recorded" in shown
 
 
-def test_an_empty_attack_never_looks_robust(pair: Callable[..., Pair], tmp_path: Path) -> None:
+def test_an_empty_attack_never_looks_robust(pair: Callable[..., Pair], tmp_path: Path, parse: Parse) -> None:
     written = write(tmp_path, Board("quick", {"mnist": {"linf": (8 / 255,)}}, [pair([], [])]))
-    assert "100.0" not in Page(written["index.html"]).text
+    assert "100.0" not in parse(written["index.html"]).text
 
 
 def test_a_failed_pair_has_words_for_numbers(pair: Callable[..., Pair], tmp_path: Path) -> None:
@@ -201,10 +197,10 @@ def test_a_failed_pair_has_words_for_numbers(pair: Callable[..., Pair], tmp_path
     assert not re.search(r"33\.3|66\.7|0\.015", record[0])
 
 
-def test_unchanged_images_are_pointed_out(pair: Callable[..., Pair], tmp_path: Path) -> None:
+def test_unchanged_images_are_pointed_out(pair: Callable[..., Pair], tmp_path: Path, parse: Parse) -> None:
     pairs = [pair([1] * 4, [math.nan] * 4, unchanged=3), pair([1] * 4, [math.nan] * 4, attack="other", unchanged=1)]
     written = write(tmp_path, Board("quick", {"mnist": {"linf": (8 / 255,)}}, pairs))
-    shown = Page(written["index.html"]).text
+    shown = parse(written["index.html"]).text
     assert "75.0 % unchanged" in shown
     assert "25.0 % unchanged" in shown
     assert "None: every declared pair ran" in shown  # a caution is no failure
@@ -226,7 +222,7 @@ def test_no_boards_and_no_pairs(tmp_path: Path) -> None:
 def test_markdown_tables_are_rectangular(out: Path) -> None:
     text = (out / "leaderboard.md").read_text(encoding="utf-8")
     blocks = re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)
-    assert len(blocks) == 2 * 5 + 2  # a ranking and a heat map a threat, failures, commands
+    assert len(blocks) == 2 * 5 + 2 + 2  # a ranking and a heat map a threat, comparisons a norm, failures, commands
     for block in blocks:
         cells = {len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}
         assert len(cells) == 1

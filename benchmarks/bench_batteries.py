@@ -1,0 +1,184 @@
+"""The ``linf`` battery against ART's own AutoAttack and a plain Foolbox script; one thread, process CPU seconds.
+
+    python benchmarks/bench_batteries.py [--data-root DATA] [--images 1000] [--epochs 2] [--cache DIR] [--defense NAME]
+
+A LeNet is trained on MNIST (and its twin of another seed, that images are transferred from), then each battery runs on
+the same images at 0.1, 0.2 and 0.3. Whatever comes back is judged by the referee alone. A battery is better if it
+leaves less accuracy, and at equal accuracy if it costs less. Ratios are within this one run. Without a data folder
+(``--data-root`` or ``GAUNTLET_DATA``) it says so and measures nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import foolbox
+import torch
+from torch import Tensor, nn
+
+from defenses import defenses
+from harness import identity
+from harness.attack import Attack
+from harness.attacks.art import Art
+from harness.attacks.transfer import Transfer
+from harness.data import Dataset, load_dataset
+from harness.metrics import broken
+from harness.models import build_model
+from harness.shard import Bench, craft, run_shard
+from harness.threat import Threat
+from harness.victim import Victim
+from suites import suite
+
+EPS = (0.1, 0.2, 0.3)
+BATCH = 250
+
+
+@dataclass
+class Tally:
+    """What a battery costs, and at which distance it lost each image."""
+
+    reach: Tensor
+    forwards: float = 0
+    backwards: float = 0
+    seconds: float = 0
+
+    def left(self) -> list[float]:
+        """Accuracy at each eps."""
+        return [float((self.reach > eps * (1 + 1e-4)).float().mean()) for eps in EPS]
+
+
+def trained(defense: str, seed: int, epochs: int, data: Dataset, cache: Path | None) -> nn.Module:
+    path = cache / f"bench-lenet-{defense}-{epochs}-{seed}.pt" if cache else None
+    if path and path.exists():
+        model: nn.Module = build_model("lenet", data.info.shape, len(data.info.classes))
+        model.load_state_dict(torch.load(path, weights_only=True))
+        return model.eval()
+    identity.seed_everything(seed)
+    model = defenses()[defense](epochs=epochs).resolve(data.info).fit("lenet", data).model
+    if path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(model.state_dict(), path)
+    return model.eval()
+
+
+def cells(attacks: tuple[Attack, ...]) -> Iterator[tuple[Attack, Threat, float]]:
+    """Attack, threat, and the eps at which an image must still stand in a cascade."""
+    for attack in attacks:
+        for eps in EPS if attack.kind == "budget" else (None,):
+            yield attack, Threat("linf", eps), eps if eps is not None else min(EPS)
+
+
+def gauntlet(bench: Bench, source: Victim, x: Tensor, y: Tensor, *, cascade: bool) -> Tally:
+    """The ``linf`` suite, as the runner runs it."""
+    tally = Tally(torch.full((len(x),), torch.inf))
+    for number, (attack, threat, floor) in enumerate(cells(tuple(suite("linf").attacks["linf"]))):
+        for rows in torch.arange(len(x)).split(BATCH):
+            crafted = None
+            if isinstance(attack, Transfer):
+                crafted = craft(source, attack.attack, threat, x[rows], y[rows], number)
+            outcome = run_shard(
+                bench,
+                attack,
+                threat,
+                index=rows,
+                x=x[rows],
+                y=y[rows],
+                seed=number,
+                crafted=crafted,
+                standing=tally.reach[rows] > floor if cascade else None,
+            )
+            tally.forwards += outcome.facts["forwards"]
+            tally.backwards += outcome.facts["backwards"]
+            tally.seconds += outcome.facts["seconds"]
+            frame = outcome.samples
+            for eps in EPS:
+                lost = torch.from_numpy(broken(frame, "linf", eps))
+                tally.reach[rows[lost]] = tally.reach[rows[lost]].clamp_max(eps)
+    return tally
+
+
+def script(
+    victim: Victim, x: Tensor, y: Tensor, attacks: dict[str, Callable[[Tensor, Tensor, float], Tensor]]
+) -> Tally:
+    """Attacks one after another at each eps on all images that the model gets right, as a plain script does."""
+    tally = Tally(torch.full((len(x),), torch.inf))
+    right = torch.cat([victim.predict(part) for part in x.split(BATCH)]) == y
+    tally.reach[~right] = 0
+    for run in attacks.values():
+        for eps in EPS:
+            for rows in right.nonzero().squeeze(1).split(BATCH):
+                identity.seed_everything(0)
+                start = time.process_time()
+                with victim.counted() as cost:
+                    x_adv = run(x[rows], y[rows], eps)
+                tally.seconds += time.process_time() - start
+                tally.forwards += cost.forwards
+                tally.backwards += cost.backwards
+                good = Threat("linf", eps).within(x[rows], x_adv) & torch.isfinite(x_adv).flatten(1).all(1)
+                lost = rows[good & (victim.predict(x_adv.clamp(0, 1)) != y[rows])]
+                tally.reach[lost] = tally.reach[lost].clamp_max(eps)
+    return tally
+
+
+def foolbox_script(victim: Victim) -> dict[str, Callable[[Tensor, Tensor, float], Tensor]]:
+    """What Foolbox alone has of the battery's attacks, at its own defaults."""
+    model = foolbox.PyTorchModel(victim, bounds=(0, 1), device="cpu")
+    kinds = foolbox.attacks
+
+    def plain(attack: foolbox.attacks.Attack) -> Callable[[Tensor, Tensor, float], Tensor]:
+        return lambda x, y, eps: attack(model, x, y, epsilons=eps)[1]
+
+    return {
+        "noise": plain(kinds.LinfAdditiveUniformNoiseAttack()),
+        "one step": plain(kinds.LinfFastGradientAttack()),
+        "pgd": plain(kinds.LinfPGD(steps=100)),
+        "pgd again": plain(kinds.LinfAdamPGD(steps=100)),
+        "deepfool": plain(kinds.LinfDeepFoolAttack()),
+        "fmn": plain(kinds.LInfFMNAttack()),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--data-root", type=Path, default=os.environ.get("GAUNTLET_DATA"))
+    parser.add_argument("--images", type=int, default=1000)
+    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--cache", type=Path)
+    parser.add_argument("--defense", default="standard")
+    options = parser.parse_args()
+    if not options.data_root:
+        print("no data folder: give --data-root or GAUNTLET_DATA")
+        return
+    torch.set_num_threads(1)
+    data = load_dataset("mnist", root=options.data_root)
+    model = trained(options.defense, 0, options.epochs, data, options.cache)
+    twin = Victim(trained("standard", 1, options.epochs, data, options.cache), classes=10)
+    _, (x, y) = data.test_sample(options.images)
+    victim = Victim(model, classes=10)
+    autoattack = Art("AutoAttack")
+    runs: dict[str, Callable[[], Tally]] = {
+        "gauntlet linf, cascade": lambda: gauntlet(Bench.of(model, 10, "cpu"), twin, x, y, cascade=True),
+        "gauntlet linf, full matrix": lambda: gauntlet(Bench.of(model, 10, "cpu"), twin, x, y, cascade=False),
+        "ART's AutoAttack": lambda: script(
+            victim, x, y, {"autoattack": lambda x, y, eps: autoattack(victim, x, y, Threat("linf", eps))}
+        ),
+        "Foolbox alone": lambda: script(victim, x, y, foolbox_script(victim)),
+    }
+    print(f"LeNet ({options.defense}, {options.epochs} epochs), {len(x)} MNIST images, eps {EPS}")
+    print(f"{'':28}{'left at each eps':>24}{'CPU s':>10}{'forwards/img':>14}{'backwards/img':>15}{'seconds':>9}")
+    base = None
+    for name, run in runs.items():
+        tally = run()
+        base = base or tally.seconds
+        left = " ".join(f"{value:7.1%}" for value in tally.left())
+        passes = f"{tally.forwards / len(x):14.0f}{tally.backwards / len(x):15.0f}"
+        print(f"{name:28}{left:>24}{tally.seconds:10.0f}{passes}{tally.seconds / base:8.2f}x", flush=True)
+
+
+if __name__ == "__main__":
+    main()
