@@ -138,7 +138,12 @@ class _Answer(NamedTuple):
 def _all(work: Sequence[_Work], jobs: int) -> Iterator[tuple[int, list[Finding]]]:
     """Findings with the place of what they are about, in any order."""
     if jobs == 1:
-        yield from ((place, _examine(item)) for place, item in enumerate(work))
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # as in a worker: sums depend on how many there are
+        try:
+            yield from ((place, _examine(item)) for place, item in enumerate(work))
+        finally:
+            torch.set_num_threads(threads)
         return
     tasks = (Task(str(place), item) for place, item in enumerate(work))
     with Pool(jobs, _start, None) as pool:

@@ -191,6 +191,7 @@ _WEAKER: Final = (
     ),
     Rule(attacks=("alpha(*length=closed*",), why="takes the length that a flat softmax predicts, which is too long"),
     Rule(sorts=("hardened",), attacks=("alpha*",), why="a single step, whatever its length"),
+    Rule(sorts=_SEEN, attacks=("alpha*",), norms=("linf", "l2"), floors=(Floor(1, 0.35),), why="a single step"),
     Rule(sorts=_SEEN, attacks=("alpha*", "gradient*"), norms=("l1",), why=_ONE_PIXEL),
     Rule(
         sorts=("linear", "hardened"),
@@ -228,7 +229,7 @@ _WEAKER: Final = (
         sorts=("linear",), attacks=("cw-l2*", "ead*"), floors=(Floor(2, 0.5), Floor(4, 0.15)), why="bisects a constant"
     ),
     Rule(sorts=("linear",), attacks=("fmn-l1*",), floors=(Floor(1.1, 0.5), Floor(2, 0.15)), why=_WEAK),
-    Rule(sorts=_SEEN, attacks=("fmn-l1*",), floors=(Floor(1, 0.6),), why=_WEAK),
+    Rule(sorts=("plain", "hardened", "remedied"), attacks=("fmn-l1*",), floors=(Floor(1, 0.7),), why=_WEAK),
     Rule(attacks=("vat*", "newtonfool*"), sorts=("plain", "hardened"), floors=(Floor(2, 0.6),), why=_WEAK),
     Rule(attacks=("vat*", "newtonfool*"), why=_WEAK),
     Rule(
@@ -247,9 +248,9 @@ _DEFAULTS: Final = (
     Rule(sorts=("linear",), families=("minimum-norm",), floors=(Floor(1.1, 0.5), Floor(2, 0.05))),
     Rule(sorts=("linear",), families=("score",), floors=(Floor(3, 0.15),)),
     Rule(sorts=("linear",), families=("decision",), floors=(Floor(3, 0.5), Floor(6, 0.1))),
-    Rule(sorts=_SEEN, families=("one-step",), floors=(Floor(1, 0.25),)),
-    Rule(sorts=_SEEN, families=("iterated", "minimum-norm"), floors=(Floor(1, 0.2),)),
-    Rule(sorts=("hardened",), families=("iterated", "minimum-norm"), floors=(Floor(1, 0.25),)),
+    Rule(sorts=_SEEN, families=("one-step",), floors=(Floor(1, 0.35),)),
+    Rule(sorts=_SEEN, families=("iterated", "minimum-norm"), floors=(Floor(1, 0.25),)),
+    Rule(sorts=("hardened",), families=("iterated", "minimum-norm"), floors=(Floor(1, 0.35),)),
     Rule(victims=("rounded-inputs",), families=("decision",), floors=(Floor(3, 0.35),)),
     Rule(
         sorts=("plain", "hardened", "broken", "remedied"),

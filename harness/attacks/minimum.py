@@ -11,127 +11,205 @@ from torch import Tensor
 
 from ..attack import Attack, Kind
 from ..errors import UserError
-from ..threat import Norm, Threat, magnitude, per_sample
+from ..threat import Norm, Threat, magnitude, per_sample, project_ball
 from ..victim import Victim, input_gradient
 from .apgd_l1 import project_l1_box
 from .draws import Draws
 from .line import CHUNK, diameter, is_fooled, log_odds, shorten
+from .losses import objective
 
-HEAT=0.1
-MODE="noise"
-EXCL=None
-A=(1.,.01)
-BETA=.3
+HEAT: Final = 0.1
+"""Width of the smoothed maximum over the wrong classes, as a share of the clean margin."""
+
+MEMORY: Final = 0.3
+"""Weight of the newest gradient in the average that chooses the pixels in L0."""
+
+LAST: Final = 0.01
+"""Length of the last step as a share of the first."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MinimumNorm(Attack):
+    """Gradient steps in a ball whose radius follows the boundary: the fast minimum-norm attack (FMN).
+
+    Source: Pintor et al. 2021, algorithm 1. While an image has no adversarial, its radius is the present distance plus
+    the distance to the linearised boundary, margin over the dual norm of the gradient. From then on it shrinks by the
+    factor 1 - gamma where the image is adversarial, and never beyond the best distance, and grows by 1 + gamma where
+    it is not. Step sizes and gamma fall along half a cosine.
+
+    Where this departs from the paper:
+
+    * The climbed loss is the margin with a smoothed maximum, T log sum_{j != y} exp(z_j / T) - z_y with T a tenth of
+      the clean margin. Near the image every class in reach pulls, at the boundary only the nearest: on an MLP on MNIST
+      a hard maximum ended 7 % farther away (75th percentile in L2). The scale of the logits does not matter.
+    * Gradient components that push a pixel out of the box are zero. Without this, L2 runs on MNIST spend their steps
+      on black pixels and stall (success 4 %).
+    * Steps are steepest in the norm: eps times the sign in L-infinity, eps times the unit gradient in L2, the unit
+      gradient in L1, with the exact projection onto ball and box. In L0 there is no step: the next point is the exact
+      maximiser of the linearised loss over ball and box, the pixels of the largest gain moved to the end of the box,
+      under an average of the gradients. On LeNet on MNIST the paper's steps needed a fifth more pixels.
+    * Further restarts begin at a random point as far away as the best adversarial (anywhere in the box, if there is
+      none), and set the classes of earlier adversarials aside until every class had its turn.
+    * Where the gradient is zero or not finite, a random direction takes its place.
+    * What was found is drawn back along its line to the boundary, except in L0.
+
+    Images that are misclassified as they stand, and images never broken, come back as they are. Random numbers belong
+    to the image, so that the batch does not matter. An image takes ``1 + restarts * steps + 12`` forward and
+    ``restarts * steps`` backward passes at most.
+
+    Attributes:
+        steps: Points looked at in each run.
+        restarts: Runs, the first from the image itself.
+        gamma: First relative change of the radius, in (0, 1); the last is a hundredth of it.
+
+    Raises:
+        UserError: A field out of range.
+    """
+
     name: ClassVar[str] = "fmn"
 
     steps: int = 100
     restarts: int = 1
     gamma: float = 0.2
 
+    def __post_init__(self) -> None:
+        if min(self.steps, self.restarts) < 1:
+            raise UserError(f"steps and restarts must be >= 1, got {self.steps} and {self.restarts}")
+        if not 0 < self.gamma < 1:
+            raise UserError(f"gamma must be in (0, 1), got {self.gamma}")
+
     @property
     def kind(self) -> Kind:
+        """It minimises the distance."""
         return "minimal"
 
     def run(self, victim: Victim, x: Tensor, y: Tensor, threat: Threat) -> Tensor:
-        if not len(x):
-            return x
-        draws = Draws(x)
-        parts = torch.arange(len(x), device=x.device).split(CHUNK)
-        return torch.cat([self._nearest(victim, x[rows], y[rows], threat.norm, draws.of(rows)) for rows in parts])
+        """Propose the nearest adversarial found for each image."""
+        out, draws = x.clone(), Draws(x)
+        for rows in torch.arange(len(x), device=x.device).split(CHUNK):  # type: ignore[no-untyped-call]
+            with torch.no_grad():
+                logits = victim(x[rows])
+            right = ~is_fooled(logits, y[rows])
+            rows = rows[right]
+            if len(rows):
+                out[rows] = self._nearest(victim, x[rows], y[rows], threat.norm, logits[right], draws.of(rows))
+        return out
 
-    def _nearest(self, victim, x, y, norm, draws):
-        best, least, self_heat = x.clone(), x.new_full((len(x),), math.inf), []
-        cls=[]
+    def _nearest(self, victim: Victim, x: Tensor, y: Tensor, norm: Norm, clean: Tensor, draws: Draws) -> Tensor:
+        """The best of all runs, for correctly classified images with logits ``clean``."""
+        scale = clean.abs().amax(1)
+        heat = torch.maximum(-HEAT * objective("margin", clean, y), 1e-6 * scale).clamp_min(1e-30)
+        best, least = x, x.new_full((len(x),), math.inf)
+        label = torch.zeros_like(clean, dtype=torch.bool).scatter(1, y.unsqueeze(1), True)
+        aside = torch.zeros_like(label)
         for restart in range(self.restarts):
-            stream = draws.fork(restart)
-            start = torch.zeros_like(x) if not restart else _start(x, norm, torch.where(least < math.inf, least, diameter(x, norm)), stream)
-            found, size, label = self._run(victim, x, y, norm, start, stream, self_heat, cls)
-            cls.append(label)
+            own = draws.fork(restart)
+            start = x if restart == 0 else _start(x, norm, least, own)
+            found, size, adopted = self._run(victim, x, y, norm, start, heat, aside, own)
             nearer = size < least
             best, least = torch.where(per_sample(nearer, x), found, best), torch.where(nearer, size, least)
-        if norm != "l0":
-            best = shorten(victim, x, y, best)
-        return best
+            aside = aside | (torch.zeros_like(aside).scatter(1, adopted.unsqueeze(1), True) & ~label)
+            aside = aside & ~(aside | label).all(1, keepdim=True)
+        return best if norm == "l0" else shorten(victim, x, y, best)
 
-    def _run(self, victim, x, y, norm, delta, draws, heat, cls):
-        best, least = x.clone(), x.new_full((len(x),), math.inf)
-        label=y.clone()
-        eps = x.new_full((len(x),), math.inf)
-        average = torch.zeros_like(x)
+    def _run(
+        self,
+        victim: Victim,
+        x: Tensor,
+        y: Tensor,
+        norm: Norm,
+        now: Tensor,
+        heat: Tensor,
+        aside: Tensor,
+        draws: Draws,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """One run from ``now``: nearest adversarials, their distances (infinite: none), and classes (y: none)."""
+        best, adopted, average = x, y, torch.zeros_like(x)
+        least = eps = x.new_full((len(x),), math.inf)
+
+        def climbed(logits: Tensor) -> Tensor:
+            return heat * log_odds(logits.masked_fill(aside, -math.inf) / heat.unsqueeze(1), y)
+
         for step in range(self.steps):
-            decay = (1 + math.cos(math.pi * step / self.steps)) / 2
-            gamma = self.gamma*decay+.001*(1-decay)
-            def obj(l):
-                own=l.gather(1,y[:,None]).squeeze(1)
-                if not heat:
-                    heat.append((own-l.scatter(1,y[:,None],-math.inf).amax(1)).clamp_min(1e-12).detach()*HEAT)
-                t=heat[0]
-                if MODE in("exclude","both"):
-                    for c in cls: l=torch.where((c!=y)[:,None]&(torch.arange(l.shape[1])==c[:,None]),-math.inf,l)
-                return log_odds(l/t[:,None],y)*t
-            value, grad, logits = input_gradient(victim, x + delta, obj)
-            hit = is_fooled(logits, y)
-            margin=logits.scatter(1,y[:,None],-math.inf).amax(1)-logits.gather(1,y[:,None]).squeeze(1)
-            size = magnitude(delta, norm)
-            new = hit & (size < least)
-            best[new], least[new] = (x + delta)[new], size[new]
-            label[new]=logits.argmax(1)[new]
+            _, grad, logits = input_gradient(victim, now, climbed)
+            hit, size = is_fooled(logits, y), magnitude(now - x, norm)
+            nearer = hit & (size < least)
+            best, least = torch.where(per_sample(nearer, x), now, best), torch.where(nearer, size, least)
+            adopted = torch.where(nearer, logits.argmax(1), adopted)
             if step == self.steps - 1:
                 break
-            now=x+delta
-            grad = grad.nan_to_num(0,0,0)
-            if norm!="l0": grad.masked_fill_(((now <= 0) & (grad < 0)) | ((now >= 1) & (grad > 0)), 0)
-            dead = (~grad.flatten(1).any(1)).nonzero().squeeze(1)
-            grad[dead]=draws.fork(step).of(dead).normal(*x.shape[1:])
-            if norm=="l0":
-                g=grad/per_sample(magnitude(grad,"linf"),grad)
-                average = g if step==0 else average+BETA*(g-average)
-            q={"l2":2,"linf":1,"l1":math.inf,"l0":math.inf}[norm]
-            dual=torch.linalg.vector_norm(grad.flatten(1),ord=q,dim=1)
-            found=least<math.inf
-            est=torch.maximum(size+margin.abs()/dual.clamp_min(1e-30),size*(1+gamma))
+            decay = LAST + (1 - LAST) * (1 + math.cos(math.pi * step / self.steps)) / 2
+            grad = grad.nan_to_num(0.0, 0.0, 0.0)
+            if norm != "l0":  # whose points are not reached by steps
+                grad = grad.masked_fill(((now <= 0) & (grad < 0)) | ((now >= 1) & (grad > 0)), 0)
+            slope = torch.linalg.vector_norm(grad.flatten(1), ord=_dual(norm), dim=1)
+            dead = (slope == 0).nonzero().squeeze(1)
+            grad[dead] = draws.fork(step).of(dead).normal(*x.shape[1:])
+            gap = objective("margin", logits, y).abs() / slope.clamp_min(1e-30)
+            eps = _radius(norm, eps, size, least, gap, hit, self.gamma * decay).clamp(max=diameter(x, norm))
             if norm == "l0":
-                grow=torch.maximum(eps*(1+gamma),eps+1); shr=torch.minimum(torch.where(eps<math.inf,torch.minimum(eps*(1-gamma),eps-1),size-1),least-1)
-                if step==0: grow=est.clamp(max=x[0].numel()/10)
-                grow=torch.where(found,torch.minimum(grow,least-1),grow)
-                eps=torch.where(hit,shr,grow).floor().clamp(1,x[0].numel())
-                room=torch.where(average>0,1-x,-x)
-                gain=(average*room).flatten(1)
-                top=gain.argsort(1,descending=True)
-                rank=torch.arange(gain.shape[1]).expand_as(top)
-                keep=torch.zeros_like(gain,dtype=torch.bool).scatter(1,top,rank<eps[:,None])
-                delta=torch.where(keep.view_as(x)&(average!=0),room,0.)
-                continue
-            grow=torch.where(found,eps*(1+gamma),est)
-            shr=torch.minimum(torch.where(eps<math.inf,eps,size)*(1-gamma),least)
-            eps=torch.where(hit,shr,grow).clamp(max=diameter(x,norm))
-            a=A[0]*decay+A[1]*(1-decay)
-            if norm=="linf": moved=delta+a*per_sample(eps,x)*grad.sign()
+                grad = grad / per_sample(magnitude(grad, "linf"), x)
+                average = grad if step == 0 else average + MEMORY * (grad - average)
+                now = _corner(x, average, eps)
             else:
-                u=grad/per_sample(magnitude(grad,"l2"),grad)
-                moved=delta+(a*per_sample(eps,x) if norm=="l2" else a)*u
-            delta=_project(x,moved,norm,eps)-x
-        return best, least, label
+                now = _step(x, now, grad, norm, eps, decay)
+        return best, least, adopted
 
 
-def _project(x,delta,norm,eps):
-    if norm=="linf":
-        e=per_sample(eps,x); return (x+torch.minimum(torch.maximum(delta,-e),e)).clamp(0,1)
-    if norm=="l2":
-        return (x+delta*per_sample((eps/magnitude(delta,"l2").clamp_min(1e-30)).clamp(max=1),x)).clamp(0,1)
-    return project_l1_box(x,x+delta,eps)
+def _dual(norm: Norm) -> float:
+    return {"linf": 1.0, "l2": 2.0}.get(norm, math.inf)
 
-def _start(x,norm,radius,draws):
-    if MODE=="exclude": return torch.zeros_like(x)
-    noise=draws.normal(*x.shape[1:])
-    if norm=="linf": return (x+per_sample(radius,x)*noise.sign()).clamp(0,1)-x
-    if norm=="l2": return (x+per_sample(radius/magnitude(noise,"l2"),x)*noise).clamp(0,1)-x
-    if norm=="l1": return project_l1_box(x,x+noise,radius)-x
-    room=torch.where(noise>0,1-x,-x).flatten(1)
-    top=noise.flatten(1).abs().argsort(1,descending=True)
-    keep=torch.zeros_like(room,dtype=torch.bool).scatter(1,top,torch.arange(room.shape[1])<radius[:,None])
-    return torch.where(keep,room,0.).view_as(x)
+
+def _radius(norm: Norm, eps: Tensor, size: Tensor, least: Tensor, gap: Tensor, hit: Tensor, gamma: float) -> Tensor:
+    """Next radii, (N,).
+
+    Args:
+        norm: Of the distance.
+        eps: Present radii, infinite before the first.
+        size: Present distances.
+        least: Distances of the best adversarials, infinite where there is none.
+        gap: Linearised distances from the present points to the boundary.
+        hit: Whether the present points are adversarial.
+        gamma: Relative change.
+    """
+    last = torch.where(eps.isfinite(), eps, size)
+    smaller, larger = last * (1 - gamma), last * (1 + gamma)
+    if norm == "l0":  # at least a pixel at a time
+        smaller, larger = torch.minimum(smaller, last - 1), torch.maximum(larger, last + 1)
+    missing = torch.maximum(size + gap, size * (1 + gamma))
+    radius = torch.where(hit, torch.minimum(smaller, least), torch.where(least.isfinite(), larger, missing))
+    # what changes as many pixels as the best is no better
+    return torch.minimum(radius, least - 1).floor().clamp_min(1) if norm == "l0" else radius
+
+
+def _step(x: Tensor, now: Tensor, grad: Tensor, norm: Norm, eps: Tensor, share: float) -> Tensor:
+    """The next points, like ``x``: steepest steps, projected onto balls of radius ``eps`` (N,) and the box."""
+    radius = per_sample(eps, x)
+    if norm == "linf":
+        return torch.minimum(torch.maximum(now + share * radius * grad.sign(), x - radius), x + radius).clamp(0, 1)
+    unit = grad / per_sample(magnitude(grad, "l2"), x)
+    if norm == "l1":
+        return project_l1_box(x, now + share * unit, eps)
+    delta = (now - x + share * radius * unit) / radius.clamp_min(1e-30)
+    return (x + radius * project_ball(delta, "l2", 1.0)).clamp(0, 1)
+
+
+def _corner(x: Tensor, grad: Tensor, eps: Tensor) -> Tensor:
+    """Images with the ``eps`` (N,) components of the largest linear gain moved to the end of the box."""
+    end = (grad > 0).to(x.dtype)
+    gain = (grad * (end - x)).flatten(1)
+    rank = torch.arange(gain.shape[1], device=x.device).expand_as(gain)
+    chosen = (rank < eps.unsqueeze(1)).scatter(1, gain.argsort(dim=1, descending=True, stable=True), rank < eps.unsqueeze(1))
+    return torch.where(chosen.view_as(x), end, x)
+
+
+def _start(x: Tensor, norm: Norm, radius: Tensor, draws: Draws) -> Tensor:
+    """Random images (N, C, H, W) in the box at distance ``radius`` (N,) at most; a random corner of it for infinity."""
+    noise = draws.normal(*x.shape[1:])
+    radius = radius.clamp(max=diameter(x, norm))
+    if norm == "l0":
+        return _corner(x, noise, radius)
+    if norm == "l1":
+        return project_l1_box(x, x + noise * per_sample(radius, x), radius)
+    direction = noise.sign() if norm == "linf" else noise / per_sample(magnitude(noise, "l2"), x)
+    return (x + per_sample(radius, x) * direction).clamp(0, 1)

@@ -97,11 +97,12 @@ def test_csv_values_equal_the_frames(board: Board, out: Path) -> None:
                 assert read[column].tolist() == expected[column].tolist(), column
 
 
-def test_boards_are_joined(board: Board, small_board: Board, tmp_path: Path) -> None:
-    other = Board("other", small_board.budgets, small_board.pairs, small_board.missing, small_board.models)
-    written = write(tmp_path, board, other)
+def test_boards_are_joined(small_board: Board, pair: Callable[..., Pair], tmp_path: Path) -> None:
+    other = Board("other", {"mnist": {"linf": (8 / 255,)}}, [pair([1], [0.1])])
+    written = write(tmp_path, small_board, other)
     read = pd.read_csv(io.StringIO(written["pairs.csv"]))
-    assert read["suite"].value_counts().to_dict() == {"quick": len(pair_rows(board)), "other": len(pair_rows(other))}
+    expected = {"quick": len(pair_rows(small_board)), "other": 1}
+    assert read["suite"].value_counts().to_dict() == expected
     assert 'id="s1"' in written["index.html"]
     assert "## other on mnist" in written["leaderboard.md"]
 
@@ -164,6 +165,8 @@ def test_every_pair_is_there_with_its_command_and_run(page: Any, board: Board) -
 def test_the_numbers_of_the_ranking_are_those_of_the_frame(out: Path, board: Board) -> None:
     text = re.sub(r"<[^>]+>", " ", (out / "index.html").read_text(encoding="utf-8"))
     for row in leaderboard(board).to_dict("records"):
+        if not row["n"]:  # training failed
+            continue
         mean, std = 100 * row["worst_case_accuracy"], 100 * row["std"]
         assert f"{mean:.1f} \u00b1 {std:.1f}" in text
         assert f"[{100 * row['worst_case_low']:.1f}, {100 * row['worst_case_high']:.1f}]" in text
@@ -183,6 +186,7 @@ def test_missing_numbers_look_like_nothing(pair: Callable[..., Pair], tmp_path: 
     assert "not recorded" in shown
 
 
+@pytest.mark.timeout(20)
 def test_an_empty_attack_never_looks_robust(pair: Callable[..., Pair], tmp_path: Path, parse: Parse) -> None:
     written = write(tmp_path, Board("quick", {"mnist": {"linf": (8 / 255,)}}, [pair([], [])]))
     assert "100.0" not in parse(written["index.html"]).text
@@ -231,7 +235,7 @@ def test_markdown_tables_are_rectangular(out: Path) -> None:
     assert "**crashed 1 of 2**" in text
 
 
-def test_a_folder_that_cannot_be_written(board: Board, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OSError, match="file"):
-        reports.write([board], tmp_path / "file")
+        reports.write([], tmp_path / "file")

@@ -1,0 +1,242 @@
+"""What the commands do: a command line becomes a plan, the plan is run, and its end is shown."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from .errors import UserError
+
+if TYPE_CHECKING:
+    from .data import DataSource
+    from .guests import Guest
+    from .metrics import Board
+    from .plan import Plan
+    from .threat import Norm
+
+# where nobody measures the width (a pipe, a log) tables are wide rather than broken
+console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+complaints = Console(stderr=True, highlight=False)
+
+DEFAULT_DEFENSES = ("standard", "dropout", "gaussian-noise", "fast-gradient", "pgd")
+
+
+def make_plan(
+    suite: str | None,
+    *,
+    datasets: Sequence[str],
+    models: Sequence[str],
+    defenses: Sequence[str],
+    seeds: str,
+    samples: int | None,
+    attacks: Sequence[str],
+    cascade: bool,
+    data_root: Path | None,
+    download: bool,
+    **guests: Any,
+) -> tuple[Plan, dict[str, DataSource], list[Guest]]:
+    """The plan of a command line, where its data sets come from, and the models that the user brings."""
+    from defenses import defenses as kinds
+    from suites import suite as find
+
+    from .data import DataSource
+    from .options import parse_defense, parse_seeds
+    from .plan import Suite, specs
+    from .plan import plan as make
+
+    battery = find(suite) if suite is not None else Suite(name="train", summary="", attacks={}, budgets={})
+    sources = {}
+    for name in datasets or ("digits",):
+        source = DataSource(name, root=data_root, download=download)
+        sources[source.info().name] = source
+    infos = {name: source.info() for name, source in sources.items()}
+    brought = _guests(list(sources.values()), **guests)
+    # who brings a model asks for the others by name
+    chosen = defenses or (() if brought and not models else DEFAULT_DEFENSES)
+    trainers = [parse_defense(text, kinds()) for text in chosen]
+    wanted = [guest.spec for guest in brought]
+    for info in infos.values():
+        wanted += specs([info], models or (default_model(info.shape),), trainers, parse_seeds(seeds))
+    arguments = {info: source.name for info, source in sources.items() if source.name != info}
+    made = make(battery, wanted, infos, samples=samples, only=attacks, cascade=cascade, arguments=arguments)
+    return made, sources, brought
+
+
+def _guests(
+    sources: Sequence[DataSource],
+    *,
+    victims: Sequence[str],
+    mean: str | None,
+    std: str | None,
+    remedies: Sequence[str],
+    stand_ins: Sequence[str],
+    home: Path,
+    device: str,
+    tracking_uri: str | None,
+) -> list[Guest]:
+    """Models that the user brings, each looked at on every data set."""
+    given = {"--mean": mean, "--std": std, "--remedy": remedies, "--stand-in": stand_ins}
+    if not victims:
+        if alone := [name for name, value in given.items() if value]:
+            raise UserError(f"{alone[0]} says something about a --victim, and none is given")
+        return []
+    from .guests import admit
+    from .options import parse_channels, parse_remedy, parse_stand_ins
+    from .store import Home
+    from .tracking import tracking_uri as choose
+
+    channels = {"mean": parse_channels(mean, "--mean"), "std": parse_channels(std, "--std")}
+    return [
+        admit(
+            text,
+            source.load(),
+            **channels,
+            remedy=parse_remedy(remedies, stand_ins),
+            stand_ins=parse_stand_ins(stand_ins),
+            device=device,
+            fetched=home / "fetched",
+            tracking_uri=choose(Home(home), tracking_uri),
+        )
+        for text in dict.fromkeys(victims)
+        for source in sources
+    ]
+
+
+def default_model(shape: tuple[int, int, int]) -> str:
+    """Architecture for a data set when none is asked for: an MLP for gray images, a ResNet for colour."""
+    return "mlp-100-100" if shape[0] == 1 else "resnet"
+
+
+def execute(
+    suite: str | None,
+    *,
+    jobs: int | None,
+    device: str,
+    home: Path,
+    tracking_uri: str | None,
+    **options: Any,
+) -> None:
+    """Run what is missing of a command line (training alone, without a suite), and show how it ended.
+
+    Raises:
+        UserError: Something in it is wrong, or the home cannot be used.
+        SystemExit: A model or a pair failed.
+    """
+    from .campaign import boards_from_home
+    from .live import Display
+    from .runner import run
+    from .store import Home
+    from .tracking import Tracker
+    from .tracking import tracking_uri as choose
+    from .work import Context
+
+    _check_device(device)
+    made, sources, guests = make_plan(suite, home=home, device=device, tracking_uri=tracking_uri, **options)
+    place = Home(home).create()
+    for guest in guests:
+        guest.register(place)
+        for note in guest.notes:
+            console.print(note, style="yellow", markup=False, soft_wrap=True)
+    if options["download"]:
+        for source in sources.values():
+            source.load()  # once, here: workers would all fetch at the same time
+    tracker = Tracker(place, choose(place, tracking_uri)) if suite is not None else None
+    context = Context(place, sources, device)
+    command = shlex.join(["gauntlet", *sys.argv[1:]])
+    with Display(made, place, console) as display:
+        ended = run(made, context, jobs=jobs or cores(), command=command, tracker=tracker, observe=display)
+    for line, times in Counter(ended.failures).items():
+        more = f" (and {times - 1} times more)" if times > 1 else ""
+        complaints.print(f"gauntlet: {escape(line)}{more}", style="red", soft_wrap=True)
+    if suite is not None:
+        if any(c.exists() for c in [place.cell(cell.key) / "result.json" for cell in made.cells]):
+            boards = boards_from_home(place, tracker.store if tracker is not None else None)
+            _print_leaderboard([board for board in boards if board.suite == suite], made)
+            write_report(boards, home / "report")
+        if ended.trouble:
+            complaints.print(
+                f"the tracking store is out of order ({escape(ended.trouble)}): {ended.waiting} results wait in "
+                f"{place.pending}; the next command delivers them",
+                style="yellow",
+                soft_wrap=True,
+            )
+    else:
+        from .listing import trained_table
+
+        console.print(trained_table(made, place))
+    if ended.failures:
+        sys.exit(1)
+
+
+def cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _check_device(device: str) -> None:
+    import torch
+
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        choices = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
+        reason = str(error).splitlines()[0]
+        raise UserError(f"no device {device!r} here ({reason}); choose from {', '.join(choices)}") from None
+
+
+def _print_leaderboard(boards: Sequence[Board], made: Plan) -> None:
+    """Worst-case accuracies, a table a norm: models in the order of the eps that defenses train at."""
+    from .leaderboard import leaderboard
+
+    for board in boards:
+        rows = leaderboard(board)
+        rows = rows[rows["dataset"].isin(list(made.infos))]
+        for (dataset, norm, n), group in rows.groupby(["dataset", "norm", "n"], sort=False):
+            grid = sorted(group["eps"].unique())
+            reference = made.infos[str(dataset)].eps.get(cast("Norm", norm), grid[0])
+            shown = group[group["eps"] == (reference if reference in grid else grid[0])]
+            table = Table(
+                title=f"{dataset}, {norm}: accuracy left by the worst case of all attacks ({board.suite}, {n} images)",
+                title_justify="left",
+            )
+            table.add_column("rank", justify="right")
+            table.add_column("model")
+            table.add_column("clean", justify="right")
+            for eps in grid:
+                table.add_column(f"eps {eps:.3g}", justify="right", style="bold" if eps == reference else None)
+            table.add_column("trust")
+            table.add_column("strongest attack, or why there is no rank")
+            for row in shown.to_dict("records"):
+                same = group[(group["architecture"] == row["architecture"]) & (group["defense"] == row["defense"])]
+                left = [f"{value:.1%}" for value in same.sort_values("eps")["worst_case_accuracy"]]
+                table.add_row(
+                    "-" if row["note"] else str(row["rank"]),
+                    escape(f"{row['architecture']} {row['defense']}"),
+                    f"{row['clean_accuracy']:.1%}",
+                    *left,
+                    row["trust"] or "-",
+                    escape(row["note"] or row["strongest_attack"]),
+                )
+            console.print(table)
+            for row in shown.to_dict("records"):
+                if row["trust_reasons"]:
+                    name = f"{row['architecture']} {row['defense']}"
+                    console.print(escape(f"trust {row['trust']}, {name}: {row['trust_reasons']}"), style="dim")
+
+
+def write_report(boards: Sequence[Board], out: Path) -> None:
+    """Write the pages and tables of boards to a folder, and say which."""
+    import reports
+
+    written = reports.write(boards, out)
+    for file in written:
+        console.print(f"wrote {file}", style="dim", markup=False, soft_wrap=True)
