@@ -15,8 +15,12 @@ from .attack import Attack
 from .data import DatasetInfo, default_info
 from .errors import UserError, describe
 from .external import External, digest
-from .metrics import Board, Pair, pair_rows
+from .guests import LOOK
+from .health import trust
+from .metrics import Board, Pair, pair_rows, worst_case
 from .plan import Cell, ModelSpec, Suite, plan
+from .probe import diagnose, probe
+from .remedy import Remedy
 from .results import pair_from_outcomes
 from .shard import Bench, Proposal, run_shard
 from .victim import VictimError
@@ -32,6 +36,8 @@ def evaluate(
     dataset: DatasetInfo | None = None,
     device: torch.device | str = "cpu",
     name: str = "model",
+    remedy: Remedy | None = None,
+    health: bool = True,
 ) -> pd.DataFrame:
     """Attack a model with a suite, in this process, and judge every returned image.
 
@@ -42,17 +48,23 @@ def evaluate(
         model: Takes float32 images (N, C, H, W) in [0, 1], gives logits (N, K). Normalisation belongs inside.
         x: Images, (N, C, H, W) in [0, 1].
         y: True labels, (N,), whole numbers in [0, K).
-        suite: Name of a suite, or one made by hand. Those that transfer from other models need ``gauntlet run``.
+        suite: Name of a suite, or one made by hand. Transfers from other models are left out: they need training
+            data, and so ``gauntlet run``.
         dataset: Says the budgets, if they are not the suite's; by default MNIST's for gray images and CIFAR's for
             colour, with L1 and L2 budgets scaled to the number of pixels.
         device: Where to run.
         name: What to call the model in the frame.
+        remedy: How attacks are to see the model; None finds out (saturated logits, probabilities, random predictions).
+        health: Probe the model, without which no grade is better than B. Takes as long as a few strong attacks on
+            :data:`harness.plan.PROBE_SAMPLES` images.
 
     Returns:
-        A frame of :data:`harness.metrics.PAIR_COLUMNS`, a row a pair and eps.
+        A frame of :data:`harness.metrics.PAIR_COLUMNS`, a row a pair and eps. In its ``attrs``: ``trust`` (by norm,
+        ``(grade, reasons)``, see :mod:`harness.health`), ``worst_case`` (by ``(norm, eps)``, the accuracy that all
+        attacks together leave), ``remedy`` (in words), ``left_out`` (labels of attacks).
 
     Raises:
-        UserError: Images, labels or the model's output are not as described; unknown suite.
+        UserError: Images, labels or the model's output are not as described; unknown suite; no attack is left.
     """
     if isinstance(suite, str):
         from suites import suite as find  # the one place in the core that knows suites by name
@@ -69,19 +81,48 @@ def evaluate(
         if int(y.min()) < 0 or int(y.max()) >= classes:
             raise UserError(f"labels run from {int(y.min())} to {int(y.max())}, the model has {classes} classes")
         info = _info(dataset, x, classes)
-        spec = ModelSpec(dataset=info.name, architecture=name, defense=External(weights=digest(model), epochs=0))
-        made = _plan(suite, spec, info)
-        pairs = [_pair(cell, bench, x.to(device), y.to(device), info, suite.name) for cell in made]
+        if remedy is None:
+            remedy = diagnose(model, x[:LOOK], y[:LOOK], classes=classes, device=device)
+        bench = Bench.of(model, classes, device, remedy)
+        defense = External(weights=digest(model), remedy=remedy)
+        spec = ModelSpec(dataset=info.name, architecture=name, defense=defense)
+        suite, left_out = _without_transfers(suite)
+        made = plan(suite, [spec], {info.name: info}, samples=info.test_size)
+        pairs = [_pair(cell, bench, x.to(device), y.to(device), info, suite.name) for cell in made.cells]
+        facts = {
+            str(look.threat.norm): probe(
+                model,
+                x[: look.n],
+                y[: look.n],
+                look.threat,
+                classes=classes,
+                device=device,
+                remedy=remedy,
+                seed=identity.derive_seed(look.key),
+            )
+            for look in (made.probes if health else ())
+        }
     budgets = {str(norm): eps for norm, eps in suite.grid(info).items()}
-    return pair_rows(Board(suite=suite.name, budgets={info.name: budgets}, pairs=pairs))
+    known = {spec.key: {**campaign.model_record(spec, info), "status": "ok", "error": "", "card": {}}}
+    board = Board(suite=suite.name, budgets={info.name: budgets}, pairs=pairs, models=known, health={spec.key: facts})
+    grades = {norm: trust(board, spec.key, norm) for norm in budgets}
+    frame = pair_rows(board)
+    frame.attrs = {
+        "trust": {norm: (grade.grade, list(grade.reasons)) for norm, grade in grades.items() if grade is not None},
+        "worst_case": {(norm, eps): worst_case(pairs, norm, eps).accuracy for norm in budgets for eps in budgets[norm]},
+        "remedy": str(remedy),
+        "left_out": left_out,
+    }
+    return frame
 
 
-def _plan(suite: Suite, spec: ModelSpec, info: DatasetInfo) -> tuple[Cell, ...]:
-    for attacks in suite.attacks.values():
-        for attack in attacks:
-            if inner(attack) is not attack:
-                raise UserError(f"{attack.label} needs another trained model: use gauntlet run {suite.name}")
-    return plan(suite, [spec], {info.name: info}, samples=info.test_size).cells
+def _without_transfers(suite: Suite) -> tuple[Suite, list[str]]:
+    """The suite without attacks that are crafted on other models, and their labels."""
+    left_out = [a.label for attacks in suite.attacks.values() for a in attacks if inner(a) is not a]
+    kept = {norm: tuple(a for a in attacks if inner(a) is a) for norm, attacks in suite.attacks.items()}
+    if not any(kept.values()):
+        raise UserError(f"{left_out[0]} needs another trained model: use gauntlet run {suite.name}")
+    return dataclasses.replace(suite, attacks=kept), list(dict.fromkeys(left_out))
 
 
 def _pair(cell: Cell, bench: Bench, x: Tensor, y: Tensor, info: DatasetInfo, suite: str) -> Pair:

@@ -83,7 +83,7 @@ def probe(
         judge = Victim(model, classes=classes, device=device)
         x, y = x.to(judge.device), y.to(judge.device)
         varies = stochastic(judge, x, seed)
-        judge.votes = VOTES if varies["labels"] or remedy.draws > 1 else 1
+        judge.votes = VOTES if remedy.draws > 1 or wavers(varies) else 1
         right = judge.predict(x) == y
         x, y = x[right], y[right]
         victims = [judge, Victim(model, classes=classes, device=device, remedy=remedy)] if remedy else [judge]
@@ -130,13 +130,12 @@ def diagnose(
     with identity.isolated(0, device):
         judge = Victim(model, classes=classes, device=device)
         x, y = x.to(judge.device), y.to(judge.device)
-        varies = stochastic(judge, x, 0)
-        varying = varies["labels"] > 0 or varies["logits"] > WAVER
-        judge.votes = VOTES if varying else 1
+        varies = wavers(stochastic(judge, x, 0))
+        judge.votes = VOTES if varies else 1
         right = judge.predict(x) == y
         with torch.no_grad():
             probabilities = are_probabilities(judge(x))
-        remedy = Remedy(probabilities=probabilities, draws=DRAWS if varying else 1, stand_ins=tuple(stand_ins))
+        remedy = Remedy(probabilities=probabilities, draws=DRAWS if varies else 1, stand_ins=tuple(stand_ins))
         seen = Victim(model, classes=classes, device=device, remedy=remedy)
         return replace(remedy, temperature=_temperature(seen, judge, x[right], y[right]))
 
@@ -187,3 +186,8 @@ def stochastic(victim: Victim, x: Tensor, seed: int) -> dict[str, Any]:
         "labels": float((labels != labels[0]).any(0).double().mean()) if len(x) else 0.0,
         "logits": float(change.max() / outputs.abs().max().clamp_min(1e-30)) if len(x) else 0.0,
     }
+
+
+def wavers(varies: dict[str, Any]) -> bool:
+    """Whether what :func:`stochastic` measured is more than rounding; near a boundary labels then change too."""
+    return bool(varies["labels"] > 0 or varies["logits"] > WAVER)

@@ -36,7 +36,7 @@ IMAGES: Final[dict[Access, int]] = {"none": 32, "gradients": 32, "scores": 24, "
 ONE_BY_ONE: Final = 6
 """Images for an attack that takes them one at a time."""
 
-REPEATED: Final = "linear, 10 classes"
+REPEATED: Final = "steep linear, 10 classes"
 """Victim on which every attack is run twice under one seed."""
 
 MOVED: Final = 0.5

@@ -94,9 +94,15 @@ _NOT_ASKED: Final = (
     Rule(
         attacks=("*difference_logits_ratio*",),
         toolkits=("art",),
-        victims=("linear, 2 classes",),
+        victims=("flat linear*",),
         skip=True,
         why="ART's ratio of logit differences needs three classes",
+    ),
+    Rule(
+        attacks=("lbfgs(*c=[0-9]*",),
+        victims=("flat linear*",),
+        skip=True,
+        why="a given constant is right for one scale of the loss",
     ),
     # a remedy shows gradients: what asks for none sees the same victim with and without, unless that one draws
     Rule(sorts=("remedied",), stochastic=False, access=("none", "decisions"), skip=True),

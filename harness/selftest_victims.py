@@ -37,6 +37,11 @@ HARD_UNIT: Final[dict[Norm, float]] = {"linf": 0.3, "l2": 1.5, "l1": 8.0, "l0": 
 TRAINING_IMAGES: Final = 200
 """Images shown to an attack that prepares itself."""
 
+SCALE: Final = {2: 0.01, 10: 40.0}
+"""Length of the weights of linear victims by their classes. The nearest adversarial does not depend on it, nor may an
+attack: on the flat victim a step that follows the length of the gradient goes nowhere, on the steep one a loss that
+saturates is saturated."""
+
 _SHAPE: Final = (1, 8, 8)
 _POOL: Final = 2000
 _SPREAD: Final[dict[Norm, float]] = {"linf": 0.1, "l2": 0.1, "l1": 0.1, "l0": 0.3}
@@ -97,7 +102,10 @@ class Reference:
 @lru_cache
 def references() -> dict[str, Reference]:
     """Every victim by name, the simplest first. Nothing is trained before it is attacked."""
-    found = [Reference(f"linear, {k} classes", "linear", partial(_linear_model, k), k) for k in (2, 10)]
+    found = [
+        Reference(f"{word} linear, {k} classes", "linear", partial(_linear_model, k), k)
+        for word, k in (("flat", 2), ("steep", 10))
+    ]
     found.append(Reference("plain network", "plain", plain_network, 10))
     found.append(Reference("hardened network", "hardened", hardened_network, 10))
     for name, broken in BROKEN.items():
@@ -120,7 +128,7 @@ def _broken_model(name: str) -> nn.Module:
 @lru_cache
 def linear(classes: int) -> LinearVictim:
     """The linear victim of so many classes."""
-    return LinearVictim.random(classes, _SHAPE, scale=40.0)
+    return LinearVictim.random(classes, _SHAPE, scale=SCALE[classes])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -73,7 +73,7 @@ def render(section: Section, entry: Entry, duels: Sequence[Duel], elsewhere: Seq
         views=[_view(section, entry, norm) for norm in norms],
         charts=curves(section, [entry], norms, seeds=True),
         classes=class_rows(section, entry, norms),
-        against=[_against(section, entry, duel, norms) for duel in duels if entry in (duel.a, duel.b)],
+        against=[_against(section, entry, duel, norms) for duel in duels if entry.page in (duel.a.page, duel.b.page)],
         elsewhere=elsewhere,
     )
 
@@ -137,7 +137,7 @@ def _against(
     section: Section, entry: Entry, duel: Duel, norms: Sequence[str]
 ) -> tuple[Entry, str, list[tuple[str, Contrast]]]:
     """The other entry, the page, and at every norm's reference eps the comparison from this entry's side."""
-    other = duel.b if entry is duel.a else duel.a
+    other = duel.b if entry.page == duel.a.page else duel.a
     shared = [norm for norm in norms if other.attacked(norm)]
     found = []
     for norm in shared:

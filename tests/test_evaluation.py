@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
 import random
 from collections.abc import Callable
@@ -18,18 +19,23 @@ import harness
 from defenses.standard import Standard
 from harness.attack import Attack, Kind
 from harness.attacks.transfer import Transfer
+from harness.broken import BROKEN
 from harness.data import DATASETS, Dataset
 from harness.errors import UserError
-from harness.evaluation import External, digest, evaluate
+from harness.evaluation import External, digest
 from harness.identity import seed_everything
 from harness.metrics import PAIR_COLUMNS, Board, Pair, pair_rows
 from harness.plan import ModelSpec, Suite, plan
+from harness.remedy import Remedy
 from harness.results import pair_from_outcomes
 from harness.shard import Bench, run_shard
 from harness.threat import EXPONENT, Threat, magnitude, per_sample, steepest
 from harness.victim import Victim, VictimError, input_gradient
 
 N = 40
+
+evaluate = functools.partial(harness.evaluate, remedy=Remedy(), health=False)
+"""Without the looks at the model, which have tests of their own below."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,7 +208,7 @@ def test_the_package_offers_it(trained: nn.Module, sample: Any) -> None:
 
 def test_the_quick_suite(trained: nn.Module, digits: Dataset) -> None:
     _, (x, y) = digits.test_sample(10)
-    frame = harness.evaluate(trained, x, y, suite="quick", dataset=digits.info)
+    frame = evaluate(trained, x, y, suite="quick", dataset=digits.info)
     assert frame["status"].eq("ok").all()
     assert frame["invalid"].eq(0).all()
     assert {"gauntlet", "art", "foolbox"} == set(frame["toolkit"])
@@ -407,3 +413,31 @@ def test_a_suite_that_needs_other_models(trained: nn.Module, sample: Any) -> Non
 def test_a_data_set_of_other_images(trained: nn.Module, sample: Any) -> None:
     with pytest.raises(UserError, match=r"mnist has images \(1, 28, 28\) and 10 classes, got \(1, 8, 8\) and 10"):
         evaluate(trained, *sample, SUITE, dataset=DATASETS["mnist"])
+
+
+def test_what_attacks_must_know_is_found_out_and_trust_is_said(
+    trained: nn.Module, sample: tuple[Tensor, Tensor], digits: Dataset
+) -> None:
+    plain = harness.evaluate(trained, *sample, only(Step()), dataset=digits.info)
+    assert plain.attrs["remedy"] == ""
+    grade, reasons = plain.attrs["trust"]["linf"]
+    assert (grade == "A") == (not reasons)
+    assert plain.attrs["worst_case"][("linf", 0.05)] == plain["robust_accuracy"].iloc[0]
+    loud = nn.Sequential(trained, BROKEN["scaled-logits"].wrap(nn.Identity()))
+    found = harness.evaluate(loud, *sample, only(Step()), dataset=digits.info)
+    assert "logits /" in found.attrs["remedy"]
+    grade, reasons = found.attrs["trust"]["linf"]
+    assert grade in ("C", "D")
+    assert any("logits" in reason for reason in reasons), reasons
+
+
+def test_a_stochastic_model_is_judged_by_what_it_says_most_often(
+    trained: nn.Module, sample: tuple[Tensor, Tensor], digits: Dataset
+) -> None:
+    noisy = BROKEN["random-input"].wrap(trained)
+    with pytest.raises(VictimError, match="vary from call to call"):
+        evaluate(noisy, *sample, only(Step()), dataset=digits.info)
+    first = harness.evaluate(noisy, *sample, only(Step()), dataset=digits.info, health=False)
+    again = harness.evaluate(noisy, *sample, only(Step()), dataset=digits.info, health=False)
+    assert "averaged over" in first.attrs["remedy"]
+    pd.testing.assert_frame_equal(first.drop(columns="seconds"), again.drop(columns="seconds"))

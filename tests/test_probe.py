@@ -24,7 +24,7 @@ from harness.broken import BROKEN, RandomInput, ScaledLogits
 from harness.data import Dataset
 from harness.errors import UserError
 from harness.identity import seed_everything
-from harness.probe import DRAWS, diagnose, probe, stochastic
+from harness.probe import DRAWS, diagnose, probe, stochastic, wavers
 from harness.reference import LinearVictim
 from harness.remedy import Remedy
 from harness.survey import Survey, backward_calls
@@ -264,6 +264,8 @@ def test_how_much_outputs_vary_is_measured(trained: nn.Module, sample: tuple[Ten
     small, large = (stochastic(Victim(RandomInput(trained, sigma)), x, 0) for sigma in (1e-3, 0.5))
     assert small["labels"] <= 0.02 < 0.5 < large["labels"]
     assert 0 < small["logits"] < 0.02 < 0.2 < large["logits"]
+    assert wavers(small), "labels stay here, but will change near a boundary"
+    assert not wavers(stochastic(Victim(trained), x, 0))
 
 
 def by_grad(x: Tensor) -> None:

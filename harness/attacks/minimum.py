@@ -172,13 +172,15 @@ def _radius(norm: Norm, eps: Tensor, size: Tensor, least: Tensor, gap: Tensor, h
         hit: Whether the present points are adversarial.
         gamma: Relative change.
     """
-    last = torch.where(eps.isfinite(), eps, size)
+    first, known = eps.isinf(), least.isfinite()
+    last = torch.where(first, size, eps)
     smaller, larger = last * (1 - gamma), last * (1 + gamma)
-    if norm == "l0":  # at least a pixel at a time
-        smaller, larger = torch.minimum(smaller, last - 1), torch.maximum(larger, last + 1)
     missing = torch.maximum(size + gap, size * (1 + gamma))
-    radius = torch.where(hit, torch.minimum(smaller, least), torch.where(least.isfinite(), larger, missing))
-    # what changes as many pixels as the best is no better
+    if norm == "l0":
+        smaller, larger = torch.minimum(smaller, last - 1), torch.maximum(larger, last + 1)  # a pixel at least
+        missing = torch.where(first, missing, larger)
+    radius = torch.where(hit, torch.minimum(smaller, least), torch.where(known, larger, missing))
+    # an adversarial of as many pixels is no better than the best
     return torch.minimum(radius, least - 1).floor().clamp_min(1) if norm == "l0" else radius
 
 

@@ -1,7 +1,8 @@
-"""RayS: the nearest decision boundary along rays to the corners of the box, asking for labels alone."""
+"""RayS: search for the direction with the nearest boundary, by predicted labels alone (Chen & Gu 2020)."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
@@ -10,139 +11,180 @@ from torch import Tensor
 
 from ..attack import Access, Attack, Kind
 from ..errors import UserError
-from ..threat import Norm, Threat, per_sample
+from ..threat import Norm, Threat, magnitude, per_sample
 from ..victim import Victim
 from .draws import Draws
-from .line import CHUNK
+from .line import CHUNK, diameter
+from .square import stretch
 
-_RESOLUTION: Final = 2e-3
-"""Share of the radius at which bisection stops."""
+CLOSE: Final = 1e-3
+"""Relative improvement below which a direction is no better, and relative width at which the search along it ends."""
+
+FACTORS: Final[dict[str, tuple[float, ...]]] = {"linf": (-1.0,), "l2": (-1.0, 0.5, 2.0), "l1": (-1.0, 0.0)}
+"""What a block of the direction is multiplied by, one after the other."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RayS(Attack):
-    """Search over sign vectors d for the shortest r at which x + r d, clipped to the box, changes its label.
+    """Flip blocks of a direction's signs, and keep what brings the boundary nearer.
 
-    Source: Chen & Gu 2020, algorithms 1 to 3. An L-infinity perturbation loses nothing by lying at a corner of its
-    ball, so the search is over 2^D directions. The sign of one block of pixels after another is turned around, in
-    halves, quarters, eighths ... of the image; a turn is kept if the label has changed at the radius reached so far
-    (one query), and the radius is then bisected anew. Gradients, logits and losses are never asked for, so that a
-    victim which hides them is as weak as it is.
+    Source: Chen & Gu 2020, algorithms 1 to 3. The direction is cut into 1, 2, 4, ... blocks. A flip is tried with one
+    query just inside the present radius; only where that fools the victim is the new radius searched. Nothing but
+    the predicted label is looked at: a masked gradient, or flat scores, are no defense.
 
-    Departures: the first direction is the better of a bright and a dark one, by the radius it reaches; blocks are runs
-    of pixels in row-major order as in the paper. Whatever is returned was seen misclassified a little beyond the
-    boundary, because the last bits of the logits depend on the batch.
+    Where this departs from the paper:
+
+    * Blocks follow the Z-order of the pixels (all channels of one together), so that they are squares or halves of
+      squares, not strips of rows. The new radius is searched from above in doubling steps before it is bisected, since
+      most flips gain little. On an MLP on MNIST (2000 queries, median) both together led to 0.060 where strips led to
+      0.063 and bisection from zero to 0.062.
+    * L2 and L1: the same search over directions with amplitudes, measured in the norm. A block is also halved and
+      doubled (L2), or dropped and taken back (L1, where few pixels matter). Points on a ray are clipped to the box and
+      scaled back to their length.
+    * A run starts from random signs at the end of the box, in blocks of every size in turn until one of them fools the
+      victim. Where a whole round of single pixels brings nothing, another run starts, and the best of all is kept.
+    * The result is moved outward by a thousandth of its distance, past the boundary, if a last query confirms it.
+
+    Images that are misclassified as they stand, and images for which nothing is found, come back as they are. Random
+    numbers belong to the image, so that the batch does not matter.
 
     Attributes:
-        queries: Upper bound of forward passes an image.
+        queries: Forward passes an image at most, the first for the clean image; >= 3.
 
     Raises:
-        UserError: Fewer than 20 queries.
+        UserError: A field out of range.
     """
 
     name: ClassVar[str] = "rays"
-    norms: ClassVar[tuple[Norm, ...]] = ("linf",)
+    norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2", "l1")
 
-    queries: int = 1000
+    queries: int = 2000
 
     def __post_init__(self) -> None:
-        if self.queries < 20:
-            raise UserError(f"queries must be >= 20, got {self.queries}")
+        if self.queries < 3:
+            raise UserError(f"queries must be >= 3, got {self.queries}")
 
     @property
     def kind(self) -> Kind:
-        """It looks for the nearest."""
+        """It minimises the distance."""
         return "minimal"
 
     @property
     def access(self) -> Access:
-        """Labels alone."""
+        """Predicted labels."""
         return "decisions"
 
     @torch.no_grad()
     def run(self, victim: Victim, x: Tensor, y: Tensor, threat: Threat) -> Tensor:
-        """Propose one image for each; the image itself where it is misclassified already or no ray is found."""
-        if not len(x):
-            return x
-        search = _Search(victim, x, y, self.queries)
-        search.begin(Draws(x))
-        pixels, pieces = x[0].numel(), 1
-        while pieces < pixels and search.goes_on:
-            pieces = min(2 * pieces, pixels)
-            edges = [round(pixels * number / pieces) for number in range(pieces + 1)]
-            for start, stop in zip(edges, edges[1:], strict=False):
-                if not search.goes_on:
-                    break
-                search.turn(start, stop)
-        return search.result()
-
-
-class _Search:
-    """The state of every image: its direction, the radius reached, and the queries it has spent."""
-
-    def __init__(self, victim: Victim, x: Tensor, y: Tensor, queries: int) -> None:
-        self._victim, self._x, self._y, self._queries = victim, x, y, queries
-        self._signs = torch.ones_like(x).flatten(1)
-        self._radius = x.new_ones(len(x))  # no image lies farther away
-        self._found = torch.zeros_like(y, dtype=torch.bool)
-        self._spent = torch.zeros_like(y)
-        self._open = self._changed(torch.arange(len(x), device=x.device), x.flatten(1)).logical_not()
-
-    @property
-    def goes_on(self) -> bool:
-        """Whether some image has queries left."""
-        return bool(self._active().any())
-
-    def _active(self) -> Tensor:
-        # room for one more turn, its bisection and the last look
-        return self._open & (self._spent + 14 <= self._queries)
-
-    def _changed(self, rows: Tensor, images: Tensor) -> Tensor:
-        """Whether images, flat (M, D), of the samples ``rows`` get another label; a query each."""
-        self._spent[rows] += 1
-        parts = zip(rows.split(CHUNK), images.view(-1, *self._x.shape[1:]).split(CHUNK), strict=True)  # type: ignore[no-untyped-call]
-        found = [self._victim(part).argmax(1) != self._y[index] for index, part in parts]
-        return torch.cat(found) if found else torch.zeros_like(rows, dtype=torch.bool)
-
-    def _at(self, rows: Tensor, signs: Tensor, radius: Tensor) -> Tensor:
-        return (self._x[rows].flatten(1) + radius.unsqueeze(1) * signs).clamp(0, 1)
-
-    def begin(self, draws: Draws) -> None:
-        """Take the first direction: all brighter, all darker, or at random where both keep the label."""
-        for signs in (self._signs, -self._signs, draws.signs(self._signs.shape[1])):
-            rows = self._open.nonzero().squeeze(1)
-            self._try(rows, signs[rows])
-
-    def turn(self, start: int, stop: int) -> None:
-        """Turn the signs of one block of pixels around, and keep that where it brings the boundary nearer."""
-        rows = self._active().nonzero().squeeze(1)
-        signs = self._signs[rows].clone()
-        signs[:, start:stop] *= -1
-        self._try(rows, signs)
-
-    def _try(self, rows: Tensor, signs: Tensor) -> None:
-        hit = self._changed(rows, self._at(rows, signs, self._radius[rows]))
-        rows, signs = rows[hit], signs[hit]
-        if not len(rows):
-            return
-        self._signs[rows], self._found[rows] = signs, True
-        low, high = torch.zeros_like(self._radius[rows]), self._radius[rows].clone()
-        for _ in range(9):
-            coarse = (high - low > _RESOLUTION * high).nonzero().squeeze(1)
-            if not len(coarse):
-                break
-            middle = (low[coarse] + high[coarse]) / 2
-            inside = self._changed(rows[coarse], self._at(rows[coarse], signs[coarse], middle))
-            high[coarse] = torch.where(inside, middle, high[coarse])
-            low[coarse] = torch.where(inside, low[coarse], middle)
-        self._radius[rows] = high
-
-    def result(self) -> Tensor:
-        """The nearest images found, a little beyond the boundary where that is still another label."""
-        out = self._x.clone()
-        rows = (self._found & self._open).nonzero().squeeze(1)
-        near = self._at(rows, self._signs[rows], self._radius[rows])
-        beyond = self._at(rows, self._signs[rows], self._radius[rows] * (1 + _RESOLUTION / 2))
-        clear = self._changed(rows, beyond)
-        out[rows] = torch.where(per_sample(clear, near), beyond, near).view(-1, *self._x.shape[1:])
+        """Propose the nearest adversarial found for each image."""
+        out, draws = x.clone(), Draws(x)
+        for rows in torch.arange(len(x), device=x.device).split(CHUNK):  # type: ignore[no-untyped-call]
+            rows = rows[~_wrong(victim, x[rows], y[rows])]
+            if len(rows):
+                best = self._search(victim, x[rows], y[rows], threat.norm, draws.of(rows))
+                outward = (x[rows] + (1 + CLOSE) * (best - x[rows])).clamp(0, 1)
+                across = _wrong(victim, outward, y[rows])
+                out[rows] = torch.where(per_sample(across, best), outward, best)
         return out
+
+    def _search(self, victim: Victim, x: Tensor, y: Tensor, norm: Norm, draws: Draws) -> Tensor:
+        """Nearest images found beyond the boundary, ``x`` itself where there is none."""
+        blocks = _Blocks(x, FACTORS[norm])
+        longest, nothing = diameter(x, norm), x.new_full((len(x),), math.inf)
+        best, least = x, nothing
+        # of the present run: its direction, the radius of that, the next block, and flips since the last improvement
+        ray, radius = torch.ones_like(x), nothing
+        turn = idle = torch.zeros_like(y)
+        # of the search along a new direction: the direction, and the last steps that failed (0: none) and fooled
+        trial, low, high, gap = ray, torch.zeros_like(radius), nothing, nothing
+        searching = torch.zeros_like(y, dtype=torch.bool)
+        for query in range(self.queries - 2):
+            new, fresh = ~searching & radius.isinf(), ~searching & radius.isfinite()
+            trial = torch.where(per_sample(fresh, x), blocks.change(ray, turn), trial)
+            rows = new.nonzero().squeeze(1)
+            trial[rows] = blocks.signs(draws.fork(query).of(rows), query)
+            inward = torch.where(low > 0, (low + high) / 2, high - gap)
+            goal = torch.where(new, longest, torch.where(fresh, radius * (1 - CLOSE), inward))
+            point = stretch(x, trial, norm, goal)
+            hit, size = _wrong(victim, point, y), magnitude(point - x, norm)
+            nearer = hit & (size < least)
+            best, least = torch.where(per_sample(nearer, x), point, best), torch.where(nearer, size, least)
+
+            low = torch.where(searching, torch.where(hit, low, goal), 0)
+            high = torch.where(hit, size, high)
+            first = torch.where(new, size / 2, size * CLOSE)
+            gap = torch.minimum(torch.where(searching, torch.where(hit, 2 * gap, gap), first), high / 2)
+            searching = searching | hit
+            turn, idle = turn + fresh, torch.where(hit, 0, idle + fresh)
+            turn = torch.where(turn == len(blocks), blocks.singles, turn)
+
+            found = searching & (low > 0) & (high - low <= CLOSE * high)
+            ray, radius = torch.where(per_sample(found, x), trial, ray), torch.where(found, high, radius)
+            searching = searching & ~found
+            stuck = ~searching & (idle == len(blocks) - blocks.singles)
+            radius, turn, idle = torch.where(stuck, math.inf, radius), turn * ~stuck, idle * ~stuck
+        return best
+
+
+class _Blocks:
+    """The blocks of a direction, coarse to fine, and what is done to them.
+
+    Args:
+        x: Images (N, C, H, W).
+        factors: What each block is multiplied by; every factor is a turn of its own.
+
+    Attributes:
+        singles: First turn at which blocks are single components.
+    """
+
+    def __init__(self, x: Tensor, factors: tuple[float, ...]) -> None:
+        self._place = _z_order(x)
+        self._total = x[0].numel()
+        self._levels = math.ceil(math.log2(self._total)) + 1
+        starts, ends = [], []
+        for level in range(self._levels):
+            size = math.ceil(self._total / 2**level)
+            start = torch.arange(0, self._total, size)
+            starts.append(start)
+            ends.append((start + size).clamp(max=self._total))
+        self.singles = sum(map(len, starts[:-1])) * len(factors)
+        self._start = torch.cat(starts).repeat_interleave(len(factors)).to(x.device)
+        self._end = torch.cat(ends).repeat_interleave(len(factors)).to(x.device)
+        self._factor = torch.tensor(factors, device=x.device).repeat(len(self._start) // len(factors))
+        self._instead = torch.tensor([1.0, -1.0, 1.0][: len(factors)], device=x.device).repeat(
+            len(self._start) // len(factors)
+        )
+
+    def __len__(self) -> int:
+        return len(self._start)
+
+    def change(self, ray: Tensor, turn: Tensor) -> Tensor:
+        """Directions like ``ray`` with the block of each image's ``turn`` (N,) changed; a dropped one is taken back."""
+        start, end, factor, instead = (
+            per_sample(values[turn], ray) for values in (self._start, self._end, self._factor, self._instead)
+        )
+        inside = (self._place >= start) & (self._place < end)
+        dropped = ~(inside & (ray != 0)).flatten(1).any(1)
+        return torch.where(inside, torch.where(per_sample(dropped, ray), instead, factor * ray), ray)
+
+    def signs(self, draws: Draws, number: int) -> Tensor:
+        """Random signs, in as many blocks as the ``number``-th try has, (N, C, H, W)."""
+        count = 2 ** (number % self._levels)
+        return draws.signs(count)[:, self._place * count // self._total]
+
+
+def _z_order(x: Tensor) -> Tensor:
+    """Place of each component along the Z-order curve of the pixels, the channels of one side by side; (C, H, W)."""
+    _, channels, height, width = x.shape
+    row, column = torch.arange(height).unsqueeze(1), torch.arange(width)
+    key = torch.zeros(height, width, dtype=torch.int64)
+    for bit in range(max(height, width).bit_length()):
+        key |= (row >> bit & 1) << (2 * bit + 1) | (column >> bit & 1) << (2 * bit)
+    place = key.flatten().argsort().argsort().view(height, width)
+    return (place * channels + torch.arange(channels).view(-1, 1, 1)).to(x.device)
+
+
+def _wrong(victim: Victim, x: Tensor, y: Tensor) -> Tensor:
+    """Whose predicted label is not theirs, bool (N,): the one thing this attack asks."""
+    wrong: Tensor = victim(x).argmax(1) != y
+    return wrong

@@ -152,11 +152,12 @@ def _move(x, best, threat, side, draws):
     rest = delta.scatter(2, target, 0.0).scatter(2, source, 0.0)
     free = (threat.eps**power - mass(delta, (1, 2))).clamp_min(0) / c + mass(delta, 2) - mass(rest, 2)
     new = unit(unit(shape) + unit(old)) * free.clamp_min(0).pow(1 / power)
-    return _fill(x, rest.scatter(2, target, new).view_as(x), threat)
+    return stretch(x, rest.scatter(2, target, new).view_as(x), threat.norm, threat.eps)
 
 
-def _fill(x, delta, threat):
-    for _ in range(ROUNDS):
-        size = per_sample(magnitude(delta, threat.norm), x)
-        delta = (x + delta * (threat.eps / size.clamp_min(1e-12))).clamp(0, 1) - x
+def stretch(x, delta, norm, length, rounds=4):
+    length = per_sample(torch.as_tensor(length, device=x.device).expand(len(x)), x)
+    for _ in range(1 if norm == "linf" else rounds):
+        size = per_sample(magnitude(delta, norm), x)
+        delta = (x + delta * (length / size.clamp_min(1e-12))).clamp(0, 1) - x
     return x + delta

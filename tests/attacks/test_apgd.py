@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from harness.attacks._front import Front
 from harness.attacks.apgd import APGD
-from harness.attacks.apgd_dense import checkpoints
-from harness.attacks.apgd_l1 import project_l1_box
+from harness.attacks.apgd_dense import Dense, checkpoints
+from harness.attacks.apgd_l1 import Sparse, project_l1_box
 from harness.attacks.foolbox import Foolbox
 from harness.attacks.line import is_fooled, log_odds
 from harness.attacks.losses import LOSSES, likely_rivals, objective
@@ -167,6 +168,79 @@ def test_walls_of_the_box_do_not_hold_it_up(norm, eps):
     assert reached.mean() > 0.99
 
 
+class Hill(nn.Module):
+    """The margin is largest at one point, and never enough."""
+
+    def __init__(self, top: Tensor) -> None:
+        super().__init__()
+        self.top = top
+
+    def forward(self, x):
+        height = -(x - self.top).flatten(1).square().sum(1)
+        return torch.stack((torch.ones_like(height), height), 1)
+
+
+@pytest.mark.parametrize(("norm", "eps"), [("linf", 0.3), ("l2", 1.0), ("l1", 2.0)])
+def test_a_maximum_inside_the_ball_is_reached_by_smaller_steps(norm, eps):
+    x = torch.full((1, 1, 4, 4), 0.5)
+    top = x + 0.1 * torch.randn(x.shape, generator=torch.Generator().manual_seed(2)).clamp(-1, 1)
+    assert Threat(norm, eps).within(x, top).all()
+    x_adv = attack(APGD(loss="margin"), Victim(Hill(top)), x, torch.zeros(1, dtype=torch.int64), Threat(norm, eps))
+    assert magnitude(x_adv - top, norm).item() < {"linf": 0.02, "l2": 0.02, "l1": 0.25}[norm] * eps
+
+
+def test_dense_steps_are_halved_by_the_two_conditions_of_the_paper():
+    x = torch.full((3, 1, 1, 2), 0.5)
+    pace = Dense.begin(x, Threat("linf", 0.1), 100, 0.75)
+    front = Front.at(x, torch.zeros(3, dtype=torch.int64), None, x.clone())
+    falls = (set(), set(range(10, 16)), set(range(10, 15)))  # 22, 16 and 17 of 22 steps raise the loss
+    loss = torch.zeros(3)
+    for number in range(42):
+        if number == 23:  # deep down, and then up all the time, but never as high as before
+            loss = loss - 1000
+        elif number:
+            loss = loss + torch.tensor([-1.0 if number in where else 1.0 for where in falls])
+        front.note(loss, loss, torch.ones_like(x))
+        pace.review(number, front, torch.zeros(3, dtype=torch.bool))
+        if number == 22:  # too few successes
+            assert pace.size.tolist() == pytest.approx([0.2, 0.1, 0.2])
+            assert front.placed.tolist() == [False, True, False]
+        if number == 41:  # no new best, unless the step has just been halved
+            assert pace.size.tolist() == pytest.approx([0.1, 0.1, 0.1])
+            assert front.placed.tolist() == [True, False, True]
+            assert (front.loss == torch.where(front.placed, front.best_loss, loss)).all()
+        front.step(pace.move(front))
+
+
+def test_sparse_steps_follow_the_support_of_the_best_point():
+    x = torch.full((2, 1, 2, 10), 0.5)
+    pace = Sparse.begin(x, 0.4, 100)
+    front = Front.at(x, torch.zeros(2, dtype=torch.int64), None, x.clone())
+    nobody, radius = torch.zeros(2, dtype=torch.bool), 1.2
+    assert pace.sparsity.tolist() == [4, 4]
+    for number, moved, size, sparsity, back in (
+        (4, (20, 6), (radius / 1.5, radius), (20 / 1.5, 4), (False, True)),  # fewer pixels: start again from the best
+        (8, (20, 6), (radius / 2.25, radius / 1.5), (20 / 1.5, 4), (False, False)),
+    ):
+        points = x.clone()
+        for row, count in zip(points.flatten(1), moved, strict=True):
+            row[:count] += 0.01
+        front.step(points)
+        front.note(torch.full((2,), float(number)), torch.zeros(2), torch.ones_like(x))
+        pace.review(number, front, nobody)
+        assert pace.size.tolist() == pytest.approx(size)
+        assert pace.sparsity.tolist() == pytest.approx(sparsity)
+        assert tuple(front.placed.tolist()) == back
+    for number in range(12, 30, 4):
+        pace.review(number, front, nobody)
+    assert pace.size.tolist() == pytest.approx([radius / 10] * 2)  # no shorter
+    for number, hit, factor in ((25, [True, False], [2, 3]), (30, [False] * 2, [2, 2]), (60, [False] * 2, [1, 1])):
+        pace.review(number, front, torch.tensor(hit))
+        assert pace.factor.tolist() == factor
+    assert pace.valid.all()
+    assert pace.size.tolist() == pytest.approx([0.4, 0.4])
+
+
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("targets", [0, 3])
@@ -226,7 +300,8 @@ def test_cross_entropy_survives_saturated_logits(trained, images):
 @pytest.mark.parametrize("norm", NORMS)
 def test_it_is_no_weaker_than_foolbox(victim, images, norm):
     x, y = images
-    rival = Foolbox(f"{norm.capitalize()}ProjectedGradientDescentAttack", steps=40)
+    name = "SparseL1DescentAttack" if norm == "l1" else f"{norm.capitalize()}ProjectedGradientDescentAttack"
+    rival = Foolbox(name, steps=40)
     threat = Threat(norm, EPS[norm])
     torch.manual_seed(0)
     theirs = victim.predict(rival(victim, x, y, threat)) != y

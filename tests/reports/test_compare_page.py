@@ -117,7 +117,9 @@ def test_an_upper_bound_cannot_win(pair: Make) -> None:
     (matrix,) = matrices(section, "linf")
     assert [row.entry for row in matrix.rows] == [best, other, sound]
     assert matrix.left_out == [broken]
-    page = render(section, next(duel for duel in duels(section) if {duel.a, duel.b} == {broken, sound}))
+    page = render(
+        section, next(duel for duel in duels(section) if {duel.a.page, duel.b.page} == {broken.page, sound.page})
+    )
     assert "Not both have a rank." in page
     assert "gradient (linf): crashed" in page
 
