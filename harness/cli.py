@@ -154,7 +154,7 @@ def run_(suite: str, **options: Any) -> None:
 @click.option("--from", "source", type=click.Choice(["mlflow", "home"]), default="mlflow", show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), help="Folder to write to. Default: HOME/report.")
 def report(home: Path, tracking_uri: str | None, source: str, out: Path | None) -> None:
-    """Write leaderboard.csv, pairs.csv, leaderboard.md and index.html."""
+    """Write leaderboard.csv, pairs.csv, leaderboard.md and index.html, with pages for models and comparisons."""
     from .campaign import boards_from_home
     from .runner import deliver
     from .store import Home

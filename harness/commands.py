@@ -234,9 +234,12 @@ def _print_leaderboard(boards: Sequence[Board], made: Plan) -> None:
 
 
 def write_report(boards: Sequence[Board], out: Path) -> None:
-    """Write the pages and tables of boards to a folder, and say which."""
+    """Write the pages and tables of boards to a folder, and name those that one begins with."""
     import reports
 
     written = reports.write(boards, out)
-    for file in written:
+    first = [file for file in written if file.parent == out]
+    for file in first:
         console.print(f"wrote {file}", style="dim", markup=False, soft_wrap=True)
+    if more := len(written) - len(first):
+        console.print(f"and {more} pages of models and comparisons, which the first leads to", style="dim")

@@ -131,6 +131,8 @@ def _row(board: Board, model: _Model, norm: str, eps: float) -> dict[str, Any]:
 def _problems(board: Board, model: _Model) -> list[str]:
     """Why a model has no rank in any norm, seed by seed; empty if nothing stands against it."""
     found = []
+    if model.seeds and not model.n:
+        found.append("no images were judged")
     for pairs in model.seeds.values():
         for pair in pairs:
             if pair.meta["status"] != "ok":
