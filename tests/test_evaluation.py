@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 import harness
 from defenses.standard import Standard
+from harness import evaluation
 from harness.attack import Attack, Kind
 from harness.attacks.transfer import Transfer
 from harness.broken import BROKEN
@@ -201,7 +202,7 @@ def test_one_image_is_enough(trained: nn.Module, sample: Any) -> None:
 
 
 def test_the_package_offers_it(trained: nn.Module, sample: Any) -> None:
-    assert harness.evaluate is evaluate
+    assert harness.evaluate is evaluation.evaluate
     with pytest.raises(AttributeError, match="has no attribute 'evaluat'"):
         _ = harness.evaluat
 

@@ -201,7 +201,8 @@ def _corner(x: Tensor, grad: Tensor, eps: Tensor) -> Tensor:
     end = (grad > 0).to(x.dtype)
     gain = (grad * (end - x)).flatten(1)
     rank = torch.arange(gain.shape[1], device=x.device).expand_as(gain)
-    chosen = (rank < eps.unsqueeze(1)).scatter(1, gain.argsort(dim=1, descending=True, stable=True), rank < eps.unsqueeze(1))
+    first = rank < eps.unsqueeze(1)
+    chosen = torch.zeros_like(first).scatter(1, gain.argsort(dim=1, descending=True, stable=True), first)
     return torch.where(chosen.view_as(x), end, x)
 
 
