@@ -30,7 +30,7 @@ from .selftest_victims import Case, Reference, references
 from .shard import Bench, Proposal, craft
 from .threat import TOLERANCE, Norm, Threat
 
-IMAGES: Final[dict[Access, int]] = {"none": 32, "gradients": 32, "scores": 24, "decisions": 12}
+IMAGES: Final[dict[Access, int]] = {"none": 32, "gradients": 32, "scores": 24, "decisions": 20}
 """Images by what an attack needs of the victim: those that ask most often get fewest."""
 
 ONE_BY_ONE: Final = 6
@@ -193,7 +193,7 @@ def _answers(attack: Attack, norm: Norm, reference: Reference, rule: Rule) -> It
         bench = reference.bench()
         proposal = _propose(bench, attack, threat, case)
         if proposal.errors:
-            honest = bool(rule.raising) and rule.raising in proposal.errors[0]
+            honest = any(words in proposal.errors[0] for words in rule.raising)
             yield _Answer("valid images", f"raised {proposal.errors[0]}", honest)
             return
         verdict = judge(bench.referee, case.x, case.y, proposal.x_adv, threat)

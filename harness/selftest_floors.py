@@ -43,8 +43,8 @@ class Rule:
         access: What they need of the victim.
         norms: Norms.
         stochastic: Whether the victim draws; None: either.
-        raising: Words that an honest refusal has in it: on a victim that an attack cannot work on, an error that says
-            so is as good as valid images.
+        raising: Words of which an honest refusal has some in it: on a victim that an attack cannot work on, an error
+            that says so is as good as valid images.
         skip: Whether the attack is not run at all.
     """
 
@@ -59,7 +59,7 @@ class Rule:
     access: tuple[Access, ...] = ("gradients", "scores", "decisions", "none")
     norms: tuple[Norm, ...] = NORMS
     stochastic: bool | None = None
-    raising: str = ""
+    raising: tuple[str, ...] = ()
     skip: bool = False
 
     def fits(self, attack: Attack, norm: Norm, reference: Reference) -> bool:
@@ -89,6 +89,17 @@ def stated(attack: Attack, norm: Norm, reference: Reference) -> Rule:
 
 _BLACK_BOX: Final[tuple[Access, ...]] = ("scores", "decisions")
 _SEEN: Final[tuple[Sort, ...]] = ("plain", "remedied")
+_NETWORKS: Final[tuple[Sort, ...]] = ("plain", "hardened", "remedied")
+
+_ONE_PIXEL: Final = "in L1 a single step moves a single pixel, and the box ends it"
+_DIVERTED: Final = "its L1 steps follow the gradient of L2, which costs up to the root of the number of pixels"
+_WEAK: Final = "known to be weak: see the table of its toolkit"
+_OTHER_NORM: Final = "steps along the steepest direction of another norm"
+_ONE_CONSTANT: Final = "one constant for all images, which is right for few of them"
+_SMALL_STEPS: Final = "it walks in small steps, and a thousand of them do not end near"
+_HELD_TO_MORE: Final = "ours are held to more: RayS finds the nearest along a ray to the last digit"
+_OWN: Final = ("gauntlet",)
+_L1_STEPS: Final = ("fgm*", "bim*", "pgd*", "mim*", "apgd-art*", "adam*")
 
 _NOT_ASKED: Final = (
     Rule(
@@ -127,40 +138,60 @@ _ON_BROKEN: Final = (
         sorts=("broken",),
         victims=("zero-gradient",),
         access=("gradients",),
-        raising="does not require grad",
+        raising=("does not require grad",),
         why="there is no gradient to follow, and saying so is honest",
     ),
+    Rule(sorts=("broken",), attacks=("lbfgs(*c=*",), toolkits=_OWN, why=_ONE_CONSTANT),
     Rule(
         sorts=("broken",),
         victims=("probabilities",),
         toolkits=("art",),
         attacks=("apgd*",),
-        raising="probabilities",
+        raising=("probabilities",),
         why="ART refuses outputs that are no logits",
     ),
     Rule(
         sorts=("broken",),
+        victims=("scaled-logits", "probabilities"),
+        toolkits=_OWN,
+        attacks=("apgd*", "fmn*"),
+        floors=(Floor(1, 0.25),),
+        why="its losses neither saturate nor depend on the scale of the logits",
+    ),
+    Rule(
+        sorts=("broken",),
         victims=("scaled-logits",),
-        attacks=("apgd(*loss=*", "fmn-linf", "ddn", "deepfool*", "alpha(mode=minimal)", "lbfgs*", "*_logits_ratio*"),
+        attacks=("*_logits_ratio*", "fmn-linf", "ddn", "deepfool*", "alpha(mode=minimal)", "lbfgs"),
         norms=("linf", "l2"),
-        floors=(Floor(1, 0.2),),
+        floors=(Floor(1, 0.25),),
         why="does not depend on the scale of the logits",
     ),
     Rule(
         sorts=("broken",),
         victims=("corrugated-loss",),
         attacks=("apgd(*loss=dlr*", "*_logits_ratio*"),
-        norms=("linf",),
-        floors=(Floor(1, 0.2),),
+        norms=("linf", "l2"),
+        floors=(Floor(1, 0.25),),
         why="the waves cancel in its ratio",
+    ),
+    Rule(
+        sorts=("broken",),
+        victims=("optimising-forward",),
+        toolkits=_OWN,
+        attacks=("apgd*", "fmn*"),
+        floors=(Floor(1.5, 0.25),),
+        why="the gradient that it shows is not far from its own",
     ),
     Rule(sorts=("broken",), access=("gradients",)),
     Rule(sorts=("broken",), stochastic=True, why="without a remedy it sees one draw where the referee counts many"),
+    Rule(sorts=("broken",), victims=("dead-units", "corrugated-loss"), access=("scores",), floors=(Floor(3, 0.5),)),
     Rule(
-        sorts=("broken",),
-        victims=("dead-units", "corrugated-loss", "scaled-logits", "probabilities"),
-        access=("scores",),
-        why="scores are flat there, or lie",
+        sorts=("remedied",),
+        stochastic=True,
+        toolkits=("foolbox",),
+        access=("decisions",),
+        raising=("AssertionError", "starting_points are not adversarial"),
+        why="it insists at every step that its images fool, which no draw promises; a crash is counted as one",
     ),
     Rule(
         sorts=("remedied",),
@@ -178,69 +209,41 @@ _ON_BROKEN: Final = (
     ),
 )
 
-_ONE_PIXEL: Final = "in L1 a single step moves a single pixel, and the box ends it"
-_DIVERTED: Final = "its L1 steps follow the gradient of L2, which costs up to the root of the number of pixels"
-_WEAK: Final = "known to be weak: see the table of its toolkit"
-
 _WEAKER: Final = (
+    Rule(toolkits=_OWN, attacks=("gradient(*p=*",), sorts=("linear",), floors=(Floor(5, 0.5),), why=_OTHER_NORM),
+    Rule(toolkits=_OWN, attacks=("gradient(*p=*",), sorts=_SEEN, floors=(Floor(2, 0.3),), why=_OTHER_NORM),
+    Rule(toolkits=_OWN, attacks=("alpha(*length=closed*",), why="takes a length that is right on a line only"),
+    Rule(toolkits=_OWN, attacks=("alpha*",), sorts=("hardened",), why="a single step, whatever its length"),
+    Rule(toolkits=_OWN, attacks=("alpha*", "gradient*"), sorts=_SEEN, norms=("l1",), why=_ONE_PIXEL),
+    Rule(toolkits=_OWN, attacks=("alpha*",), sorts=_SEEN, floors=(Floor(1, 0.35),), why="a single step"),
     Rule(
-        sorts=("linear",),
-        attacks=("gradient(*p=*",),
-        floors=(Floor(5, 0.5),),
-        why="steps along the steepest direction of another norm",
-    ),
-    Rule(
-        sorts=_SEEN,
-        attacks=("gradient(*p=*",),
-        floors=(Floor(2, 0.3),),
-        why="steps along the steepest direction of another norm",
-    ),
-    Rule(attacks=("alpha(*length=closed*",), why="takes the length that a flat softmax predicts, which is too long"),
-    Rule(sorts=("hardened",), attacks=("alpha*",), why="a single step, whatever its length"),
-    Rule(sorts=_SEEN, attacks=("alpha*",), norms=("linf", "l2"), floors=(Floor(1, 0.35),), why="a single step"),
-    Rule(sorts=_SEEN, attacks=("alpha*", "gradient*"), norms=("l1",), why=_ONE_PIXEL),
-    Rule(
+        toolkits=_OWN,
+        attacks=("lbfgs(*c=*",),
         sorts=("linear", "hardened"),
-        attacks=("lbfgs(*c=*",),
         floors=(Floor(5, 0.15),),
-        why="one constant for all images, which is right for few of them",
+        why=_ONE_CONSTANT,
     ),
-    Rule(
-        sorts=_SEEN,
-        attacks=("lbfgs(*c=*",),
-        floors=(Floor(2, 0.2),),
-        why="one constant for all images, which is right for few of them",
-    ),
+    Rule(toolkits=_OWN, attacks=("lbfgs(*c=*",), sorts=_SEEN, floors=(Floor(2, 0.2),), why=_ONE_CONSTANT),
     Rule(
         sorts=("linear",),
         attacks=("fgm-art(*minimal=True*",),
         floors=(Floor(3, 0.3),),
         why="its steps grow by a fixed share of the box's diagonal",
     ),
-    Rule(
-        sorts=("linear",),
-        attacks=("fgm*", "bim*", "pgd*", "mim*", "apgd-art*", "adam*"),
-        norms=("l1",),
-        floors=(Floor(6, 0.3),),
-        why=_DIVERTED,
-    ),
-    Rule(
-        sorts=("plain", "hardened", "remedied"),
-        attacks=("fgm*", "bim*", "pgd*", "mim*", "apgd-art*", "adam*"),
-        norms=("l1",),
-        floors=(Floor(2, 0.3),),
-        why=_DIVERTED,
-    ),
+    Rule(attacks=_L1_STEPS, norms=("l1",), sorts=("linear",), floors=(Floor(6, 0.3),), why=_DIVERTED),
+    Rule(attacks=_L1_STEPS, norms=("l1",), sorts=_NETWORKS, floors=(Floor(2, 0.3),), why=_DIVERTED),
     Rule(
         sorts=("linear",), attacks=("cw-l2*", "ead*"), floors=(Floor(2, 0.5), Floor(4, 0.15)), why="bisects a constant"
     ),
     Rule(sorts=("linear",), attacks=("fmn-l1*",), floors=(Floor(1.1, 0.5), Floor(2, 0.15)), why=_WEAK),
-    Rule(sorts=("plain", "hardened", "remedied"), attacks=("fmn-l1*",), floors=(Floor(1, 0.7),), why=_WEAK),
+    Rule(sorts=_NETWORKS, attacks=("fmn-l1*",), floors=(Floor(1, 0.7),), why=_WEAK),
     Rule(attacks=("vat*", "newtonfool*"), sorts=("plain", "hardened"), floors=(Floor(2, 0.6),), why=_WEAK),
     Rule(attacks=("vat*", "newtonfool*"), why=_WEAK),
+    Rule(attacks=("boundary*",), sorts=("linear",), floors=(Floor(5, 0.35),), why=_SMALL_STEPS),
+    Rule(attacks=("boundary*",), floors=(Floor(3, 0.35),), why=_SMALL_STEPS),
     Rule(
         attacks=("jsma*",),
-        sorts=("plain", "hardened", "remedied"),
+        sorts=_NETWORKS,
         floors=(Floor(3, 0.25),),
         why="it aims at one class, and never takes a pixel back",
     ),
@@ -253,16 +256,15 @@ _DEFAULTS: Final = (
     Rule(sorts=("linear",), families=("one-step", "iterated"), floors=(Floor(1.5, 0.15),)),
     Rule(sorts=("linear",), families=("minimum-norm",), floors=(Floor(1.1, 0.5), Floor(2, 0.05))),
     Rule(sorts=("linear",), families=("score",), floors=(Floor(3, 0.15),)),
+    Rule(sorts=("linear",), families=("decision",), toolkits=_OWN, floors=(Floor(1.5, 0.25),), why=_HELD_TO_MORE),
     Rule(sorts=("linear",), families=("decision",), floors=(Floor(3, 0.5), Floor(6, 0.1))),
     Rule(sorts=_SEEN, families=("one-step",), floors=(Floor(1, 0.35),)),
     Rule(sorts=_SEEN, families=("iterated", "minimum-norm"), floors=(Floor(1, 0.25),)),
     Rule(sorts=("hardened",), families=("iterated", "minimum-norm"), floors=(Floor(1, 0.35),)),
     Rule(victims=("rounded-inputs",), families=("decision",), floors=(Floor(3, 0.35),)),
-    Rule(
-        sorts=("plain", "hardened", "broken", "remedied"),
-        families=("score", "decision"),
-        floors=(Floor(1.5, 0.25),),
-    ),
+    Rule(families=("score",), floors=(Floor(1.5, 0.25),)),
+    Rule(families=("decision",), toolkits=_OWN, floors=(Floor(1.5, 0.25),), why=_HELD_TO_MORE),
+    Rule(families=("decision",), floors=(Floor(2, 0.25),)),
     Rule(),
 )
 

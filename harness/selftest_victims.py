@@ -1,4 +1,7 @@
-"""The victims that every attack has to prove itself on: linear ones, a plain network, and deliberately broken ones.
+"""The victims that every attack has to prove itself on.
+
+Linear ones, where the nearest adversarials are known in closed form; a plain network; one hardened against single
+steps; and the deliberately broken ones of :mod:`harness.broken`, as they are and with the remedy where there is one.
 
 All are 8x8 images in gray: every attack of the tables works on them, and a network is trained in a second.
 """

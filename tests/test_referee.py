@@ -19,6 +19,7 @@ from harness.metrics import DISTANCES, FLAGS, SAMPLE_COLUMNS, broken, summary
 from harness.plan import Suite
 from harness.referee import BOX_TOLERANCE, as_images, judge
 from harness.reference import LinearVictim
+from harness.remedy import Remedy
 from harness.results import pair_from_outcomes
 from harness.shard import Bench, Outcome, Proposal, craft, run_shard
 from harness.threat import NORMS, Norm, Threat
@@ -437,4 +438,4 @@ def test_a_model_that_changes_its_mind_is_refused(digits: Dataset) -> None:
     _, (x, y) = digits.test_sample(20)
     suite = Suite(name="noise", summary="", attacks={"linf": (Noise(),)}, budgets={"linf": (0.1,)}, samples=20)
     with pytest.raises(UserError, match="vary from call to call"):
-        evaluate(Moody(), x, y, suite, dataset=digits.info)
+        evaluate(Moody(), x, y, suite, dataset=digits.info, remedy=Remedy(), health=False)

@@ -44,6 +44,8 @@ def frame(n: int, start: int = 0, shard: int = 0) -> pd.DataFrame:
         "attacked": clean,
         "adv_pred": np.where(clean, 1, -1),
         "adversarial": found,
+        "wrong_share": found.astype(float),
+        "survives_rounding": found,
         "shard": np.full(n, shard, np.int32),
     }
     values |= {flag: np.zeros(n, bool) for flag in FLAGS}

@@ -17,8 +17,9 @@ from .apgd_l1 import project_l1_box
 from .draws import Draws
 from .line import CHUNK, diameter, is_fooled, log_odds, shorten
 from .losses import objective
+from .square import unscaled
 
-HEAT: Final = 0.1
+HEAT: Final = 0.2
 """Width of the smoothed maximum over the wrong classes, as a share of the clean margin."""
 
 MEMORY: Final = 0.3
@@ -39,9 +40,12 @@ class MinimumNorm(Attack):
 
     Where this departs from the paper:
 
-    * The climbed loss is the margin with a smoothed maximum, T log sum_{j != y} exp(z_j / T) - z_y with T a tenth of
+    * The climbed loss is the margin with a smoothed maximum, T log sum_{j != y} exp(z_j / T) - z_y with T a fifth of
       the clean margin. Near the image every class in reach pulls, at the boundary only the nearest: on an MLP on MNIST
-      a hard maximum ended 7 % farther away (75th percentile in L2). The scale of the logits does not matter.
+      a hard maximum ended 7 % farther away (75th percentile in L2).
+    * The logits z are taken over their standard deviation, so that neither their scale matters nor a factor that
+      varies over image space and drowns their gradient: with such a factor every digit was broken in L-infinity on an
+      MLP, at the distances found without it, instead of 7 %. On honest models the distances hardly change.
     * Gradient components that push a pixel out of the box are zero. Without this, L2 runs on MNIST spend their steps
       on black pixels and stall (success 4 %).
     * Steps are steepest in the norm: eps times the sign in L-infinity, eps times the unit gradient in L2, the unit
@@ -97,8 +101,8 @@ class MinimumNorm(Attack):
 
     def _nearest(self, victim: Victim, x: Tensor, y: Tensor, norm: Norm, clean: Tensor, draws: Draws) -> Tensor:
         """The best of all runs, for correctly classified images with logits ``clean``."""
-        scale = clean.abs().amax(1)
-        heat = torch.maximum(-HEAT * objective("margin", clean, y), 1e-6 * scale).clamp_min(1e-30)
+        clean = unscaled(clean)
+        heat = torch.maximum(-HEAT * objective("margin", clean, y), 1e-6 * clean.abs().amax(1)).clamp_min(1e-30)
         best, least = x, x.new_full((len(x),), math.inf)
         label = torch.zeros_like(clean, dtype=torch.bool).scatter(1, y.unsqueeze(1), True)
         aside = torch.zeros_like(label)
@@ -128,7 +132,7 @@ class MinimumNorm(Attack):
         least = eps = x.new_full((len(x),), math.inf)
 
         def climbed(logits: Tensor) -> Tensor:
-            return heat * log_odds(logits.masked_fill(aside, -math.inf) / heat.unsqueeze(1), y)
+            return heat * log_odds(unscaled(logits).masked_fill(aside, -math.inf) / heat.unsqueeze(1), y)
 
         for step in range(self.steps):
             _, grad, logits = input_gradient(victim, now, climbed)
@@ -145,7 +149,7 @@ class MinimumNorm(Attack):
             slope = torch.linalg.vector_norm(grad.flatten(1), ord=_dual(norm), dim=1)
             dead = (slope == 0).nonzero().squeeze(1)
             grad[dead] = draws.fork(step).of(dead).normal(*x.shape[1:])
-            gap = objective("margin", logits, y).abs() / slope.clamp_min(1e-30)
+            gap = objective("margin", unscaled(logits), y).abs() / slope.clamp_min(1e-30)
             eps = _radius(norm, eps, size, least, gap, hit, self.gamma * decay).clamp(max=diameter(x, norm))
             if norm == "l0":
                 grad = grad / per_sample(magnitude(grad, "linf"), x)

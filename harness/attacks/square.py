@@ -30,9 +30,11 @@ class Square(Attack):
     L-infinity every pixel is at a corner of the ball, from random vertical stripes on, and a window is set to one
     corner. In L2 and L1 a window gets a pair of opposite bumps and the budget of a second one, which is emptied.
 
-    Only the order of margins counts, so that the scale of the logits does not matter. Where this departs from the
-    papers:
+    Where this departs from the papers:
 
+    * The margin is that of logits over their standard deviation, so that neither their scale matters nor a factor that
+      varies over image space. On a digits MLP whose logits are multiplied by such a factor, the plain margin left
+      77 % standing, this one 47 %, and 45 % without the factor. On honest models both are alike.
     * Windows reach the last row and column, and every image has its own. A change that would leave the image as it
       is takes the opposite sign: on one channel, that is half of the queries with windows of one pixel.
     * A change that leaves the margin as it was is kept: plateaus can be crossed.
@@ -137,10 +139,21 @@ def stretch(x: Tensor, delta: Tensor, norm: Norm, length: Tensor) -> Tensor:
     return x + delta
 
 
+def unscaled(logits: Tensor) -> Tensor:
+    """Logits (N, K) over their standard deviation: a factor that differs by image or point hides nothing.
+
+    Two logits are returned as they are: nothing but the sign of their difference would be left.
+    """
+    if logits.shape[1] < 3:
+        return logits
+    spread = logits.std(1, keepdim=True)
+    return logits / torch.where(spread > 0, spread, 1)
+
+
 def _ask(victim: Victim, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Margins of the best wrong class over the label (N,), and who is clearly fooled, bool (N,); one pass each."""
+    """Unscaled margins over the label (N,), and who is clearly fooled, bool (N,); one pass each."""
     logits = torch.cat([victim(images) for images in torch.split(x, CHUNK)])
-    return objective("margin", logits, y), is_fooled(logits, y)
+    return objective("margin", unscaled(logits), y), is_fooled(logits, y)
 
 
 def _start(x: Tensor, threat: Threat, smallest: int, draws: Draws) -> Tensor:

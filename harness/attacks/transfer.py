@@ -57,8 +57,9 @@ class Transfer(Attack):
 
     @property
     def label(self) -> str:
-        """The crafting attack's label, marked as transferred."""
-        return f"transfer:{self.attack.label}"
+        """The crafting attack's label, marked as transferred, and the source's defense if it has one."""
+        defense = getattr(self.defense, "name", "standard")
+        return f"transfer:{self.attack.label}" + (f":{defense}" if defense != "standard" else "")
 
     @property
     def prepares(self) -> bool:

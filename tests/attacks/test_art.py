@@ -183,11 +183,15 @@ def test_bad_declarations_name_the_choices() -> None:
 
 
 def test_identity_is_what_it_does() -> None:
-    plain, stated, other = Art("apgd-art"), Art("apgd-art", max_iter=100.0, nb_random_init=5), Art("apgd-art", max_iter=50)
+    plain, stated, other = (
+        Art("apgd-art"),
+        Art("apgd-art", max_iter=100.0, nb_random_init=5),
+        Art("apgd-art", max_iter=50),
+    )
     assert plain == stated
     assert hash(plain) == hash(stated)
     assert key(plain) == key(stated) != key(other)
-    assert key(plain) != key(Art("square"))
+    assert key(plain) != key(Art("square-art"))
     for attack in (plain, other):
         assert pickle.loads(pickle.dumps(attack)) == attack
         assert replace(attack) == attack

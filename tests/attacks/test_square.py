@@ -1,0 +1,256 @@
+"""Square: feasible, thrifty, independent of batch and scale, and as strong as scores allow."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from harness.attacks.draws import Draws
+from harness.attacks.line import fooled
+from harness.attacks.noise import Noise
+from harness.attacks.square import Square, _bump, _flip, _move, _pair, _start, _windows, stretch
+from harness.data import Dataset
+from harness.identity import seed_everything
+from harness.reference import LinearVictim
+from harness.remedy import Remedy
+from harness.threat import NORMS, Threat, magnitude
+from harness.victim import Victim
+
+LP = ("linf", "l2", "l1")
+EPS = {"linf": 0.1, "l2": 0.5, "l1": 1.5}
+
+
+class Staircase(nn.Module):
+    """Logits of an image whose pixels are rounded to 16 values: every gradient is zero."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.model((x * 15).round() / 15)
+        return logits
+
+
+def right(victim: Victim, digits: Dataset, n: int = 60) -> tuple[Tensor, Tensor]:
+    """Test images that the victim gets right."""
+    x, y = digits.test
+    keep = (victim.predict(x) == y).nonzero().squeeze(1)[:n]
+    return x[keep], y[keep]
+
+
+def run(attack: Square, victim: Victim, x: Tensor, y: Tensor, threat: Threat) -> Tensor:
+    seed_everything(0)
+    return attack(victim, x, y, threat)
+
+
+@pytest.mark.parametrize(("norm", "factor"), [("linf", 1.3), ("l2", 1.6), ("l1", 2.0)])
+def test_linear_victims_fall_a_little_beyond_their_boundary(norm, factor):
+    victim = LinearVictim.random(2, shape=(1, 8, 8), seed=3)
+    x, y = victim.images(40)
+    distance = victim.distance(x, y, norm)
+    broken = []
+    for image, label, eps in zip(x.split(1), y.split(1), distance, strict=True):
+        x_adv = run(Square(queries=1000), victim, image, label, Threat(norm, factor * float(eps)))
+        broken.append(bool(victim.predict(x_adv) != label))
+    assert sum(broken) >= 38
+
+
+@pytest.mark.parametrize("norm", LP)
+def test_what_lies_within_the_distance_cannot_be_broken_and_is_pushed_as_far_as_it_goes(norm):
+    victim = LinearVictim.random(2, shape=(1, 8, 8), seed=3)
+    x, y = victim.images(10)
+    eps = 0.8 * float(victim.distance(x, y, norm).min())
+    x_adv = run(Square(queries=600), victim, x, y, Threat(norm, eps))
+    assert torch.equal(victim.predict(x_adv), y)
+
+    def margin(images: Tensor) -> Tensor:
+        return victim.boundaries(images, y, norm).amin(1)
+
+    moved = (margin(x) - margin(x_adv)) / eps  # 1 is the optimum
+    assert moved.max() <= 1 + 1e-4
+    assert moved.mean() > {"linf": 0.99, "l2": 0.8, "l1": 0.5}[norm]
+
+
+@pytest.mark.parametrize("norm", LP)
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 11, 6), (1, 2, 3), (2, 1, 1)])
+def test_every_proposal_is_in_ball_and_box(norm, shape):
+    victim = LinearVictim.random(3, shape=shape, seed=1, scale=8.0)
+    x = torch.rand(12, *shape, generator=torch.Generator().manual_seed(0)).mul(1.5).sub(0.25).clamp(0, 1)
+    y = victim.predict(x)
+    for eps in (0.0, EPS[norm], 100.0):
+        threat = Threat(norm, eps)
+        x_adv = run(Square(queries=40), victim, x, y, threat)
+        assert x_adv.min() >= 0
+        assert x_adv.max() <= 1
+        assert (threat.distance(x, x_adv) <= eps * (1 + 2e-6)).all()
+        assert eps > 0 or torch.equal(x_adv, x)
+
+
+@pytest.mark.parametrize("norm", LP)
+def test_an_image_fares_the_same_in_any_batch(norm, trained, digits):
+    victim = Victim(trained, classes=10)
+    x, y = right(victim, digits)
+    attack, threat = Square(queries=80, restarts=2), Threat(norm, EPS[norm])
+    whole = run(attack, victim, x, y, threat)
+    rows = torch.tensor([31, 4, 17, 50])
+    torch.testing.assert_close(run(attack, victim, x[rows], y[rows], threat), whole[rows], rtol=0, atol=1e-6)
+    assert torch.equal(run(attack, victim, x, y, threat), whole)
+
+
+def test_queries_are_the_forward_passes_and_the_broken_leave(trained, digits):
+    victim = Victim(trained, classes=10)
+    x, y = right(victim, digits)
+    for attack, eps in ((Square(queries=50), 0.01), (Square(queries=20, restarts=3), 0.01)):
+        with victim.counted() as cost:
+            x_adv = run(attack, victim, x, y, Threat("linf", eps))
+        standing = int((~fooled(victim, x_adv, y)).sum())
+        most = attack.queries * attack.restarts
+        assert most * standing <= cost.forwards <= most * len(x)
+        assert cost.backwards == 0
+    with victim.counted() as cost:
+        x_adv = run(Square(queries=50), victim, x, y, Threat("linf", 1.0))
+    assert fooled(victim, x_adv, y).all()
+    assert cost.forwards < 5 * len(x)
+
+
+def test_more_queries_and_restarts_break_more_and_noise_far_less(trained, digits):
+    victim = Victim(trained, classes=10)
+    x, y = right(victim, digits, 120)
+    threat = Threat("linf", 0.08)
+
+    def robust(attack) -> float:
+        seed_everything(0)
+        return float((victim.predict(attack(victim, x, y, threat)) == y).float().mean())
+
+    few, many, again = robust(Square(queries=20)), robust(Square(queries=300)), robust(Square(queries=100, restarts=3))
+    assert many < few
+    assert again < few
+    assert many < robust(Noise(distribution="signs", draws=20)) - 0.1
+
+
+@pytest.mark.parametrize("norm", LP)
+def test_scale_of_the_logits_does_not_matter(norm, trained, digits):
+    class Steep(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return 128 * trained(x)  # a power of two: not even rounding differs
+
+    plain, steep = Victim(trained, classes=10), Victim(Steep(), classes=10)
+    x, y = right(plain, digits)
+    attack, threat = Square(queries=60), Threat(norm, EPS[norm])
+    assert torch.equal(run(attack, plain, x, y, threat), run(attack, steep, x, y, threat))
+
+
+@pytest.mark.parametrize("norm", LP)
+def test_dead_gradients_are_no_obstacle(norm, trained, digits):
+    plain, dead = Victim(trained, classes=10), Victim(Staircase(trained), classes=10)
+    x, y = right(dead, digits)
+    threat = Threat(norm, 3 * EPS[norm])
+    robust = [(v.predict(run(Square(queries=200), v, x, y, threat)) == y).float().mean() for v in (plain, dead)]
+    assert robust[1] < 0.2
+    assert abs(robust[0] - robust[1]) < 0.1
+
+
+def test_plateaus_are_crossed():
+    class Coarse(nn.Module):
+        """Logits in whole numbers: single changes rarely show."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            mean = x.flatten(1).mean(1)
+            return torch.stack((torch.zeros_like(mean), (8 * (mean - 0.9)).round()), 1)
+
+    victim = Victim(Coarse(), classes=2)
+    x, y = torch.full((4, 1, 8, 8), 0.5), torch.zeros(4, dtype=torch.int64)
+    x += torch.arange(4).view(-1, 1, 1, 1) * 1e-3  # no two alike, or they draw alike
+    x_adv = run(Square(queries=400), victim, x, y, Threat("linf", 0.48))
+    assert (victim.predict(x_adv) != y).all()
+
+
+def test_a_lucky_draw_on_a_stochastic_victim_is_not_the_end(trained, digits):
+    victim = Victim(trained, classes=10, remedy=Remedy(draws=2))
+    x, y = right(victim, digits, 10)
+    with victim.counted() as cost:
+        x_adv = run(Square(queries=30), victim, x, y, Threat("linf", 0.3))
+    assert cost.forwards == 30 * 2 * 10
+    assert fooled(victim, x_adv, y).all()
+
+
+def test_no_images(trained):
+    victim = Victim(trained, classes=10)
+    x, y = torch.zeros(0, 1, 8, 8), torch.zeros(0, dtype=torch.int64)
+    assert Square()(victim, x, y, Threat("l2", 0.1)).shape == x.shape
+
+
+@pytest.mark.parametrize("bad", [{"queries": 0}, {"restarts": 0}, {"p_init": 0.0}, {"p_init": 1.5}])
+def test_bad_fields_are_refused(bad):
+    with pytest.raises(ValueError, match="must be"):
+        Square(**bad)
+
+
+def test_what_it_is():
+    attack = Square()
+    assert (attack.kind, attack.access, attack.family) == ("budget", "scores", "score")
+    assert attack.supported_norms == LP
+    assert set(NORMS) - set(LP) == {"l0"}
+
+
+def test_schedule_is_the_published_one():
+    attack = Square(queries=10000)
+    sides = [attack._side(query, 28, 28, 1) for query in (1, 10, 11, 50, 51, 200, 201, 500, 501, 9999)]
+    assert sides == [25, 25, 18, 18, 12, 12, 9, 9, 6, 1]
+    assert Square(queries=1000)._side(2, 28, 28, 1) == attack._side(20, 28, 28, 1)
+    assert attack._side(1, 28, 4, 1) == 4
+
+
+def test_windows_are_squares_that_reach_every_edge():
+    x = torch.rand(400, 2, 5, 7, generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(0)
+    window = _windows(x, 3, Draws(x))
+    assert window.shape == (400, 2, 9)
+    row, column = window // 7, window % 7
+    assert torch.equal(row.amax(2) - row.amin(2), torch.full((400, 2), 2))
+    assert torch.equal(column.amax(2) - column.amin(2), torch.full((400, 2), 2))
+    assert (row.min(), row.max(), column.min(), column.max()) == (0, 4, 0, 6)
+
+
+def test_a_flip_always_changes_the_image():
+    x = torch.rand(200, 1, 4, 4, generator=torch.Generator().manual_seed(0)).round()
+    torch.manual_seed(0)
+    draws, threat = Draws(x), Threat("linf", 0.2)
+    best = _start(x, threat, 1, draws)
+    for _ in range(5):
+        new = _flip(x, best, threat, 1, draws)
+        assert torch.equal((new != best).flatten(1).sum(1), torch.ones(200, dtype=torch.int64))
+        best = new
+
+
+@pytest.mark.parametrize("norm", ["l2", "l1"])
+def test_moves_keep_the_whole_budget(norm):
+    x = torch.rand(30, 3, 12, 12, generator=torch.Generator().manual_seed(0)).mul(0.6).add(0.2)
+    torch.manual_seed(0)
+    draws, threat = Draws(x), Threat(norm, 0.3)
+    best = _start(x, threat, 3, draws)
+    for side in (9, 3, 1):
+        best = _move(x, best, threat, side, draws)
+        torch.testing.assert_close(magnitude(best - x, norm), torch.full((30,), 0.3), rtol=1e-4, atol=0)
+
+
+def test_bumps():
+    assert torch.allclose(_bump(3, 3), torch.tensor([[0.25] * 3, [0.25, 1.25, 0.25], [0.25] * 3]))
+    pair = _pair(5)
+    assert (pair[:2] > 0).all()
+    assert (pair[2:] < 0).all()
+    assert _pair(1).abs().tolist() == [[1.25 - 0.25]]
+
+
+def test_stretch_gives_back_what_the_box_took():
+    x = torch.tensor([0.0, 0.5, 0.5, 0.5]).view(1, 1, 2, 2)
+    delta = torch.tensor([-1.0, 1.0, 1.0, 0.0]).view(1, 1, 2, 2)
+    length = torch.tensor([0.4])
+    for norm in ("l2", "l1"):
+        moved = stretch(x, delta, norm, length) - x
+        assert moved[0, 0, 0, 0] == 0
+        torch.testing.assert_close(magnitude(moved, norm), length, rtol=1e-3, atol=0)
+    far = stretch(x, delta, "l1", torch.tensor([50.0]))
+    assert far.flatten().tolist() == [0.0, 1.0, 1.0, 0.5]
