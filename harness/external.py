@@ -305,8 +305,8 @@ def program(reference: Reference, model: nn.Module, remedy: Remedy = _NONE) -> s
 
     Of a Python file its bytes, those of the files below its folder that it imports, the factory's name and its
     arguments; of an exported program the graph with its constants; of any other model of MLflow its files, weights
-    included. Programs that a Python file loads count with theirs, and so do files that hold stand-in gradients. Not seen: installed packages, files that hold
-    settings. :func:`fingerprint` sees what they do.
+    included. Programs that a Python file loads count with theirs, and so do files that hold stand-in gradients. Not
+    seen: installed packages, files that hold settings. :func:`fingerprint` sees what they do.
     """
     total = hashlib.sha256()
     given = model.inner if isinstance(model, Normalised) else model

@@ -15,6 +15,7 @@ from ..threat import Norm, Threat, magnitude, per_sample
 from ..victim import Victim
 from .draws import Draws
 from .line import CHUNK, diameter
+from .minimum import settle
 from .square import stretch
 
 CLOSE: Final = 1e-3
@@ -47,13 +48,15 @@ class RayS(Attack):
       scaled back to their length.
     * A run starts from random signs at the end of the box, in blocks of every size in turn until one of them fools the
       victim. Where a whole round of single pixels brings nothing, another run starts, and the best of all is kept.
-    * The result is moved outward by a thousandth of its distance, past the boundary, if a last query confirms it.
+    * The result is moved outward by a thousandth of its distance, past the boundary, if a last query confirms it; on a
+      stochastic victim farther, until it is no matter of luck (:func:`.minimum.settle`).
 
     Images that are misclassified as they stand, and images for which nothing is found, come back as they are. Random
     numbers belong to the image, so that the batch does not matter.
 
     Attributes:
-        queries: Forward passes an image at most, the first for the clean image; >= 3.
+        queries: Forward passes an image at most, the first for the clean image; >= 3. (A stochastic victim is asked
+            some times more in the end.)
 
     Raises:
         UserError: A field out of range.
@@ -88,7 +91,8 @@ class RayS(Attack):
                 best = self._search(victim, x[rows], y[rows], threat.norm, draws.of(rows))
                 outward = (x[rows] + (1 + CLOSE) * (best - x[rows])).clamp(0, 1)
                 across = _wrong(victim, outward, y[rows])
-                out[rows] = torch.where(per_sample(across, best), outward, best)
+                best = torch.where(per_sample(across, best), outward, best)
+                out[rows] = settle(victim, x[rows], y[rows], best)
         return out
 
     def _search(self, victim: Victim, x: Tensor, y: Tensor, norm: Norm, draws: Draws) -> Tensor:
