@@ -10,7 +10,7 @@ from harness.attacks.draws import Draws
 from harness.attacks.line import fooled
 from harness.attacks.noise import Noise
 from harness.attacks.square import Square, _bump, _flip, _move, _pair, _start, _windows, stretch
-from harness.broken import CorrugatedLoss, RoundedInputs
+from harness.broken import RoundedInputs
 from harness.data import Dataset
 from harness.identity import seed_everything
 from harness.reference import LinearVictim
