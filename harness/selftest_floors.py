@@ -146,7 +146,7 @@ _ON_BROKEN: Final = (
         sorts=("broken",),
         victims=("probabilities",),
         toolkits=("art",),
-        attacks=("apgd*",),
+        attacks=("apgd*", "acg*", "reacg*"),
         raising=("probabilities",),
         why="ART refuses outputs that are no logits",
     ),

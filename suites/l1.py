@@ -29,7 +29,7 @@ SUITE = Suite(
             APGD(),
             APGD(loss="dlr", targets=9),
             Foolbox("SparseL1DescentAttack"),
-            Foolbox("EADAttack", binary_search_steps=4, steps=100),
+            Foolbox("EADAttack", binary_search_steps=9, steps=100),
             Art("AutoProjectedGradientDescent", max_iter=50, nb_random_init=1),
             Square(queries=1000),
         ),

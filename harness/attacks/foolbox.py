@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Final, cast
 
 import torch
 from torch import Tensor
@@ -20,6 +20,9 @@ from ..victim import Victim
 from .capability import Capability, FoolboxCapability
 from .foolbox_table import FOOLBOX_TABLE, STARTS
 from .foreign import Foreign, load, rivals
+
+_BLACKENS: Final = ("L2CarliniWagnerAttack", "EADAttack")
+"""Attacks that return a black image where they fail, which is a success wherever black is another class."""
 
 
 @dataclass(frozen=True, kw_only=True, init=False)
@@ -56,7 +59,11 @@ class Foolbox(Foreign):
             criterion = foolbox.criteria.Misclassification(y)
         # `run` is what `attack(...)` calls, before it asks the model for a verdict that nobody reads
         if entry.kind == "minimal":
-            return cast(Tensor, attack.run(model, x, criterion))
+            x_adv = cast(Tensor, attack.run(model, x, criterion))
+            if self.attack in _BLACKENS:
+                failed = (x_adv == 0).flatten(1).all(1)
+                x_adv = torch.where(failed.view(-1, *[1] * (x.dim() - 1)), x, x_adv)
+            return x_adv
         raw = attack.run(model, x, criterion, epsilon=threat.eps)
         return cast(Tensor, attack.distance.clip_perturbation(x, raw, threat.eps))
 

@@ -86,7 +86,7 @@ class Foreign(Attack):
     @property
     def family(self) -> Family:
         """By access and kind, but for single steps, draws and transformations, which toolkits keep among the others."""
-        if self.attack.startswith("FastGradient"):
+        if self.attack.endswith("FastGradientAttack") or self.attack == "FastGradientMethod":
             return "one-step"
         if any(word in self.attack for word in ("Spatial", "Blur", "Inversion", "Contrast")):
             return "transformation"

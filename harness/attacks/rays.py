@@ -15,7 +15,7 @@ from ..threat import Norm, Threat, magnitude, per_sample
 from ..victim import Victim
 from .draws import Draws
 from .line import CHUNK, diameter
-from .minimum import settle
+from .minimum import always_wrong, settle
 from .square import stretch
 
 CLOSE: Final = 1e-3
@@ -56,7 +56,7 @@ class RayS(Attack):
 
     Attributes:
         queries: Forward passes an image at most, the first for the clean image; >= 3. (A stochastic victim is asked
-            some times more in the end.)
+            some times more, in the beginning and in the end.)
 
     Raises:
         UserError: A field out of range.
@@ -84,9 +84,11 @@ class RayS(Attack):
     @torch.no_grad()
     def run(self, victim: Victim, x: Tensor, y: Tensor, threat: Threat) -> Tensor:
         """Propose the nearest adversarial found for each image."""
+        if not len(x):
+            return x
         out, draws = x.clone(), Draws(x)
         for rows in torch.arange(len(x), device=x.device).split(CHUNK):  # type: ignore[no-untyped-call]
-            rows = rows[~_wrong(victim, x[rows], y[rows])]
+            rows = rows[~always_wrong(victim, x[rows], y[rows])]
             if len(rows):
                 best = self._search(victim, x[rows], y[rows], threat.norm, draws.of(rows))
                 outward = (x[rows] + (1 + CLOSE) * (best - x[rows])).clamp(0, 1)

@@ -249,3 +249,24 @@ def test_minimal_attacks_find_the_plane(attack: str, norm: Norm, slack: float) -
     assert (victim.predict(x_adv) != y).all()
     assert ratio.min() > 0.999
     assert ratio.max() < slack
+
+
+@pytest.mark.parametrize("attack", ["L2CarliniWagnerAttack", "EADAttack"])
+def test_a_failure_is_not_a_black_image(attack: str, case: tuple[Victim, Tensor, Tensor]) -> None:
+    victim, x, y = case
+    x_adv = Foolbox(attack, binary_search_steps=1, steps=1)(victim, x[1:], y[1:], Threat("l2"))
+    assert not (x_adv == 0).flatten(1).all(1).any()
+    assert (x_adv == x[1:]).flatten(1).all(1).any(), "one step was meant to fail somewhere"
+
+
+def test_families_are_told_apart() -> None:
+    for attack, family in (
+        ("LinfFastGradientAttack", "one-step"),
+        ("LinfMomentumIterativeFastGradientMethod", "iterated"),
+        ("LinfPGD", "iterated"),
+        ("LinfAdditiveUniformNoiseAttack", "noise"),
+        ("SpatialAttack", "transformation"),
+        ("DDNAttack", "minimum-norm"),
+        ("BoundaryAttack", "decision"),
+    ):
+        assert Foolbox(attack).family == family, attack

@@ -10,7 +10,7 @@ from harness.attacks.draws import Draws
 from harness.attacks.line import fooled
 from harness.attacks.noise import Noise
 from harness.attacks.square import Square, _bump, _flip, _move, _pair, _start, _windows, stretch
-from harness.broken import RoundedInputs
+from harness.broken import CorrugatedLoss, RoundedInputs
 from harness.data import Dataset
 from harness.identity import seed_everything
 from harness.reference import LinearVictim
@@ -60,7 +60,7 @@ def test_what_lies_within_the_distance_cannot_be_broken_and_is_pushed_as_far_as_
 
     moved = (margin(x) - margin(x_adv)) / eps  # 1 is the optimum
     assert moved.max() <= 1 + 1e-4
-    assert moved.mean() > {"linf": 0.99, "l2": 0.8, "l1": 0.5}[norm]
+    assert moved.mean() > {"linf": 0.99, "l2": 0.7, "l1": 0.5}[norm]
 
 
 @pytest.mark.parametrize("norm", LP)
@@ -148,13 +148,21 @@ def test_plateaus_are_crossed():
 
         def forward(self, x: Tensor) -> Tensor:
             mean = x.flatten(1).mean(1)
-            return torch.stack((torch.zeros_like(mean), (8 * (mean - 0.9)).round()), 1)
+            return torch.stack((torch.zeros_like(mean), (8 * (mean - 0.8)).round()), 1)
 
     victim = Victim(Coarse(), classes=2)
-    x, y = torch.full((4, 1, 8, 8), 0.5), torch.zeros(4, dtype=torch.int64)
-    x += torch.arange(4).view(-1, 1, 1, 1) * 1e-3  # no two alike, or they draw alike
+    x = 0.5 + 1e-4 * torch.arange(40).view(-1, 1, 1, 1).expand(-1, 1, 8, 8)  # no two alike, or they draw alike
+    y = torch.zeros(40, dtype=torch.int64)
     x_adv = run(Square(queries=400), victim, x, y, Threat("linf", 0.48))
-    assert (victim.predict(x_adv) != y).all()
+    assert (victim.predict(x_adv) != y).float().mean() > 0.6  # 0.23 if only a larger margin were accepted
+
+
+def test_a_factor_that_varies_over_image_space_hides_nothing(trained, digits):
+    plain, corrugated = Victim(trained, classes=10), Victim(CorrugatedLoss(trained), classes=10)
+    x, y = right(plain, digits)
+    threat = Threat("linf", 0.1)
+    robust = [(v.predict(run(Square(queries=200), v, x, y, threat)) == y).float().mean() for v in (plain, corrugated)]
+    assert abs(robust[0] - robust[1]) < 0.1
 
 
 def test_a_lucky_draw_on_a_stochastic_victim_is_not_the_end(trained, digits):
