@@ -8,6 +8,7 @@ from harness.attacks.foolbox import Foolbox
 from harness.attacks.gradient import Gradient
 from harness.attacks.lbfgs import LBFGS
 from harness.attacks.noise import Noise
+from harness.attacks.square import Square
 from harness.plan import Suite
 
 SUITE = Suite(
@@ -32,6 +33,7 @@ SUITE = Suite(
             Foolbox("L2PGD"),
             Foolbox("L2DeepFoolAttack"),
             Foolbox("DDNAttack"),
+            Square(queries=300),
         ),
     },
 )

@@ -60,7 +60,7 @@ class MinimumNorm(Attack):
       maximiser of the linearised loss over ball and box, the pixels of the largest gain moved to the end of the box,
       under an average of the gradients. On LeNet on MNIST the paper's steps needed a fifth more pixels.
     * Further restarts begin at a random point as far away as the best adversarial (anywhere in the box, if there is
-      none), and set the classes of earlier adversarials aside until every class had its turn.
+      none), and set the classes that led to earlier ones aside until every class had its turn.
     * Where the gradient is zero or not finite, a random direction takes its place.
     * What was found is drawn back along its line to the boundary, except in L0; on a stochastic victim it is then moved
       outward until it is no matter of luck (:func:`settle`).
@@ -140,7 +140,7 @@ class MinimumNorm(Attack):
         aside: Tensor,
         draws: Draws,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """One run from ``now``: nearest adversarials, their distances (infinite: none), and classes (y: none)."""
+        """One run from ``now``: nearest adversarials, their distances (infinite: none), and their classes (y: none)."""
         best, adopted, average = x, y, torch.zeros_like(x)
         least = eps = x.new_full((len(x),), math.inf)
 
@@ -156,7 +156,9 @@ class MinimumNorm(Attack):
             hit = is_fooled(logits, y) & (size > 0)  # at x itself it is luck, on a stochastic victim
             nearer = hit & (size < least)
             best, least = torch.where(per_sample(nearer, x), now, best), torch.where(nearer, size, least)
-            adopted = torch.where(nearer, logits.argmax(1), adopted)
+            # the class climbed towards: there, one set aside may have been nearer still
+            aim = logits.masked_fill(aside, -math.inf).scatter(1, y.unsqueeze(1), -math.inf).argmax(1)
+            adopted = torch.where(nearer, aim, adopted)
             if step == self.steps - 1:
                 break
             grad = grad.nan_to_num(0.0, 0.0, 0.0)

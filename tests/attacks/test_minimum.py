@@ -61,7 +61,9 @@ def test_many_linear_classes_are_the_closed_form_in_the_median_and_restarts_find
 
     one, four = ratio(MinimumNorm()), ratio(MinimumNorm(restarts=4))
     assert one.median() < 1.01
-    assert four.max() < 1.01 < one.max()
+    assert four.median() < 1.001
+    assert four.mean() < one.mean()
+    assert four.max() < 1.03  # where several classes are within 3 %, the run may end at any of them
 
 
 def test_l0_changes_the_fewest_components_of_linear_logits():
