@@ -1,8 +1,8 @@
 """The worst case in L2; see :mod:`suites.linf` for why each kind of attack is there.
 
 Minimum-norm attacks count for more here: L-BFGS (Szegedy et al. 2014) and alpha (Huang et al. 2015) are those of the
-papers that Gauntlet reproduces, FMN and DDN those of today. Carlini and Wagner's is left out: on plain and on
-adversarially trained networks of MNIST it broke no image that APGD and DDN had left, at ten times their cost.
+papers that Gauntlet reproduces, FMN and DDN those of today. Carlini and Wagner's is left out for its cost: thousands of
+passes an image where these take hundreds.
 """
 
 from __future__ import annotations
