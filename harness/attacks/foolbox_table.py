@@ -126,7 +126,7 @@ _MINIMAL = (
         choices={"decision_rule": ("EN", "L1")},
         variants=(("decision_rule", "L1", {"norms": ("l1",)}),),
         defect=_BLACK,
-        smoke={"steps": 3, "binary_search_steps": 2},
+        smoke={"steps": 50, "binary_search_steps": 4, "initial_const": 1.0},
     ),
     _brendel_bethge("LinfinityBrendelBethgeAttack", "linf"),
     _brendel_bethge("L2BrendelBethgeAttack", "l2"),
