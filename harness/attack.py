@@ -48,6 +48,11 @@ class Attack(ABC):
         return "gradients"
 
     @property
+    def boxed(self) -> bool:
+        """Whether it has to return images in [0, 1]. One that need not is judged, but never counts as a success."""
+        return True
+
+    @property
     def family(self) -> Family:
         """Its sort: by default after what it needs of the victim, and how it treats the budget."""
         if self.access == "none":

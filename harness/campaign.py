@@ -33,7 +33,7 @@ def model_record(spec: ModelSpec, info: DatasetInfo) -> dict[str, Any]:
         "model": spec.key,
         "dataset": spec.dataset,
         "architecture": spec.architecture,
-        "defense": spec.defense.label(info),
+        "defense": spec.label(info),
         "seed": spec.seed,
     }
 
@@ -49,7 +49,7 @@ def cell_record(cell: Cell, info: DatasetInfo, suite: str, argument: str | None 
     """
     source = ""
     if cell.source is not None:
-        source = f"{cell.source.architecture} {cell.source.defense.label(info)} seed {cell.source.seed}"
+        source = f"{cell.source.architecture} {cell.source.label(info)} seed {cell.source.seed}"
     return {
         **model_record(cell.victim, info),
         "cell": cell.key,
@@ -73,23 +73,37 @@ def cell_record(cell: Cell, info: DatasetInfo, suite: str, argument: str | None 
 def command(
     suite: str, spec: ModelSpec, info: DatasetInfo, *, attack: str, samples: int, argument: str | None = None
 ) -> str:
-    """The shell command that measures a pair again."""
+    """The shell command that measures a pair again; "" for a model that only Python can declare."""
     words = ["gauntlet", "run", suite, "--dataset", argument or spec.dataset]
     if isinstance(spec.defense, External):
         if spec.defense.reference is None:
             return ""  # it was handed over in Python
         words += ["--victim", *victim_words(spec.defense)]
+    elif said := defense_argument(spec, info):
+        words += ["--model", spec.architecture, "--defense", said, "--seeds", str(spec.seed)]
     else:
-        words += ["--model", spec.architecture, "--defense", defense_argument(spec, info), "--seeds", str(spec.seed)]
+        return ""
     return shlex.join([*words, "--samples", str(samples), "--attack", attack])
 
 
 def defense_argument(spec: ModelSpec, info: DatasetInfo) -> str:
-    """A defense as ``NAME:key=value,...``, with what differs from its defaults on that data set."""
+    """A defense as ``NAME:key=value,...``, with what differs from its defaults on that data set.
+
+    What it is built upon comes before it and a ``+``; "" where the command line cannot say it: upon a model of another
+    architecture or seed, or one of a user's, or with a front.
+    """
+    if isinstance(spec.defense, External) or spec.front is not None:
+        return ""
+    before = ""
+    if spec.base is not None:
+        same = (spec.base.architecture, spec.base.seed) == (spec.architecture, spec.seed)
+        if not (same and (before := defense_argument(spec.base, info))):
+            return ""
+        before += "+"
     usual = type(spec.defense)().resolve(info)
     changed = {name: value for name, value in vars(spec.defense).items() if value != getattr(usual, name)}
     settings = ",".join(f"{name}={value}" for name, value in changed.items())
-    return f"{spec.defense.name}:{settings}" if settings else spec.defense.name
+    return before + (f"{spec.defense.name}:{settings}" if settings else spec.defense.name)
 
 
 def plan_record(plan: Plan, command_line: str) -> dict[str, Any]:

@@ -47,7 +47,12 @@ OPTIONS: dict[str, Callable[[Callable[..., Any]], Callable[..., Any]]] = {
     "dataset": click.option("--dataset", "datasets", multiple=True, help="Data set; repeatable. Default: digits."),
     "model": click.option("--model", "models", multiple=True, help="Architecture; repeatable. Default: by data set."),
     "defense": click.option(
-        "--defense", "defenses", multiple=True, metavar="NAME[:key=value,...]", help="Repeatable. Default: all basics."
+        "--defense",
+        "defenses",
+        multiple=True,
+        metavar="NAME[:key=value,...]",
+        help="Repeatable. Default: all basics. NAME+NAME: the second built upon the first, e.g. "
+        "standard+gaussian-blur:kernel=11.",
     ),
     "seeds": click.option("--seeds", default="0", show_default=True, help="Training seeds, e.g. 0,1,2 or 0-4."),
     "samples": click.option("--samples", type=click.IntRange(min=1), help="Test images a pair. Default: the suite's."),
@@ -84,7 +89,8 @@ OPTIONS: dict[str, Callable[[Callable[..., Any]], Callable[..., Any]]] = {
         "remedies",
         multiple=True,
         metavar="KIND",
-        help="How attacks see a --victim: probabilities, temperature=20, draws=16, none. Default: found out.",
+        help="How attacks see a --victim: probabilities, temperature=20, draws=16, none; votes=5: it draws, and is "
+        "asked so often. Default: found out.",
     ),
     "stand-in": click.option(
         "--stand-in",
@@ -107,7 +113,7 @@ def cli() -> None:
 
 
 @cli.command("list")
-@click.argument("what", type=click.Choice(["datasets", "models", "defenses", "attacks", "suites"]))
+@click.argument("what", type=click.Choice(["datasets", "models", "defenses", "attacks", "suites", "studies"]))
 def list_(what: str) -> None:
     """List what there is."""
     from . import listing
@@ -147,6 +153,25 @@ def run_(suite: str, **options: Any) -> None:
     The same command again does only what is missing.
     """
     execute(suite, **options)
+
+
+@cli.command()
+@click.argument("study")
+@click.option("--profile", default="cpu", show_default=True, help="smoke, cpu or full: how much is run.")
+@click.option(
+    "--only", multiple=True, metavar="ITEM", help="Only this table, figure or claim, e.g. table-5; repeatable."
+)
+@click.option("--seeds", help="Training seeds, e.g. 0,1,2 or 0-4. Default: the profile's.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder to write to. Default: HOME/study-STUDY.")
+@_options("jobs", "device", "home", "data", "download", "tracking")
+def reproduce(study: str, **options: Any) -> None:
+    """Run what is missing of a paper's experiments, and write what came of every table, figure and claim.
+
+    Writes study-STUDY.html, study-STUDY.md, claims.csv, environment.json and figures/.
+    """
+    from .commands import reproduce as execute_study
+
+    execute_study(study, **options)
 
 
 @cli.command()

@@ -18,6 +18,7 @@ from .errors import UserError
 
 if TYPE_CHECKING:
     from .data import DataSource
+    from .findings import Findings
     from .guests import Guest
     from .metrics import Board
     from .plan import Plan
@@ -49,7 +50,7 @@ def make_plan(
     from suites import suite as find
 
     from .data import DataSource
-    from .options import parse_defense, parse_seeds
+    from .options import parse_chain, parse_seeds
     from .plan import Suite, specs
     from .plan import plan as make
 
@@ -62,7 +63,7 @@ def make_plan(
     brought = _guests(list(sources.values()), **guests)
     # who brings a model asks for the others by name
     chosen = defenses or (() if brought and not models else DEFAULT_DEFENSES)
-    trainers = [parse_defense(text, kinds()) for text in chosen]
+    trainers = [parse_chain(text, kinds()) for text in chosen]
     wanted = [guest.spec for guest in brought]
     for info in infos.values():
         wanted += specs([info], models or (default_model(info.shape),), trainers, parse_seeds(seeds))
@@ -154,27 +155,111 @@ def execute(
     command = shlex.join(["gauntlet", *sys.argv[1:]])
     with Display(made, place, console) as display:
         ended = run(made, context, jobs=jobs or cores(), command=command, tracker=tracker, observe=display)
-    for line, times in Counter(ended.failures).items():
-        more = f" (and {times - 1} times more)" if times > 1 else ""
-        complaints.print(f"gauntlet: {escape(line)}{more}", style="red", soft_wrap=True)
+    _complain(ended.failures)
     if suite is not None:
         if any(c.exists() for c in [place.cell(cell.key) / "result.json" for cell in made.cells]):
             boards = boards_from_home(place, tracker.store if tracker is not None else None)
             _print_leaderboard([board for board in boards if board.suite == suite], made)
             write_report(boards, home / "report")
         if ended.trouble:
-            complaints.print(
-                f"the tracking store is out of order ({escape(ended.trouble)}): {ended.waiting} results wait in "
-                f"{place.pending}; the next command delivers them",
-                style="yellow",
-                soft_wrap=True,
-            )
+            _waiting(ended.trouble, ended.waiting, place.pending)
     else:
         from .listing import trained_table
 
         console.print(trained_table(made, place))
     if ended.failures:
         sys.exit(1)
+
+
+def reproduce(
+    name: str,
+    *,
+    profile: str,
+    only: Sequence[str],
+    seeds: str | None,
+    out: Path | None,
+    jobs: int | None,
+    device: str,
+    home: Path,
+    data_root: Path | None,
+    download: bool,
+    tracking_uri: str | None,
+) -> None:
+    """Run what a study lacks, and write what came of it.
+
+    Raises:
+        UserError: Unknown study, profile or item; the home or the data cannot be used.
+        SystemExit: A model or a pair failed.
+    """
+    import reports
+    from suites import study as find
+    from suites import suites
+
+    from .blueprint import blueprint
+    from .data import DataSource
+    from .live import Display
+    from .options import parse_seeds
+    from .reproduce import execute as carry_out
+    from .reproduce import gather
+    from .store import Home
+    from .tracking import Tracker
+    from .tracking import tracking_uri as choose
+    from .work import Context
+
+    _check_device(device)
+    study = find(name)
+    source = DataSource(study.profile(profile).dataset, root=data_root, download=download)
+    chosen = parse_seeds(seeds) if seeds is not None else None
+    print_ = blueprint(study, profile, source.info(), suites(), only=only, seeds=chosen)
+    if download:
+        source.load()  # once, here: workers would all fetch at the same time
+    place = Home(home).create()
+    context = Context(place, {source.info().name: source}, device)
+    tracker = Tracker(place, choose(place, tracking_uri))
+    ended = carry_out(
+        print_, context, jobs=jobs or cores(), tracker=tracker, display=lambda plan: Display(plan, place, console)
+    )
+    outcome = gather(print_, place)
+    _print_claims(outcome.findings)
+    for file in reports.write_study(outcome, out or home / f"study-{name}"):
+        if file.suffix in (".md", ".csv", ".html"):
+            console.print(f"wrote {file}", style="dim", markup=False, soft_wrap=True)
+    _complain([line for report in ended for line in report.failures])
+    if trouble := next((report for report in ended if report.trouble), None):
+        _waiting(trouble.trouble, ended[-1].waiting, place.pending)
+    if any(report.failures for report in ended):
+        sys.exit(1)
+
+
+def _print_claims(findings: Findings) -> None:
+    """Verdicts of claims, and how many printed values have which."""
+    table = Table(title=f"{findings.study.source}, profile {findings.profile}", title_justify="left")
+    for column in ("claim", "verdict", "what it says"):
+        table.add_column(column)
+    for claim in findings.study.claims:
+        table.add_row(claim.name, findings.holds(claim), escape(claim.text))
+    console.print(table)
+    frame = findings.frame()
+    items = {item.name for item in findings.study.items}
+    printed = frame[frame["item"].isin(items) & frame["printed"].notna()]
+    counts = printed["verdict"].value_counts()
+    console.print("printed values: " + (", ".join(f"{count} {name}" for name, count in counts.items()) or "none"))
+
+
+def _complain(lines: Sequence[str]) -> None:
+    """Failures, each once."""
+    for line, times in Counter(lines).items():
+        more = f" (and {times - 1} times more)" if times > 1 else ""
+        complaints.print(f"gauntlet: {escape(line)}{more}", style="red", soft_wrap=True)
+
+
+def _waiting(trouble: str, waiting: int, pending: Path) -> None:
+    complaints.print(
+        f"the tracking store is out of order ({escape(trouble)}): {waiting} results wait in {pending}; the next "
+        "command delivers them",
+        style="yellow",
+        soft_wrap=True,
+    )
 
 
 def cores() -> int:

@@ -261,6 +261,7 @@ def words(declared: External) -> list[str]:
     named = ["probabilities"] if remedy.probabilities else []
     named += [f"temperature={_listed((remedy.temperature,))}"] if remedy.temperature != 1 else []
     named += [f"draws={remedy.draws}"] if remedy.draws > 1 else []
+    named += [f"votes={remedy.votes}"] if remedy.votes else []
     for text in named or ["none"]:
         found += ["--remedy", text]
     return found

@@ -52,8 +52,7 @@ class Graph:
 
     def _train(self, spec: ModelSpec) -> None:
         if not has_model(self._home, spec):
-            needs = {f"train {spec.base.key}"} if spec.base is not None else set()
-            self._add(f"train {spec.key}", Train(spec), needs)
+            self._add(f"train {spec.key}", Train(spec), {f"train {part.key}" for part in spec.parents})
 
     def _probe(self, probe: Probe) -> None:
         path = self._home.health(probe.key)

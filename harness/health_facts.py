@@ -178,6 +178,11 @@ def _stochastic(question: Question, evidence: Evidence) -> Check:
         return question.graded("A", finding)
     if averaged := re.search(r"averaged over (\d+) draws", str(facts["remedy"])):
         return question.remedied(f"{finding}; attacks averaged {averaged[1]} draws")
+    if votes := facts.get("votes"):
+        counted = "one call" if votes == 1 else f"the majority of {votes} calls"
+        return question.remedied(
+            f"{finding}; the model averages on its own account, and {counted} under a fixed seed is its label"
+        )
     return question.graded("D" if labels else "C", finding)  # with other labels attacks and referee ask two models
 
 

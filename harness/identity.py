@@ -23,7 +23,9 @@ def canonical(value: Any) -> Any:
     """Turn a declaration into plain JSON values.
 
     Dataclasses become mappings of their fields plus ``"is"`` (the class's public name) and ``"version"``.
-    A field declared with ``metadata={"identity": False}`` does not count. ``1`` and ``1.0`` are the same.
+    A field declared with ``metadata={"identity": False}`` does not count; one with ``metadata={"identity": "set"}``
+    counts only where it is not its default, so that keys from before there was such a field stand. ``1`` and ``1.0``
+    are the same.
 
     Raises:
         TypeError: A value that has no canonical form (an open file, a tensor, a function).
@@ -43,10 +45,15 @@ def canonical(value: Any) -> Any:
         fields = {
             field.name: canonical(getattr(value, field.name))
             for field in dataclasses.fields(value)
-            if field.metadata.get("identity", True)
+            if _counts(field, getattr(value, field.name))
         }
         return {"is": getattr(kind, "name", kind.__name__), "version": getattr(kind, "version", 1), **fields}
     raise TypeError(f"a declaration cannot hold a {type(value).__name__}")
+
+
+def _counts(field: dataclasses.Field[Any], value: Any) -> bool:
+    rule = field.metadata.get("identity", True)
+    return bool(value != field.default if rule == "set" else rule)
 
 
 def key(*values: Any) -> str:

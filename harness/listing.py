@@ -123,7 +123,7 @@ def plan_table(plan: Plan, home: Home) -> Table:
         table.add_row(
             spec.dataset,
             spec.architecture,
-            escape(spec.defense.label(plan.infos[spec.dataset])),
+            escape(spec.label(plan.infos[spec.dataset])),
             str(spec.seed),
             escape(cell.attack.label),
             str(cell.threat),
@@ -144,7 +144,7 @@ def trained_table(plan: Plan, home: Home) -> Table:
     """Models of a plan and how well they were trained."""
     table = _table("data set", "model", "defense", "seed", "train accuracy", "test accuracy", "seconds")
     for spec in plan.models:
-        name = escape(spec.defense.label(plan.infos[spec.dataset]))
+        name = escape(spec.label(plan.infos[spec.dataset]))
         if not has_model(home, spec):
             table.add_row(spec.dataset, spec.architecture, name, str(spec.seed), "-", "-", "failed")
             continue
@@ -156,3 +156,14 @@ def trained_table(plan: Plan, home: Home) -> Table:
 
 def _first_line(thing: object) -> str:
     return (thing.__doc__ or "").strip().splitlines()[0]
+
+
+def studies() -> Table:
+    """Papers whose experiments can be reproduced."""
+    from suites import studies as known
+
+    table = _table("study", "paper", "profiles", "items")
+    for study in known().values():
+        row = (study.name, f"{study.title}. {study.source}", ", ".join(study.profiles), ", ".join(study.names))
+        table.add_row(*map(escape, row))
+    return table

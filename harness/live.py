@@ -93,7 +93,7 @@ class Display:
         for job in list(watch.running.values()):
             if isinstance(job, Train):
                 state = self._state(job.spec.key)
-                name = f"train {job.spec.architecture} {job.spec.defense.name} seed {job.spec.seed}"
+                name = f"train {job.spec}"
                 lines.append(f"{name}: {_progress(state)}" if state else f"{name}: starting")
         return lines
 

@@ -26,15 +26,24 @@ class Stages(nn.Module):
     Args:
         stages: Name and module of each stage, in order.
         hidden: Names of the stages whose output is a hidden representation (after its nonlinearity).
+        unsupervised: Names of the stages that a trainer fits without labels, in order, each as the encoder of an
+            autoencoder, and then leaves as they are (:meth:`harness.training.Trainer.pretrain`). What enters and
+            leaves them lies in [0, 1].
+
+    Raises:
+        ValueError: ``hidden`` or ``unsupervised`` names a stage that is none.
     """
 
-    def __init__(self, stages: OrderedDict[str, nn.Module], hidden: tuple[str, ...]) -> None:
+    def __init__(
+        self, stages: OrderedDict[str, nn.Module], hidden: tuple[str, ...], unsupervised: tuple[str, ...] = ()
+    ) -> None:
         super().__init__()
-        missing = set(hidden) - set(stages)
+        missing = {*hidden, *unsupervised} - set(stages)
         if missing:
             raise ValueError(f"no stage named {', '.join(sorted(missing))}")
         self.stages = nn.ModuleDict(stages)
         self.hidden = hidden
+        self.unsupervised = unsupervised
 
     def forward(self, x: Tensor, tap: Tap | None = None) -> Tensor:
         """Logits of a batch.
@@ -51,6 +60,18 @@ class Stages(nn.Module):
             if tap is not None:
                 x = tap(name, x)
         return x
+
+    def entering(self, name: str, x: Tensor) -> Tensor:
+        """What enters the stage of that name, from images (N, C, H, W) in [0, 1].
+
+        Raises:
+            KeyError: No such stage.
+        """
+        for stage, module in self.stages.items():
+            if stage == name:
+                return x
+            x = module(x)
+        raise KeyError(name)
 
 
 class Standardize(nn.Module):
@@ -81,8 +102,27 @@ def mlp(shape: Shape, classes: int, widths: tuple[int, ...]) -> Stages:
     return Stages(stages, tuple(name for name in stages if name.startswith("hidden")))
 
 
+def autoencoder(shape: Shape, classes: int) -> Stages:
+    """Sigmoid encoder of 400 units trained without labels, softmax on top (Szegedy et al. 2014, AE400-10)."""
+    stages: OrderedDict[str, nn.Module] = OrderedDict()
+    stages["flatten"] = nn.Flatten()
+    stages["hidden1"] = nn.Sequential(nn.Linear(math.prod(shape), 400), nn.Sigmoid())
+    stages["logits"] = nn.Linear(400, classes)
+    return Stages(stages, ("hidden1",), unsupervised=("hidden1",))
+
+
 def lenet(shape: Shape, classes: int) -> Stages:
-    """Two convolutions with max-pooling, one dense layer, softmax (LeCun et al. 1998, with ReLU).
+    """Two convolutions with max-pooling, one dense layer, softmax (LeCun et al. 1998, with ReLU)."""
+    return _convnet("lenet", shape, classes, maps=(20, 50), units=500)
+
+
+def convnet_gu(shape: Shape, classes: int) -> Stages:
+    """The same layers as lenet, fewer units (Gu & Rigazio 2014, ConvNet; the paper gives no widths)."""
+    return _convnet("convnet-gu", shape, classes, maps=(16, 32), units=128)
+
+
+def _convnet(name: str, shape: Shape, classes: int, *, maps: tuple[int, int], units: int) -> Stages:
+    """Two convolutions with max-pooling, one dense layer, softmax.
 
     Convolutions are 5x5 without padding where the image allows it, 3x3 with padding on images under 16 pixels.
 
@@ -91,7 +131,7 @@ def lenet(shape: Shape, classes: int) -> Stages:
     """
     channels, height, width = shape
     if min(height, width) < 4:
-        raise UserError(f"lenet needs images of at least 4x4 pixels, got {height}x{width}")
+        raise UserError(f"{name} needs images of at least 4x4 pixels, got {height}x{width}")
     small = min(height, width) < 16
     kernel, padding = (3, 1) if small else (5, 0)
 
@@ -101,11 +141,14 @@ def lenet(shape: Shape, classes: int) -> Stages:
         return length
 
     stages: OrderedDict[str, nn.Module] = OrderedDict()
-    stages["conv1"] = nn.Sequential(nn.Conv2d(channels, 20, kernel, padding=padding), nn.ReLU(), nn.MaxPool2d(2))
-    stages["conv2"] = nn.Sequential(nn.Conv2d(20, 50, kernel, padding=padding), nn.ReLU(), nn.MaxPool2d(2))
+    fan_in = channels
+    for number, fan_out in enumerate(maps, start=1):
+        convolution = nn.Conv2d(fan_in, fan_out, kernel, padding=padding)
+        stages[f"conv{number}"] = nn.Sequential(convolution, nn.ReLU(), nn.MaxPool2d(2))
+        fan_in = fan_out
     stages["flatten"] = nn.Flatten()
-    stages["hidden1"] = nn.Sequential(nn.Linear(50 * side(height) * side(width), 500), nn.ReLU())
-    stages["logits"] = nn.Linear(500, classes)
+    stages["hidden1"] = nn.Sequential(nn.Linear(fan_in * side(height) * side(width), units), nn.ReLU())
+    stages["logits"] = nn.Linear(units, classes)
     return Stages(stages, ("conv1", "conv2", "hidden1"))
 
 
@@ -135,6 +178,8 @@ def resnet(shape: Shape, classes: int) -> Stages:
 
 
 ARCHITECTURES: Final[dict[str, Callable[[Shape, int], Stages]]] = {
+    "ae-400": autoencoder,
+    "convnet-gu": convnet_gu,
     "lenet": lenet,
     "resnet": resnet,
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import types
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -10,10 +11,37 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from .errors import UserError, unknown
 from .remedy import Remedy
 from .training import Trainer
+from .upon import Upon
+
+
+def parse_chain(text: str, kinds: Mapping[str, type[Trainer]]) -> tuple[Trainer, ...]:
+    """Read ``DEFENSE`` or ``DEFENSE+DEFENSE``: each is built upon the one before it.
+
+    A plus sign rather than an arrow: a shell takes ``>`` for its own.
+
+    Args:
+        text: From the command line, e.g. ``standard+gaussian-blur:kernel=11``.
+        kinds: Defenses by name.
+
+    Raises:
+        UserError: As :func:`parse_defense`; a defense that needs a base has none, or one that takes none has one.
+    """
+    chain = tuple(parse_defense(part, kinds) for part in re.split(r"\+(?=[a-z])", text))  # not at that of 1e+3
+    for place, defense in enumerate(chain):
+        if isinstance(defense, Upon):
+            if place == 0:
+                raise defense.baseless()
+            if defense.fronted:
+                raise UserError(
+                    f"{defense.name} needs a second model, which only Python can name: ModelSpec(front=...)"
+                )
+        elif place:
+            raise UserError(f"{defense.name} trains from nothing, it cannot be built upon {chain[place - 1].name}")
+    return chain
 
 
 def parse_defense(text: str, kinds: Mapping[str, type[Trainer]]) -> Trainer:
-    """Read ``NAME`` or ``NAME:key=value,key=value``.
+    """Read ``NAME`` or ``NAME:key=value,key=value``; a value that holds several numbers is written ``1e-3/1e-4/0``.
 
     Args:
         text: From the command line.
@@ -43,7 +71,11 @@ def _convert(text: str, kind: Any, what: str) -> Any:
     if get_origin(kind) in (Union, types.UnionType):
         if text.lower() == "none":
             return None
-        kind = next(choice for choice in get_args(kind) if choice is not type(None))
+        choices = [choice for choice in get_args(kind) if choice is not type(None)]
+        several = next((choice for choice in choices if get_origin(choice) is tuple), None)
+        if several is not None and "/" in text:  # a comma would begin the next hyperparameter
+            return tuple(_convert(part, get_args(several)[0], what) for part in text.split("/"))
+        kind = choices[0]
     if get_origin(kind) is Literal or kind is str:
         return text
     if kind is bool:
@@ -58,7 +90,7 @@ def _convert(text: str, kind: Any, what: str) -> Any:
 
 
 def parse_remedy(texts: Sequence[str], stand_ins: Sequence[str]) -> Remedy | None:
-    """Read ``--remedy probabilities``, ``temperature=20``, ``draws=16``, ``none`` and ``--stand-in MODULE=FUNCTION``.
+    """Read ``--remedy probabilities``, ``temperature=20``, ``draws=16``, ``votes=5``, ``none`` and ``--stand-in M=F``.
 
     Returns:
         None where no remedy is named: what the model needs is then found out. Stand-ins alone name none, for they
@@ -76,10 +108,12 @@ def parse_remedy(texts: Sequence[str], stand_ins: Sequence[str]) -> Remedy | Non
             continue
         if name == "probabilities" and not equals:
             values[name] = True
-        elif name in ("temperature", "draws") and equals:
+        elif name in ("temperature", "draws", "votes") and equals:
             values[name] = _convert(value, float if name == "temperature" else int, f"remedy {name}")
         else:
-            raise unknown("remedy", text, ["none", "probabilities", "temperature=NUMBER", "draws=NUMBER"])
+            raise unknown(
+                "remedy", text, ["none", "probabilities", "temperature=NUMBER", "draws=NUMBER", "votes=NUMBER"]
+            )
     return Remedy(**values)
 
 

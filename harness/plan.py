@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
@@ -17,6 +17,7 @@ from .errors import UserError, unknown
 from .models import check_architecture
 from .threat import Norm, Threat
 from .training import Trainer
+from .upon import Upon
 
 PROBE_SAMPLES: Final = 128
 """Images that a model's health is looked at with."""
@@ -35,6 +36,10 @@ class ModelSpec:
         defense: Resolved trainer: no hyperparameter is left to the data set.
         seed: Number of the training run, 0, 1, ...
         base: Model that the defense is built upon, if any.
+        front: Model whose purifier is put in front of the base, if any: the defense is built upon both together.
+
+    Raises:
+        UserError: A base or front that the defense needs is missing; a front without a base; parts of another data set.
     """
 
     dataset: str
@@ -42,11 +47,51 @@ class ModelSpec:
     defense: Trainer
     seed: int = 0
     base: ModelSpec | None = None
+    front: ModelSpec | None = dataclasses.field(default=None, metadata={"identity": "set"})
+
+    def __post_init__(self) -> None:
+        if isinstance(self.defense, Upon):
+            if self.base is None:
+                raise self.defense.baseless()
+            if self.defense.fronted and self.front is None:
+                raise UserError(f"{self.defense.name} needs a model whose purifier it takes: ModelSpec(front=...)")
+        if self.front is not None and self.base is None:
+            raise UserError("a front stands before a base, and there is none: ModelSpec(base=..., front=...)")
+        for part in self.parents:
+            if part.dataset != self.dataset:
+                raise UserError(f"a model of {self.dataset} cannot be built upon one of {part.dataset}")
 
     @cached_property
     def key(self) -> str:
         """Identity of the trained model."""
         return identity.key(self)
+
+    @property
+    def parents(self) -> tuple[ModelSpec, ...]:
+        """Models that have to be trained before this one."""
+        return tuple(part for part in (self.base, self.front) if part is not None)
+
+    def label(self, info: DatasetInfo) -> str:
+        """Name of the defense for people, with what it stands on: ``standard > gaussian-blur(kernel=11)``.
+
+        Architecture and seed of what it stands on are named where they are others.
+        """
+        return self._said(lambda spec: spec.defense.label(info))
+
+    def __str__(self) -> str:
+        return f"{self.architecture} {self._said(lambda spec: spec.defense.name)} seed {self.seed}"
+
+    def _said(self, name: Callable[[ModelSpec], str]) -> str:
+        own = name(self)
+        if self.front is not None:
+            own += f" [front: {self.front.architecture} {self.front._said(name)}{self._seed_of(self.front)}]"
+        if self.base is None:
+            return own
+        other = f"{self.base.architecture} " if self.base.architecture != self.architecture else ""
+        return f"{other}{self.base._said(name)}{self._seed_of(self.base)} > {own}"
+
+    def _seed_of(self, other: ModelSpec) -> str:
+        return f" seed {other.seed}" if other.seed != self.seed else ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,8 +175,7 @@ class Cell:
         return self.floor is not None
 
     def __str__(self) -> str:
-        spec = self.victim
-        return f"{spec.architecture} {spec.defense.name} seed {spec.seed}: {self.attack.label} ({self.threat})"
+        return f"{self.victim}: {self.attack.label} ({self.threat})"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,8 +200,7 @@ class Probe:
         return identity.key(self)
 
     def __str__(self) -> str:
-        spec = self.model
-        return f"{spec.architecture} {spec.defense.name} seed {spec.seed} ({self.threat})"
+        return f"{self.model} ({self.threat})"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,6 +252,7 @@ class Plan:
             only once all of them are done.
         probes: Looks at the models that will be ranked.
         arguments: How each data set is named on the command line, where that is not its own name.
+        again: The command that measures all of it again, where that is not ``gauntlet run`` with the suite.
     """
 
     suite: Suite
@@ -219,6 +263,7 @@ class Plan:
     battery: tuple[Cell, ...]
     probes: tuple[Probe, ...] = ()
     arguments: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    again: str = ""
 
     @cached_property
     def key(self) -> str:
@@ -233,20 +278,42 @@ class Plan:
 
 
 def specs(
-    infos: Iterable[DatasetInfo], architectures: Iterable[str], defenses: Iterable[Trainer], seeds: Iterable[int]
+    infos: Iterable[DatasetInfo],
+    architectures: Iterable[str],
+    defenses: Iterable[Trainer | Sequence[Trainer]],
+    seeds: Iterable[int],
 ) -> list[ModelSpec]:
-    """Every combination, each once, with hyperparameters resolved for its data set."""
+    """Every combination, each once, with hyperparameters resolved for its data set.
+
+    Args:
+        infos: Data sets.
+        architectures: Names in :mod:`harness.models`.
+        defenses: Each a trainer, or several of which each is built upon the one before it: same architecture, same
+            seed.
+        seeds: Numbers of the training runs.
+
+    Raises:
+        UserError: An unknown architecture; a defense that needs a base has none.
+    """
     found: dict[str, ModelSpec] = {}
-    architectures, defenses, seeds = list(architectures), list(defenses), list(seeds)
+    architectures, seeds = list(architectures), list(seeds)
+    chains = [[defense] if isinstance(defense, Trainer) else list(defense) for defense in defenses]
     for info in infos:
         for architecture in architectures:
             check_architecture(architecture)
-            for defense in defenses:
+            for chain in chains:
                 for seed in seeds:
-                    spec = ModelSpec(
-                        dataset=info.name, architecture=architecture, defense=defense.resolve(info), seed=seed
-                    )
-                    found.setdefault(spec.key, spec)
+                    spec: ModelSpec | None = None
+                    for defense in chain:
+                        spec = ModelSpec(
+                            dataset=info.name,
+                            architecture=architecture,
+                            defense=defense.resolve(info),
+                            seed=seed,
+                            base=spec,
+                        )
+                    if spec is not None:
+                        found.setdefault(spec.key, spec)
     return list(found.values())
 
 
@@ -317,7 +384,7 @@ def plan(
                 if source is not None and wanted:
                     extra.setdefault(source.key, source)
     ranked = {spec.key: spec for spec in models}
-    everything = _with_bases({**ranked, **{k: s for k, s in extra.items() if k not in ranked}})
+    everything = with_parents({**ranked, **{k: s for k, s in extra.items() if k not in ranked}})
     return Plan(
         suite=suite,
         infos={name: infos[name] for name in {spec.dataset for spec in models}},
@@ -359,16 +426,17 @@ def _source(attack: Attack, victim: ModelSpec, info: DatasetInfo) -> ModelSpec |
         defense=attack.defense.resolve(info),
         seed=victim.seed + attack.seed_offset,
         base=None,
+        front=None,
     )
 
 
-def _with_bases(models: Mapping[str, ModelSpec]) -> dict[str, ModelSpec]:
+def with_parents(models: Mapping[str, ModelSpec]) -> dict[str, ModelSpec]:
     """Models in an order in which each comes after the one it is built upon."""
     ordered: dict[str, ModelSpec] = {}
 
     def add(spec: ModelSpec) -> None:
-        if spec.base is not None:
-            add(spec.base)
+        for part in spec.parents:
+            add(part)
         ordered.setdefault(spec.key, spec)
 
     for spec in models.values():

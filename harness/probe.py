@@ -68,8 +68,9 @@ def probe(
         seed: Of all random numbers.
 
     Returns:
-        Plain JSON values: ``norm, eps, n, remedy, seconds, forwards, backwards, stochastic`` and ``seen``: the same
-        measurements on the model as it is (``"raw"``) and as attacks see it (``"attacked"``), see :meth:`Survey.facts`.
+        Plain JSON values: ``norm, eps, n, remedy, votes`` (calls behind a label, None if it is declared
+        deterministic), ``seconds, forwards, backwards, stochastic`` and ``seen``: the same measurements on the model as
+        it is (``"raw"``) and as attacks see it (``"attacked"``), see :meth:`Survey.facts`.
 
     Raises:
         UserError: No gradient attack in that norm, no eps, or the remedy names what the model does not have.
@@ -83,16 +84,18 @@ def probe(
         judge = Victim(model, classes=classes, device=device)
         x, y = x.to(judge.device), y.to(judge.device)
         varies = stochastic(judge, x, seed)
-        judge.votes = VOTES if remedy.draws > 1 or wavers(varies) else 1
+        judge.votes = remedy.calls or (VOTES if wavers(varies) else None)
         right = judge.predict(x) == y
         x, y = x[right], y[right]
-        victims = [judge, Victim(model, classes=classes, device=device, remedy=remedy)] if remedy else [judge]
+        view = replace(remedy, votes=None)  # what changes for attacks
+        victims = [judge, Victim(model, classes=classes, device=device, remedy=view)] if view else [judge]
         seen = [Survey(victim, judge, x, y, threat, seed).facts() for victim in victims]
     return {
         "norm": threat.norm,
         "eps": threat.eps,
         "n": len(x),
-        "remedy": str(remedy),
+        "remedy": str(view),
+        "votes": remedy.calls,
         "seconds": time.perf_counter() - start,
         "forwards": sum(victim.cost.forwards for victim in victims),
         "backwards": sum(victim.cost.backwards for victim in victims),
@@ -131,7 +134,7 @@ def diagnose(
         judge = Victim(model, classes=classes, device=device)
         x, y = x.to(judge.device), y.to(judge.device)
         varies = wavers(stochastic(judge, x, 0))
-        judge.votes = VOTES if varies else 1
+        judge.votes = VOTES if varies else None
         right = judge.predict(x) == y
         with torch.no_grad():
             probabilities = are_probabilities(judge(x))

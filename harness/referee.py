@@ -22,9 +22,10 @@ class Verdict:
     Attributes:
         clean_pred: Victim's label for the clean image, int64.
         clean_correct: Whether that is the true one.
-        adv_pred: Victim's label for the returned image, -1 where it is invalid.
-        adversarial: Valid and misclassified.
-        wrong_share: Share of the victim's votes that were wrong, float32; NaN where the image is invalid.
+        adv_pred: Victim's label for the returned image, -1 where it is invalid. Of an attack without a box also for
+            images outside [0, 1], as they are.
+        adversarial: Valid and misclassified; False for every image of an attack without a box.
+        wrong_share: Share of the victim's votes that were wrong, float32; NaN where there is no label.
         survives_rounding: Adversarial, and still misclassified after rounding to 8 bits, as an image file would.
         over_budget: Farther from the clean image than the threat allows.
         out_of_box: Some value outside [0, 1].
@@ -54,13 +55,24 @@ class Verdict:
 
 
 def judge(
-    victim: Victim, x: Tensor, y: Tensor, x_adv: object, threat: Threat, clean_pred: Tensor | None = None
+    victim: Victim,
+    x: Tensor,
+    y: Tensor,
+    x_adv: object,
+    threat: Threat,
+    clean_pred: Tensor | None = None,
+    *,
+    boxed: bool = True,
 ) -> Verdict:
     """Judge what an attack returned.
 
     An image is adversarial if it has the right shape, is finite, lies in [0, 1] and within the budget, and the
     victim, asked here and now, gives it another label than the true one. Nothing that the attack or its toolkit
     says about success is looked at.
+
+    An attack without a box is heard, and scores nothing: its images go to the victim unclamped, the labels they get
+    are in ``adv_pred`` and those outside [0, 1] in ``out_of_box``, but none is adversarial, so that no worst case,
+    curve or cascade that is made of verdicts can hold one.
 
     Args:
         victim: The model that was attacked.
@@ -69,6 +81,7 @@ def judge(
         x_adv: What came back; anything. ``None`` says that the attack crashed.
         threat: What the attack was allowed.
         clean_pred: Labels of ``x`` if they are known already.
+        boxed: Whether the images have to lie in [0, 1]; False for studies of papers that leave it.
 
     Raises:
         VictimError: The victim itself cannot be judged (NaN logits on a valid image).
@@ -86,10 +99,12 @@ def judge(
     images = torch.where(finite.view(-1, *[1] * (x.dim() - 1)), images, x)
     low, high = images.flatten(1).amin(1), images.flatten(1).amax(1)
     out_of_box = (low < -BOX_TOLERANCE) | (high > 1 + BOX_TOLERANCE)
-    images = images.clamp(0, 1)
-    over_budget = ~threat.within(x, images) & ~out_of_box
+    if boxed:
+        images = images.clamp(0, 1)
+    outlaw = out_of_box & boxed
+    over_budget = ~threat.within(x, images) & ~outlaw
 
-    valid = finite & ~out_of_box & ~over_budget & ~crashed & ~wrong_shape
+    valid = finite & ~outlaw & ~over_budget & ~crashed & ~wrong_shape
     adv_pred = torch.full_like(clean_pred, -1)
     wrong_share = torch.full((n,), torch.nan, device=x.device)
     if valid.any():
@@ -99,7 +114,7 @@ def judge(
         adv_pred = torch.where(valid, ballots.argmax(1), adv_pred)
         right = ballots.gather(1, y.unsqueeze(1)).squeeze(1) / ballots.sum(1)
         wrong_share = torch.where(valid, 1 - right, wrong_share)
-    adversarial = valid & (adv_pred != y)
+    adversarial = valid & (adv_pred != y) & boxed
     survives = no
     if adversarial.any():
         rounded = torch.where(_wide(adversarial, x), (images * 255).round() / 255, x)

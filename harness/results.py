@@ -146,10 +146,10 @@ def pair_from_outcomes(
     gallery = {name: np.concatenate([part[2][name] for part in parts])[:GALLERY] for name in parts[0][2]}
     attacked = max(int(samples["attacked"].sum()), 1)
     errors = {error for fact in facts for error in fact["errors"]}
-    state = status(samples)
+    state = status(samples, boxed=all(fact.get("boxed", True) for fact in facts))
     unchanged = sum(fact.get("unchanged", 0) for fact in facts)
     seeks = meta.get("access") != "none" and meta.get("family") != "transformation"
-    if state == "ok" and unchanged == attacked and seeks and meta.get("eps") != 0:
+    if state in ("ok", "unclipped") and unchanged == attacked and seeks and meta.get("eps") != 0:
         # an attack that does nothing must not read as a model that stands
         state = "invalid"
         errors.add("the attack returned every image unchanged")
@@ -167,11 +167,17 @@ def pair_from_outcomes(
     return Pair(result, samples, gallery)
 
 
-def status(samples: pd.DataFrame) -> str:
-    """``"crashed"`` if the attack raised anywhere, ``"invalid"`` if it returned invalid images, else ``"ok"``."""
+def status(samples: pd.DataFrame, *, boxed: bool = True) -> str:
+    """``"crashed"`` if the attack raised anywhere, ``"invalid"`` if it returned invalid images, else ``"ok"``.
+
+    ``"unclipped"`` instead of ``"ok"`` for an attack that may leave [0, 1]: what it found is ranked nowhere.
+    """
     if samples["crashed"].any():
         return "crashed"
-    return "invalid" if samples[list(FLAGS)].any(axis=None) else "ok"
+    faults = [flag for flag in FLAGS if boxed or flag != "out_of_box"]
+    if samples[faults].any(axis=None):
+        return "invalid"
+    return "ok" if boxed else "unclipped"
 
 
 def is_finished(folder: Path) -> bool:

@@ -156,6 +156,8 @@ class Recorder:
             "declaration": identity.canonical(cell),
             **provenance(self._home, cell),
         }
+        if self._plan.again:
+            meta["command"] = self._plan.again
         if cell.prepared_key is not None:
             meta["preparation"] = read_json(self._home.prepared(cell.prepared_key))["cost"]
         if self._tracker is not None:
@@ -313,4 +315,4 @@ def _job_name(job: Job, plan: Plan) -> str:
 
 
 def _model_name(spec: ModelSpec, plan: Plan) -> str:
-    return f"{spec.dataset} {spec.architecture} {spec.defense.label(plan.infos[spec.dataset])} seed {spec.seed}"
+    return f"{spec.dataset} {spec.architecture} {spec.label(plan.infos[spec.dataset])} seed {spec.seed}"

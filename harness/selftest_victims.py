@@ -92,7 +92,7 @@ class Reference:
 
     def bench(self) -> Bench:
         """Fresh copies for one attack and its referee."""
-        model, votes = self.make(), VOTES if self.stochastic else 1
+        model, votes = self.make(), VOTES if self.stochastic else None
         return Bench(
             Victim(model, classes=self.classes, remedy=self.remedy), Victim(model, classes=self.classes, votes=votes)
         )

@@ -17,7 +17,7 @@ from .attack import Attack
 from .errors import describe
 from .metrics import DISTANCES, FLAGS, SAMPLE_COLUMNS
 from .referee import Verdict, as_images, judge
-from .remedy import VOTES, Remedy
+from .remedy import Remedy
 from .results import GALLERY
 from .threat import Threat
 from .victim import Victim, VictimError
@@ -62,9 +62,9 @@ class Bench:
             model: The model.
             classes: Logits it must return, None for any number.
             device: Where it runs.
-            remedy: How attacks see it. The referee sees it as it is, several times if it is stochastic.
+            remedy: How attacks see it. The referee sees it as it is, so often as :attr:`Remedy.calls` says.
         """
-        votes = VOTES if remedy is not None and remedy.draws > 1 else 1
+        votes = remedy.calls if remedy is not None else None
         return cls(
             Victim(model, classes=classes, device=device, remedy=remedy),
             Victim(model, classes=classes, device=device, votes=votes),
@@ -109,8 +109,8 @@ class Outcome:
 
     Attributes:
         samples: Frame of :data:`harness.metrics.SAMPLE_COLUMNS`.
-        facts: ``seconds, forwards, backwards`` of the attack, ``errors``, and how many of the attacked images came
-            back ``unchanged``.
+        facts: ``seconds, forwards, backwards`` of the attack, ``errors``, how many of the attacked images came back
+            ``unchanged``, and whether they had to be ``boxed`` in [0, 1].
         gallery: Arrays of the first images.
     """
 
@@ -162,7 +162,7 @@ def run_shard(
         proposal = craft(bench.attacked, attack, threat, x[chosen], y[chosen], seed)
     if proposal is None:
         proposal = Proposal(x[chosen], 0.0, 0, 0)
-    verdict = judge(bench.referee, x[chosen], y[chosen], proposal.x_adv, threat, clean_pred[chosen])
+    verdict = judge(bench.referee, x[chosen], y[chosen], proposal.x_adv, threat, clean_pred[chosen], boxed=attack.boxed)
     samples = _frame(verdict, index, y, clean_pred, chosen, correct, shard)
     facts = {
         "seconds": proposal.seconds,
@@ -170,6 +170,7 @@ def run_shard(
         "backwards": proposal.backwards,
         "errors": list(proposal.errors),
         "unchanged": _unchanged(proposal.x_adv, x[chosen], correct[chosen]),
+        "boxed": attack.boxed,
     }
     return Outcome(samples, facts, _gallery(verdict, index, x, y, chosen, proposal.x_adv))
 

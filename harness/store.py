@@ -9,6 +9,7 @@ import tempfile
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from . import identity
+from .autoencoder import Purified, purifier
 from .data import DatasetInfo
 from .errors import UserError
 from .external import External, restore
@@ -142,8 +144,43 @@ class Home:
 
 
 def has_model(home: Home, spec: ModelSpec) -> bool:
-    """Whether a finished checkpoint is there. The card is written last."""
-    return (home.model(spec.key) / "card.json").exists()
+    """Whether a finished checkpoint is there, of the base and front that are there now. The card is written last.
+
+    Raises:
+        UserError: The card of a model that is built upon another is damaged.
+    """
+    card = home.model(spec.key) / "card.json"
+    if not card.exists():
+        return False
+    if not spec.parents:
+        return True
+    if not all(has_model(home, part) for part in spec.parents):
+        return False
+    return bool(_card(card, card.stat().st_mtime_ns).get("upon") == parent_digests(home, spec))
+
+
+def weights_digest(home: Home, spec: ModelSpec) -> str:
+    """Digest of the weights that a trained model's card vouches for; asked for every cell of a plan.
+
+    Raises:
+        UserError: The card is damaged.
+        OSError: There is none.
+    """
+    card = home.model(spec.key) / "card.json"
+    return str(_card(card, card.stat().st_mtime_ns).get("sha256"))
+
+
+def parent_digests(home: Home, spec: ModelSpec) -> dict[str, str]:
+    """Digests of what a model is built upon, by key."""
+    return {part.key: weights_digest(home, part) for part in spec.parents}
+
+
+@lru_cache(maxsize=1024)
+def _card(path: Path, modified: int) -> dict[str, Any]:
+    card = read_json(path)
+    if not isinstance(card, dict):
+        raise UserError(f"{path} is damaged (not a JSON object)")
+    return card
 
 
 def save_model(home: Home, spec: ModelSpec, model: nn.Module, card: Mapping[str, Any]) -> None:
@@ -153,13 +190,16 @@ def save_model(home: Home, spec: ModelSpec, model: nn.Module, card: Mapping[str,
         home: Where.
         spec: What was trained.
         model: The trained model.
-        card: Facts for people; the declaration and the weights' digest are added.
+        card: Facts for people; added are the declaration, the weights' digest and those of what it is built upon.
     """
     weights = save_tensors({name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()})
     folder = home.model(spec.key)
     write_bytes(folder / "weights.safetensors", weights)
     digest = hashlib.sha256(weights).hexdigest()
-    write_json(folder / "card.json", {**card, "declaration": identity.canonical(spec), "sha256": digest})
+    made = {"declaration": identity.canonical(spec), "sha256": digest}
+    if spec.parents:
+        made["upon"] = parent_digests(home, spec)
+    write_json(folder / "card.json", {**card, **made})
 
 
 def load_card(home: Home, spec: ModelSpec) -> dict[str, Any]:
@@ -170,10 +210,7 @@ def load_card(home: Home, spec: ModelSpec) -> dict[str, Any]:
         OSError: It cannot be read.
     """
     path = home.model(spec.key) / "card.json"
-    card = read_json(path)
-    if not isinstance(card, dict):
-        raise UserError(f"{path} is damaged (not a JSON object)")
-    return card
+    return dict(_card(path, path.stat().st_mtime_ns))
 
 
 def load_model(home: Home, spec: ModelSpec, info: DatasetInfo) -> nn.Module:
@@ -199,8 +236,7 @@ def load_model(home: Home, spec: ModelSpec, info: DatasetInfo) -> nn.Module:
         raise UserError(f"{error}; {mend}") from None
     if hashlib.sha256(content).hexdigest() != card.get("sha256"):
         raise UserError(f"the checkpoint {file} is damaged (its digest is not the card's); {mend}")
-    base = load_model(home, spec.base, info) if spec.base is not None else None
-    model = spec.defense.build(spec.architecture, info, base)
+    model = spec.defense.build(spec.architecture, info, load_base(home, spec, info))
     try:
         tensors: dict[str, Tensor] = load_tensors(content)
         model.load_state_dict(tensors)
@@ -209,6 +245,20 @@ def load_model(home: Home, spec: ModelSpec, info: DatasetInfo) -> nn.Module:
             f"the checkpoint {file} does not fit its declaration ({' '.join(str(error).split())[:200]}); {mend}"
         ) from None
     return model.eval()
+
+
+def load_base(home: Home, spec: ModelSpec, info: DatasetInfo) -> nn.Module | None:
+    """What a model is built upon: its base, behind the purifier of its front if it has one; None if it has no base.
+
+    Raises:
+        UserError: As :func:`load_model`; or the front has no purifier.
+    """
+    if spec.base is None:
+        return None
+    base = load_model(home, spec.base, info)
+    if spec.front is None:
+        return base
+    return Purified(purifier(load_model(home, spec.front, info), str(spec.front)), base)
 
 
 def set_aside(path: Path) -> Path:

@@ -7,8 +7,8 @@ import dataclasses
 import inspect
 import math
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, NamedTuple, Self, get_args, get_origin, get_type_hints
 
 import torch
@@ -18,10 +18,12 @@ from torch import Tensor, nn
 from .data import Dataset, DatasetInfo
 from .errors import UserError, unknown
 from .models import Stages, build_model
+from .pretraining import Decoder, autoencoder_loss
 from .remedy import Remedy
 
 Optimizer = Literal["adam", "sgd"]
 Schedule = Literal["constant", "cosine"]
+Decayed = Literal["all", "dense"]
 
 
 class Diverged(RuntimeError):
@@ -64,8 +66,8 @@ class Trainer:
     Fields are hyperparameters and belong to a model's identity. ``None`` stands for the data set's own value,
     which :meth:`resolve` fills in before a key is taken.
 
-    Override :meth:`loss` for another objective, :meth:`step` for two-player training, :meth:`wrap` for parts
-    that act at inference time.
+    Override :meth:`loss` for another objective, :meth:`reconstruction` for another objective of stages that are
+    trained without labels, :meth:`step` for two-player training, :meth:`wrap` for parts that act at inference time.
 
     Attributes:
         epochs: Passes over the training part; ``None``: :attr:`DatasetInfo.epochs`.
@@ -73,11 +75,15 @@ class Trainer:
         optimizer: ``"adam"`` or ``"sgd"``.
         lr: Initial learning rate.
         momentum: Of ``"sgd"``.
-        weight_decay: L2 penalty in the optimizer.
+        weight_decay: L2 penalty in the optimizer, on weights and biases; none without labels.
+        decayed: What :attr:`weight_decay` acts on: ``"all"`` parameters, or those of ``"dense"`` layers alone, which
+            leaves convolutions out (Gu & Rigazio 2014, section 2.2).
         schedule: ``"constant"``, or ``"cosine"`` to zero over all steps.
         validation: Fraction of the training set held out, in [0, 1).
         patience: Stop after so many epochs without a lower validation loss and keep the best weights; ``None``
             trains all epochs. Needs ``validation > 0``.
+        pretraining: Passes over the training part for each stage that the architecture has trained without labels
+            (:attr:`Stages.unsupervised`); ``None``: as many as :attr:`epochs`.
 
     Raises:
         ValueError: A hyperparameter outside its range.
@@ -98,16 +104,19 @@ class Trainer:
     lr: float = 1e-3
     momentum: float = 0.9
     weight_decay: float = 0.0
+    decayed: Decayed = field(default="all", metadata={"identity": "set"})
     schedule: Schedule = "constant"
     validation: float = 0.0
     patience: int | None = None
+    pretraining: int | None = field(default=None, metadata={"identity": "set"})
 
     def __post_init__(self) -> None:
         _check_literals(self)
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            require(self, field.name, not isinstance(value, float) or math.isfinite(value), "finite")
+        for name in (declared.name for declared in dataclasses.fields(self)):
+            value = getattr(self, name)
+            require(self, name, not isinstance(value, float) or math.isfinite(value), "finite")
         require(self, "epochs", self.epochs is None or self.epochs >= 0, "at least 0")
+        require(self, "pretraining", self.pretraining is None or self.pretraining >= 0, "at least 0")
         require(self, "batch_size", self.batch_size >= 1, "at least 1")
         require(self, "lr", self.lr > 0, "positive")
         require(self, "momentum", 0 <= self.momentum < 1, "in [0, 1)")
@@ -145,12 +154,21 @@ class Trainer:
         logits = model(x)
         return Loss(F.cross_entropy(logits, y), logits)
 
+    def reconstruction(self, model: Stages, stage: str, decoder: Decoder, x: Tensor) -> Tensor:
+        """The objective of a stage trained without labels: its mean over one batch, a scalar.
+
+        Args:
+            model: Holds the stage.
+            stage: Its name.
+            decoder: Turns what leaves the stage into logits of what entered it.
+            x: What enters the stage, (N, ...) in [0, 1].
+        """
+        return autoencoder_loss(decoder, model.stages[stage](x), x)
+
     def step(self, model: Stages, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor) -> Loss:
         """One update of the weights on one batch."""
         loss = self.loss(model, x, y)
-        optimizer.zero_grad(set_to_none=True)
-        loss.value.backward()  # type: ignore[no-untyped-call]
-        update(optimizer)
+        descend(optimizer, loss.value)
         return Loss(loss.value.detach(), loss.logits.detach())
 
     def wrap(self, model: Stages, base: nn.Module | None) -> nn.Module:
@@ -190,6 +208,7 @@ class Trainer:
         mine = self.resolve(data.info)
         model = build_model(architecture, data.info.shape, len(data.info.classes)).to(device)
         history = mine._loop(model, data, device, progress)
+        model.requires_grad_(True)  # frozen in training alone: a loaded model is no different
         return Trained(mine.wrap(model, base).to(device).eval(), history)
 
     def _loop(self, model: Stages, data: Dataset, device: torch.device | str, progress: Progress | None) -> list[Epoch]:
@@ -200,8 +219,9 @@ class Trainer:
         if self.validation:  # at least one image on either side
             held = min(max(held, 1), len(images) - 1)
         held_out, kept = order[:held].to(device), order[held:]
+        self.pretrain(model, data, images, kept)
         steps = self.epochs * math.ceil(len(kept) / self.batch_size)
-        optimizer = self._optimizer(model)
+        optimizer = self._optimizer(model, self.weight_decay)
         history: list[Epoch] = []
         done = 0
         best: tuple[float, int, dict[str, Tensor]] | None = None
@@ -210,7 +230,7 @@ class Trainer:
             model.train()
             total = torch.zeros((), device=device)
             correct = torch.zeros((), device=device, dtype=torch.int64)
-            for batch in kept[torch.randperm(len(kept))].to(device).split(self.batch_size):  # type: ignore[no-untyped-call]
+            for batch in self._batches(kept, device):
                 x, y = data.to_float(images[batch]), labels[batch]
                 if self.schedule == "cosine":
                     set_lr(optimizer, self.lr * (1 + math.cos(math.pi * done / steps)) / 2)
@@ -241,10 +261,62 @@ class Trainer:
             raise Diverged(f"{self.name}: the loss of the trained model is {last}; try a lower lr")
         return history
 
-    def _optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+    def pretrain(self, model: Stages, data: Dataset, images: Tensor, kept: Tensor) -> None:
+        """Train the stages that need no labels, one after the other, and freeze them (Szegedy et al. 2014, AE400-10).
+
+        Each is the encoder of an autoencoder whose decoder is thrown away; its input is what the stages before it
+        make of the images. A model without such stages is left as it is, and so are the random numbers.
+
+        Args:
+            model: Changed in place.
+            data: Says how images become floats.
+            images: uint8 (N, C, H, W), on the model's device.
+            kept: Indices of those to train on.
+
+        Raises:
+            Diverged: The loss stopped being finite.
+        """
+        passes = self.epochs if self.pretraining is None else self.pretraining
+        assert passes is not None
+        for name in model.unsupervised:
+            stage = model.stages[name].train()
+            decoder = Decoder(stage, model.entering(name, data.to_float(images[:1]))).to(images.device)
+            optimizer = self._optimizer(nn.ModuleList([stage, decoder]), 0.0)
+            for epoch in range(1, passes + 1):
+                total = torch.zeros((), device=images.device)
+                for batch in self._batches(kept, images.device):
+                    with torch.no_grad():
+                        x = model.entering(name, data.to_float(images[batch]))
+                    loss = self.reconstruction(model, name, decoder, x)
+                    descend(optimizer, loss)
+                    total += loss.detach()
+                if not total.isfinite():
+                    raise Diverged(
+                        f"{self.name}: the loss of {name} became {float(total)} in epoch {epoch}; try a lower lr"
+                    )
+            stage.requires_grad_(False)
+
+    def _batches(self, kept: Tensor, device: torch.device | str) -> Iterator[Tensor]:
+        yield from kept[torch.randperm(len(kept))].to(device).split(self.batch_size)  # type: ignore[no-untyped-call]
+
+    def _optimizer(self, model: nn.Module, weight_decay: float) -> torch.optim.Optimizer:
+        dense = {id(p) for part in model.modules() if isinstance(part, nn.Linear) for p in part.parameters()}
+        groups: dict[float, list[nn.Parameter]] = {}
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                spared = self.decayed == "dense" and id(parameter) not in dense
+                groups.setdefault(0.0 if spared else weight_decay, []).append(parameter)
+        grouped = [{"params": parameters, "weight_decay": decay} for decay, parameters in groups.items()]
         if self.optimizer == "adam":
-            return torch.optim.Adam(model.parameters(), lr=self.lr, weight_decay=self.weight_decay)
-        return torch.optim.SGD(model.parameters(), lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
+            return torch.optim.Adam(grouped, lr=self.lr)
+        return torch.optim.SGD(grouped, lr=self.lr, momentum=self.momentum)
+
+
+def descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    """One update of the optimizer's weights down the gradient of a scalar."""
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    update(optimizer)
 
 
 def update(optimizer: torch.optim.Optimizer) -> None:
@@ -304,5 +376,7 @@ def _check_literals(trainer: Trainer) -> None:
 
 
 def _short(value: Any) -> str:
+    if isinstance(value, tuple):  # as the command line reads it
+        return "/".join(map(_short, value))
     # in full if it must be: models of one label are read as seeds of one defense
     return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)

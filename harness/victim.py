@@ -51,7 +51,7 @@ class Victim(nn.Module):
         own: ``False`` (the default) works on a deep copy and leaves ``model`` as it is; ``True`` takes it over.
         remedy: How the model is to be seen; only an attack's copy has one. A forward with a remedy of several draws
             counts as many passes.
-        votes: Calls behind each label of :meth:`predict`, 1 for a deterministic model.
+        votes: Calls behind each label of :meth:`predict`, under a fixed seed; ``None`` for a deterministic model.
 
     Raises:
         UserError: The remedy names a submodule that the model does not have.
@@ -68,7 +68,7 @@ class Victim(nn.Module):
         device: torch.device | str = "cpu",
         own: bool = False,
         remedy: Remedy | None = None,
-        votes: int = 1,
+        votes: int | None = None,
     ) -> None:
         super().__init__()
         self.remedy = remedy or Remedy()
@@ -136,15 +136,15 @@ class Victim(nn.Module):
     def ballots(self, x: Tensor) -> Tensor:
         """How often each label was given in :attr:`votes` calls, int64 (N, K), without counting.
 
-        Several votes are drawn under one fixed seed, so that asking again gives the same ballots; the caller's
-        generators stay where they are.
+        Votes of a stochastic model are drawn under one fixed seed, so that asking again gives the same ballots; the
+        caller's generators stay where they are. A deterministic model is called once.
 
         Raises:
             VictimError: As :meth:`predict`.
         """
         before = self.cost.forwards
         try:
-            if self.votes == 1:
+            if self.votes is None:  # unseeded: one that draws all the same is to be found out
                 return self._ballot(x)
             with identity.isolated(_VOTE_SEED, self.device):
                 return torch.stack([self._ballot(x) for _ in range(self.votes)]).sum(0)

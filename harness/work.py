@@ -32,11 +32,24 @@ from .plan import Cell, ModelSpec, Probe
 from .probe import probe as examine
 from .results import Damaged, shard_samples, write_shard
 from .shard import Bench, Proposal, craft, run_shard
-from .store import Home, has_model, load_model, read_json, save_model, write_bytes, write_json
+from .store import (
+    Home,
+    has_model,
+    load_base,
+    load_model,
+    read_json,
+    save_model,
+    weights_digest,
+    write_bytes,
+    write_json,
+)
 from .training import Diverged, score
 
 PREPARATION_SAMPLES = 1000
 """Training images shown to an attack that prepares itself."""
+
+UNTRAINED_SAMPLES = 1000
+"""Images that the accuracies of a model without training of its own are measured on."""
 
 
 @dataclass(frozen=True)
@@ -157,7 +170,8 @@ class Worker:
     def _train(self, spec: ModelSpec) -> None:
         home, data, device = self.context.home, self._data(spec), self.context.device
         say = self._reporter(f"train-{spec.key}")
-        base = load_model(home, spec.base, data.info) if spec.base is not None else None
+        base = load_base(home, spec, data.info)
+        (home.model(spec.key) / "card.json").unlink(missing_ok=True)  # of what stood upon another base
         identity.seed_everything(identity.derive_seed(spec.key, "train"))
         start = time.perf_counter()
         try:
@@ -165,16 +179,21 @@ class Worker:
         except Diverged as error:
             write_json(home.model(spec.key) / "failed.json", {"error": str(error)})
             raise
+        # where nothing was trained a part says enough, and a defense at inference time may be slow
+        seen, unseen = (
+            None if history else torch.arange(min(UNTRAINED_SAMPLES, len(images)), device=device)
+            for images in (data.x_train, data.x_test)
+        )
         card = {
             "dataset": spec.dataset,
             "architecture": spec.architecture,
-            "defense": spec.defense.label(data.info),
+            "defense": spec.label(data.info),
             "seed": spec.seed,
             "parameters": sum(p.numel() for p in model.parameters()),
             "epochs": len(history),
             "seconds": time.perf_counter() - start,
-            "train_accuracy": score(model, data, data.x_train.to(device), data.y_train.to(device))[1],
-            "test_accuracy": score(model, data, data.x_test.to(device), data.y_test.to(device))[1],
+            "train_accuracy": score(model, data, data.x_train.to(device), data.y_train.to(device), seen)[1],
+            "test_accuracy": score(model, data, data.x_test.to(device), data.y_test.to(device), unseen)[1],
             "history": [line._asdict() for line in history],
         }
         save_model(home, spec, model, card)
@@ -307,14 +326,7 @@ def provenance(home: Home, cell: Cell, *, judged: bool = True) -> dict[str, Any]
 
 def digests(home: Home, specs: Mapping[str, ModelSpec]) -> dict[str, str]:
     """Digests of the weights of those models that are there, by key."""
-    cards = {key: home.model(key) / "card.json" for key, spec in specs.items() if has_model(home, spec)}
-    return {key: _digest(card, card.stat().st_mtime_ns) for key, card in cards.items()}
-
-
-@lru_cache
-def _digest(card: Path, modified: int) -> str:
-    """Digest of the weights that a card vouches for; asked for every cell of a plan."""
-    return str(read_json(card).get("sha256"))
+    return {key: weights_digest(home, spec) for key, spec in specs.items() if has_model(home, spec)}
 
 
 def write_proposal(path: Path, proposal: Proposal, made: Mapping[str, Any]) -> None:

@@ -1,21 +1,26 @@
-"""Leaderboards as CSV, Markdown and self-contained pages, from frames alone: no torch, no toolkit, no MLflow."""
+"""Leaderboards and studies as CSV, Markdown and self-contained pages: from frames alone, without torch or MLflow."""
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pandas as pd
 
+from harness.findings import CLAIM_COLUMNS, Outcome
 from harness.leaderboard import LEADERBOARD_COLUMNS, leaderboard
 from harness.metrics import PAIR_COLUMNS, Board, pair_rows
 
-from . import compare_page, index_page, markdown, model_page, tables
+from . import compare_page, index_page, markdown, model_page, study_markdown, study_page, tables
 from .contrasts import duels
+from .gallery import png
 from .html import MARK
+from .study_figure import svg
+from .study_view import picture_sheet, shown
 
-__all__ = ["write"]
+__all__ = ["write", "write_study"]
 
 FOLDERS = ("models", "compare")
 """Where pages are that come and go with the models."""
@@ -57,6 +62,38 @@ def write(
     return written
 
 
+def write_study(outcome: Outcome, out: Path) -> list[Path]:
+    """Write what a study came to into a directory.
+
+    ``claims.csv``, ``study-NAME.md``, ``study-NAME.html`` (self-contained), ``environment.json`` (what it was run with)
+    and ``figures/`` (SVG lines and PNG image grids, which the Markdown file shows).
+
+    Returns:
+        The files written, the page last.
+
+    Raises:
+        OSError: ``out`` cannot be written to.
+    """
+    name = outcome.findings.study.name
+    figures: dict[str, str | bytes] = {}
+    for one in shown(outcome):
+        sheet = picture_sheet(one.item, outcome.galleries)
+        if one.plot is not None:
+            figures[f"figures/{one.item.name}.svg"] = svg(one.plot)
+        elif sheet is not None:
+            figures[f"figures/{one.item.name}.png"] = png(sheet)
+    files = {Path(file).stem: file for file in figures}
+    contents: dict[str, str | bytes] = {
+        "claims.csv": _csv([outcome.findings.frame()], CLAIM_COLUMNS),
+        "environment.json": json.dumps(dict(outcome.facts), indent=2) + "\n",
+        **figures,
+        f"study-{name}.md": study_markdown.render(outcome, files),
+        f"study-{name}.html": study_page.render(outcome),
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    return [_replace(out / file, content) for file, content in contents.items()]
+
+
 def _pages(sections: Sequence[tables.Section]) -> Iterator[tuple[str, str]]:
     """Name and content of the pages beside the first one."""
     for section in sections:
@@ -80,12 +117,12 @@ def _csv(frames: Sequence[pd.DataFrame], columns: Sequence[str]) -> str:
     return str(frame.to_csv(index=False, columns=list(columns), lineterminator="\n"))
 
 
-def _replace(path: Path, content: str) -> Path:
+def _replace(path: Path, content: str | bytes) -> Path:
     """Write beside, then rename: a reader never sees half a file."""
     path.parent.mkdir(exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        part.write_text(content, encoding="utf-8", newline="\n")
+        part.write_bytes(content.encode() if isinstance(content, str) else content)
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)

@@ -60,7 +60,7 @@ def _section(section: Section) -> Iterator[str]:
     yield from _versus(section)
     if section.failures or section.cautions:
         yield from ("### Failures and invalid results", "")
-        yield from _table(
+        yield from table(
             ("model", "seed", "what", "status", "reason"),
             (
                 [md(f.entry), md(f.seed), md(f.what), md(f.status), md(f.reason)]
@@ -69,7 +69,7 @@ def _section(section: Section) -> Iterator[str]:
         )
     yield from ("### Where the numbers come from", "", "<details><summary>Command and run of every pair</summary>", "")
     pairs = (record.pair for entry in section.entries for record in section.records[entry.anchor])
-    yield from _table(
+    yield from table(
         ("defense", "architecture", "seed", "attack", "threat", "status", "MLflow run", "command"),
         (
             [
@@ -92,7 +92,7 @@ def _ranking(n: int, rows: Sequence[dict[str, Any]] | Sequence[Any]) -> Iterator
     if n:
         yield from (f"n = {integer(n)} images", "")
     head = ("rank", "defense", "architecture", "clean", "worst case", "trust", "95 % interval", "seeds")
-    yield from _table((*head, "strongest attack"), (_ranking_row(row) for row in rows), "rllrrlrrl")
+    yield from table((*head, "strongest attack"), (_ranking_row(row) for row in rows), "rllrrlrrl")
     notes = [f"- {md(row['entry'].name)} has no rank: {md(row['note'])}" for row in rows if row["note"]]
     notes += [
         f"- {md(row['entry'].name)} has trust {row['trust']}: {md(row['trust_reasons'])}"
@@ -131,7 +131,7 @@ def _versus(section: Section) -> Iterator[str]:
         yield "Differences of the worst cases in percentage points, on the same images; an exact paired test, not"
         yield from ("corrected for the number of comparisons.", "")
         found = [contrasted(section, duel.a, duel.b, norm, eps) for duel in here]
-        yield from _table(
+        yield from table(
             ("a", "b", "a minus b", "95 % interval", "p", "in words"),
             (
                 [
@@ -153,7 +153,7 @@ def _heat(panel: Panel) -> Iterator[str]:
         return
     heads = [md(attack.name) + (" (control)" if attack.control else "") for attack in panel.columns]
     yield from (f"Robust accuracy under each attack alone, {panel.text}", "")
-    yield from _table(
+    yield from table(
         ("defense", "architecture", "worst case", *heads),
         (
             [md(row.entry.defense), md(row.entry.architecture), *map(_heat_text, (row.worst, *row.cells))]
@@ -171,7 +171,8 @@ def _heat_text(cell: HeatCell) -> str:
     return f"**{md(cell.text)}**" if cell.state == "failed" else f"{MISSING} ({md(cell.text)})"
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]], align: str = "") -> Iterator[str]:
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], align: str = "") -> Iterator[str]:
+    """Lines of a table, with an empty one at its end; ``align`` has a letter ``l`` or ``r`` for each column."""
     marks = {"r": "---:", "l": "---"}
     yield "| " + " | ".join(head) + " |"
     yield "| " + " | ".join(marks[side] for side in align or "l" * len(head)) + " |"

@@ -38,6 +38,8 @@ def complaint(result: Result) -> str:
         (["plan", "quick", "--defense", "pgd:eps=-0.1"], "pgd: eps must be at least 0, got -0.1"),
         (["plan", "quick", "--defense", "pgd:eps=large"], "pgd: eps must be a number, got 'large'"),
         (["plan", "quick", "--defense", "pgd:norm=l3"], "unknown norm for pgd 'l3'"),
+        (["plan", "quick", "--defense", "gaussian-blur"], "gaussian-blur is built upon a trained model"),
+        (["plan", "quick", "--defense", "standard+pgd"], "pgd trains from nothing, it cannot be built upon standard"),
         (["plan", "quick", "--attack", "agpd"], "unknown attack in suite quick 'agpd'; did you mean apgd"),
         (["plan", "quick", "--seeds", "0,x"], "seeds are whole numbers"),
         (["plan", "quick", "--dataset", "parquet:nowhere.parquet"], "nowhere.parquet"),

@@ -527,6 +527,18 @@ def test_stochastic_predictions(labels: float, logits: float, draws: int, status
     assert (check.status, check.grade) == (status, grade)
 
 
+@pytest.mark.parametrize(("votes", "said"), [(1, "one call"), (5, "the majority of 5 calls")])
+def test_a_model_that_averages_on_its_own_account_is_handled(votes: int, said: str) -> None:
+    board = probed(None)
+    facts = board.health["m0"]["linf"]
+    facts["stochastic"] = {"draws": 8, "labels": 0.01, "logits": 0.1}
+    facts["votes"] = votes
+    check = checks(board)["stochastic-predictions"]
+    assert (check.status, check.grade) == ("remedied", "C")
+    assert f"{said} under a fixed seed is its label" in check.finding
+    assert "among 8 calls" in check.finding
+
+
 def test_a_probe_without_images_says_nothing() -> None:
     found = checks(probed(None, n=0))
     assert found["battery-strength"].grade == found["unbounded-attack"].grade == "B"

@@ -103,6 +103,18 @@ def test_the_version_and_the_public_name_count_the_class_name_does_not() -> None
     assert key(renamed(name="other")) != key(Thing())
 
 
+@dataclass(frozen=True)
+class Grown:
+    name: ClassVar[str] = "grown"
+    old: int = 1
+    new: int | None = field(default=None, metadata={"identity": "set"})
+
+
+def test_a_field_that_came_later_counts_where_it_is_set() -> None:
+    assert canonical(Grown()) == {"is": "grown", "version": 1, "old": 1}
+    assert canonical(Grown(new=2)) == {"is": "grown", "version": 1, "old": 1, "new": 2}
+
+
 def test_a_key_is_a_plain_short_name() -> None:
     keys = {key(number) for number in range(1000)}
     assert len(keys) == 1000

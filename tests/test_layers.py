@@ -158,6 +158,7 @@ def test_reports_see_frames(file: str) -> None:
         "harness.checks",
         "harness.compare",
         "harness.study",
+        "harness.findings",
         *(name for name in ours(file) if name.startswith("reports")),
     }
     assert {name.split(".")[0] for name in imports(file)} <= REPORTS_KNOW

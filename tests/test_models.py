@@ -69,10 +69,47 @@ def test_lenet_is_the_papers_size_on_mnist() -> None:
     assert sum(p.numel() for p in build_model("lenet", (1, 28, 28), 10).parameters()) == 431_080
 
 
+def test_the_small_convnet_has_lenets_stages() -> None:
+    small, large = (build_model(name, (1, 28, 28), 10) for name in ("convnet-gu", "lenet"))
+    assert (small.hidden, list(small.stages)) == (large.hidden, list(large.stages))
+    weights = [tuple(p.shape) for p in small.parameters() if p.dim() > 1]
+    assert weights == [(16, 1, 5, 5), (32, 16, 5, 5), (128, 512), (10, 128)]
+
+
+@pytest.mark.parametrize("name", ["lenet", "convnet-gu"])
 @pytest.mark.parametrize("shape", [(1, 3, 28), (3, 1, 1)])
-def test_images_too_small_for_lenet(shape: Shape) -> None:
-    with pytest.raises(UserError, match="at least 4x4 pixels"):
-        build_model("lenet", shape, 10)
+def test_images_too_small_for_two_poolings(shape: Shape, name: str) -> None:
+    with pytest.raises(UserError, match=f"{name} needs images of at least 4x4 pixels"):
+        build_model(name, shape, 10)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_only_the_autoencoder_is_trained_without_labels(name: str) -> None:
+    model = build_model(name, (1, 28, 28), 10)
+    assert model.unsupervised == (("hidden1",) if name == "ae-400" else ())
+
+
+def test_the_autoencoder_is_the_papers_size() -> None:
+    model = build_model("ae-400", (1, 28, 28), 10)
+    assert [tuple(p.shape) for p in model.parameters() if p.dim() == 2] == [(400, 784), (10, 400)]
+    outputs: dict[str, Tensor] = {}
+    model(torch.rand(4, 1, 28, 28), tap=lambda stage, output: outputs.setdefault(stage, output))
+    flat, h = outputs["flatten"], outputs["hidden1"]
+    torch.testing.assert_close(
+        h, (flat @ model.stages["hidden1"][0].weight.T + model.stages["hidden1"][0].bias).sigmoid()
+    )  # type: ignore[index]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_enters_a_stage_is_what_left_the_one_before(name: str) -> None:
+    model = build_model(name, (1, 8, 8), 3).eval()
+    x = torch.rand(4, 1, 8, 8)
+    before = [x]
+    model(x, tap=lambda _stage, output: before.append(output) or output)  # type: ignore[func-returns-value]
+    for stage, expected in zip(model.stages, before, strict=False):
+        assert torch.equal(model.entering(stage, x), expected)
+    with pytest.raises(KeyError, match="hidden9"):
+        model.entering("hidden9", x)
 
 
 def test_weights_come_from_the_global_generator() -> None:
@@ -107,6 +144,8 @@ def test_names_to_show_can_be_built() -> None:
 def test_hidden_stages_must_exist() -> None:
     with pytest.raises(ValueError, match="no stage named b, c"):
         Stages(OrderedDict(a=nn.Flatten()), ("a", "c", "b"))
+    with pytest.raises(ValueError, match="no stage named d"):
+        Stages(OrderedDict(a=nn.Flatten()), ("a",), unsupervised=("d",))
 
 
 def test_standardising_is_per_channel_and_part_of_the_model() -> None:

@@ -10,19 +10,23 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from defenses.standard import Standard
 from harness.attack import Attack
+from harness.attacks.gradient import Gradient, adv_loss
 from harness.attacks.noise import Noise
+from harness.attacks.transfer import Transfer
+from harness.attacks.unclipped import Unclipped
 from harness.data import Dataset
 from harness.errors import UserError
 from harness.evaluation import evaluate
-from harness.metrics import DISTANCES, FLAGS, SAMPLE_COLUMNS, broken, summary
+from harness.metrics import DISTANCES, FLAGS, SAMPLE_COLUMNS, Pair, broken, nearest, summary, worst_case
 from harness.plan import Suite
 from harness.referee import BOX_TOLERANCE, as_images, judge
 from harness.reference import LinearVictim
 from harness.remedy import Remedy
 from harness.results import pair_from_outcomes
 from harness.shard import Bench, Outcome, Proposal, craft, run_shard
-from harness.threat import NORMS, Norm, Threat
+from harness.threat import NORMS, Norm, Threat, magnitude
 from harness.victim import Victim, VictimError
 
 CONVEX: tuple[Norm, ...] = ("linf", "l2", "l1")
@@ -439,3 +443,112 @@ def test_a_model_that_changes_its_mind_is_refused(digits: Dataset) -> None:
     suite = Suite(name="noise", summary="", attacks={"linf": (Noise(),)}, budgets={"linf": (0.1,)}, samples=20)
     with pytest.raises(UserError, match="vary from call to call"):
         evaluate(Moody(), x, y, suite, dataset=digits.info, remedy=Remedy(), health=False)
+
+
+# ---------------------------------------------------------------- attacks without a box
+
+
+@pytest.fixture
+def corners(victim: LinearVictim) -> tuple[Tensor, Tensor]:
+    """Black and white images: every step leaves the box."""
+    x = torch.rand(N, 1, 4, 4, generator=torch.Generator().manual_seed(5)).round()
+    return x, victim.predict(x)
+
+
+def test_out_of_the_box_an_answer_is_noted_and_nothing_is_won(victim: LinearVictim, corners: Any) -> None:
+    x, y = corners
+    x_adv = x + victim.perturbation(x, y, "l2") * 1.01
+    threat = Threat("l2", float(magnitude(x_adv - x, "l2").max()))
+    strict, free = judge(victim, x, y, x_adv, threat), judge(victim, x, y, x_adv, threat, boxed=False)
+    assert strict.out_of_box.all()
+    assert torch.equal(free.out_of_box, strict.out_of_box)
+    assert (strict.adv_pred == -1).all()
+    assert torch.equal(free.adv_pred, victim.predict(x_adv))  # as they are: clamped they would be other images
+    assert (free.adv_pred != y).all()
+    assert (free.wrong_share == 1).all()
+    assert not free.adversarial.any()
+    assert not free.valid.any()
+    assert not free.survives_rounding.any()
+    assert all(values.isnan().all() for values in free.distances.values())
+
+
+def test_the_budget_holds_without_a_box_too(victim: LinearVictim, corners: Any) -> None:
+    x, y = corners
+    x_adv = x + victim.perturbation(x, y, "l2") * 1.01
+    distance = magnitude(x_adv - x, "l2")
+    free = judge(victim, x, y, x_adv, Threat("l2", float(distance.median())), boxed=False)
+    far = distance > distance.median()
+    assert torch.equal(free.over_budget, far)
+    assert torch.equal(free.adv_pred == -1, far)
+    # clamped, this image would keep the budget
+    assert judge(victim, x, y, x + 3 * (2 * x - 1), Threat("linf", 1.0), boxed=False).over_budget.all()
+    assert not judge(victim, x, y, x + 3 * (2 * x - 1), Threat("linf", 3.0), boxed=False).over_budget.any()
+
+
+def test_inside_the_box_an_unclipped_attack_wins_nothing_either(victim: LinearVictim, images: Any) -> None:
+    x, y = images
+    free = judge(victim, x, y, x + victim.perturbation(x, y, "l2") * 1.01, Threat("l2"), boxed=False)
+    assert free.valid.all()
+    assert (free.adv_pred != y).all()
+    assert not free.adversarial.any()
+
+
+def test_a_lie_is_a_lie_without_a_box_as_well(liar: Any, bench: Bench, images: Any) -> None:
+    attack, flag = liar
+    x, y = images
+
+    class Free(Function):
+        boxed = False
+
+    eps = 0.01 if flag == "over_budget" else 50
+    outcome = run(bench, Free(attack), Threat("linf", eps), x, y)
+    state = pair_from_outcomes({"n": N}, [(outcome.samples, outcome.facts, outcome.gallery)]).meta["status"]
+    assert not outcome.samples["adversarial"].any()
+    expected = {"crashed": "crashed", "out_of_box": "unclipped"}.get(str(flag), "invalid")
+    assert state == expected  # what does nothing is invalid as well
+
+
+def pair_of(outcome: Outcome, attack: Attack) -> Pair:
+    meta = {"n": N, "model": "m", "attack": attack.label, "norm": "l2", "eps": 2.0}
+    return pair_from_outcomes(meta, [(outcome.samples, outcome.facts, outcome.gallery)])
+
+
+@pytest.mark.parametrize("crafted_elsewhere", [False, True])
+def test_unclipped_pairs_are_in_no_worst_case(crafted_elsewhere: bool, bench: Bench, corners: Any) -> None:
+    x, y = corners
+    attack: Attack = Unclipped(attack=adv_loss())
+    threat, crafted = Threat("l2", 2.0), None
+    if crafted_elsewhere:  # the paper's fixed set
+        source = Bench.of(LinearVictim.random(4, (1, 4, 4), scale=5.0).model, 4, "cpu")
+        crafted = craft(source.attacked, attack, threat, x, y, 0)
+        attack = Transfer(attack=attack, defense=Standard())
+    free = run(bench, attack, threat, x, y, crafted=crafted)
+    assert free.samples["out_of_box"].all()
+    assert (free.samples["adv_pred"] != free.samples["label"]).all()
+    free_pair = pair_of(free, attack)
+    assert free_pair.meta["status"] == "unclipped"
+    assert free_pair.meta["invalid"]["out_of_box"] == N
+    assert not broken(free.samples, "l2", 100).any()  # so no cascade drops an image for it
+    assert nearest([free_pair], "l2")["distance"].eq(np.inf).all()
+    clipped = run(bench, Gradient(), Threat("l2", 0.3), x, y)
+    alone = worst_case([pair_of(clipped, Gradient())], "l2", 2.0)
+    both = worst_case([pair_of(clipped, Gradient()), free_pair], "l2", 2.0)
+    assert (both.accuracy, both.strongest) == (alone.accuracy, alone.strongest)
+    assert both.broken_by[attack.label] == 0
+
+
+def test_a_suite_with_an_unclipped_attack_says_so(trained: nn.Module, digits: Dataset) -> None:
+    def worst(*attacks: Attack) -> tuple[pd.DataFrame, float]:
+        suite = Suite(name="study", summary="", attacks={"l2": attacks}, budgets={"l2": (1.0,)}, samples=40)
+        _, (x, y) = digits.test_sample(40)
+        frame = evaluate(trained, x, y, suite, dataset=digits.info, health=False)
+        return frame, frame.attrs["worst_case"]["l2", 1.0]
+
+    weak = Gradient(p=1.0)
+    both, accuracy = worst(weak, Unclipped(attack=Gradient()))
+    _, alone = worst(weak)
+    row = both.set_index("attack").loc["unclipped:gradient"]
+    assert row["status"] == "unclipped"
+    assert np.isnan(row["robust_accuracy"])
+    assert row["invalid"] > 0
+    assert accuracy == alone > worst(Gradient())[1]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.errors import UserError
+from harness.identity import canonical
 from harness.remedy import VOTES, Remedy
 from harness.shard import Bench
 from harness.stand_in import find_function, give_gradients
@@ -134,6 +135,22 @@ def test_votes_repeat_and_leave_the_generators_alone(x: Tensor) -> None:
     assert bench.referee.cost.forwards == 0
 
 
+def test_a_model_that_averages_by_itself_is_asked_as_often_as_it_says(x: Tensor) -> None:
+    remedy = Remedy(votes=3)
+    bench = Bench.of(Noisy(), 3, "cpu", remedy)
+    assert torch.equal(bench.referee.ballots(x), bench.referee.ballots(x))
+    assert (bench.referee.ballots(x).sum(1) == 3).all()
+    assert bench.attacked.remedy.stochastic
+    bench.attacked(x)
+    assert bench.attacked.cost.forwards == len(x)  # attacks see one call
+    assert (Remedy().calls, Remedy(draws=2).calls, Remedy(draws=2, votes=5).calls) == (None, VOTES, 5)
+
+
+def test_votes_are_no_part_of_the_keys_of_those_that_have_none() -> None:
+    assert "votes" not in canonical(Remedy(draws=3))
+    assert canonical(Remedy(votes=1))["votes"] == 1
+
+
 def test_a_remedy_says_what_it_does() -> None:
     assert not Remedy()
     remedy = Remedy(temperature=20, draws=8, stand_ins=(("front", "identity"),))
@@ -143,3 +160,6 @@ def test_a_remedy_says_what_it_does() -> None:
         Remedy(temperature=0)
     with pytest.raises(UserError, match="draws"):
         Remedy(draws=0)
+    with pytest.raises(UserError, match="votes must be at least 1, got 0"):
+        Remedy(votes=0)
+    assert str(Remedy(votes=1)) == "labels by 1 vote"

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from harness.data import DATASETS, Dataset
 from harness.errors import UserError
-from harness.identity import seed_everything
+from harness.identity import canonical, key, seed_everything
 from harness.models import Stages
+from harness.pretraining import ACTIVITY, Decoder, reconstruction_loss, sparsity
 from harness.training import Diverged, Loss, Trained, Trainer, score
 
 
@@ -198,6 +199,141 @@ def test_one_sgd_step_is_the_formula(tiny: Dataset) -> None:
         torch.testing.assert_close(after, before - 0.3 * (grad + 0.01 * before), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("decayed", ["all", "dense"])
+@pytest.mark.parametrize("architecture", ["convnet-gu", "mlp-4"])
+def test_decay_can_leave_convolutions_out(tiny: Dataset, decayed: Any, architecture: str) -> None:
+    start = fit(tiny, Plain(epochs=0), architecture=architecture).model
+    trainer = Plain(epochs=1, batch_size=500, optimizer="sgd", lr=0.3, weight_decay=0.1, decayed=decayed)
+    moved = fit(tiny, trainer, architecture=architecture).model
+    x, y = tiny.train
+    grads = torch.autograd.grad(F.cross_entropy(start(x), y), list(start.parameters()))
+    for (name, before), after, grad in zip(start.named_parameters(), moved.parameters(), grads, strict=True):
+        decay = 0.0 if decayed == "dense" and "conv" in name else 0.1
+        torch.testing.assert_close(after, before - 0.3 * (grad + decay * before), rtol=1e-4, atol=1e-5)
+
+
+# ---------------------------------------------------------------- stages trained without labels
+
+
+def halves(model: nn.Module) -> tuple[Tensor, Tensor]:
+    """Weights of the encoder and of the softmax on top."""
+    assert isinstance(model, Stages)
+    return weights(model.stages["hidden1"]), weights(model.stages["logits"])
+
+
+def encoder(data: Dataset, trainer: Trainer, seed: int = 0) -> Tensor:
+    return halves(fit(data, trainer, architecture="ae-400", seed=seed).model)[0]
+
+
+def test_an_autoencoders_features_are_enough_for_the_digits(digits: Dataset) -> None:
+    trained = fit(digits, Plain(epochs=15, lr=2e-2, pretraining=30), architecture="ae-400")
+    assert len(trained.history) == 15
+    assert score(trained.model, digits, digits.x_test, digits.y_test)[1] > 0.9
+
+
+def test_labels_train_the_softmax_alone(tiny: Dataset) -> None:
+    first, second = (fit(tiny, Plain(epochs=e, pretraining=2), architecture="ae-400").model for e in (0, 3))
+    assert torch.equal(halves(first)[0], halves(second)[0])
+    assert not torch.equal(halves(first)[1], halves(second)[1])
+    blank = replace(tiny, y_train=torch.zeros_like(tiny.y_train))
+    assert torch.equal(encoder(blank, Plain(epochs=3, pretraining=2)), halves(second)[0])
+    assert not torch.equal(encoder(tiny, Plain(epochs=0, pretraining=2), seed=1), halves(first)[0])
+
+
+def test_weight_decay_is_for_labels(tiny: Dataset) -> None:
+    """A decay of the size that a classifier needs would leave nothing of an encoder."""
+    plain = encoder(tiny, Plain(epochs=1, pretraining=2))
+    assert torch.equal(encoder(tiny, Plain(epochs=1, pretraining=2, weight_decay=0.1)), plain)
+
+
+def test_without_a_number_there_are_as_many_passes_as_epochs(tiny: Dataset) -> None:
+    assert torch.equal(encoder(tiny, Plain(epochs=2)), encoder(tiny, Plain(epochs=0, pretraining=2)))
+    untouched = fit(tiny, Plain(epochs=0), architecture="ae-400").model
+    assert torch.equal(encoder(tiny, Plain(epochs=2, pretraining=0)), halves(untouched)[0])
+
+
+def test_the_judged_model_is_as_any_other(tiny: Dataset) -> None:
+    """Nothing of the freezing or the decoder remains."""
+    trainer = Plain(epochs=1)
+    model = fit(tiny, trainer, architecture="ae-400").model
+    assert all(p.requires_grad for p in model.parameters())
+    again = trainer.build("ae-400", tiny.info)
+    again.load_state_dict(model.state_dict())
+    assert torch.equal(again(tiny.test.x), model(tiny.test.x))
+
+
+@pytest.mark.parametrize("architecture", ["mlp-16", "convnet-gu"])
+def test_a_model_without_such_stages_is_left_alone(tiny: Dataset, architecture: str) -> None:
+    with_, without = (
+        weights(fit(tiny, Plain(epochs=1, pretraining=p), architecture=architecture).model) for p in (5, 0)
+    )
+    assert torch.equal(with_, without)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reconstructs(Trainer):
+    """Notes what its encoder is shown, and the loss."""
+
+    name: ClassVar[str] = "reconstructs"
+    scale: float = 1.0
+
+    def reconstruction(self, model: Stages, stage: str, decoder: Decoder, x: Tensor) -> Tensor:
+        loss = self.scale * super().reconstruction(model, stage, decoder, x)
+        SEEN.append((loss.item(), x, x))
+        return loss
+
+
+def test_an_encoder_sees_the_images_that_are_trained_on(tiny: Dataset) -> None:
+    """Each once a pass, and none of those that are held out."""
+    trainer = Reconstructs(epochs=1, pretraining=2, batch_size=64, validation=0.25, lr=1e-2)
+    fit(tiny, trainer, architecture="ae-400")
+    assert [len(x) for _, x, _ in SEEN] == [64, 64, 22] * 2
+    first, second = (torch.cat([x for _, x, _ in SEEN[part]]) for part in (slice(0, 3), slice(3, 6)))
+    assert sorted(map(tuple, first.tolist())) == sorted(map(tuple, second.tolist()))
+    assert set(map(tuple, first.tolist())) <= set(map(tuple, tiny.train.x.flatten(1).tolist()))
+    assert SEEN[-1][0] < SEEN[0][0]
+
+
+def test_an_encoder_that_diverges_is_reported(tiny: Dataset) -> None:
+    with pytest.raises(Diverged, match=r"reconstructs: the loss of hidden1 became (inf|nan) in epoch 1; try"):
+        fit(tiny, Reconstructs(epochs=1, scale=1e39), architecture="ae-400")
+
+
+def test_the_reconstruction_loss_is_the_cross_entropy_of_a_component() -> None:
+    x, logits = torch.rand(5, 2, 3), torch.randn(5, 6)
+    p, q = x.flatten(1), logits.sigmoid()
+    expected = -(p * q.log() + (1 - p) * (1 - q).log()).mean()
+    torch.testing.assert_close(reconstruction_loss(logits, x), expected)
+
+
+def test_sparsity_is_the_divergence_of_mean_activations() -> None:
+    h = torch.rand(6, 4)
+    rho, q = ACTIVITY, h.mean(0)
+    expected = (rho * (rho / q).log() + (1 - rho) * ((1 - rho) / (1 - q)).log()).mean()
+    torch.testing.assert_close(sparsity(h), expected)
+    assert sparsity(torch.full((6, 4), ACTIVITY)).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_an_encoder_becomes_sparse(digits: Dataset) -> None:
+    trainer = Plain(epochs=0, pretraining=30, lr=2e-2)
+    model = fit(digits, trainer, architecture="ae-400").model
+    assert isinstance(model, Stages)
+    with torch.no_grad():
+        activity = model.entering("logits", digits.test.x).mean()
+    assert activity.item() == pytest.approx(ACTIVITY, abs=0.03)
+
+
+def test_keys_of_before_stand() -> None:
+    """Fields that came later count only where they are set."""
+    fields = canonical(Plain())
+    assert "decayed" not in fields
+    assert "pretraining" not in fields
+    assert key(Plain(decayed="dense")) != key(Plain()) != key(Plain(pretraining=3))
+
+
+# ---------------------------------------------------------------- declarations
+
+
 def test_score_is_the_mean_over_images_whatever_the_batch(digits: Dataset, trained: nn.Module) -> None:
     with torch.no_grad():
         logits = trained(digits.test.x)
@@ -213,6 +349,8 @@ def test_score_is_the_mean_over_images_whatever_the_batch(digits: Dataset, train
     ("settings", "complaint"),
     [
         ({"epochs": -1}, "plain: epochs must be at least 0, got -1"),
+        ({"pretraining": -1}, "plain: pretraining must be at least 0, got -1"),
+        ({"decayed": "some"}, "unknown decayed for plain 'some'; choose from all, dense"),
         ({"batch_size": 0}, "plain: batch_size must be at least 1, got 0"),
         ({"lr": 0.0}, "plain: lr must be positive, got 0.0"),
         ({"lr": -1.0}, "plain: lr must be positive"),

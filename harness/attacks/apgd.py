@@ -112,7 +112,7 @@ class APGD(Attack):
         for number in range(self.steps + 1):
             last = number == self.steps
             hit = self._look(victim, front, differentiate=not last)
-            gone = hit & pace.valid & (victim.remedy.draws == 1)
+            gone = hit & pace.valid & (not victim.remedy.stochastic)
             if gone.any():
                 out[front.rows[gone]] = front.now[gone]
                 front, pace, draws, hit = front.of(~gone), pace.of(~gone), draws.of(~gone), hit[~gone]

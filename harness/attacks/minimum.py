@@ -104,7 +104,7 @@ class MinimumNorm(Attack):
             with torch.no_grad():
                 logits = victim(x[rows])
                 right = ~is_fooled(logits, y[rows])
-                if victim.remedy.draws > 1:
+                if victim.remedy.stochastic:
                     right = ~always_wrong(victim, x[rows], y[rows])
             rows = rows[right]
             if len(rows):
@@ -188,7 +188,7 @@ def always_wrong(victim: Victim, x: Tensor, y: Tensor) -> Tensor:
         y: Labels (N,).
     """
     wrong = torch.ones_like(y, dtype=torch.bool)
-    for _ in range(CALLS if victim.remedy.draws > 1 else 1):
+    for _ in range(CALLS if victim.remedy.stochastic else 1):
         wrong &= torch.cat([victim(part).argmax(1) for part in torch.split(x, CHUNK)]) != y
     return wrong
 
@@ -213,7 +213,7 @@ def settle(victim: Victim, x: Tensor, y: Tensor, x_adv: Tensor) -> Tensor:
     """
     out = x_adv.clone()
     rows = (x_adv != x).flatten(1).any(1).nonzero().squeeze(1)
-    for _ in range(ROUNDS if victim.remedy.draws > 1 else 0):
+    for _ in range(ROUNDS if victim.remedy.stochastic else 0):
         if not len(rows):
             break
         rows = rows[~always_wrong(victim, out[rows], y[rows])]

@@ -97,7 +97,7 @@ class Square(Attack):
         best = _start(x, threat, smallest, draws)
         margin, hit = _ask(victim, best, y)
         for query in range(1, self.queries):
-            gone = hit & (victim.remedy.draws == 1)
+            gone = hit & (not victim.remedy.stochastic)
             if gone.any():
                 out[rows[gone]] = best[gone]
                 rows, x, y, best, margin, hit = (part[~gone] for part in (rows, x, y, best, margin, hit))
@@ -110,7 +110,7 @@ class Square(Attack):
             new, hit = _ask(victim, trial, y)
             better = (new >= margin) | hit
             best, margin = torch.where(per_sample(better, x), trial, best), torch.where(better, new, margin)
-        standing = ~(hit & (victim.remedy.draws == 1))
+        standing = ~(hit & (not victim.remedy.stochastic))
         out[rows] = best
         score[rows[standing]] = margin[standing]
         return out, score

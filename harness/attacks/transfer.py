@@ -46,6 +46,11 @@ class Transfer(Attack):
         return "none"
 
     @property
+    def boxed(self) -> bool:
+        """As the crafting attack."""
+        return self.attack.boxed
+
+    @property
     def family(self) -> Family:
         """Transfer, whatever crafts."""
         return "transfer"

@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 import defenses as package
 from defenses import defense, defenses
@@ -17,12 +18,14 @@ from defenses.fast_gradient import FastGradient
 from defenses.gaussian_noise import GaussianNoise
 from defenses.pgd import Pgd
 from defenses.standard import Standard
+from harness.autoencoder import Autoencoder, Purified
 from harness.data import DATASETS, Dataset
 from harness.errors import UserError
 from harness.identity import key, seed_everything
 from harness.models import Stages, build_model
 from harness.threat import Threat
-from harness.training import Loss
+from harness.training import Loss, Trainer
+from harness.upon import Untrained, Upon
 
 SHAPE = (1, 8, 8)
 
@@ -82,31 +85,86 @@ def test_a_new_file_is_all_a_defense_takes(tmp_path: Path, monkeypatch: pytest.M
     assert "brand-new" not in defenses()
 
 
+def few(data: Dataset, n: int) -> Dataset:
+    return replace(data, x_train=data.x_train[:n], y_train=data.y_train[:n])
+
+
+@cache
+def base_of(architecture: str, data: Dataset) -> nn.Module:
+    """A model to build upon; do not change it."""
+    seed_everything(0)
+    return Standard(epochs=2, lr=5e-3).fit(architecture, few(data, 400)).model
+
+
+def needs(name: str, architecture: str, data: Dataset) -> dict[str, nn.Module]:
+    """What ``fit`` has to be given for a defense beside the data."""
+    kind = defense(name)
+    if not issubclass(kind, Upon):
+        return {}
+    base = base_of(architecture, data)
+    return {"base": Purified(Autoencoder(data.info.shape), base) if kind.fronted else base}
+
+
+TRAINED = [name for name, kind in defenses().items() if not issubclass(kind, Untrained)]
+UNTRAINED = [name for name in defenses() if name not in TRAINED]
+
+
 @pytest.mark.parametrize("architecture", ["mlp-8", "lenet", "resnet"])
-@pytest.mark.parametrize("name", list(defenses()))
+@pytest.mark.parametrize("name", UNTRAINED)
+def test_what_is_not_trained_leaves_the_base_alone(name: str, architecture: str, digits: Dataset) -> None:
+    more = needs(name, architecture, digits)
+    before = {key: value.clone() for key, value in more["base"].state_dict().items()}
+    model, history = defense(name)().fit(architecture, few(digits, 48), **more)
+    assert history == []
+    assert not model.training
+    assert model(digits.test.x[:7]).shape == (7, 10)
+    assert all(torch.equal(value, before[key]) for key, value in more["base"].state_dict().items())
+
+
+@pytest.mark.parametrize("name", [name for name in defenses() if issubclass(defense(name), Upon)])
+def test_a_defense_upon_a_model_says_that_there_is_none(name: str, digits: Dataset) -> None:
+    trainer = defense(name)()
+    with pytest.raises(UserError, match=f"{name} is built upon a trained model.*standard[+]{name}"):
+        trainer.fit("mlp-8", digits)
+    with pytest.raises(UserError, match=f"{name} is built upon a trained model"):
+        trainer.build("mlp-8", digits.info)
+
+
+@pytest.mark.parametrize("architecture", ["mlp-8", "lenet", "resnet"])
+@pytest.mark.parametrize("name", TRAINED)
 def test_three_steps_change_the_weights(name: str, architecture: str, digits: Dataset) -> None:
-    small = replace(digits, x_train=digits.x_train[:48], y_train=digits.y_train[:48])
+    small = few(digits, 48)
     trainer = defense(name)(epochs=1, batch_size=16)
+    more = needs(name, architecture, digits)
+    kept = {id(value) for part in more.values() for value in part.parameters()}
+    held = [value.detach().clone() for part in more.values() for value in part.state_dict().values()]
 
     def fit(epochs: int) -> tuple[list[Tensor], float]:
         seed_everything(3)
-        model, history = replace(trainer, epochs=epochs).fit(architecture, small)
+        model, history = replace(trainer, epochs=epochs).fit(architecture, small, **more)
         assert not model.training
         loss = history[0].loss if history else math.nan
-        return [value.detach().clone() for value in model.parameters()], loss
+        return [value.detach().clone() for value in model.parameters() if id(value) not in kept], loss
 
     (start, _), (end, loss), (again, _) = fit(0), fit(1), fit(1)
     assert math.isfinite(loss)
     assert all(not torch.equal(a, b) for a, b in zip(start, end, strict=True))
     assert all(torch.equal(a, b) for a, b in zip(again, end, strict=True))
     assert all(value.isfinite().all() for value in end)
+    now = [value for part in more.values() for value in part.state_dict().values()]
+    assert all(torch.equal(a, b) for a, b in zip(held, now, strict=True))
+
+
+NEVER = ("patience", "pretraining")
+"""Fields whose ``None`` does not stand for the data set's own value."""
 
 
 @pytest.mark.parametrize("name", list(defenses()))
 def test_declarations(name: str) -> None:
-    kind, info = defense(name), DATASETS["digits"]
+    kind: type[Trainer] = defense(name)
+    info = DATASETS["digits"]
     resolved = kind().resolve(info)
-    assert None not in {value for field, value in vars(resolved).items() if field != "patience"}
+    assert None not in {value for field, value in vars(resolved).items() if field not in NEVER}
     assert resolved.resolve(DATASETS["mnist"]) == resolved
     assert kind().label(info) == resolved.label(info) == name
     assert kind.summary
@@ -230,7 +288,7 @@ def test_gaussian_noise_is_fresh_and_of_its_size(model: Stages, batch: Any) -> N
     seen: list[Tensor] = []
 
     class Spy(torch.nn.Module):
-        def forward(self, images: Tensor) -> Tensor:
+        def forward(self, images: Tensor, tap: None = None) -> Tensor:
             seen.append(images)
             return model(images)
 

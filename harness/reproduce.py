@@ -1,0 +1,152 @@
+"""``gauntlet reproduce``: run what a study lacks, and gather what was measured."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from functools import cache
+from typing import Any
+
+import pandas as pd
+
+from . import environment
+from .blueprint import Blueprint
+from .campaign import boards_from_home, model_state
+from .findings import Evidence, Findings, Outcome
+from .leaderboard import leaderboard
+from .metrics import Board, Pair
+from .plan import Plan
+from .results import is_finished, read_pair
+from .runner import Report, Watch, run
+from .store import Home
+from .study import Measure
+from .tracking import Tracker
+from .work import Context
+
+
+def execute(
+    print_: Blueprint,
+    context: Context,
+    *,
+    jobs: int,
+    tracker: Tracker | None,
+    display: Callable[[Plan], AbstractContextManager[Callable[[Watch], None]]],
+) -> list[Report]:
+    """Run what is missing of a study's own pairs, then of the batteries.
+
+    Args:
+        print_: What is asked for.
+        context: Home, data and device.
+        jobs: Worker processes.
+        tracker: MLflow; None tracks nothing.
+        display: Shows how the run of a plan goes.
+    """
+    command = shlex.join(["gauntlet", *sys.argv[1:]])
+    ended = []
+    for plan in (print_.plan, *print_.judgements):
+        if plan.models:
+            with display(plan) as observe:
+                ended.append(run(plan, context, jobs=jobs, command=command, tracker=tracker, observe=observe))
+    return ended
+
+
+def gather(print_: Blueprint, home: Home) -> Outcome:
+    """Read back what was measured; what was not run is missing, not guessed."""
+
+    @cache
+    def pair(key: str) -> Pair | None:
+        folder = home.cell(key)
+        return read_pair(folder) if is_finished(folder) else None
+
+    def found(measure: Measure, seed: int) -> Pair | None:
+        return pair(print_.cells[measure, seed].key)
+
+    def card(model: str, seed: int) -> Mapping[str, Any] | None:
+        state = model_state(home, print_.model(model, seed).key)
+        card: Mapping[str, Any] = state["card"]
+        return card if state["status"] == "ok" else None
+
+    def samples(measure: Measure, seed: int) -> pd.DataFrame | None:
+        one = found(measure, seed)
+        return None if one is None else one.samples
+
+    def trouble(measure: Measure, seed: int) -> str:
+        one = found(measure, seed)
+        return "" if one is None or one.meta["status"] in ("ok", "unclipped") else f"seed {seed}: {one.meta['status']}"
+
+    findings = Findings(print_.study, Evidence(card, samples, trouble, print_.seeds), print_.profile_name)
+    galleries = {}
+    for item in print_.study.items:
+        for picture in item.pictures:
+            one = found(picture.measure, print_.seeds[0])
+            if one is not None and one.gallery:
+                galleries[picture.measure] = one.gallery
+    return Outcome(
+        findings=findings,
+        judgement=judgement(print_, home),
+        galleries=galleries,
+        facts=_facts(print_, home, [one for cell in print_.cells.values() if (one := pair(cell.key)) is not None]),
+        declared={
+            name: f"{spec.architecture}: {spec.label(print_.info)}"
+            for (name, seed), spec in print_.models.items()
+            if seed == print_.seeds[0]
+        },
+    )
+
+
+def judgement(print_: Blueprint, home: Home) -> pd.DataFrame:
+    """What today's batteries leave: a row a defended model, norm and eps.
+
+    Returns:
+        Columns ``model, suite, norm, eps, n, seeds, clean_accuracy, worst_case_accuracy, worst_case_low,
+        worst_case_high, trust, trust_reasons, note, strongest_attack``.
+    """
+    suites = {suite.name for suite in print_.batteries}
+    called = {spec.key: name for name, _, spec in print_.judged}
+    n = min(print_.profile.battery_samples, print_.info.test_size)
+    rows = []
+    for board in boards_from_home(home) if called else []:
+        if board.suite not in suites:
+            continue
+        for name in dict.fromkeys(called.values()):
+            keys = {key for key in called if called[key] == name}
+            frame = leaderboard(_part(board, keys))
+            rows.append(frame[frame["n"] == n].assign(model=name))
+    columns = ["model", "suite", "norm", "eps", "n", "seeds", "clean_accuracy", "worst_case_accuracy"]
+    columns += ["worst_case_low", "worst_case_high", "trust", "trust_reasons", "note", "strongest_attack"]
+    return pd.concat(rows, ignore_index=True)[columns] if rows else pd.DataFrame(columns=columns)
+
+
+def _part(board: Board, keys: set[str]) -> Board:
+    """A board with some of its models alone."""
+    return Board(
+        suite=board.suite,
+        budgets=board.budgets,
+        pairs=[pair for pair in board.pairs if pair.meta["model"] in keys],
+        missing={key: names for key, names in board.missing.items() if key in keys},
+        models={key: entry for key, entry in board.models.items() if key in keys},
+        health={key: facts for key, facts in board.health.items() if key in keys},
+    )
+
+
+def _facts(print_: Blueprint, home: Home, pairs: Sequence[Pair]) -> dict[str, Any]:
+    cards = [model_state(home, spec.key)["card"] for spec in print_.plan.models]
+    only = "" if print_.seeds == print_.profile.seeds else " --seeds " + ",".join(map(str, print_.seeds))
+    return {
+        "study": print_.study.name,
+        "profile": print_.profile_name,
+        "summary": print_.profile.summary,
+        "dataset": print_.info.name,
+        "seeds": list(print_.seeds),
+        "samples": min(print_.profile.samples, print_.info.test_size),
+        "command": print_.plan.again + only,
+        "skipped": [called for name, called in print_.study.defended if name in print_.profile.skipped],
+        "models": len(print_.plan.models),
+        "pairs": len(print_.plan.cells),
+        "training_seconds": round(sum(float(card.get("seconds", 0)) for card in cards)),
+        "attack_seconds": round(sum(float(pair.meta.get("seconds", 0)) for pair in pairs)),
+        "versions": environment.versions(),
+        "git_commit": environment.git_commit(),
+    }

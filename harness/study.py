@@ -1,0 +1,341 @@
+"""A paper's experiments as data: what it printed, how each value is measured here, and what it claims.
+
+Declarations only, without torch: reports read these types. What a declaration needs trained and attacked is worked out
+in :mod:`harness.reproduce`, what came of it in :mod:`harness.findings`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from .errors import UserError, unknown
+
+if TYPE_CHECKING:
+    from .attack import Attack
+    from .data import DatasetInfo
+    from .plan import ModelSpec
+    from .threat import Threat
+
+Unit = Literal["%", ""]
+Relation = Literal[">", "<", ">=", "<="]
+Operation = Literal["difference", "ratio", "recovered", "least", "most", "mean"]
+
+SCALE: Final[Mapping[Unit, float]] = {"%": 100.0, "": 1.0}
+"""From a measured quantity to what is printed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measure:
+    """One number that can be measured for every training seed.
+
+    Attributes:
+        quantity: Name in :data:`harness.quantities.QUANTITIES`.
+        model: Name of a model of the study.
+        attack: What is run against it; None for what is read off the model's training record.
+        threat: Norm and, for a budget attack, eps.
+        source: Name of the model that the images are crafted on, "" for the model itself.
+        samples: Test images; None: the profile's.
+        settings: What the quantity asks for, as sorted pairs.
+    """
+
+    quantity: str
+    model: str
+    attack: Attack | None = None
+    threat: Threat | None = None
+    source: str = ""
+    samples: int | None = None
+    settings: tuple[tuple[str, Any], ...] = ()
+
+    def __post_init__(self) -> None:
+        if (self.attack is None) != (self.threat is None):
+            raise ValueError(f"{self.quantity} of {self.model}: an attack and a threat go together")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Derived:
+    """A number made from others, seed by seed.
+
+    Attributes:
+        operation: ``"difference"`` a - b, ``"ratio"`` a / b, ``"recovered"`` 1 - a / b (the share of errors b that a is
+            without), ``"least"``, ``"most"`` or ``"mean"`` of any number.
+        of: What it is made of.
+    """
+
+    operation: Operation
+    of: tuple[Quantity, ...]
+
+    def __post_init__(self) -> None:
+        pair = self.operation in ("difference", "ratio", "recovered")
+        if not self.of or (pair and len(self.of) != 2):
+            raise ValueError(f"{self.operation} takes {'two quantities' if pair else 'some quantities'}")
+
+
+Quantity = Measure | Derived
+
+
+@dataclass(frozen=True, kw_only=True)
+class Value:
+    """One cell of a table or point of a figure.
+
+    Attributes:
+        row: Row of the table, or name of the line.
+        column: Column of the table, or horizontal position of the point.
+        metric: What is measured, in a few words.
+        quantity: How it is measured.
+        printed: The paper's value in ``unit``; None where a figure prints no number.
+        unit: ``"%"`` for shares, ``""`` for plain numbers.
+        tolerance: How far from ``printed`` still counts as reproduced, in ``unit``.
+    """
+
+    row: str
+    column: str
+    metric: str
+    quantity: Quantity
+    printed: float | None = None
+    unit: Unit = ""
+    tolerance: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.tolerance) and self.tolerance >= 0):
+            raise ValueError(f"{self.row}, {self.column}: tolerance must be finite and at least 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """One column of an image grid.
+
+    Attributes:
+        title: Heading.
+        measure: Names the model and attack whose kept images are shown.
+        shows: The clean image, the adversarial one, or their difference.
+    """
+
+    title: str
+    measure: Measure
+    shows: Literal["original", "adversarial", "noise"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Item:
+    """A table or a figure.
+
+    Attributes:
+        name: ``table-5``, ``figure-1``: what ``--only`` takes.
+        title: Caption, in our words.
+        where: Page and section of the paper.
+        kind: How it is shown.
+        values: Its cells or points.
+        pictures: Columns of an image grid.
+        note: What a reader must know of it.
+        axes: What stands at the axes of lines.
+    """
+
+    name: str
+    title: str
+    where: str
+    kind: Literal["table", "lines", "grid"] = "table"
+    values: tuple[Value, ...] = ()
+    pictures: tuple[Picture, ...] = ()
+    note: str = ""
+    axes: tuple[str, str] = ("", "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clause:
+    """One checkable part of a claim: ``left relation right``.
+
+    Attributes:
+        text: What is compared, as a row heading.
+        left: A quantity.
+        relation: ``">"`` and the like; a tie counts for ``">="`` and ``"<="``.
+        right: Another quantity, or a bound.
+        unit: How both are shown.
+    """
+
+    text: str
+    left: Quantity
+    relation: Relation
+    right: Quantity | float
+    unit: Unit = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """A sentence of the paper that can be checked.
+
+    Attributes:
+        name: Short name, for ``claims.csv``.
+        text: The claim, in our words.
+        where: Section and page.
+        clauses: It holds if all of them do.
+    """
+
+    name: str
+    text: str
+    where: str
+    clauses: tuple[Clause, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """Something that the paper leaves open.
+
+    Attributes:
+        topic: What.
+        choice: What is done here.
+        reason: Why.
+        effects: Quantities that show what another choice would have given, with a name each.
+    """
+
+    topic: str
+    choice: str
+    reason: str
+    effects: tuple[tuple[str, Value], ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """How much is run.
+
+    Attributes:
+        summary: One line for people.
+        dataset: Name of the data set.
+        seeds: Training seeds.
+        samples: Test images a cell.
+        batteries: Suites that judge the study's models as of today.
+        battery_samples: Test images of these.
+        battery_seeds: Seeds that are judged by them.
+        skipped: Defended models that they leave out, being too slow for the profile.
+        settings: What the study's own declaration of models asks for (epochs, for instance).
+    """
+
+    summary: str
+    dataset: str
+    seeds: tuple[int, ...]
+    samples: int
+    batteries: tuple[str, ...] = ("linf", "l2")
+    battery_samples: int = 500
+    battery_seeds: int = 1
+    skipped: tuple[str, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+Models = Callable[[Profile, "DatasetInfo", int], Mapping[str, "ModelSpec"]]
+"""The study's models by name, for one profile, data set and training seed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """A paper's models, attacks, tables, figures and claims.
+
+    Attributes:
+        name: What ``gauntlet reproduce`` takes.
+        title: Of the paper.
+        source: Authors, year, where it appeared.
+        profiles: ``smoke``, ``cpu`` and ``full``.
+        models: Builds them.
+        items: Tables and figures in the paper's order.
+        claims: What carries the paper.
+        choices: What the paper leaves open.
+        defended: Models that today's batteries judge, as ``(name, what to call it)``.
+        datasets: Data sets on which the paper's values were measured: on another one none is reproduced.
+    """
+
+    name: str
+    title: str
+    source: str
+    profiles: Mapping[str, Profile]
+    models: Models
+    items: tuple[Item, ...]
+    claims: tuple[Claim, ...] = ()
+    choices: tuple[Choice, ...] = ()
+    defended: tuple[tuple[str, str], ...] = ()
+    datasets: tuple[str, ...] = ("mnist",)
+
+    def __post_init__(self) -> None:
+        assert len(set(self.names)) == len(self.names), f"study {self.name}: two items or claims share a name"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Items and claims: what can be asked for alone."""
+        return (*(item.name for item in self.items), *(claim.name for claim in self.claims))
+
+    def profile(self, name: str) -> Profile:
+        """The profile of that name.
+
+        Raises:
+            UserError: There is none; the message lists the choices.
+        """
+        if name not in self.profiles:
+            raise unknown(f"profile of {self.name}", name, self.profiles)
+        return self.profiles[name]
+
+    def chosen(self, only: Iterable[str]) -> Study:
+        """The study with these items and claims alone; all of it for none given.
+
+        Raises:
+            UserError: A name that is neither an item nor a claim nor ``battery``.
+        """
+        import dataclasses
+
+        names = list(only)
+        known = self.names
+        for name in names:
+            if name not in (*known, BATTERY):
+                raise unknown(f"item of {self.name}", name, (*known, BATTERY))
+        if not names:
+            return self
+        return dataclasses.replace(
+            self,
+            items=tuple(item for item in self.items if item.name in names),
+            claims=tuple(claim for claim in self.claims if claim.name in names),
+            choices=(),
+            defended=self.defended if BATTERY in names else (),
+        )
+
+    def measures(self) -> tuple[Measure, ...]:
+        """Everything that has to be measured, each once."""
+        found: dict[Measure, None] = {}
+        for quantity in self._quantities():
+            found |= dict.fromkeys(leaves(quantity))
+        return tuple(found)
+
+    def _quantities(self) -> Iterator[Quantity]:
+        for item in self.items:
+            yield from (value.quantity for value in item.values)
+            yield from (picture.measure for picture in item.pictures)
+        for claim in self.claims:
+            for clause in claim.clauses:
+                yield clause.left
+                if not isinstance(clause.right, float | int):
+                    yield clause.right
+        for choice in self.choices:
+            yield from (value.quantity for _, value in choice.effects)
+
+
+BATTERY: Final = "battery"
+"""What ``--only`` calls the judgement by today's batteries."""
+
+
+def leaves(quantity: Quantity) -> Iterator[Measure]:
+    """The measures that a quantity is made of."""
+    if isinstance(quantity, Measure):
+        yield quantity
+    else:
+        for part in quantity.of:
+            yield from leaves(part)
+
+
+def check_seeds(seeds: Iterable[int]) -> tuple[int, ...]:
+    """Seeds as a tuple, each once.
+
+    Raises:
+        UserError: None given.
+    """
+    found = tuple(dict.fromkeys(seeds))
+    if not found:
+        raise UserError("a study needs at least one seed")
+    return found

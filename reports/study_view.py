@@ -1,0 +1,290 @@
+"""A study's outcome in the shape that its pages show: tables as grids of cells, figures as lines and pictures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from harness.findings import Finding, Findings, Outcome, Verdict
+from harness.study import Claim, Item, leaves
+
+from .charts import nice_ticks
+from .gallery import data_uri
+from .text import MISSING, is_number, norm_name, number, percent
+
+PICTURES: Final = 8
+"""Rows of an image grid."""
+
+WIDTH: Final = 560
+HEIGHT: Final = 330
+LEFT: Final = 48
+RIGHT: Final = 14
+TOP: Final = 14
+BOTTOM: Final = 46
+
+MARKS: Final[Mapping[Verdict, str]] = {
+    "reproduced": "\u2713",
+    "same direction": "\u2248",
+    "not reproduced": "\u2717",
+    "not run": MISSING,
+    "": "",
+}
+"""What stands beside a number, for eyes; the verdict in words is its title."""
+
+MEANINGS: Final[Mapping[str, str]] = {
+    "reproduced": "the 95 % interval meets the printed value within the stated tolerance; of a claim: it holds beyond "
+    "the interval",
+    "same direction": "the value differs, but the claims about it hold; of a claim: it holds on average, and the "
+    "interval reaches the other side",
+    "not reproduced": "neither",
+    "not run": "nothing was measured in this profile",
+}
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table: findings by row and column, in the order of the paper."""
+
+    rows: Sequence[str]
+    columns: Sequence[str]
+    cells: Mapping[tuple[str, str], Finding]
+
+
+@dataclass(frozen=True)
+class Stroke:
+    """One line of a figure: its colour's number, name, SVG path, and (x, y) of its points."""
+
+    index: int
+    name: str
+    path: str
+    dashed: bool
+    points: Sequence[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A figure of lines: where ticks stand and what they say."""
+
+    strokes: Sequence[Stroke]
+    x_ticks: Sequence[tuple[float, str]]
+    y_ticks: Sequence[tuple[float, str]]
+    x_axis: str
+    y_axis: str
+    width: int = WIDTH
+    height: int = HEIGHT
+    left: int = LEFT
+    right: int = WIDTH - RIGHT
+    top: int = TOP
+    bottom: int = HEIGHT - BOTTOM
+
+
+@dataclass(frozen=True)
+class Wall:
+    """An image grid: headings, and PNG data URIs by row ("" where nothing is there)."""
+
+    titles: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """An item as it is shown; ``plot`` for lines, ``wall`` for images."""
+
+    item: Item
+    grid: Grid
+    plot: Plot | None
+    wall: Wall | None
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A claim with its clauses and verdict."""
+
+    claim: Claim
+    verdict: Verdict
+    clauses: Sequence[Finding]
+
+
+def shown(outcome: Outcome) -> list[Shown]:
+    """Every item of the study."""
+    return [_item(outcome, item) for item in outcome.findings.study.items]
+
+
+def judged(findings: Findings) -> list[Judged]:
+    """Every claim of the study."""
+    return [
+        Judged(claim, findings.holds(claim), [findings.clause(claim, clause) for clause in claim.clauses])
+        for claim in findings.study.claims
+    ]
+
+
+def tally(outcome: Outcome) -> dict[str, int]:
+    """How many printed values have which verdict."""
+    verdicts = [
+        finding.verdict
+        for item in shown(outcome)
+        for finding in item.grid.cells.values()
+        if finding.printed is not None
+    ]
+    return {name: verdicts.count(name) for name in MEANINGS}  # type: ignore[arg-type]
+
+
+def amount(value: Any, unit: str, digits: int = 3) -> str:
+    """A value as it is printed: one decimal (two below 10) for percent, significant digits otherwise."""
+    if not is_number(value):
+        return MISSING
+    if unit == "%":
+        return f"{value:.2f}" if abs(value) < 10 else f"{value:.1f}"
+    return number(value, digits)
+
+
+def span(finding: Finding) -> str:
+    """The 95 % interval, "" where there is none."""
+    found = finding.estimate
+    if not (is_number(found.low) and is_number(found.high)):
+        return ""
+    return f"[{amount(found.low, finding.unit)}, {amount(found.high, finding.unit)}]"
+
+
+def _item(outcome: Outcome, item: Item) -> Shown:
+    cells = {(v.row, v.column): outcome.findings.value(item.name, v) for v in item.values}
+    grid = Grid(
+        rows=list(dict.fromkeys(v.row for v in item.values)),
+        columns=list(dict.fromkeys(v.column for v in item.values)),
+        cells=cells,
+    )
+    plot = _plot(item, grid) if item.kind == "lines" else None
+    wall = _wall(item, outcome.galleries) if item.kind == "grid" else None
+    return Shown(item, grid, plot, wall)
+
+
+def _plot(item: Item, grid: Grid) -> Plot:
+    """Lines over columns that are numbers; a value that was not measured leaves a gap."""
+    xs = [float(column) for column in grid.columns]
+    measured = [f.estimate.mean for f in grid.cells.values() if f.estimate.measured]
+    x_end, y_end = max(xs, default=1.0) or 1.0, max([*measured, 1e-9]) * 1.05
+
+    def x(value: float) -> float:
+        return LEFT + (WIDTH - LEFT - RIGHT) * value / x_end
+
+    def y(value: float) -> float:
+        return TOP + (HEIGHT - TOP - BOTTOM) * (1 - value / y_end)
+
+    strokes = []
+    for index, row in enumerate(grid.rows):
+        found = [
+            (x(at), y(cell.estimate.mean))
+            for at, column in zip(xs, grid.columns, strict=True)
+            if (cell := grid.cells.get((row, column))) is not None and cell.estimate.measured
+        ]
+        path = "M" + "L".join(f"{a:.1f} {b:.1f}" for a, b in found) if found else ""
+        strokes.append(
+            Stroke(index // 2 if _paired(grid) else index, row, path, _paired(grid) and index % 2 == 1, found)
+        )
+    return Plot(
+        strokes=strokes,
+        x_ticks=[(round(x(value), 1), f"{value:g}") for value in nice_ticks(x_end)],
+        y_ticks=[(round(y(value), 1), f"{value:g}") for value in nice_ticks(y_end)],
+        x_axis=item.axes[0],
+        y_axis=item.axes[1],
+    )
+
+
+def _paired(grid: Grid) -> bool:
+    """Whether lines come in pairs of one colour, full and dashed: too many for a colour each."""
+    return len(grid.rows) > 6 and len(grid.rows) % 2 == 0
+
+
+def _wall(item: Item, galleries: Mapping[Any, Mapping[str, npt.NDArray[Any]]]) -> Wall:
+    columns = []
+    for picture in item.pictures:
+        gallery = galleries.get(picture.measure)
+        columns.append([] if gallery is None else [data_uri(image) for image in _images(gallery, picture.shows)])
+    length = max((len(column) for column in columns), default=0)
+    rows = [[column[i] if i < len(column) else "" for column in columns] for i in range(length)]
+    return Wall([picture.title for picture in item.pictures], rows)
+
+
+def _images(gallery: Mapping[str, npt.NDArray[Any]], shows: str) -> list[npt.NDArray[Any]]:
+    x = np.asarray(gallery["x"][:PICTURES], dtype=np.float64)
+    if shows == "original":
+        return list(x)
+    x_adv = np.asarray(gallery["x_adv"][:PICTURES], dtype=np.float64)
+    return list(x_adv if shows == "adversarial" else 0.5 + (x_adv - x))
+
+
+def picture_sheet(item: Item, galleries: Mapping[Any, Mapping[str, npt.NDArray[Any]]]) -> npt.NDArray[Any] | None:
+    """An image grid as one image (C, H, W) in [0, 1], white between the pictures; None if nothing is there."""
+    columns = [(galleries.get(picture.measure), picture.shows) for picture in item.pictures]
+    stacks = [_images(gallery, shows) for gallery, shows in columns if gallery is not None]
+    if not stacks or len(stacks) < len(columns):
+        return None
+    channels, height, width = stacks[0][0].shape
+    gap = 2
+    rows = min(len(stack) for stack in stacks)
+    sheet = np.ones((channels, rows * (height + gap) + gap, len(stacks) * (width + gap) + gap))
+    for j, stack in enumerate(stacks):
+        for i in range(rows):
+            top, left = gap + i * (height + gap), gap + j * (width + gap)
+            sheet[:, top : top + height, left : left + width] = stack[i]
+    factor = max(1, math.ceil(60 / height))
+    larger: npt.NDArray[Any] = sheet.repeat(factor, axis=1).repeat(factor, axis=2)
+    return larger
+
+
+@dataclass(frozen=True)
+class Left:
+    """What today's batteries leave of one model: a text for every norm at its smallest budget, with trust."""
+
+    model: str
+    parts: Sequence[tuple[str, str, str]]
+
+
+def todays(outcome: Outcome, shown_item: Shown, row: str) -> list[Left]:
+    """For a row of a table, what is left of the judged models that it is about."""
+    called = dict(outcome.findings.study.defended)
+    about = [
+        measure.model for value in shown_item.item.values if value.row == row for measure in leaves(value.quantity)
+    ]
+    found = []
+    for name in dict.fromkeys(about):
+        rows = outcome.judgement[outcome.judgement["model"] == called.get(name, "")]
+        parts = []
+        for norm, group in rows.groupby("norm", sort=False):
+            first = min(group.to_dict("records"), key=lambda one: float(one["eps"]))
+            left = ("\u2264 " if first["note"] else "") + f"{percent(first['worst_case_accuracy'])} %"
+            parts.append((f"{norm_name(str(norm))} {first['eps']:g}", left, str(first["trust"] or "")))
+        if parts:
+            found.append(Left(called[name], parts))
+    return found
+
+
+Record = Mapping[Any, Any]
+
+
+@dataclass(frozen=True)
+class Remains:
+    """The judgement by today's batteries as a table: a row a model, a column a norm and eps."""
+
+    columns: Sequence[tuple[str, float]]
+    rows: Sequence[tuple[str, Any, Mapping[tuple[str, float], Record], Mapping[str, Record]]]
+
+
+def remains(outcome: Outcome) -> Remains:
+    """Model, clean accuracy, numbers by (norm, eps), and trust by norm."""
+    frame = outcome.judgement
+    columns = sorted(
+        {(str(r["norm"]), float(r["eps"])) for r in frame.to_dict("records")}, key=lambda c: (c[0] != "linf", c)
+    )
+    rows = []
+    for model, group in frame.groupby("model", sort=False):
+        records: list[Record] = list(group.to_dict("records"))
+        cells = {(str(r["norm"]), float(r["eps"])): r for r in records}
+        trust = {str(r["norm"]): r for r in records}
+        rows.append((str(model), records[0]["clean_accuracy"], cells, trust))
+    return Remains(columns, rows)
