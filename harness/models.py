@@ -14,6 +14,7 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
+from . import maxout
 from .errors import UserError, unknown
 
 Shape = tuple[int, int, int]
@@ -90,16 +91,38 @@ class Standardize(nn.Module):
         return (x - self.mean) / self.std
 
 
-def mlp(shape: Shape, classes: int, widths: tuple[int, ...]) -> Stages:
-    """Fully connected ReLU network, e.g. 784-200-200-10 (Gu & Rigazio 2014, table 1)."""
+def mlp(
+    shape: Shape, classes: int, widths: tuple[int, ...], activation: Callable[[], nn.Module] = nn.ReLU
+) -> Stages:
+    """Fully connected network, e.g. 784-200-200-10 (Gu & Rigazio 2014, table 1); softmax regression for no widths."""
     stages: OrderedDict[str, nn.Module] = OrderedDict()
     fan_in = math.prod(shape)
     stages["flatten"] = nn.Flatten()
     for number, width in enumerate(widths, start=1):
-        stages[f"hidden{number}"] = nn.Sequential(nn.Linear(fan_in, width), nn.ReLU())
+        stages[f"hidden{number}"] = nn.Sequential(nn.Linear(fan_in, width), activation())
         fan_in = width
     stages["logits"] = nn.Linear(fan_in, classes)
     return Stages(stages, tuple(name for name in stages if name.startswith("hidden")))
+
+
+def softmax(shape: Shape, classes: int) -> Stages:
+    """Softmax regression: the image and one dense layer."""
+    return mlp(shape, classes, ())
+
+
+def maxout_network(shape: Shape, classes: int) -> Stages:
+    """Two maxout layers of 240 units with 5 pieces, with dropout (Goodfellow et al. 2013, permutation invariant)."""
+    return Stages(*maxout.dense(shape, classes))
+
+
+def conv_maxout(shape: Shape, classes: int) -> Stages:
+    """Three convolutional maxout layers with dropout (Goodfellow et al. 2013, as for MNIST)."""
+    return Stages(*maxout.convolutional(shape, classes))
+
+
+def conv_maxout_small(shape: Shape, classes: int) -> Stages:
+    """Three convolutional and a dense maxout layer with dropout (Pylearn2's small network for CIFAR-10)."""
+    return Stages(*maxout.convolutional_small(shape, classes))
 
 
 def autoencoder(shape: Shape, classes: int) -> Stages:
@@ -179,15 +202,19 @@ def resnet(shape: Shape, classes: int) -> Stages:
 
 ARCHITECTURES: Final[dict[str, Callable[[Shape, int], Stages]]] = {
     "ae-400": autoencoder,
+    "conv-maxout": conv_maxout,
+    "conv-maxout-small": conv_maxout_small,
     "convnet-gu": convnet_gu,
     "lenet": lenet,
+    "maxout": maxout_network,
     "resnet": resnet,
+    "softmax": softmax,
 }
-"""Architectures by name; ``mlp-A-B-...`` is understood for any widths beside them."""
+"""Architectures by name; ``mlp-A-B-...`` (ReLU) and ``mlp-sigmoid-A-B-...`` are understood for any widths beside them."""
 
 PAPER_MLPS: Final = ("mlp-100-100", "mlp-200-200", "mlp-1000-1000")
 
-_MLP = re.compile(r"mlp((?:-[1-9][0-9]{0,4})+)")
+_MLP = re.compile(r"mlp(-sigmoid)?((?:-[1-9][0-9]{0,4})+)")
 
 
 def architecture_names() -> tuple[str, ...]:
@@ -205,7 +232,7 @@ def build_model(name: str, shape: Shape, classes: int) -> Stages:
     """Build an untrained model; initial weights come from torch's global generator.
 
     Args:
-        name: Entry of :data:`ARCHITECTURES`, or ``mlp-A-B-...``.
+        name: Entry of :data:`ARCHITECTURES`, ``mlp-A-B-...`` or ``mlp-sigmoid-A-B-...``.
         shape: Image shape (C, H, W).
         classes: Number of logits.
 
@@ -215,5 +242,6 @@ def build_model(name: str, shape: Shape, classes: int) -> Stages:
     check_architecture(name)
     found = _MLP.fullmatch(name)
     if found:
-        return mlp(shape, classes, tuple(int(width) for width in found[1].split("-")[1:]))
+        widths = tuple(int(width) for width in found[2].split("-")[1:])
+        return mlp(shape, classes, widths, nn.Sigmoid if found[1] else nn.ReLU)
     return ARCHITECTURES[name](shape, classes)

@@ -62,6 +62,72 @@ def _median(samples: pd.DataFrame, settings: Settings) -> Floats:
     return _one(float(np.median(distances)) if len(distances) else math.nan)
 
 
+def judged_wrong_all(samples: pd.DataFrame) -> Floats:
+    """1 where the label of the returned image is wrong, also where the clean one's is; of images crafted for all."""
+    after = samples["adv_pred"].to_numpy()
+    seen = np.where(after >= 0, after, samples["clean_pred"].to_numpy())
+    wrong: Floats = (seen != samples["label"].to_numpy()).astype(float)
+    return wrong
+
+
+def _spread(samples: pd.DataFrame, settings: Settings) -> Floats:
+    distances = _distance(samples, settings)
+    return _one(float(np.std(distances, ddof=1)) if len(distances) > 1 else math.nan)
+
+
+def _between(samples: pd.DataFrame, settings: Settings) -> Floats:
+    """1 where a correctly classified image's distance is in [low, high), 0 for the other correctly classified ones."""
+    right = samples[samples["clean_correct"].to_numpy(bool)]
+    distances = np.where(right["adversarial"].to_numpy(bool), right[settings.get("norm", "l2")].to_numpy(float), np.inf)
+    inside: Floats = ((distances >= settings["low"]) & (distances < settings["high"])).astype(float)
+    return inside
+
+
+def gaussian_model(samples: pd.DataFrame, std: float, norm: str = "l2") -> float:
+    """Error under Gaussian noise, foretold from the distances to the boundary (Lyu et al. 2015, eqs. 30-33).
+
+    One direction counts, and distances are taken as normal: P(miss) + (1 - P(miss)) P(eta - a >= 0), where eta is the
+    noise along it and a the distance, so that eta - a is normal as well.
+
+    Args:
+        samples: A minimal attack's judged images.
+        std: Standard deviation of the noise.
+        norm: Of the distances; the model is about L2.
+
+    Returns:
+        A share of images; NaN for fewer than two distances.
+    """
+    distances = _distance(samples, {"norm": norm})
+    if len(distances) < 2:
+        return math.nan
+    miss = 1 - float(samples["clean_correct"].mean())
+    score = float(distances.mean()) / math.hypot(std, float(np.std(distances, ddof=1)))
+    return miss + (1 - miss) * 0.5 * math.erfc(score / math.sqrt(2))
+
+
+def linear_density(samples: pd.DataFrame, std: float, width: float, norm: str = "l2") -> float:
+    """Errors that Gaussian noise adds, if the density of distances grows linearly from zero (section V.B, table IX).
+
+    With density k a at distance a, noise of standard deviation s along the nearest direction crosses with probability
+    k s^2 / 4, the integral of k a P(eta >= a). The slope k is that of as many distances below ``width`` as were found:
+    their share is k width^2 / 2. The paper reads it off its figure 7, which ends at 0.1, and does not say how.
+
+    Args:
+        samples: A minimal attack's judged images.
+        std: Standard deviation of the noise, well below ``width``.
+        width: Up to where the density is taken as linear.
+        norm: Of the distances.
+
+    Returns:
+        A share of all images; NaN without any that is right.
+    """
+    near = _between(samples, {"low": 0.0, "high": width, "norm": norm})
+    if not len(near):
+        return math.nan
+    slope = 2 * float(near.mean()) / width**2
+    return float(samples["clean_correct"].mean()) * slope * std**2 / 4
+
+
 def _last(card: Mapping[str, Any], settings: Settings) -> Floats:
     """A field of the training history, of the given epoch (1 is the first; the last by default)."""
     history = card.get("history", [])
@@ -80,8 +146,16 @@ QUANTITIES: Final[dict[str, Reading]] = {
     "accuracy": Reading("samples", lambda frame, _: 1.0 - judged_wrong(frame), share=True),
     "distortion": Reading("samples", _distance),
     "median_distance": Reading("samples", _median),
+    "distance_std": Reading("samples", _spread),
+    "distance_share": Reading("samples", _between, share=True),
+    "error_of_all": Reading("samples", lambda frame, _: judged_wrong_all(frame), share=True),
+    "gaussian_model": Reading("samples", lambda frame, how: _one(gaussian_model(frame, **how))),
+    "linear_density": Reading("samples", lambda frame, how: _one(linear_density(frame, **how))),
 }
 """Quantities by name. ``test_error``, ``train_error``: on the whole data set, from the training record.
 ``clean_error``, ``error``, ``accuracy``: on the cell's images, before and after the attack. ``distortion``: mean
 distance of the adversarials found of images that the model gets right (``norm``, by default the root mean square over
-pixels); ``median_distance``: its median. ``history``: ``field`` of the training history at ``epoch``."""
+pixels); ``median_distance``: its median; ``distance_std``: its standard deviation. ``distance_share``: share of the
+images that the model gets right with a distance in [``low``, ``high``). ``error_of_all``: as ``error``, but an image
+that is wrong as it is counts as it is labelled in the end. ``gaussian_model`` (``std``), ``linear_density`` (``std``,
+``width``): errors under noise that a model of the distances foretells. ``history``: ``field`` of the training history at ``epoch``."""

@@ -126,17 +126,17 @@ class Item:
         name: ``table-5``, ``figure-1``: what ``--only`` takes.
         title: Caption, in our words.
         where: Page and section of the paper.
-        kind: How it is shown.
+        kind: How it is shown. The columns of a ``"histogram"`` are the lower ends of its bins, all of one width.
         values: Its cells or points.
         pictures: Columns of an image grid.
         note: What a reader must know of it.
-        axes: What stands at the axes of lines.
+        axes: What stands at the axes of lines and histograms.
     """
 
     name: str
     title: str
     where: str
-    kind: Literal["table", "lines", "grid"] = "table"
+    kind: Literal["table", "lines", "histogram", "grid"] = "table"
     values: tuple[Value, ...] = ()
     pictures: tuple[Picture, ...] = ()
     note: str = ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import inspect
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -20,6 +21,7 @@ from .errors import UserError, unknown
 from .models import Stages, build_model
 from .pretraining import Decoder, autoencoder_loss
 from .remedy import Remedy
+from .threat import per_sample
 
 Optimizer = Literal["adam", "sgd"]
 Schedule = Literal["constant", "cosine"]
@@ -84,6 +86,12 @@ class Trainer:
             trains all epochs. Needs ``validation > 0``.
         pretraining: Passes over the training part for each stage that the architecture has trained without labels
             (:attr:`Stages.unsupervised`); ``None``: as many as :attr:`epochs`.
+        max_norm: Largest Euclidean norm of the weights that enter a unit, of dense layers and convolutions, to which
+            they are scaled down after every update (Srivastava et al. 2014, section 5.1); ``None``: no limit.
+        refit: After all epochs, the held-out part joins the rest, and training goes on at a tenth of :attr:`lr` until
+            the cross-entropy on it has come down to what it was on the rest before, both as the model is judged; for so
+            many epochs at most (Goodfellow et al. 2013, section 5.1; Lyu et al. 2015, section IV.A). ``None`` leaves
+            the held-out part out. Needs ``validation > 0``, whose fields in the history are no validation then.
 
     Raises:
         ValueError: A hyperparameter outside its range.
@@ -109,12 +117,15 @@ class Trainer:
     validation: float = 0.0
     patience: int | None = None
     pretraining: int | None = field(default=None, metadata={"identity": "set"})
+    max_norm: float | None = field(default=None, metadata={"identity": "set"})
+    refit: int | None = field(default=None, metadata={"identity": "set"})
 
     def __post_init__(self) -> None:
         _check_literals(self)
-        for name in (declared.name for declared in dataclasses.fields(self)):
-            value = getattr(self, name)
-            require(self, name, not isinstance(value, float) or math.isfinite(value), "finite")
+        for declared in dataclasses.fields(self):
+            value = getattr(self, declared.name)
+            finite = not isinstance(value, float) or math.isfinite(value) or declared.metadata.get("infinite", False)
+            require(self, declared.name, finite, "finite")
         require(self, "epochs", self.epochs is None or self.epochs >= 0, "at least 0")
         require(self, "pretraining", self.pretraining is None or self.pretraining >= 0, "at least 0")
         require(self, "batch_size", self.batch_size >= 1, "at least 1")
@@ -125,6 +136,10 @@ class Trainer:
         require(self, "patience", self.patience is None or self.patience >= 1, "at least 1")
         if self.patience is not None and not self.validation:
             raise UserError(f"{self.name}: patience needs a validation split, e.g. validation=0.1")
+        require(self, "max_norm", self.max_norm is None or self.max_norm > 0, "positive")
+        require(self, "refit", self.refit is None or self.refit >= 1, "at least 1")
+        if self.refit is not None and not self.validation:
+            raise UserError(f"{self.name}: refit needs a validation split, e.g. validation=0.1")
 
     def resolve(self, info: DatasetInfo) -> Self:
         """Replace every ``None`` that stands for the data set's own value."""
@@ -223,43 +238,74 @@ class Trainer:
         steps = self.epochs * math.ceil(len(kept) / self.batch_size)
         optimizer = self._optimizer(model, self.weight_decay)
         history: list[Epoch] = []
-        done = 0
         best: tuple[float, int, dict[str, Tensor]] | None = None
+        last_epoch = self.epochs + (self.refit or 0)
         for epoch in range(1, self.epochs + 1):
-            start = time.perf_counter()
-            model.train()
-            total = torch.zeros((), device=device)
-            correct = torch.zeros((), device=device, dtype=torch.int64)
-            for batch in self._batches(kept, device):
-                x, y = data.to_float(images[batch]), labels[batch]
-                if self.schedule == "cosine":
-                    set_lr(optimizer, self.lr * (1 + math.cos(math.pi * done / steps)) / 2)
-                loss = self.step(model, optimizer, x, y)
-                done += 1
-                # summed on the device: reading a value every step would stall a GPU
-                total += loss.value * len(y)
-                correct += (loss.logits.argmax(1) == y).sum()
-            mean = float(total) / len(kept)
-            if not math.isfinite(mean):
-                raise Diverged(f"{self.name}: the training loss became {mean} in epoch {epoch}; try a lower lr")
-            valid_loss, valid_accuracy = score(model, data, images, labels, held_out)
-            history.append(
-                Epoch(epoch, mean, int(correct) / len(kept), valid_loss, valid_accuracy, time.perf_counter() - start)
-            )
+            rates = None
+            if self.schedule == "cosine":
+                first = (epoch - 1) * math.ceil(len(kept) / self.batch_size)
+                rates = (self.lr * (1 + math.cos(math.pi * done / steps)) / 2 for done in itertools.count(first))
+            line = self._epoch(epoch, model, optimizer, data, images, labels, kept, held_out, rates)
+            history.append(line)
             if progress is not None:
-                progress(epoch, self.epochs, {"loss": mean, "accuracy": history[-1].accuracy})
+                progress(epoch, last_epoch, {"loss": line.loss, "accuracy": line.accuracy})
             if self.patience is not None:
-                if best is None or valid_loss < best[0]:
-                    best = (valid_loss, epoch, copy.deepcopy(model.state_dict()))
+                if best is None or line.validation_loss < best[0]:
+                    best = (line.validation_loss, epoch, copy.deepcopy(model.state_dict()))
                 elif epoch - best[1] >= self.patience:
                     break
         if best is not None:
             model.load_state_dict(best[2])
+        if self.refit is not None:
+            wanted, _ = score(model, data, images, labels, kept.to(device))
+            everything = torch.cat([kept, order[:held]])
+            optimizer = self._optimizer(model, self.weight_decay)
+            set_lr(optimizer, self.lr / 10)
+            for epoch in range(len(history) + 1, len(history) + self.refit + 1):
+                line = self._epoch(epoch, model, optimizer, data, images, labels, everything, held_out)
+                history.append(line)
+                if progress is not None:
+                    progress(epoch, last_epoch, {"loss": line.loss, "accuracy": line.accuracy})
+                if line.validation_loss <= wanted:
+                    break
         # a step's loss is that of the weights before it: nobody has looked at the last update yet
         last, _ = score(model, data, images, labels, kept[:1000].to(device))
         if not math.isfinite(last):
             raise Diverged(f"{self.name}: the loss of the trained model is {last}; try a lower lr")
         return history
+
+    def _epoch(
+        self,
+        number: int,
+        model: Stages,
+        optimizer: torch.optim.Optimizer,
+        data: Dataset,
+        images: Tensor,
+        labels: Tensor,
+        kept: Tensor,
+        held_out: Tensor,
+        rates: Iterator[float] | None = None,
+    ) -> Epoch:
+        """One pass over the images ``kept``, with a learning rate for each step if they are given."""
+        start = time.perf_counter()
+        model.train()
+        total = torch.zeros((), device=images.device)
+        correct = torch.zeros((), device=images.device, dtype=torch.int64)
+        for batch in self._batches(kept, images.device):
+            x, y = data.to_float(images[batch]), labels[batch]
+            if rates is not None:
+                set_lr(optimizer, next(rates))
+            loss = self.step(model, optimizer, x, y)
+            if self.max_norm is not None:
+                limit_norms(model, self.max_norm)
+            # summed on the device: reading a value every step would stall a GPU
+            total += loss.value * len(y)
+            correct += (loss.logits.argmax(1) == y).sum()
+        mean = float(total) / len(kept)
+        if not math.isfinite(mean):
+            raise Diverged(f"{self.name}: the training loss became {mean} in epoch {number}; try a lower lr")
+        valid_loss, valid_accuracy = score(model, data, images, labels, held_out)
+        return Epoch(number, mean, int(correct) / len(kept), valid_loss, valid_accuracy, time.perf_counter() - start)
 
     def pretrain(self, model: Stages, data: Dataset, images: Tensor, kept: Tensor) -> None:
         """Train the stages that need no labels, one after the other, and freeze them (Szegedy et al. 2014, AE400-10).
@@ -332,6 +378,18 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
     """Set the learning rate of every parameter group."""
     for group in optimizer.param_groups:
         group["lr"] = lr
+
+
+@torch.no_grad()
+def limit_norms(model: nn.Module, largest: float) -> None:
+    """Scale down the weights that enter a unit wherever their Euclidean norm is larger than ``largest``.
+
+    A unit is a row of a dense layer or a filter of a convolution; biases are no part of it.
+    """
+    for part in model.modules():
+        if isinstance(part, nn.Linear | nn.Conv2d) and part.weight.requires_grad:
+            norms = torch.linalg.vector_norm(part.weight.flatten(1), dim=1).clamp_min(1e-30)
+            part.weight.mul_(per_sample((largest / norms).clamp(max=1), part.weight))
 
 
 @torch.no_grad()

@@ -57,7 +57,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class Stroke:
-    """One line of a figure: its colour's number, name, SVG path, and (x, y) of its points."""
+    """One line of a figure: its colour's number, name, SVG path, and (x, y) of its points, none of a histogram's."""
 
     index: int
     name: str
@@ -93,7 +93,7 @@ class Wall:
 
 @dataclass(frozen=True)
 class Shown:
-    """An item as it is shown; ``plot`` for lines, ``wall`` for images."""
+    """An item as it is shown; ``plot`` for lines and histograms, ``wall`` for images."""
 
     item: Item
     grid: Grid
@@ -158,16 +158,17 @@ def _item(outcome: Outcome, item: Item) -> Shown:
         columns=list(dict.fromkeys(v.column for v in item.values)),
         cells=cells,
     )
-    plot = _plot(item, grid) if item.kind == "lines" else None
+    plot = _plot(item, grid) if item.kind in ("lines", "histogram") else None
     wall = _wall(item, outcome.galleries) if item.kind == "grid" else None
     return Shown(item, grid, plot, wall)
 
 
 def _plot(item: Item, grid: Grid) -> Plot:
-    """Lines over columns that are numbers; a value that was not measured leaves a gap."""
+    """Lines over columns that are numbers, or outlines of bins that begin there; what was not measured leaves a gap."""
     xs = [float(column) for column in grid.columns]
+    bin_ = xs[1] - xs[0] if item.kind == "histogram" and len(xs) > 1 else 0.0
     measured = [f.estimate.mean for f in grid.cells.values() if f.estimate.measured]
-    x_end, y_end = max(xs, default=1.0) or 1.0, max([*measured, 1e-9]) * 1.05
+    x_end, y_end = max(xs, default=1.0) + bin_ or 1.0, max([*measured, 1e-9]) * 1.05
 
     def x(value: float) -> float:
         return LEFT + (WIDTH - LEFT - RIGHT) * value / x_end
@@ -182,9 +183,15 @@ def _plot(item: Item, grid: Grid) -> Plot:
             for at, column in zip(xs, grid.columns, strict=True)
             if (cell := grid.cells.get((row, column))) is not None and cell.estimate.measured
         ]
-        path = "M" + "L".join(f"{a:.1f} {b:.1f}" for a, b in found) if found else ""
+        if bin_:
+            width = (WIDTH - LEFT - RIGHT) * bin_ / x_end
+            ground = y(0.0)
+            path = "".join(f"M{a:.1f} {ground:.1f}V{b:.1f}H{a + width:.1f}V{ground:.1f}" for a, b in found)
+        else:
+            path = "M" + "L".join(f"{a:.1f} {b:.1f}" for a, b in found) if found else ""
+        points = [] if bin_ else found
         strokes.append(
-            Stroke(index // 2 if _paired(grid) else index, row, path, _paired(grid) and index % 2 == 1, found)
+            Stroke(index // 2 if _paired(grid) else index, row, path, _paired(grid) and index % 2 == 1, points)
         )
     return Plot(
         strokes=strokes,

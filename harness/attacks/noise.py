@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from ..attack import Access, Attack, Family
+from ..attack import Access, Attack, Family, Kind
 from ..errors import UserError, unknown
 from ..threat import Norm, Threat, magnitude, per_sample
 from ..victim import Victim
@@ -72,6 +73,53 @@ class Noise(Attack):
         noise = noise.to(x)
         size = per_sample(magnitude(noise, threat.norm), x)
         return (x + noise * (threat.eps / size.clamp_min(1e-12))).clamp(0, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gaussian(Attack):
+    """Gaussian noise of a given standard deviation on every component, whatever length that has.
+
+    For studies: papers give the spread, not the length, and do not clip (Lyu et al. 2015, tables IV, V and VII). It
+    knows no eps and takes a threat without one. Unclipped images are none, so the referee notes how the victim labels
+    them and counts no success (see :class:`~harness.attacks.unclipped.Unclipped`). An image that the victim gets wrong
+    as it is may be right under noise: crafted on the victim as the source, all images are judged.
+
+    Attributes:
+        std: Standard deviation in pixel units of [0, 1], positive.
+        clip: Clip to [0, 1].
+
+    Raises:
+        UserError: A standard deviation that is none.
+    """
+
+    name: ClassVar[str] = "gaussian"
+
+    std: float
+    clip: bool = False
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.std) and self.std > 0):
+            raise UserError(f"std must be positive and finite, got {self.std}")
+
+    @property
+    def kind(self) -> Kind:
+        """It keeps no budget."""
+        return "minimal"
+
+    @property
+    def access(self) -> Access:
+        """It asks the victim nothing."""
+        return "none"
+
+    @property
+    def boxed(self) -> bool:
+        """It leaves [0, 1] unless it clips."""
+        return self.clip
+
+    def run(self, victim: Victim, x: Tensor, y: Tensor, threat: Threat) -> Tensor:
+        """One noisy image for each."""
+        noisy = x + self.std * torch.randn(x.shape).to(x)  # drawn on the CPU: the same noise on every device
+        return noisy.clamp(0, 1) if self.clip else noisy
 
 
 def _scores(victim: Victim, x: Tensor, y: Tensor) -> Tensor:

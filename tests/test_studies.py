@@ -1,0 +1,150 @@
+"""Every declared study is sound, and the smallest profile of each runs from the command line to its page."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+
+from harness.attacks.transfer import Transfer
+from harness.blueprint import Blueprint, blueprint
+from harness.cli import cli
+from harness.data import load_dataset
+from harness.errors import UserError
+from harness.findings import CLAIM_COLUMNS
+from harness.quantities import QUANTITIES
+from harness.study import Study
+from suites import studies, study, suites
+
+STUDIES = sorted(studies())
+
+
+def smoke(name: str, **options: object) -> Blueprint:
+    info = load_dataset(study(name).profile("smoke").dataset).info
+    return blueprint(study(name), "smoke", info, suites(), **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_study_asks_only_for_what_it_declares(name: str) -> None:
+    made = smoke(name)
+    names = {model for model, _ in made.models}
+    for measure in made.study.measures():
+        assert measure.quantity in QUANTITIES
+        assert measure.model in names
+        assert measure.source in {*names, ""}
+        assert (QUANTITIES[measure.quantity].needs == "card") == (measure.attack is None)
+    assert {model for model, _ in made.study.defended} <= names
+    for profile in made.study.profiles.values():
+        assert set(profile.skipped) <= {model for model, _ in made.study.defended}
+        assert set(profile.batteries) <= set(suites())
+    assert set(made.study.profiles) == {"smoke", "cpu", "full"}
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_value_has_one_place(name: str) -> None:
+    for item in studies()[name].items:
+        places = [(value.row, value.column) for value in item.values]
+        assert len(set(places)) == len(places), item.name
+        assert item.values or item.pictures, item.name
+
+
+def test_the_plan_crafts_once_what_several_models_are_shown() -> None:
+    made = smoke("gu2014")
+    crafted = {cell.crafted_key for cell in made.plan.cells if cell.crafted_key is not None}
+    own = [cell for cell in made.plan.cells if cell.source is not None and cell.source.key == cell.victim.key]
+    assert len(crafted) == 4  # one for each plain network
+    assert len(own) == 4  # and each meets its own images from there
+    assert all(isinstance(cell.attack, Transfer) for cell in own)
+    assert made.plan.ranked == frozenset()
+    assert made.plan.battery == ()
+
+
+def test_a_part_of_a_study_needs_a_part_of_its_models() -> None:
+    whole, part = smoke("gu2014"), smoke("gu2014", only=["table-6"])
+    assert {spec.architecture for spec in part.plan.models} == {"mlp-200-200"}
+    assert {cell.key for cell in part.plan.cells} < {cell.key for cell in whole.plan.cells}
+    assert part.judgements == ()
+    with pytest.raises(UserError, match="did you mean table-6"):
+        smoke("gu2014", only=["table-7"])
+    with pytest.raises(UserError, match="at least one seed"):
+        smoke("gu2014", seeds=())
+
+
+def test_batteries_are_cascades_of_whole_suites() -> None:
+    made = smoke("gu2014")
+    assert [plan.suite.name for plan in made.judgements] == ["quick"]
+    assert all(cell.cascaded for cell in made.judgements[0].cells)
+    assert len(made.judgements[0].ranked) == len(made.study.defended) - len(made.profile.skipped)
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    home = tmp_path_factory.mktemp("studies") / "home"
+    arguments = ["reproduce", "gu2014", "--profile", "smoke", "--home", str(home), "--jobs", "2"]
+    result = CliRunner().invoke(cli, arguments, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return home, result.output
+
+
+def test_the_smoke_profile_fills_every_table_and_figure(ran: tuple[Path, str]) -> None:
+    home, output = ran
+    out = home / "study-gu2014"
+    frame = pd.read_csv(out / "claims.csv")
+    assert list(frame.columns) == list(CLAIM_COLUMNS)
+    made: Study = studies()["gu2014"]
+    assert set(frame["item"]) == {*(item.name for item in made.items if item.values), *(c.name for c in made.claims)}
+    of_items = frame[frame["item"].isin([item.name for item in made.items])]
+    # a distortion needs an adversarial to be found; everything else is a number whatever comes of it
+    assert of_items[~of_items["metric"].str.contains("distortion")]["measured"].notna().all()
+    assert (of_items[of_items["printed"].notna()]["verdict"] == "not run").all()  # digits are not MNIST
+    assert "always-fooled" in output
+    for name in ("figure-1-clean.svg", "figure-1-adversarial.svg", "figure-2.png", "figure-3.png"):
+        assert (out / "figures" / name).stat().st_size > 500
+    facts = json.loads((out / "environment.json").read_text())
+    assert facts["command"] == "gauntlet reproduce gu2014 --profile smoke"
+    assert str(home) not in (out / "environment.json").read_text()
+    page, markdown = ((out / f"study-gu2014.{kind}").read_text() for kind in ("html", "md"))
+    for item in made.items:
+        assert f'id="{item.name}"' in page
+        assert item.title in markdown
+    assert "What today's attacks leave" in markdown
+    assert "&lt;Macro" not in page
+
+
+def test_running_it_again_does_nothing_and_says_the_same(ran: tuple[Path, str]) -> None:
+    home, _ = ran
+    before = {path: path.stat().st_mtime_ns for path in (home / "cells").rglob("result.json")}
+    page = (home / "study-gu2014" / "study-gu2014.html").read_bytes()
+    arguments = ["reproduce", "gu2014", "--profile", "smoke", "--home", str(home), "--jobs", "1"]
+    assert CliRunner().invoke(cli, arguments, catch_exceptions=False).exit_code == 0
+    assert {path: path.stat().st_mtime_ns for path in (home / "cells").rglob("result.json")} == before
+    assert (home / "study-gu2014" / "study-gu2014.html").read_bytes() == page
+
+
+def test_a_study_stays_off_the_leaderboards(ran: tuple[Path, str]) -> None:
+    home, _ = ran
+    result = CliRunner().invoke(cli, ["report", "--home", str(home)], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    board = pd.read_csv(home / "report" / "leaderboard.csv")
+    assert set(board["suite"]) == {"quick"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["gu2015"], "did you mean gu2014"),
+        (["gu2014", "--profile", "huge"], "choose from"),
+        (["gu2014", "--profile", "smoke", "--only", "table-9"], "item of gu2014"),
+        (["gu2014", "--profile", "smoke", "--seeds", "x"], "seeds"),
+    ],
+)
+def test_bad_input_gets_one_line(arguments: list[str], words: str, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    result = CliRunner().invoke(cli, ["reproduce", *arguments, "--home", str(home)])
+    assert result.exit_code == 2
+    assert words in result.output
+    assert len(result.output.strip().splitlines()) == 1
+    assert not home.exists()
