@@ -33,12 +33,14 @@ class Evidence:
     Attributes:
         card: ``card(model, seed)``: training record of a model, None if it is not there.
         samples: ``samples(measure, seed)``: judged images, None if the pair was not run.
+        cost: ``cost(measure, seed)``: ``seconds``, ``forwards`` and ``backwards`` of that pair.
         trouble: ``trouble(measure, seed)``: why a pair that was run gives no number, "" if it does.
         seeds: Training seeds.
     """
 
     card: Callable[[str, int], Mapping[str, Any] | None]
     samples: Callable[[Measure, int], pd.DataFrame | None]
+    cost: Callable[[Measure, int], Mapping[str, Any] | None]
     trouble: Callable[[Measure, int], str]
     seeds: Sequence[int]
 
@@ -209,6 +211,9 @@ class Findings:
             card = self._evidence.card(quantity.model, seed)
             return (math.nan, nothing, "") if card is None else (float(reading.read(card, settings)[0]), nothing, "")
         trouble = self._evidence.trouble(quantity, seed)
+        if reading.needs == "cost":
+            cost = self._evidence.cost(quantity, seed)
+            return (math.nan if cost is None or trouble else float(reading.read(cost, settings)[0])), nothing, trouble
         frame = self._evidence.samples(quantity, seed)
         if frame is None or trouble:
             return math.nan, nothing, trouble

@@ -24,12 +24,12 @@ class Reading:
     """What a quantity is read from, and how.
 
     Attributes:
-        needs: ``"card"``: the model's training record. ``"samples"``: judged images.
+        needs: ``"card"``: the model's training record. ``"samples"``: judged images. ``"cost"``: what the attack took.
         read: ``read(card or frame, settings)``: values, one an image, or a single one.
         share: Whether it is a share of images, so that its interval over images is Wilson's.
     """
 
-    needs: Literal["card", "samples"]
+    needs: Literal["card", "samples", "cost"]
     read: Callable[[Any, Settings], Floats]
     share: bool = False
 
@@ -139,12 +139,15 @@ def _last(card: Mapping[str, Any], settings: Settings) -> Floats:
 
 QUANTITIES: Final[dict[str, Reading]] = {
     "test_error": Reading("card", lambda card, _: _one(1 - card["test_accuracy"]), share=True),
+    "test_accuracy": Reading("card", lambda card, _: _one(card["test_accuracy"]), share=True),
     "train_error": Reading("card", lambda card, _: _one(1 - card["train_accuracy"]), share=True),
     "history": Reading("card", _last),
     "clean_error": Reading("samples", lambda frame, _: 1.0 - frame["clean_correct"].to_numpy(float), share=True),
     "error": Reading("samples", lambda frame, _: judged_wrong(frame), share=True),
     "accuracy": Reading("samples", lambda frame, _: 1.0 - judged_wrong(frame), share=True),
     "distortion": Reading("samples", _distance),
+    "backwards": Reading("cost", lambda cost, _: _one(cost["backwards"])),
+    "seconds": Reading("cost", lambda cost, _: _one(cost["seconds"])),
     "median_distance": Reading("samples", _median),
     "distance_std": Reading("samples", _spread),
     "distance_share": Reading("samples", _between, share=True),
@@ -152,10 +155,12 @@ QUANTITIES: Final[dict[str, Reading]] = {
     "gaussian_model": Reading("samples", lambda frame, how: _one(gaussian_model(frame, **how))),
     "linear_density": Reading("samples", lambda frame, how: _one(linear_density(frame, **how))),
 }
-"""Quantities by name. ``test_error``, ``train_error``: on the whole data set, from the training record.
+"""Quantities by name. ``test_error``, ``test_accuracy``, ``train_error``: on the whole data set, from its card.
 ``clean_error``, ``error``, ``accuracy``: on the cell's images, before and after the attack. ``distortion``: mean
 distance of the adversarials found of images that the model gets right (``norm``, by default the root mean square over
 pixels); ``median_distance``: its median; ``distance_std``: its standard deviation. ``distance_share``: share of the
-images that the model gets right with a distance in [``low``, ``high``). ``error_of_all``: as ``error``, but an image
-that is wrong as it is counts as it is labelled in the end. ``gaussian_model`` (``std``), ``linear_density`` (``std``,
-``width``): errors under noise that a model of the distances foretells. ``history``: ``field`` of the training history at ``epoch``."""
+images that the model gets right with a distance in [``low``, ``high``) (``norm``, by default L2). ``error_of_all``: as
+``error``, but an image that is wrong as it is counts as it is labelled in the end. ``gaussian_model`` (``std``) and
+``linear_density`` (``std``, ``width``): errors under noise that a model of the distances foretells. ``history``:
+``field`` of the training history at ``epoch``.
+``backwards``: backward passes an attacked image; ``seconds`` the attack's wall time for the whole cell."""

@@ -72,11 +72,15 @@ def gather(print_: Blueprint, home: Home) -> Outcome:
         one = found(measure, seed)
         return None if one is None else one.samples
 
+    def cost(measure: Measure, seed: int) -> Mapping[str, Any] | None:
+        one = found(measure, seed)
+        return None if one is None else one.meta
+
     def trouble(measure: Measure, seed: int) -> str:
         one = found(measure, seed)
         return "" if one is None or one.meta["status"] in ("ok", "unclipped") else f"seed {seed}: {one.meta['status']}"
 
-    findings = Findings(print_.study, Evidence(card, samples, trouble, print_.seeds), print_.profile_name)
+    findings = Findings(print_.study, Evidence(card, samples, cost, trouble, print_.seeds), print_.profile_name)
     galleries = {}
     for item in print_.study.items:
         for picture in item.pictures:

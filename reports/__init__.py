@@ -84,7 +84,7 @@ def write_study(outcome: Outcome, out: Path) -> list[Path]:
             figures[f"figures/{one.item.name}.png"] = png(sheet)
     files = {Path(file).stem: file for file in figures}
     contents: dict[str, str | bytes] = {
-        "claims.csv": _csv([outcome.findings.frame()], CLAIM_COLUMNS),
+        "claims.csv": _csv([outcome.findings.frame()], CLAIM_COLUMNS, "%.6g"),
         "environment.json": json.dumps(dict(outcome.facts), indent=2) + "\n",
         **figures,
         f"study-{name}.md": study_markdown.render(outcome, files),
@@ -111,10 +111,10 @@ def _pages(sections: Sequence[tables.Section]) -> Iterator[tuple[str, str]]:
             yield f"compare/{duel.page}.html", compare_page.render(section, duel)
 
 
-def _csv(frames: Sequence[pd.DataFrame], columns: Sequence[str]) -> str:
+def _csv(frames: Sequence[pd.DataFrame], columns: Sequence[str], numbers: str | None = None) -> str:
     filled = [frame for frame in frames if len(frame)]  # an empty frame would spoil the others' types
     frame = pd.concat(filled, ignore_index=True) if filled else pd.DataFrame(columns=list(columns))
-    return str(frame.to_csv(index=False, columns=list(columns), lineterminator="\n"))
+    return str(frame.to_csv(index=False, columns=list(columns), lineterminator="\n", float_format=numbers))
 
 
 def _replace(path: Path, content: str | bytes) -> Path:

@@ -59,7 +59,7 @@ def evidence(errors: Mapping[str, list[float]], seeds: tuple[int, ...] = (0, 1, 
         missing = seed >= len(found) or math.isnan(found[seed])
         return None if missing else {"test_accuracy": 1 - found[seed], "train_accuracy": 1.0}
 
-    return Evidence(card, lambda measure, seed: None, lambda measure, seed: "", seeds)
+    return Evidence(card, lambda measure, seed: None, lambda measure, seed: None, lambda measure, seed: "", seeds)
 
 
 def above(a: str, b: str | float) -> Claim:
@@ -228,9 +228,20 @@ def test_the_history_is_read_by_epoch() -> None:
     assert math.isnan(read(card, {"field": "loss", "epoch": 9})[0])
 
 
+def judged(trouble: str) -> Evidence:
+    cost = {"seconds": 2.0, "forwards": 20.0, "backwards": 10.0}
+    return Evidence(lambda *_: None, lambda *_: SAMPLES, lambda *_: cost, lambda *_: trouble, (0,))
+
+
+def test_the_cost_of_an_attack_is_a_quantity() -> None:
+    measure = Measure(quantity="backwards", model="a", **ATTACK)  # type: ignore[arg-type]
+    assert Findings(study(), judged(""), "cpu").estimate(measure).mean == 10
+    assert not Findings(study(), judged("crashed"), "cpu").estimate(measure).measured
+
+
 def test_one_seed_has_an_interval_over_images() -> None:
     measure = Measure(quantity="error", model="a", **ATTACK)  # type: ignore[arg-type]
-    found = Evidence(lambda model, seed: None, lambda measure, seed: SAMPLES, lambda measure, seed: "", (0,))
+    found = judged("")
     estimate = Findings(study(), found, "cpu").estimate(measure)
     assert estimate.mean == 0.75
     assert (estimate.low, estimate.high) == pytest.approx(wilson(3, 4))
@@ -239,7 +250,7 @@ def test_one_seed_has_an_interval_over_images() -> None:
 
 def test_a_pair_in_trouble_gives_no_number() -> None:
     measure = Measure(quantity="error", model="a", **ATTACK)  # type: ignore[arg-type]
-    found = Evidence(lambda model, seed: None, lambda measure, seed: SAMPLES, lambda measure, seed: "crashed", (0,))
+    found = judged("crashed")
     estimate = Findings(study(), found, "cpu").estimate(measure)
     assert not estimate.measured
     assert estimate.note == "crashed"
