@@ -62,6 +62,11 @@ class Attack(ABC):
         return "iterated" if self.kind == "budget" else "minimum-norm"
 
     @property
+    def needs_a_boundary(self) -> bool:
+        """Whether it walks along the decision boundary, which a model that draws does not have: suites leave it out."""
+        return False
+
+    @property
     def supported_norms(self) -> tuple[Norm, ...]:
         """Norms this very declaration can be asked for."""
         return self.norms

@@ -190,6 +190,7 @@ def _board(
     battery: dict[str, dict[str, Record]] = {}  # by model key, by name of the pair
     budgets: dict[str, list[float]] = {}
     newest: set[str] = set()
+    latest: set[str] = set()
     probes: dict[str, dict[str, str]] = {}
     for record in plans:
         here = [cell for cell in record["battery"] if (cell["dataset"], cell["n"]) == (dataset, n)]
@@ -197,7 +198,7 @@ def _board(
             continue
         budgets = dict(record["budgets"][dataset])
         newest = {_cell_name(cell) for cell in here}
-        judged = {cell["model"] for cell in here}
+        judged = latest = {cell["model"] for cell in here}
         for entry in record["models"]:
             if entry["model"] in judged:
                 models[tuple(entry[name] for name in ("architecture", "defense", "seed"))] = dict(entry)
@@ -217,8 +218,9 @@ def _board(
         results = {name: pair(cell["cell"]) for name, cell in cells.items()}
         pairs += [result for result in results.values() if result is not None]
         absent = [name for name, result in results.items() if result is None]
-        # a transfer from this very model is no pair of it
-        absent += sorted(name for name in newest - set(cells) if not name.startswith("transfer:"))
+        if entry["model"] not in latest:  # the newest plan knows what it leaves out for its own models
+            # a transfer from this very model is no pair of it
+            absent += sorted(name for name in newest - set(cells) if not name.startswith("transfer:"))
         if absent:
             missing[entry["model"]] = absent
     health = {

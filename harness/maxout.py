@@ -95,9 +95,7 @@ def convolutional_small(shape: tuple[int, int, int], classes: int) -> Parts:
     return _convolutional("conv-maxout-small", shape, classes, CIFAR, 240)
 
 
-def _convolutional(
-    name: str, shape: tuple[int, int, int], classes: int, layers: tuple[Conv, ...], units: int
-) -> Parts:
+def _convolutional(name: str, shape: tuple[int, int, int], classes: int, layers: tuple[Conv, ...], units: int) -> Parts:
     """On images under 16 pixels, kernels are 3x3 with padding, and pooling is 2x2.
 
     Raises:

@@ -91,9 +91,7 @@ class Standardize(nn.Module):
         return (x - self.mean) / self.std
 
 
-def mlp(
-    shape: Shape, classes: int, widths: tuple[int, ...], activation: Callable[[], nn.Module] = nn.ReLU
-) -> Stages:
+def mlp(shape: Shape, classes: int, widths: tuple[int, ...], activation: Callable[[], nn.Module] = nn.ReLU) -> Stages:
     """Fully connected network, e.g. 784-200-200-10 (Gu & Rigazio 2014, table 1); softmax regression for no widths."""
     stages: OrderedDict[str, nn.Module] = OrderedDict()
     fan_in = math.prod(shape)
@@ -210,7 +208,7 @@ ARCHITECTURES: Final[dict[str, Callable[[Shape, int], Stages]]] = {
     "resnet": resnet,
     "softmax": softmax,
 }
-"""Architectures by name; ``mlp-A-B-...`` (ReLU) and ``mlp-sigmoid-A-B-...`` are understood for any widths beside them."""
+"""Architectures by name; ``mlp-A-B-...`` and ``mlp-sigmoid-A-B-...`` are understood for any widths beside them."""
 
 PAPER_MLPS: Final = ("mlp-100-100", "mlp-200-200", "mlp-1000-1000")
 

@@ -329,7 +329,8 @@ def plan(
 ) -> Plan:
     """List the cells of a suite over models.
 
-    A budget attack becomes a cell for every eps of the suite, a minimal attack one cell that serves them all.
+    A budget attack becomes a cell for every eps of the suite, a minimal attack one cell that serves them all. A model
+    that draws at random is spared attacks that need a boundary to walk along: they would raise, and say nothing.
 
     Args:
         suite: The battery.
@@ -362,6 +363,8 @@ def plan(
         last = ""
         for norm, attacks in suite.attacks.items():
             for attack in attacks:
+                if attack.needs_a_boundary and spec.defense.remedy.stochastic:
+                    continue
                 wanted = not only or _matches(attack.label, only)
                 source = _source(attack, spec, info)
                 if source is not None and source.key == spec.key:

@@ -19,7 +19,8 @@ from harness.models import (
 )
 
 SHAPES: tuple[Shape, ...] = ((1, 8, 8), (1, 28, 28), (3, 32, 32))
-NAMES = ("mlp-100-100", "mlp-7", "mlp-5-4-3", *ARCHITECTURES)
+NAMES = ("mlp-100-100", "mlp-7", "mlp-5-4-3", "mlp-sigmoid-6-5", *ARCHITECTURES)
+MAXOUT = ("maxout", "conv-maxout", "conv-maxout-small")
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -40,12 +41,12 @@ def test_every_architecture_fits_every_shape(name: str, shape: Shape) -> None:
     assert torch.equal(model(x), logits)
     assert tuple(seen) == tuple(model.stages)
     assert seen[-1] == "logits"
-    assert model.hidden
+    assert bool(model.hidden) == (name != "softmax")
     assert set(model.hidden) < set(seen)
     assert "logits" not in model.hidden
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in MAXOUT])
 def test_hidden_representations_follow_a_nonlinearity(name: str) -> None:
     model = build_model(name, (1, 8, 8), 3).eval()
     outputs: dict[str, Tensor] = {}
@@ -63,6 +64,17 @@ def test_what_a_tap_returns_goes_on() -> None:
 def test_widths_are_those_of_the_name() -> None:
     model = build_model("mlp-200-300", (1, 28, 28), 10)
     assert [tuple(p.shape) for p in model.parameters() if p.dim() == 2] == [(200, 784), (300, 200), (10, 300)]
+
+
+def test_the_name_says_the_nonlinearity() -> None:
+    for name, kind in (("mlp-6-5", nn.ReLU), ("mlp-sigmoid-6-5", nn.Sigmoid)):
+        model = build_model(name, (1, 4, 4), 3)
+        assert [type(model.stages[stage][1]) for stage in model.hidden] == [kind, kind]  # type: ignore[index]
+
+
+def test_softmax_regression_is_one_layer() -> None:
+    model = build_model("softmax", (1, 28, 28), 10)
+    assert [tuple(p.shape) for p in model.parameters()] == [(10, 784), (10,)]
 
 
 def test_lenet_is_the_papers_size_on_mnist() -> None:
@@ -122,10 +134,24 @@ def test_weights_come_from_the_global_generator() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["mlp", "mlp-", "mlp-0", "mlp-10-0", "mlp-05", "mlp-100-", "mlp--5", "mlp-1e3", "", "x"]
+    "name",
+    [
+        "mlp",
+        "mlp-",
+        "mlp-0",
+        "mlp-10-0",
+        "mlp-05",
+        "mlp-100-",
+        "mlp--5",
+        "mlp-1e3",
+        "mlp-sigmoid",
+        "mlp-sigmoid-0",
+        "",
+        "x",
+    ],
 )
 def test_names_that_are_none(name: str) -> None:
-    with pytest.raises(UserError, match=r"unknown model .*choose from mlp-100-100, .*lenet, resnet, mlp-A-B-"):
+    with pytest.raises(UserError, match=r"unknown model .*choose from mlp-100-100, .*lenet, .*resnet, .*mlp-A-B-"):
         check_architecture(name)
 
 

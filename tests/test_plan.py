@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from defenses.fast_gradient import FastGradient
+from defenses.noise_injection import NoiseInjection
 from defenses.pgd import Pgd
 from defenses.standard import Standard
 from harness.attack import Attack, Kind
@@ -402,3 +403,23 @@ def test_every_trainer_of_a_plan_is_resolved() -> None:
     made = make({"l2": [transfer()]}, [Pgd(norm="l2"), FastGradient()])
     trainers: list[Trainer] = [spec.defense for spec in made.models]
     assert all(trainer == trainer.resolve(DIGITS) for trainer in trainers)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Walker(Minimal):
+    name: ClassVar[str] = "walker"
+
+    @property
+    def needs_a_boundary(self) -> bool:
+        return True
+
+
+def test_a_model_that_draws_is_spared_attacks_along_its_boundary() -> None:
+    base = ModelSpec(dataset="digits", architecture="mlp-4", defense=Standard(epochs=1))
+    noisy = ModelSpec(dataset="digits", architecture="mlp-4", defense=NoiseInjection(), base=base)
+    suite = Suite(name="made", summary="", attacks={"l2": (Minimal(), Walker())})
+    made = plan(suite, [base, noisy], {"digits": DIGITS})
+    met = {
+        spec.key: {cell.attack.name for cell in made.battery if cell.victim.key == spec.key} for spec in (base, noisy)
+    }
+    assert met == {base.key: {"minimal", "walker"}, noisy.key: {"minimal"}}

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from harness.data import DATASETS, Dataset
 from harness.errors import UserError
 from harness.identity import canonical, key, seed_everything
-from harness.models import Stages
+from harness.models import Stages, build_model
 from harness.pretraining import ACTIVITY, Decoder, reconstruction_loss, sparsity
-from harness.training import Diverged, Loss, Trained, Trainer, score
+from harness.training import Diverged, Loss, Trained, Trainer, limit_norms, score
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -328,10 +328,97 @@ def test_keys_of_before_stand() -> None:
     fields = canonical(Plain())
     assert "decayed" not in fields
     assert "pretraining" not in fields
+    assert not {"max_norm", "refit"} & set(fields)
+    assert canonical(Plain(max_norm=2.0, validation=0.1, refit=3)).items() >= {"max_norm": 2, "refit": 3}.items()
     assert key(Plain(decayed="dense")) != key(Plain()) != key(Plain(pretraining=3))
 
 
 # ---------------------------------------------------------------- declarations
+
+
+# ---------------------------------------------------------------- max-norm
+
+
+def test_no_unit_has_more_than_the_largest_norm(tiny: Dataset) -> None:
+    trainer = Plain(epochs=2, lr=1e-2, max_norm=0.5)
+    for architecture in ("mlp-16", "lenet", "maxout"):
+        model = fit(tiny, trainer, architecture=architecture).model
+        free = fit(tiny, replace(trainer, max_norm=None), architecture=architecture).model
+        mine, others = (
+            torch.cat([p.detach().flatten(1).norm(dim=1) for p in one.parameters() if p.dim() > 1])
+            for one in (model, free)
+        )
+        assert mine.max() <= 0.5 + 1e-5
+        assert (mine > 0.499).any()
+        assert others.max() > 0.6
+
+
+def test_only_what_is_too_large_is_scaled_and_no_bias() -> None:
+    layer = nn.Linear(2, 3)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([[3.0, 4.0], [0.3, 0.4], [0.0, 0.0]]))
+        layer.bias.fill_(7.0)
+    limit_norms(nn.Sequential(layer), 2.5)
+    torch.testing.assert_close(layer.weight, torch.tensor([[1.5, 2.0], [0.3, 0.4], [0.0, 0.0]]))
+    assert (layer.bias == 7).all()
+
+
+def test_a_limit_that_nothing_reaches_changes_nothing(tiny: Dataset) -> None:
+    free, limited = (weights(fit(tiny, Plain(epochs=1, max_norm=limit)).model) for limit in (None, 1e6))
+    assert torch.equal(free, limited)
+
+
+# ---------------------------------------------------------------- two stages
+
+
+def test_the_second_stage_sees_all_images_at_a_tenth_of_the_rate(tiny: Dataset) -> None:
+    told: list[tuple[int, int]] = []
+    trainer = Rates(epochs=2, validation=0.25, batch_size=500, lr=1e-3, schedule="cosine", refit=3)
+    _, history = fit(tiny, trainer, progress=lambda done, total, _: told.append((done, total)))
+    assert [len(x) for _, x, _ in SEEN[:2]] == [150, 150]
+    assert len(SEEN) > 2
+    assert {len(x) for _, x, _ in SEEN[2:]} == {200}
+    assert [rate for rate, _, _ in SEEN] == pytest.approx([1e-3, 5e-4] + [1e-4] * (len(SEEN) - 2))
+    assert sorted(map(tuple, SEEN[-1][1].flatten(1).tolist())) == sorted(map(tuple, tiny.train.x.flatten(1).tolist()))
+    assert [line.epoch for line in history] == list(range(1, len(SEEN) + 1))
+    assert told == [(done, 5) for done in range(1, len(SEEN) + 1)]
+
+
+def test_it_ends_where_the_held_out_loss_is_what_the_training_loss_was(digits: Dataset) -> None:
+    first = Plain(epochs=8, lr=1e-2, validation=0.2)
+    seed_everything(0)
+    model = first.fit("mlp-32", digits).model
+    seed_everything(0)
+    build_model("mlp-32", digits.info.shape, 10)  # the order of images is drawn after the weights
+    kept = torch.randperm(len(digits.x_train))[round(0.2 * len(digits.x_train)) :]
+    wanted, _ = score(model, digits, digits.x_train, digits.y_train, kept)
+    _, history = fit(digits, replace(first, refit=60), architecture="mlp-32")
+    second = [line.validation_loss for line in history[8:]]
+    assert second[-1] <= wanted
+    assert all(loss > wanted for loss in second[:-1])
+    assert 1 <= len(second) < 60
+    _, cut = fit(digits, replace(first, refit=1), architecture="mlp-32")
+    assert len(cut) == 9
+
+
+def test_the_first_stage_is_what_it_is_alone(tiny: Dataset) -> None:
+    first = Plain(epochs=3, validation=0.25)
+    alone, both = (fit(tiny, replace(first, refit=refit)).history for refit in (None, 2))
+    assert [line[:5] for line in both[:3]] == [line[:5] for line in alone]
+
+
+def test_the_second_stage_begins_at_the_best_weights(tiny: Dataset) -> None:
+    trainer = Worsens(epochs=10, batch_size=500, validation=0.25, patience=2, lr=1e-3, refit=1)
+    _, history = fit(tiny, trainer)
+    x, y = SEEN[-1][1:]
+    assert len(x) == 200
+    model = build_model("mlp-16", tiny.info.shape, 10)
+    start = 0
+    with torch.no_grad():
+        for value in model.state_dict().values():
+            value.copy_(BEST[0][start : start + value.numel()].view_as(value))
+            start += value.numel()
+        assert history[-1].loss == pytest.approx(float(F.cross_entropy(model(x), y)), rel=1e-5)
 
 
 def test_score_is_the_mean_over_images_whatever_the_batch(digits: Dataset, trained: nn.Module) -> None:
@@ -364,6 +451,9 @@ def test_score_is_the_mean_over_images_whatever_the_batch(digits: Dataset, train
         ({"validation": -0.1}, r"plain: validation must be in \[0, 1\)"),
         ({"patience": 0, "validation": 0.1}, "plain: patience must be at least 1"),
         ({"patience": 2}, "plain: patience needs a validation split"),
+        ({"refit": 2}, "plain: refit needs a validation split"),
+        ({"refit": 0, "validation": 0.1}, "plain: refit must be at least 1"),
+        ({"max_norm": 0.0}, "plain: max_norm must be positive"),
         ({"optimizer": "adan"}, "unknown optimizer for plain 'adan'; did you mean adam.*choose from adam, sgd"),
         ({"schedule": "cosin"}, "unknown schedule for plain 'cosin'; did you mean cosine"),
     ],

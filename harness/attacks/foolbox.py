@@ -37,6 +37,11 @@ class Foolbox(Foreign):
     toolkit: ClassVar[str] = "foolbox"
     table: ClassVar[Mapping[str, Capability]] = FOOLBOX_TABLE
 
+    @property
+    def needs_a_boundary(self) -> bool:
+        """Attacks with a starting point raise where the model's answer about it changes."""
+        return cast(FoolboxCapability, self.capability).starts
+
     def _attack(self, victim: Victim, x: Tensor, y: Tensor, threat: Threat) -> Tensor:
         entry = cast(FoolboxCapability, self.capability)
         foolbox = load("foolbox", "foolbox")

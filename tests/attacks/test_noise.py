@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from harness.attacks.noise import Noise
+from harness.attacks.noise import Gaussian, Noise
 from harness.identity import seed_everything
 from harness.reference import LinearVictim
 from harness.threat import Threat, magnitude
@@ -89,3 +89,35 @@ def test_bad_fields_are_refused():
         Noise(distribution="cauchy")
     with pytest.raises(ValueError, match="draws"):
         Noise(draws=0)
+
+
+@pytest.mark.parametrize("std", [0.1, 0.3])
+def test_noise_of_a_standard_deviation(std):
+    victim = LinearVictim.random(3)
+    x, y = victim.images(2000)
+    seed_everything(0)
+    with victim.counted() as cost:
+        free = Gaussian(std=std)(victim, x, y, Threat("l2"))
+    assert cost.forwards == 0
+    noise = (free - x).flatten()
+    assert float(noise.std()) == pytest.approx(std, rel=0.02)
+    assert abs(float(noise.mean())) < 0.01
+    share = float((noise.abs() < std).float().mean())
+    assert share == pytest.approx(0.6827, abs=0.01)
+    seed_everything(0)
+    assert torch.equal(Gaussian(std=std, clip=True)(victim, x, y, Threat("l2")), free.clamp(0, 1))
+
+
+def test_only_clipped_noise_stays_in_the_box():
+    attack = Gaussian(std=0.1)
+    assert (attack.kind, attack.family, attack.access, attack.boxed) == ("minimal", "noise", "none", False)
+    assert Gaussian(std=0.1, clip=True).boxed
+    assert attack.label == "gaussian(std=0.1)"
+    x = torch.ones(4, 1, 4, 4)
+    assert Gaussian(std=0.3)(LinearVictim.random(3), x, torch.zeros(4, dtype=torch.int64), Threat("l2")).max() > 1
+
+
+@pytest.mark.parametrize("std", [0.0, -0.1, float("inf"), float("nan")])
+def test_no_standard_deviation(std):
+    with pytest.raises(ValueError, match="std must be positive"):
+        Gaussian(std=std)
