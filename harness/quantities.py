@@ -39,14 +39,15 @@ def _one(value: float) -> Floats:
 
 
 def judged_wrong(samples: pd.DataFrame) -> Floats:
-    """1 where the model errs on the returned image (on the clean one where the attack was not called), else 0.
+    """1 where the model errs on the returned image (on the clean one where none came for it), else 0.
 
     The error rate that papers print. Unlike :func:`harness.metrics.broken` it counts an image as right that the model
     errs on as it is but not once it was attacked: what happens where the images were crafted on another model. An
     invalid image counts as an error: what an attack did to it is not known, and the model gets no credit for that.
     """
     after = samples["adv_pred"].to_numpy()
-    seen = np.where(samples["attacked"].to_numpy(bool), after, samples["clean_pred"].to_numpy())
+    looked_at = samples["attacked"].to_numpy(bool) | (after >= 0)
+    seen = np.where(looked_at, after, samples["clean_pred"].to_numpy())
     wrong: Floats = (seen != samples["label"].to_numpy()).astype(float)
     return wrong
 
@@ -60,14 +61,6 @@ def _distance(samples: pd.DataFrame, settings: Settings) -> Floats:
 def _median(samples: pd.DataFrame, settings: Settings) -> Floats:
     distances = _distance(samples, settings)
     return _one(float(np.median(distances)) if len(distances) else math.nan)
-
-
-def judged_wrong_all(samples: pd.DataFrame) -> Floats:
-    """1 where the label of the returned image is wrong, also where the clean one's is; of images crafted for all."""
-    after = samples["adv_pred"].to_numpy()
-    seen = np.where(after >= 0, after, samples["clean_pred"].to_numpy())
-    wrong: Floats = (seen != samples["label"].to_numpy()).astype(float)
-    return wrong
 
 
 def _spread(samples: pd.DataFrame, settings: Settings) -> Floats:
@@ -151,16 +144,18 @@ QUANTITIES: Final[dict[str, Reading]] = {
     "median_distance": Reading("samples", _median),
     "distance_std": Reading("samples", _spread),
     "distance_share": Reading("samples", _between, share=True),
-    "error_of_all": Reading("samples", lambda frame, _: judged_wrong_all(frame), share=True),
     "gaussian_model": Reading("samples", lambda frame, how: _one(gaussian_model(frame, **how))),
     "linear_density": Reading("samples", lambda frame, how: _one(linear_density(frame, **how))),
 }
-"""Quantities by name. ``test_error``, ``test_accuracy``, ``train_error``: on the whole data set, from its card.
-``clean_error``, ``error``, ``accuracy``: on the cell's images, before and after the attack. ``distortion``: mean
+"""Quantities by name.
+
+From a model's card: ``test_error``, ``test_accuracy``, ``train_error``, on the whole data set; ``history``, a ``field`` of
+the training history at ``epoch``.
+
+From a cell's images: ``clean_error`` before the attack, ``error`` and ``accuracy`` after it. ``distortion`` is the mean
 distance of the adversarials found of images that the model gets right (``norm``, by default the root mean square over
-pixels); ``median_distance``: its median; ``distance_std``: its standard deviation. ``distance_share``: share of the
-images that the model gets right with a distance in [``low``, ``high``) (``norm``, by default L2). ``error_of_all``: as
-``error``, but an image that is wrong as it is counts as it is labelled in the end. ``gaussian_model`` (``std``) and
-``linear_density`` (``std``, ``width``): errors under noise that a model of the distances foretells. ``history``:
-``field`` of the training history at ``epoch``.
-``backwards``: backward passes an attacked image; ``seconds`` the attack's wall time for the whole cell."""
+pixels), ``median_distance`` its median, ``distance_std`` its standard deviation; ``distance_share`` is the share of the
+images that the model gets right with a distance in [``low``, ``high``) (``norm``, by default L2). ``gaussian_model``
+(``std``) and ``linear_density`` (``std``, ``width``) are errors under noise that a model of the distances foretells.
+
+From the cost of the attack: ``backwards``, passes an attacked image; ``seconds``, wall time of the whole cell."""

@@ -125,7 +125,7 @@ def tested(model: str) -> Measure:
 def noisy(model: str, std: float, samples: int | None = None) -> Measure:
     """Error under Gaussian noise of all images, also of those that are wrong without."""
     attack = Gaussian(std=std)
-    return Measure(quantity="error_of_all", model=model, attack=attack, threat=ANY, source=model, samples=samples)
+    return Measure(quantity="error", model=model, attack=attack, threat=ANY, source=model, samples=samples)
 
 
 def line(quantity: str, model: str, **settings: Any) -> Measure:
