@@ -42,7 +42,8 @@ SAMPLE_COLUMNS: Final = (
 clean image, whether that is right, whether the attack was called, prediction on the returned image (-1: none),
 whether that is a valid adversarial (never, if the attack may leave [0, 1]), share of the judge's draws that got it
 wrong (0 or 1 for a deterministic model, NaN where nothing was judged), whether an adversarial is still one after
-rounding to 8 bits, the flags, its distances (NaN unless adversarial), its shard."""
+rounding to 8 bits, the flags, its distances (NaN unless adversarial; of an unclipped attack,
+which has no adversarials, unless misclassified), its shard."""
 
 PAIR_COLUMNS: Final = (
     "dataset", "architecture", "defense", "seed", "suite", "attack", "toolkit", "norm", "eps", "source", "n",

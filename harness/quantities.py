@@ -53,9 +53,8 @@ def judged_wrong(samples: pd.DataFrame) -> Floats:
 
 
 def _distance(samples: pd.DataFrame, settings: Settings) -> Floats:
-    found = samples["adversarial"].to_numpy(bool) & samples["clean_correct"].to_numpy(bool)
-    distances: Floats = samples[settings.get("norm", "rms")].to_numpy(float)[found]
-    return distances
+    distances: Floats = samples[settings.get("norm", "rms")].to_numpy(float)
+    return distances[samples["clean_correct"].to_numpy(bool) & ~np.isnan(distances)]
 
 
 def _median(samples: pd.DataFrame, settings: Settings) -> Floats:
@@ -71,7 +70,7 @@ def _spread(samples: pd.DataFrame, settings: Settings) -> Floats:
 def _between(samples: pd.DataFrame, settings: Settings) -> Floats:
     """1 where a correctly classified image's distance is in [low, high), 0 for the other correctly classified ones."""
     right = samples[samples["clean_correct"].to_numpy(bool)]
-    distances = np.where(right["adversarial"].to_numpy(bool), right[settings.get("norm", "l2")].to_numpy(float), np.inf)
+    distances = right[settings.get("norm", "l2")].fillna(np.inf).to_numpy(float)
     inside: Floats = ((distances >= settings["low"]) & (distances < settings["high"])).astype(float)
     return inside
 
@@ -149,8 +148,8 @@ QUANTITIES: Final[dict[str, Reading]] = {
 }
 """Quantities by name.
 
-From a model's card: ``test_error``, ``test_accuracy``, ``train_error``, on the whole data set; ``history``, a ``field`` of
-the training history at ``epoch``.
+From a model's card: ``test_error``, ``test_accuracy``, ``train_error``, on the whole data set; ``history``, a ``field``
+of the training history at ``epoch``.
 
 From a cell's images: ``clean_error`` before the attack, ``error`` and ``accuracy`` after it. ``distortion`` is the mean
 distance of the adversarials found of images that the model gets right (``norm``, by default the root mean square over

@@ -32,7 +32,8 @@ class Verdict:
         non_finite: Some value NaN or infinite.
         wrong_shape: The attack did not return one image of the right shape for each.
         crashed: The attack raised.
-        distances: Norm name (and ``"rms"``) to distance, float64, NaN unless adversarial.
+        distances: Norm name (and ``"rms"``) to distance, float64, NaN unless adversarial (without a box:
+            unless misclassified).
     """
 
     clean_pred: Tensor
@@ -114,7 +115,8 @@ def judge(
         adv_pred = torch.where(valid, ballots.argmax(1), adv_pred)
         right = ballots.gather(1, y.unsqueeze(1)).squeeze(1) / ballots.sum(1)
         wrong_share = torch.where(valid, 1 - right, wrong_share)
-    adversarial = valid & (adv_pred != y) & boxed
+    reached = valid & (adv_pred != y)
+    adversarial = reached & boxed
     survives = no
     if adversarial.any():
         rounded = torch.where(_wide(adversarial, x), (images * 255).round() / 255, x)
@@ -136,7 +138,7 @@ def judge(
         non_finite=~finite,
         wrong_shape=wrong_shape,
         crashed=crashed,
-        distances={name: torch.where(adversarial, value, nan) for name, value in distances.items()},
+        distances={name: torch.where(reached, value, nan) for name, value in distances.items()},
     )
 
 

@@ -163,7 +163,7 @@ def run_shard(
     if proposal is None:
         proposal = Proposal(x[chosen], 0.0, 0, 0)
     verdict = judge(bench.referee, x[chosen], y[chosen], proposal.x_adv, threat, clean_pred[chosen], boxed=attack.boxed)
-    samples = _frame(verdict, index, y, clean_pred, chosen, correct, shard)
+    samples = _frame(verdict, index, y, clean_pred, chosen, correct, shard, boxed=attack.boxed)
     facts = {
         "seconds": proposal.seconds,
         "forwards": proposal.forwards,
@@ -193,7 +193,15 @@ def _unchanged(x_adv: object, x: Tensor, counted: Tensor) -> int:
 
 
 def _frame(
-    verdict: Verdict, index: Tensor, y: Tensor, clean_pred: Tensor, chosen: Tensor, attacked: Tensor, shard: int
+    verdict: Verdict,
+    index: Tensor,
+    y: Tensor,
+    clean_pred: Tensor,
+    chosen: Tensor,
+    attacked: Tensor,
+    shard: int,
+    *,
+    boxed: bool,
 ) -> pd.DataFrame:
     n = len(index)
     where = chosen.cpu().numpy()
@@ -222,7 +230,9 @@ def _frame(
         "shard": np.full(n, shard, dtype=np.int32),
     }
     frame = pd.DataFrame(columns)[list(SAMPLE_COLUMNS)]
-    frame.loc[~frame["adversarial"], list(DISTANCES)] = np.nan
+    # of what may lie outside the box nothing is adversarial, but a study asks how far the misclassified ones are
+    wrong = frame["attacked"] & (frame["adv_pred"] >= 0) & (frame["adv_pred"] != frame["label"])
+    frame.loc[~(frame["adversarial"] if boxed else wrong), list(DISTANCES)] = np.nan
     return frame
 
 

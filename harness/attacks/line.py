@@ -57,7 +57,15 @@ def fooled(victim: Victim, x: Tensor, y: Tensor) -> Tensor:
 
 @torch.no_grad()
 def first_crossing(
-    victim: Victim, x: Tensor, y: Tensor, direction: Tensor, largest: float, *, ratio: float = 1.3, halvings: int = 10
+    victim: Victim,
+    x: Tensor,
+    y: Tensor,
+    direction: Tensor,
+    largest: float,
+    *,
+    ratio: float = 1.3,
+    halvings: int = 10,
+    boxed: bool = True,
 ) -> Tensor:
     """Shortest step along a fixed direction that changes the prediction, up to the resolution of a grid.
 
@@ -72,17 +80,24 @@ def first_crossing(
         largest: Longest step, in multiples of ``direction``.
         ratio: Quotient of neighbouring steps, > 1.
         halvings: Bisections of the last interval.
+        boxed: Whether every step is clipped to [0, 1].
 
     Returns:
-        Images in the box: on the far side of the first crossing; ``x`` where it is misclassified already, and where
+        Images: on the far side of the first crossing; ``x`` where it is misclassified already, and where
         no step fools.
     """
+
+    def moved(rows: Tensor, length: Tensor | float) -> Tensor:
+        far = per_sample(length, x) if isinstance(length, Tensor) else length
+        images = x[rows] + far * direction[rows]
+        return images.clamp(0, 1) if boxed else images
+
     open_ = (~fooled(victim, x, y)).nonzero().squeeze(1)
     step, previous, found = x.new_zeros(len(x)), 0.0, x.clone()
     low, high = step.clone(), step.clone()
     size = largest / 10000
     while len(open_):
-        hit = fooled(victim, (x[open_] + size * direction[open_]).clamp(0, 1), y[open_])
+        hit = fooled(victim, moved(open_, size), y[open_])
         low[open_[hit]], high[open_[hit]] = previous, size
         open_ = open_[~hit]
         if size >= largest:
@@ -92,9 +107,9 @@ def first_crossing(
     low, high = low[rows], high[rows]
     for _ in range(halvings if len(rows) else 0):
         middle = (low + high) / 2
-        hit = fooled(victim, (x[rows] + per_sample(middle, x) * direction[rows]).clamp(0, 1), y[rows])
+        hit = fooled(victim, moved(rows, middle), y[rows])
         low, high = torch.where(hit, low, middle), torch.where(hit, middle, high)
-    found[rows] = (x[rows] + per_sample(high, x) * direction[rows]).clamp(0, 1)
+    found[rows] = moved(rows, high)
     return found
 
 

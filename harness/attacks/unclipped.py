@@ -7,27 +7,30 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from ..attack import Attack, Family
+from ..attack import Attack, Family, Kind
 from ..errors import UserError
 from ..threat import Norm, Threat
 from ..victim import Victim
 from .alpha import Alpha
 from .gradient import Gradient
+from .line import diameter, first_crossing
 
 
 @dataclass(frozen=True, kw_only=True)
 class Unclipped(Attack):
-    """x + eps times the direction of a budget attack, wherever that is.
+    """x + eps times the direction of a budget attack, wherever that is; or the first crossing along a gradient.
 
     For studies: the papers perturb raw images and never say that they clip. What lies outside [0, 1] is no image, so
     the referee notes how the victim labels it and counts none of it as a success: the pair has the status
     ``"unclipped"``, no robust accuracy and no part in a worst case.
 
     Attributes:
-        attack: Where the direction is from; its ``mode`` has to be ``"budget"``.
+        attack: Where the direction is from: an :class:`Alpha` with ``mode="budget"``, or a :class:`Gradient` of either
+            mode. With ``"minimal"`` the shortest step along the gradient that changes the prediction is looked for, at
+            most as long as the diagonal of the box.
 
     Raises:
-        UserError: The attack is none of one budget step.
+        UserError: The attack is none of these.
     """
 
     name: ClassVar[str] = "unclipped"
@@ -35,9 +38,15 @@ class Unclipped(Attack):
     attack: Alpha | Gradient
 
     def __post_init__(self) -> None:
-        if not isinstance(self.attack, Alpha | Gradient) or self.attack.kind != "budget":
+        budget = isinstance(self.attack, Alpha) and self.attack.kind == "budget"
+        if not (budget or isinstance(self.attack, Gradient)):
             label = getattr(self.attack, "label", self.attack)
-            raise UserError(f"unclipped: attack must be an Alpha or Gradient with mode='budget', got {label}")
+            raise UserError(f"unclipped: attack must be a Gradient, or an Alpha with mode='budget', got {label}")
+
+    @property
+    def kind(self) -> Kind:
+        """As the attack that gives the direction."""
+        return self.attack.kind
 
     @property
     def boxed(self) -> bool:
@@ -63,5 +72,8 @@ class Unclipped(Attack):
         """Propose one point for each image; where there is no direction, the image itself."""
         if not len(x):
             return x
+        direction = self.attack.direction(victim, x, y, threat.norm)
+        if self.kind == "minimal":
+            return first_crossing(victim, x, y, direction, diameter(x, threat.norm), boxed=False)
         assert threat.eps is not None
-        return x + threat.eps * self.attack.direction(victim, x, y, threat.norm)
+        return x + threat.eps * direction

@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -15,7 +16,9 @@ from harness.attacks.transfer import Transfer
 from harness.attacks.unclipped import Unclipped
 from harness.errors import UserError
 from harness.identity import key
+from harness.metrics import broken
 from harness.reference import LinearVictim
+from harness.shard import Bench, run_shard
 from harness.threat import Threat, magnitude
 
 EPS = 0.4
@@ -69,9 +72,9 @@ def test_the_declaration() -> None:
     assert transfer.label == "transfer:unclipped:gradient(p=2, objective=probability)"
 
 
-@pytest.mark.parametrize("bad", [Gradient(mode="minimal"), Alpha(mode="minimal"), Noise(), None])
-def test_only_budget_steps_can_go_unclipped(bad: Any) -> None:
-    with pytest.raises(UserError, match="unclipped: attack must be an Alpha or Gradient with mode='budget', got"):
+@pytest.mark.parametrize("bad", [Alpha(mode="minimal"), Noise(), None])
+def test_only_what_follows_a_direction_can_go_unclipped(bad: Any) -> None:
+    with pytest.raises(UserError, match="unclipped: attack must be a Gradient, or an Alpha with mode='budget', got"):
         Unclipped(attack=bad)
 
 
@@ -79,3 +82,25 @@ def test_it_needs_an_eps() -> None:
     victim = LinearVictim.random(3)
     with pytest.raises(ValueError, match="needs an eps"):
         Unclipped(attack=adv_loss())(victim, *victim.images(2), Threat("l2"))
+
+
+def test_the_first_crossing_may_lie_outside_the_box() -> None:
+    victim = LinearVictim.random(2, seed=3)
+    x, y = victim.images(25)
+    x = x.round()  # at the corners of the box every direction leads out of it
+    y = victim.predict(x)
+    attack = Unclipped(attack=Gradient(mode="minimal"))
+    assert attack.kind == "minimal"
+    bench = Bench.of(victim.model, 2, "cpu")
+    outcome = run_shard(bench, attack, Threat("l2"), index=torch.arange(25), x=x, y=y, seed=0)
+    frame = outcome.samples
+    optimum = victim.distance(x, y, "l2").numpy()
+    near = optimum < 3.9  # the search ends at the diagonal of the box
+    assert near.sum() > 10
+    assert not frame["adversarial"].any()
+    np.testing.assert_allclose(frame["l2"].to_numpy()[near], optimum[near], rtol=2e-3)
+    assert frame["out_of_box"].to_numpy()[near].any()
+    assert not broken(frame, "l2", 100.0).any()
+    clipped = run_shard(bench, attack.attack, Threat("l2"), index=torch.arange(25), x=x, y=y, seed=0).samples
+    both = clipped["adversarial"].to_numpy(bool) & near
+    assert (clipped["l2"][both] >= frame["l2"][both] * 0.998).all()
