@@ -72,6 +72,13 @@ def ui(session: nox.Session) -> None:
 
 
 @nox.session
+def reproduce(session: nox.Session) -> None:
+    """Run a paper's experiments, e.g. ``nox -s reproduce -- gu2014 --data-root DATA``."""
+    install(session)
+    session.run("gauntlet", "reproduce", *session.posargs)
+
+
+@nox.session
 def benchmarks(session: nox.Session) -> None:
     """Measure speed as ratios within one run; takes long. Arguments: names, then options of the one named."""
     known = sorted(file.stem for file in Path("benchmarks").glob("bench_*.py"))

@@ -90,11 +90,16 @@ class Attack(ABC):
         """Whether :meth:`prepare` has something to do: by default whether there is one."""
         return type(self).prepare is not Attack.prepare
 
+    @property
+    def preparation_samples(self) -> int:
+        """Most training images that :meth:`prepare` is shown."""
+        return 1000
+
     def prepare(self, victim: Victim, x: Tensor, y: Tensor) -> Attack:
         """Return a resolved copy after looking at training data; by default the attack itself.
 
-        Called once for a model and threat, before any shard. Whatever is learned here (a constant, say) must be
-        held by the fields of the copy.
+        Called once for a model and threat, before any shard. Whatever is learned here must be held by the fields of the
+        copy: a constant, or weights as a mapping of names to tensors, in a field that is left out of the identity.
 
         Args:
             victim: The model that will be attacked.

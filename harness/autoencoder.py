@@ -157,6 +157,7 @@ class Reconstruction(Upon):
             UserError: No base.
         """
         mine = self.resolve(data.info)
+        data = mine.part(data)
         model = mine.around(self.needed(base), data.info).to(device).eval()
         examples = mine.examples(model.base, data, device)
         return Trained(model.eval(), mine._reconstruct(model, examples, data, device, progress))

@@ -120,6 +120,11 @@ class Dataset:
         index = self._sample(self._train_order, n, "training")
         return index, Split(self.to_float(self.x_train[index]), self.y_train[index])
 
+    def first(self, n: int) -> Dataset:
+        """The data set with the images of :meth:`train_sample` as its training part."""
+        index = self._sample(self._train_order, n, "training")
+        return replace(self, x_train=self.x_train[index], y_train=self.y_train[index])
+
     @cached_property
     def _test_order(self) -> Tensor:
         return loaders.stratified_order(self.y_test, salt=1)

@@ -24,7 +24,7 @@ from .remedy import Remedy
 from .results import pair_from_outcomes
 from .shard import Bench, Proposal, run_shard
 from .victim import VictimError
-from .work import PREPARATION_SAMPLES, inner
+from .work import inner
 
 
 def evaluate(
@@ -158,9 +158,8 @@ def _prepared(cell: Cell, bench: Bench, x: Tensor, y: Tensor) -> tuple[Attack, P
     identity.seed_everything(identity.derive_seed(cell.prepared_key))
     try:
         with bench.attacked.guarded():
-            return attack.prepare(
-                bench.attacked, x[:PREPARATION_SAMPLES].clone(), y[:PREPARATION_SAMPLES].clone()
-            ), None
+            n = attack.preparation_samples
+            return attack.prepare(bench.attacked, x[:n].clone(), y[:n].clone()), None
     except VictimError:
         raise
     except Exception as error:  # an attack's failure is recorded, and does not stop the others

@@ -14,7 +14,7 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from . import maxout
+from . import generator, maxout
 from .errors import UserError, unknown
 
 Shape = tuple[int, int, int]
@@ -123,6 +123,11 @@ def conv_maxout_small(shape: Shape, classes: int) -> Stages:
     return Stages(*maxout.convolutional_small(shape, classes))
 
 
+def allconv(shape: Shape, classes: int) -> Stages:
+    """Seven convolutions, no dense layer, scores averaged over places (Lee et al. 2017, table 1, the classifier)."""
+    return Stages(*generator.classifier(shape, classes))
+
+
 def autoencoder(shape: Shape, classes: int) -> Stages:
     """Sigmoid encoder of 400 units trained without labels, softmax on top (Szegedy et al. 2014, AE400-10)."""
     stages: OrderedDict[str, nn.Module] = OrderedDict()
@@ -200,6 +205,7 @@ def resnet(shape: Shape, classes: int) -> Stages:
 
 ARCHITECTURES: Final[dict[str, Callable[[Shape, int], Stages]]] = {
     "ae-400": autoencoder,
+    "allconv": allconv,
     "conv-maxout": conv_maxout,
     "conv-maxout-small": conv_maxout_small,
     "convnet-gu": convnet_gu,

@@ -92,6 +92,8 @@ class Trainer:
             the cross-entropy on it has come down to what it was on the rest before, both as the model is judged; for so
             many epochs at most (Goodfellow et al. 2013, section 5.1; Lyu et al. 2015, section IV.A). ``None`` leaves
             the held-out part out. Needs ``validation > 0``, whose fields in the history are no validation then.
+        subset: Train on so many training images alone, the first of a fixed, stratified order (the same whatever the
+            seed), before any are held out; ``None``: on all.
 
     Raises:
         ValueError: A hyperparameter outside its range.
@@ -119,6 +121,7 @@ class Trainer:
     pretraining: int | None = field(default=None, metadata={"identity": "set"})
     max_norm: float | None = field(default=None, metadata={"identity": "set"})
     refit: int | None = field(default=None, metadata={"identity": "set"})
+    subset: int | None = field(default=None, metadata={"identity": "set"})
 
     def __post_init__(self) -> None:
         _check_literals(self)
@@ -140,6 +143,7 @@ class Trainer:
         require(self, "refit", self.refit is None or self.refit >= 1, "at least 1")
         if self.refit is not None and not self.validation:
             raise UserError(f"{self.name}: refit needs a validation split, e.g. validation=0.1")
+        require(self, "subset", self.subset is None or self.subset >= 1, "at least 1")
 
     def resolve(self, info: DatasetInfo) -> Self:
         """Replace every ``None`` that stands for the data set's own value."""
@@ -163,6 +167,14 @@ class Trainer:
             if getattr(mine, f.name) != getattr(usual, f.name)
         ]
         return f"{self.name}({', '.join(changed)})" if changed else self.name
+
+    def part(self, data: Dataset) -> Dataset:
+        """The data set with what :attr:`subset` leaves of its training part.
+
+        Raises:
+            UserError: It asks for more than there is.
+        """
+        return data if self.subset is None else data.first(self.subset)
 
     def loss(self, model: Stages, x: Tensor, y: Tensor) -> Loss:
         """The objective on one batch: x float32 (N, C, H, W) in [0, 1], y int64 (N,)."""
@@ -219,8 +231,10 @@ class Trainer:
 
         Raises:
             Diverged: The loss stopped being finite, or the weights of the last update give none that is.
+            UserError: :attr:`subset` is more than there are.
         """
         mine = self.resolve(data.info)
+        data = mine.part(data)
         model = build_model(architecture, data.info.shape, len(data.info.classes)).to(device)
         history = mine._loop(model, data, device, progress)
         model.requires_grad_(True)  # frozen in training alone: a loaded model is no different

@@ -6,7 +6,6 @@ moment, and may run twice, without harm.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import time
@@ -29,6 +28,7 @@ from .data import Dataset, DataSource
 from .errors import first_line
 from .metrics import broken
 from .plan import Cell, ModelSpec, Probe
+from .prepared import read_prepared, write_prepared
 from .probe import probe as examine
 from .results import Damaged, shard_samples, write_shard
 from .shard import Bench, Proposal, craft, run_shard
@@ -37,16 +37,12 @@ from .store import (
     has_model,
     load_base,
     load_model,
-    read_json,
     save_model,
     weights_digest,
     write_bytes,
     write_json,
 )
 from .training import Diverged, score
-
-PREPARATION_SAMPLES = 1000
-"""Training images shown to an attack that prepares itself."""
 
 UNTRAINED_SAMPLES = 1000
 """Images that the accuracies of a model without training of its own are measured on."""
@@ -214,26 +210,21 @@ class Worker:
         assert key is not None
         identity.seed_everything(identity.derive_seed(key))
         data = self._data(cell.victim)
-        _, (x, y) = data.train_sample(min(PREPARATION_SAMPLES, len(data.x_train)))
+        attack = inner(cell.attack)
+        _, (x, y) = data.train_sample(min(attack.preparation_samples, len(data.x_train)))
         victim = self._bench(cell.crafter).attacked
         start = time.perf_counter()
         with victim.counted() as cost, victim.guarded():
-            ready = inner(cell.attack).prepare(victim, x.to(victim.device), y.to(victim.device))
-        changes = {
-            f.name: getattr(ready, f.name)
-            for f in dataclasses.fields(ready)
-            if getattr(ready, f.name) != getattr(inner(cell.attack), f.name)
-        }
+            ready = attack.prepare(victim, x.to(victim.device), y.to(victim.device))
         facts = {"seconds": time.perf_counter() - start, "forwards": cost.forwards, "backwards": cost.backwards}
-        write_json(self.context.home.prepared(key), {"fields": changes, "cost": facts})
+        write_prepared(self.context.home.prepared(key), attack, ready, facts)
 
     def _ready(self, cell: Cell) -> Attack:
         """The cell's attack with what it learned from the training data."""
         attack = inner(cell.attack)
         if cell.prepared_key is None:
             return attack
-        fields = read_json(self.context.home.prepared(cell.prepared_key))["fields"]
-        return dataclasses.replace(attack, **fields)
+        return read_prepared(self.context.home.prepared(cell.prepared_key), attack)
 
     def _craft(self, cell: Cell, shard: int) -> None:
         assert cell.crafted_key is not None

@@ -80,56 +80,59 @@ def test_batteries_are_cascades_of_whole_suites() -> None:
     assert len(made.judgements[0].ranked) == len(made.study.defended) - len(made.profile.skipped)
 
 
-@pytest.fixture(scope="module")
-def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    home = tmp_path_factory.mktemp("studies") / "home"
-    arguments = ["reproduce", "gu2014", "--profile", "smoke", "--home", str(home), "--jobs", "2"]
-    result = CliRunner().invoke(cli, arguments, catch_exceptions=False)
+def run(*arguments: str) -> str:
+    result = CliRunner().invoke(cli, list(arguments), catch_exceptions=False)
     assert result.exit_code == 0, result.output
-    return home, result.output
+    return result.output
 
 
-def test_the_smoke_profile_fills_every_table_and_figure(ran: tuple[Path, str]) -> None:
-    home, output = ran
-    out = home / "study-gu2014"
+@pytest.mark.parametrize("name", STUDIES)
+def test_the_smoke_profile_from_the_command_line_to_the_page(name: str, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    command = ("reproduce", name, "--profile", "smoke", "--home", str(home))
+    output = run(*command, "--jobs", "2")
+    out = home / f"study-{name}"
+    check_outputs(studies()[name], out)
+    assert all(claim.name in output for claim in studies()[name].claims)
+    assert str(home) not in (out / "environment.json").read_text()
+
+    # again: nothing is left to do, and the same is said
+    before = {path: path.stat().st_mtime_ns for path in (home / "cells").rglob("result.json")}
+    page = (out / f"study-{name}.html").read_bytes()
+    run(*command, "--jobs", "1")
+    assert {path: path.stat().st_mtime_ns for path in (home / "cells").rglob("result.json")} == before
+    assert (out / f"study-{name}.html").read_bytes() == page
+
+    # a paper's own attacks rank nobody
+    run("report", "--home", str(home))
+    board = pd.read_csv(home / "report" / "leaderboard.csv")
+    assert set(board["suite"]) == set(studies()[name].profile("smoke").batteries)
+
+
+def check_outputs(made: Study, out: Path) -> None:
+    """Every table, figure and claim is there, in every file."""
     frame = pd.read_csv(out / "claims.csv")
     assert list(frame.columns) == list(CLAIM_COLUMNS)
-    made: Study = studies()["gu2014"]
-    assert set(frame["item"]) == {*(item.name for item in made.items if item.values), *(c.name for c in made.claims)}
-    of_items = frame[frame["item"].isin([item.name for item in made.items])]
-    # a distortion needs an adversarial to be found; everything else is a number whatever comes of it
-    assert of_items[~of_items["metric"].str.contains("distortion")]["measured"].notna().all()
-    assert (of_items[of_items["printed"].notna()]["verdict"] == "not run").all()  # digits are not MNIST
-    assert "always-fooled" in output
-    for name in ("figure-1-clean.svg", "figure-1-adversarial.svg", "figure-2.png", "figure-3.png"):
-        assert (out / "figures" / name).stat().st_size > 500
+    with_values = [item.name for item in made.items if item.values]
+    assert set(frame["item"]) == {*with_values, *(claim.name for claim in made.claims)}
+    of_items = frame[frame["item"].isin(with_values)]
+    # what is about distances needs an adversarial to be found; everything else is a number whatever comes of it
+    sure = of_items[of_items["metric"].str.contains("error on|accuracy")]
+    assert sure["measured"].notna().all()
+    assert of_items["measured"].notna().mean() > 0.5
+    assert (of_items[of_items["printed"].notna()]["verdict"] == "not run").all()  # digits are no data set of a paper's
+    for item in made.items:
+        if item.kind != "table":
+            kind = "png" if item.kind == "grid" else "svg"
+            assert (out / "figures" / f"{item.name}.{kind}").stat().st_size > 300, item.name
     facts = json.loads((out / "environment.json").read_text())
-    assert facts["command"] == "gauntlet reproduce gu2014 --profile smoke"
-    assert str(home) not in (out / "environment.json").read_text()
-    page, markdown = ((out / f"study-gu2014.{kind}").read_text() for kind in ("html", "md"))
+    assert facts["command"] == f"gauntlet reproduce {made.name} --profile smoke"
+    page, markdown = ((out / f"study-{made.name}.{kind}").read_text() for kind in ("html", "md"))
     for item in made.items:
         assert f'id="{item.name}"' in page
-        assert item.title in markdown
+        assert item.title.split(",")[0] in markdown
     assert "What today's attacks leave" in markdown
     assert "&lt;Macro" not in page
-
-
-def test_running_it_again_does_nothing_and_says_the_same(ran: tuple[Path, str]) -> None:
-    home, _ = ran
-    before = {path: path.stat().st_mtime_ns for path in (home / "cells").rglob("result.json")}
-    page = (home / "study-gu2014" / "study-gu2014.html").read_bytes()
-    arguments = ["reproduce", "gu2014", "--profile", "smoke", "--home", str(home), "--jobs", "1"]
-    assert CliRunner().invoke(cli, arguments, catch_exceptions=False).exit_code == 0
-    assert {path: path.stat().st_mtime_ns for path in (home / "cells").rglob("result.json")} == before
-    assert (home / "study-gu2014" / "study-gu2014.html").read_bytes() == page
-
-
-def test_a_study_stays_off_the_leaderboards(ran: tuple[Path, str]) -> None:
-    home, _ = ran
-    result = CliRunner().invoke(cli, ["report", "--home", str(home)], catch_exceptions=False)
-    assert result.exit_code == 0, result.output
-    board = pd.read_csv(home / "report" / "leaderboard.csv")
-    assert set(board["suite"]) == {"quick"}
 
 
 @pytest.mark.parametrize(

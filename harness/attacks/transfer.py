@@ -71,6 +71,11 @@ class Transfer(Attack):
         """As the crafting attack."""
         return self.attack.prepares
 
+    @property
+    def preparation_samples(self) -> int:
+        """As the crafting attack."""
+        return self.attack.preparation_samples
+
     def prepare(self, victim: Victim, x: Tensor, y: Tensor) -> Attack:
         """Prepare the crafting attack on the source model."""
         return dataclasses.replace(self, attack=self.attack.prepare(victim, x, y))
