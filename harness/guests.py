@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import external, identity
+from . import address, external, identity, inspection
 from .data import Dataset
 from .plan import ModelSpec
 from .probe import diagnose
@@ -52,7 +52,7 @@ def admit(
     """Load a model, look at it, and find out how attacks must see it.
 
     Args:
-        text: What the user typed; see :func:`harness.external.parse`.
+        text: What the user typed; see :func:`harness.address.parse`.
         data: The data set it will be judged on.
         mean: Per channel, taken from the images before the model sees them; empty for none.
         std: Per channel, what they are then divided by.
@@ -65,16 +65,16 @@ def admit(
     Raises:
         UserError: It cannot be loaded, or cannot be judged; one line says why.
     """
-    reference = external.parse(text, mean=tuple(mean), std=tuple(std), fetched=fetched, tracking_uri=tracking_uri)
+    reference = address.parse(text, mean=tuple(mean), std=tuple(std), fetched=fetched, tracking_uri=tracking_uri)
     with identity.as_a_worker(device), identity.isolated(0, device):
         model = external.load(reference)
         _, (x, y) = data.test_sample(min(LOOK, len(data.x_test)))
         classes = len(data.info.classes)
-        found = external.inspect(model, x, y, classes, device)
+        found = inspection.inspect(model, x, y, classes, device)
         if remedy is None:
             remedy = diagnose(model, x, y, classes=classes, device=device, stand_ins=tuple(stand_ins))
         defense = external.describe_model(model, reference, remedy)
-        print_ = external.fingerprint(model, data.info.shape, classes)
+        print_ = inspection.fingerprint(model, data.info.shape, classes)
     spec = ModelSpec(dataset=data.info.name, architecture=reference.name, defense=defense, seed=0)
     card = {
         **{field: getattr(spec, field) for field in ("dataset", "architecture", "seed")},

@@ -18,10 +18,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from harness import external, identity, registry
+from harness import identity, inspection, registry
+from harness.address import Reference, parse
 from harness.data import Dataset
 from harness.errors import UserError
-from harness.external import External, Normalised, Reference, bare, describe_model, digest, load, parse, restore
+from harness.external import External, Normalised, bare, describe_model, digest, load, restore
 from harness.remedy import Remedy
 from harness.shard import Bench
 from harness.victim import Victim, input_gradient
@@ -419,7 +420,7 @@ def test_another_process_loads_the_same_model_from_json(net: Path, x: Tensor) ->
     declared = describe_model(load(reference), reference)
     code = (
         "import json, sys, torch\n"
-        "from harness.external import Reference, describe_model, load\n"
+        "from harness.address import Reference\nfrom harness.external import describe_model, load\n"
         "torch.set_num_threads(1)\n"
         "reference = Reference.from_json(json.loads(sys.argv[1]))\n"
         "model = load(reference).eval()\n"
@@ -581,7 +582,7 @@ def test_fingerprints_see_what_files_do_not_show(tmp_path: Path) -> None:
         (tmp_path / "settings.json").write_text(str(levels))
         model = load(reference)
         before = digest(model), model.training
-        seen.append((describe_model(model, reference), external.fingerprint(model, (1, 8, 8), 10)))
+        seen.append((describe_model(model, reference), inspection.fingerprint(model, (1, 8, 8), 10)))
         assert before == (digest(model), model.training)
     assert seen[0] == seen[2]
     assert seen[0][0] == seen[1][0]
@@ -598,17 +599,17 @@ def test_fingerprints_see_gradients_and_the_lack_of_them(trained: nn.Module) -> 
             return self.way(self.inner(x))
 
     ways = (lambda z: z, lambda z: z.detach(), lambda z: z.detach() + 0 * z, lambda z: z * 1.5)
-    prints = [external.fingerprint(Masked(way), (1, 8, 8), 10) for way in ways]
+    prints = [inspection.fingerprint(Masked(way), (1, 8, 8), 10) for way in ways]
     assert len(set(prints)) == 4
-    assert prints[0] == external.fingerprint(trained, (1, 8, 8), 10)
+    assert prints[0] == inspection.fingerprint(trained, (1, 8, 8), 10)
     draws = Masked(lambda z: z + torch.rand_like(z))
     torch.manual_seed(1)
-    first, drawn = external.fingerprint(draws, (1, 8, 8), 10), torch.rand(1)
+    first, drawn = inspection.fingerprint(draws, (1, 8, 8), 10), torch.rand(1)
     torch.manual_seed(1)
     assert torch.equal(drawn, torch.rand(1))
-    assert external.fingerprint(draws, (1, 8, 8), 10) == first
+    assert inspection.fingerprint(draws, (1, 8, 8), 10) == first
     with torch.no_grad():
-        assert external.fingerprint(trained, (1, 8, 8), 10) == prints[0]
+        assert inspection.fingerprint(trained, (1, 8, 8), 10) == prints[0]
 
 
 class Through(nn.Module):
@@ -625,7 +626,7 @@ class Through(nn.Module):
 
 def looked_at(digits: Dataset, model: nn.Module, y: Callable[[Tensor], Tensor] = lambda y: y) -> dict[str, Any]:
     _, (x, labels) = digits.test_sample(100)
-    return external.inspect(model, x, y(labels), 10)
+    return inspection.inspect(model, x, y(labels), 10)
 
 
 def test_a_sound_model_is_let_in(digits: Dataset, trained: nn.Module) -> None:

@@ -1,0 +1,187 @@
+"""How the model of a user is named: a file and its function, an exported program, an address in MLflow."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+from urllib.parse import quote, unquote
+
+from . import registry
+from .errors import UserError, describe
+
+Argument = int | float | bool | str
+
+CHOICES: Final = "FILE.py:FACTORY, FILE.pt2, models:/NAME/VERSION, models:/NAME@ALIAS or runs:/RUN_ID/PATH"
+
+_PICKLES: Final = (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle", ".safetensors")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """What a worker needs to load a model again.
+
+    Attributes:
+        kind: ``"python"``, ``"export"`` or ``"mlflow"``.
+        place: Absolute path of the file, or address in MLflow.
+        factory: Function in a Python file that returns the model.
+        arguments: What it is called with, by name.
+        mean: As ``External.mean``.
+        std: As ``External.std``.
+        folder: Where :func:`parse` has put a model of MLflow.
+
+    Raises:
+        UserError: As ``External``.
+    """
+
+    kind: Literal["python", "export", "mlflow"]
+    place: str
+    factory: str = ""
+    arguments: tuple[tuple[str, Argument], ...] = ()
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    folder: str = ""
+
+    def __post_init__(self) -> None:
+        check_normalisation(self.mean, self.std)
+
+    @property
+    def text(self) -> str:
+        """What :func:`parse` makes the same reference of, but for normalisation and folder."""
+        if self.kind != "python":
+            return self.place
+        words = "&".join(f"{name}={_written(value)}" for name, value in self.arguments)
+        return f"{self.place}:{self.factory}" + (f"?{words}" if words else "")
+
+    @property
+    def name(self) -> str:
+        """Short name for people, without folders and arguments."""
+        match self.kind:
+            case "python":
+                return f"{Path(self.place).stem}:{self.factory}"
+            case "export":
+                return Path(self.place).stem
+            case "mlflow":
+                return self.place.partition(":/")[2]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
+        return plain
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Reference:
+        """What :meth:`to_json` gave.
+
+        Raises:
+            UserError: It is something else.
+        """
+        try:
+            lists = {name: tuple(values[name]) for name in ("mean", "std")}
+            return cls(**{**values, **lists, "arguments": tuple((name, v) for name, v in values["arguments"])})
+        except (TypeError, KeyError, ValueError) as error:
+            raise UserError(f"the reference of an external model is damaged ({describe(error)})") from None
+
+
+def parse(
+    text: str,
+    *,
+    mean: tuple[float, ...] = (),
+    std: tuple[float, ...] = (),
+    fetched: Path | None = None,
+    tracking_uri: str | None = None,
+) -> Reference:
+    """Read what names a model, ``FILE.py:FACTORY[?key=value&key=value]`` or another of :data:`CHOICES`.
+
+    Values are whole numbers, numbers, ``true`` or ``false``, or else texts, and may be percent-encoded. Runs no code
+    of the model's.
+
+    Args:
+        text: From the command line.
+        mean: As ``External.mean``.
+        std: As ``External.std``.
+        fetched: Folder that a model of MLflow is downloaded to; None leaves it where it is.
+        tracking_uri: Where it is; None: ``MLFLOW_TRACKING_URI``.
+
+    Raises:
+        UserError: No such file, no factory, arguments or an address that cannot be read; no such model in MLflow.
+    """
+    if text.startswith(("models:", "runs:")):
+        forms = r"models:/m-[0-9a-f]+|models:/[^/@]+(/[^/]+|@[^/]+)|runs:/[^/]+/.+"
+        if not re.fullmatch(forms, text):
+            wanted = "models:/NAME/VERSION, models:/NAME@ALIAS or runs:/RUN_ID/PATH"
+            raise UserError(f"cannot read {text!r}; write {wanted}")
+        reference = Reference(kind="mlflow", place=text, mean=mean, std=std)
+        if fetched is None:
+            return reference
+        store = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
+        if not store:
+            raise UserError(f"in which store is {text}? name it with --tracking-uri (MLFLOW_TRACKING_URI)")
+        return dataclasses.replace(reference, folder=str(registry.fetch(text, store, fetched.resolve())))
+    if found := re.fullmatch(r"(.+?\.py)(?::([^?]*))?(?:\?(.*))?", text):
+        file, factory, words = _file(found[1]), found[2] or "", found[3]
+        if not factory.isidentifier():
+            raise UserError(f"which function of {found[1]} returns the model? write {found[1]}:FACTORY")
+        arguments = _arguments(words) if words is not None else ()
+        return Reference(kind="python", place=file, factory=factory, arguments=arguments, mean=mean, std=std)
+    if text.endswith(".pt2"):
+        return Reference(kind="export", place=_file(text), mean=mean, std=std)
+    if text.lower().endswith(_PICKLES):
+        raise UserError(
+            f"{text} holds weights without their code, or a pickle that runs what it likes; write a function that "
+            "returns the model and name it as FILE.py:FACTORY, or export the model with torch.export.save to a .pt2"
+        )
+    raise UserError(f"cannot read {text!r} as a model; write {CHOICES}")
+
+
+def check_normalisation(mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    """Raise UserError unless both are given or neither, all are finite, and every std is positive."""
+    if bool(mean) != bool(std):
+        raise UserError("mean and std belong together: give both or neither (mean 0 and std 1 change nothing)")
+    if not all(map(math.isfinite, (*mean, *std))):
+        raise UserError(f"mean and std must be finite, got {mean} and {std}")
+    if any(value <= 0 for value in std):
+        raise UserError(f"std must be positive, got {listed(std)}")
+
+
+def _file(text: str) -> str:
+    path = Path(text).expanduser()
+    if not path.is_file():
+        raise UserError(f"no file {text}")
+    return str(path.resolve())
+
+
+def _arguments(words: str) -> tuple[tuple[str, Argument], ...]:
+    found: dict[str, Argument] = {}
+    for part in words.split("&"):
+        name, equals, value = part.partition("=")
+        if not equals or not name.isidentifier() or name in found:
+            raise UserError(f"write arguments as ?key=value&key=value, each once; got {part!r} in {words!r}")
+        found[name] = _value(unquote(value))
+    return tuple(sorted(found.items()))
+
+
+def _value(text: str) -> Argument:
+    if re.fullmatch(r"[+-]?\d+", text):
+        return int(text)
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    try:
+        return text if "_" in text else float(text)
+    except ValueError:
+        return text
+
+
+def _written(value: Argument) -> str:
+    return str(value).lower() if isinstance(value, bool) else quote(str(value), safe="/:,@+~ ")
+
+
+def listed(values: tuple[float, ...]) -> str:
+    """Numbers as the command line takes them."""
+    return ",".join(str(int(value) if value == int(value) else value) for value in values) or "none"
