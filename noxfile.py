@@ -43,6 +43,14 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
+def judgement(session: nox.Session) -> None:
+    """Let the batteries judge victims whose weakness is known, and every attack prove its strength; takes long."""
+    install(session, "tests")
+    session.run("pytest", "tests_slow", "-n", "auto", "--maxprocesses", "4", "--timeout", "3600", *session.posargs)
+    session.run("gauntlet", "doctor", "--attacks")
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Check style and formatting."""
     session.install("-c", CONSTRAINTS, *nox.project.dependency_groups(pyproject(), "lint"))
