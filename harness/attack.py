@@ -95,6 +95,11 @@ class Attack(ABC):
         """Most training images that :meth:`prepare` is shown."""
         return 1000
 
+    @property
+    def preparation(self) -> Attack:
+        """Declaration of what :meth:`prepare` depends on: attacks for which it is the same share what they learn."""
+        return self
+
     def prepare(self, victim: Victim, x: Tensor, y: Tensor) -> Attack:
         """Return a resolved copy after looking at training data; by default the attack itself.
 

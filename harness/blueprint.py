@@ -68,7 +68,9 @@ class Blueprint:
         if not source and (measure.model, measure.attack, measure.threat, n) in shared:
             source = measure.model
         crafter = self.model(source, seed) if source else None
-        attack = Transfer(attack=measure.attack, defense=crafter.defense) if crafter is not None else measure.attack
+        attack = self.profile.attacks.get(measure.attack, measure.attack)
+        if crafter is not None:
+            attack = Transfer(attack=attack, defense=crafter.defense)
         return Cell(
             victim=self.model(measure.model, seed),
             attack=attack,

@@ -114,6 +114,9 @@ class Findings:
         if self._foreign and value.printed is not None:
             elsewhere = f"printed for {' and '.join(self.study.datasets)}"
             found = replace(found, note="; ".join(filter(None, (elsewhere, found.note))))
+        if value.printed_std is not None and len(found.each) > 1:
+            spread = f"standard deviation {np.std(found.each, ddof=1):.2f}, printed {value.printed_std:g}"
+            found = replace(found, note="; ".join(filter(None, (spread, found.note))))
         return Finding(
             item, value.row, value.column, value.metric, value.printed, value.unit, found, verdict, found.note
         )

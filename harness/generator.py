@@ -6,6 +6,7 @@ from collections import OrderedDict
 from itertools import pairwise
 from typing import Final, NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -63,8 +64,10 @@ class PerturbationGenerator(nn.Module):
 
     def forward(self, gradient: Tensor) -> Tensor:
         """Perturbations in (-1, 1) like the gradients (N, C, H, W)."""
-        perturbation: Tensor = self.layers(gradient)
-        return perturbation
+        # channels last: a quarter faster on a CPU
+        layout = torch.contiguous_format if gradient.is_cuda else torch.channels_last
+        perturbation: Tensor = self.layers(gradient.contiguous(memory_format=layout))
+        return perturbation.contiguous()
 
 
 def probability_gradient(odds: Tensor, grad: Tensor) -> Tensor:
@@ -80,7 +83,7 @@ def probability_gradient(odds: Tensor, grad: Tensor) -> Tensor:
     return -per_sample(odds.sigmoid() * (-odds).sigmoid(), grad) * grad
 
 
-def generator_loss(logits: Tensor, y: Tensor, perturbation: Tensor, c: float) -> Tensor:
+def generator_loss(logits: Tensor, y: Tensor, perturbation: Tensor, c: float | Tensor) -> Tensor:
     """F(x + G)_y + c ||G||_2^2 (eq. 9), a mean over the batch.
 
     Args:

@@ -128,7 +128,9 @@ class Cell:
         """Identity of the attack's look at the training data, None if it takes none."""
         if not self._crafting.prepares:
             return None
-        return identity.key("prepared", self.crafter, self._crafting, self.threat)
+        # preparation is shown no eps
+        threat = dataclasses.replace(self.threat, eps=None)
+        return identity.key("prepared", self.crafter, self._crafting.preparation, threat)
 
     @cached_property
     def crafted_key(self) -> str | None:

@@ -88,6 +88,7 @@ class Value:
         printed: The paper's value in ``unit``; None where a figure prints no number.
         unit: ``"%"`` for shares, ``""`` for plain numbers.
         tolerance: How far from ``printed`` still counts as reproduced, in ``unit``.
+        printed_std: The paper's standard deviation over runs, in ``unit``; where there is one, ours is noted beside it.
     """
 
     row: str
@@ -97,6 +98,7 @@ class Value:
     printed: float | None = None
     unit: Unit = ""
     tolerance: float = 0.0
+    printed_std: float | None = None
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.tolerance) and self.tolerance >= 0):
@@ -210,6 +212,7 @@ class Profile:
         battery_seeds: Seeds that are judged by them.
         skipped: Defended models that they leave out, being too slow for the profile.
         settings: What the study's own declaration of models asks for (epochs, for instance).
+        attacks: Declared attacks that this profile runs in another, smaller form, each with that form.
     """
 
     summary: str
@@ -221,6 +224,7 @@ class Profile:
     battery_seeds: int = 1
     skipped: tuple[str, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
+    attacks: Mapping[Attack, Attack] = field(default_factory=dict)
 
 
 Models = Callable[[Profile, "DatasetInfo", int], Mapping[str, "ModelSpec"]]

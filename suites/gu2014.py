@@ -39,6 +39,9 @@ NETS: Final = {
 LBFGS_GU: Final = LBFGS(c="dataset", target="random", error_rate=0.995, search_images=1000)
 """Section 2.1, with one c for a model."""
 
+LBFGS_STACK: Final = replace(LBFGS_GU, error_rate=0.95)
+"""The same for an autoencoder and a network: no c fools more than 97 to 99 % of the images there."""
+
 MINIMAL: Final = Threat("l2", None)
 
 LAMBDA: Final[Mapping[str, float | tuple[float, ...]]] = {
@@ -147,7 +150,8 @@ def _others(judged: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _adv(quantity: str, model: str, source: str = "") -> Measure:
-    return Measure(quantity=quantity, model=model, attack=LBFGS_GU, threat=MINIMAL, source=source)
+    attack = LBFGS_STACK if model.startswith("AE(") and not source else LBFGS_GU
+    return Measure(quantity=quantity, model=model, attack=attack, threat=MINIMAL, source=source)
 
 
 def _test(model: str) -> Measure:
@@ -585,7 +589,8 @@ CHOICES: Final = (
         topic="constant c",
         choice="the largest c, searched on 1,000 training images, with which at least 99.5 % of them are misclassified",
         reason="The paper searches for e = 99 % on some subset and prints 99.6 to 100 %; half a point more on training "
-        "images keeps the error on test images above 99 %.",
+        "images keeps the error on test images above 99 %. Autoencoder and network together are searched for 95 %: on "
+        "some seeds no c fools more than 98 %, and the search would end at a c of nearly 0, where distortions mean nothing.",
     ),
     Choice(
         topic="optimizer and epochs",

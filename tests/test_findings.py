@@ -276,3 +276,13 @@ def test_a_declaration_is_checked() -> None:
         Derived(operation="difference", of=(error("a"),))
     with pytest.raises(ValueError, match="tolerance"):
         replace(value("a", 1.0), tolerance=-1.0)
+
+
+def test_the_spread_over_seeds_stands_beside_a_printed_one() -> None:
+    printed = replace(value("a", 2.0), printed_std=0.5)
+    several = Findings(study(printed), evidence({"a": [0.01, 0.02, 0.03]}), "cpu").value("table-1", printed)
+    assert "standard deviation 1.00, printed 0.5" in several.note
+    one = Findings(study(printed), evidence({"a": [0.01]}, (0,)), "cpu").value("table-1", printed)
+    assert "standard deviation" not in one.note
+    plain = Findings(study(value("a", 2.0)), evidence({"a": [0.01, 0.02]}), "cpu").value("table-1", value("a", 2.0))
+    assert "standard deviation" not in plain.note

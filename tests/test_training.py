@@ -486,3 +486,26 @@ def test_two_settings_never_share_a_label() -> None:
     assert Plain(lr=0.0314).label(info) == "plain(lr=0.0314)"
     assert Plain(lr=8 / 255).label(info) != Plain(lr=0.03137).label(info)
     assert Plain(lr=0.00100001).label(info) != Plain().label(info)
+
+
+def test_a_subset_is_the_same_for_every_seed(digits: Dataset) -> None:
+    index, wanted = digits.train_sample(50)
+    part = digits.first(50)
+    assert torch.equal(part.train.x, wanted.x)
+    assert torch.equal(part.y_train, digits.y_train[index])
+    assert part.x_test is digits.x_test
+    for seed in (0, 1):
+        SEEN.clear()
+        fit(digits, Rates(epochs=1, batch_size=16, subset=50, validation=0.2), seed=seed)
+        seen = torch.cat([x for _, x, _ in SEEN])
+        assert len(seen) == 40
+        assert (seen.flatten(1)[:, None] == wanted.x.flatten(1)[None]).all(2).any(1).all()
+
+
+def test_a_subset_is_no_larger_than_the_set(tiny: Dataset) -> None:
+    with pytest.raises(UserError, match=r"sample of 201 training images of digits: choose from 1\.\.200"):
+        fit(tiny, Plain(epochs=1, subset=201))
+    with pytest.raises(UserError, match="plain: subset must be at least 1, got 0"):
+        Plain(subset=0)
+    assert key(Plain(epochs=1)) == key(Plain(epochs=1, subset=None)) != key(Plain(epochs=1, subset=5))
+    assert "subset" not in canonical(Plain())

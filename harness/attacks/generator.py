@@ -6,7 +6,7 @@ import copy
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Final
 
 import torch
 from torch import Tensor
@@ -21,19 +21,26 @@ from .line import CHUNK, log_odds
 
 Weights = Mapping[str, Tensor]
 
+FASTEST: Final = 1.1
+"""Largest factor by which c is adapted in an update."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Generator(Attack):
     """x + G(D): a network makes a perturbation of D, the gradient of the label's probability.
 
-    G is trained to lower that probability on training images. Source: Lee et al. 2017, sections 3.2 and 4.2. G minimises F(x + G(D))_y + c ||G(D)||_2^2 (eq. 9) on unclipped
-    images against the fixed victim, and keeps the weights with the lowest such loss on held-out ones. An attack takes
-    one forward and one backward pass through the victim; what training took is in the pair's ``preparation``.
+    G is trained to lower that probability on training images (Lee et al. 2017, sections 3.2 and 4.2): it minimises
+    F(x + G(D))_y + c ||G(D)||_2^2 (eq. 9) on unclipped images against the fixed victim, and keeps the weights with the
+    lowest such loss on held-out ones. An attack takes one forward and one backward pass through the victim; what
+    training took is in the pair's ``preparation``.
 
     Attributes:
-        c: Weight of the perturbation's power, positive.
-        mode: ``"budget"`` scales each perturbation to length eps in the threat's norm, so that one can be compared with
-            a gradient step of the same length; ``"minimal"`` leaves them as they are: no eps is known, c decides.
+        c: Weight of the perturbation's power, positive; ``None`` where ``power`` is given instead.
+        mode: ``"budget"`` scales each perturbation to length eps in the threat's norm. ``"minimal"`` knows no eps: how
+            long each is stays what G made of it, which is where it differs most from a gradient step.
+        power: For ``"minimal"``: the wanted root mean square of the perturbations' L2 lengths, that is as much power in
+            all as steps of this length. c is adapted to it in training, where the paper tries several, and all
+            perturbations of a call are scaled by the one factor that is then missing.
         images: Most training images that are looked at.
         validation: Share of them that is held out, in (0, 1).
         epochs: Most passes over the rest.
@@ -49,8 +56,9 @@ class Generator(Attack):
     name: ClassVar[str] = "generator"
     norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2", "l1")
 
-    c: float = 0.5
+    c: float | None = 0.5
     mode: Kind = "budget"
+    power: float | None = None
     images: int = 1000
     validation: float = 0.1
     epochs: int = 30
@@ -62,8 +70,12 @@ class Generator(Attack):
     def __post_init__(self) -> None:
         if self.mode not in ("budget", "minimal"):
             raise unknown("mode", self.mode, ("budget", "minimal"))
-        if not (0 < self.c < float("inf") and 0 < self.lr < float("inf")):
-            raise UserError(f"c and lr must be positive and finite, got {self.c} and {self.lr}")
+        for name in ("c", "power", "lr"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise UserError(f"{name} must be positive and finite, got {value}")
+        if (self.c is None) != (self.power is not None) or (self.power is not None and self.mode != "minimal"):
+            raise UserError("give either c, or c=None and a power with mode='minimal'")
         if not 0 < self.validation < 1:
             raise UserError(f"validation must be in (0, 1), got {self.validation}")
         if self.images < 2 or min(self.epochs, self.patience, self.batch_size) < 1:
@@ -84,6 +96,11 @@ class Generator(Attack):
         """As :attr:`images` says."""
         return self.images
 
+    @property
+    def preparation(self) -> Generator:
+        """The same whether perturbations are scaled to an eps or not."""
+        return self if self.c is None else dataclasses.replace(self, mode="budget", weights=None)
+
     def prepare(self, victim: Victim, x: Tensor, y: Tensor) -> Generator:
         """A copy that holds a generator trained against the victim.
 
@@ -98,11 +115,13 @@ class Generator(Attack):
         generator = PerturbationGenerator(x.shape[1]).to(x.device)
         optimizer = torch.optim.Adam(generator.parameters(), lr=self.lr)
         kept = len(x) - held
+        c = self._first_weight(gradient[:kept])
         best, since, weights = self._score(victim, generator, x[kept:], y[kept:], gradient[kept:]), 0, _state(generator)
         for _ in range(self.epochs):
             for part in torch.randperm(kept).to(x.device).split(self.batch_size):  # type: ignore[no-untyped-call]
                 perturbation = generator(gradient[part])
-                descend(optimizer, generator_loss(victim(x[part] + perturbation), y[part], perturbation, self.c))
+                descend(optimizer, generator_loss(victim(x[part] + perturbation), y[part], perturbation, c))
+                c = self._next_weight(c, perturbation.detach())
             loss, since = self._score(victim, generator, x[kept:], y[kept:], gradient[kept:]), since + 1
             if loss < best:
                 best, since, weights = loss, 0, _state(generator)
@@ -110,14 +129,24 @@ class Generator(Attack):
                 break
         return dataclasses.replace(self, weights=weights)
 
+    def _first_weight(self, gradient: Tensor) -> Tensor:
+        """c, or where the search for it begins: what gives the power if the probability were linear in the image."""
+        if self.power is None:
+            return torch.as_tensor(self.c, device=gradient.device)
+        return (_power(gradient) / (2 * self.power)).clamp_min(1e-6)
+
+    def _next_weight(self, c: Tensor, perturbation: Tensor) -> Tensor:
+        """More of it where perturbations have too much power, less where they have too little."""
+        if self.power is None:
+            return c
+        return c * (_power(perturbation) / self.power).clamp(1 / FASTEST, FASTEST)
+
     @torch.no_grad()
     def _score(self, victim: Victim, generator: PerturbationGenerator, x: Tensor, y: Tensor, gradient: Tensor) -> float:
-        """The generator's loss on all of some images."""
-        total = 0.0
-        for images, labels, part in zip(x.split(CHUNK), y.split(CHUNK), gradient.split(CHUNK), strict=True):  # type: ignore[no-untyped-call]
-            perturbation = generator(part)
-            total += float(generator_loss(victim(images + perturbation), labels, perturbation, self.c)) * len(images)
-        return total / len(x)
+        """The generator's loss on all of some images; at a given power that power is no part of it."""
+        perturbation = self._scaled(_applied(generator, gradient), Threat("l2", None))
+        logits = torch.cat([victim(part) for part in torch.split(x + perturbation, CHUNK)])
+        return float(generator_loss(logits, y, perturbation, self.c or 0.0))
 
     def run(self, victim: Victim, x: Tensor, y: Tensor, threat: Threat) -> Tensor:
         """Propose one image for each; where the generator gives nothing, the image itself.
@@ -133,12 +162,26 @@ class Generator(Attack):
         generator.load_state_dict(dict(self.weights))
         gradient = _gradient(victim, x, y)
         with torch.no_grad():
-            perturbation = torch.cat([generator(part) for part in torch.split(gradient, CHUNK)])
-            if self.mode == "budget":
-                assert threat.eps is not None
-                size = per_sample(magnitude(perturbation, threat.norm), x)
-                perturbation *= threat.eps / torch.where(size > 0, size, 1)
-            return (x + perturbation).clamp(0, 1)
+            return (x + self._scaled(_applied(generator, gradient), threat)).clamp(0, 1)
+
+    def _scaled(self, perturbation: Tensor, threat: Threat) -> Tensor:
+        """Perturbations as they are proposed; without an eps as they are, or at the wanted power."""
+        wanted, size = self.power, _power(perturbation).expand(len(perturbation))
+        if threat.eps is not None and self.mode == "budget":
+            wanted, size = threat.eps, magnitude(perturbation, threat.norm)
+        if wanted is None:
+            return perturbation
+        return perturbation * per_sample(wanted / torch.where(size > 0, size, 1), perturbation)
+
+
+def _power(perturbation: Tensor) -> Tensor:
+    """Root mean square of L2 lengths, a scalar."""
+    return magnitude(perturbation, "l2").square().mean().sqrt()
+
+
+def _applied(generator: PerturbationGenerator, gradient: Tensor) -> Tensor:
+    """Perturbations like ``gradient``, in parts."""
+    return torch.cat([generator(part) for part in torch.split(gradient, CHUNK)])
 
 
 def _gradient(victim: Victim, x: Tensor, y: Tensor) -> Tensor:
