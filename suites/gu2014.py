@@ -590,7 +590,8 @@ CHOICES: Final = (
         choice="the largest c, searched on 1,000 training images, with which at least 99.5 % of them are misclassified",
         reason="The paper searches for e = 99 % on some subset and prints 99.6 to 100 %; half a point more on training "
         "images keeps the error on test images above 99 %. Autoencoder and network together are searched for 95 %: on "
-        "some seeds no c fools more than 98 %, and the search would end at a c of nearly 0, where distortions mean nothing.",
+        "some seeds no c fools more than 98 %, and the search would end at a c of nearly 0, where distortions mean "
+        "nothing.",
     ),
     Choice(
         topic="optimizer and epochs",

@@ -144,7 +144,7 @@ def _figure_1(*, clipped: bool) -> Item:
     )
 
 
-FIGURE_2_EPOCHS: Final = tuple(range(1, 9))
+FIGURE_2_EPOCHS: Final = tuple(range(1, 6))
 
 FIGURE_2: Final = Item(
     name="figure-2",
@@ -380,7 +380,7 @@ STUDY: Final = Study(
             samples=2000,
             battery_samples=200,
             settings={
-                "epochs": 12,
+                "epochs": 6,
                 "lenet_epochs": 8,
                 "mlp": "mlp-1000-1000",
                 "goodfellow": 1.0,
