@@ -381,7 +381,7 @@ STUDY: Final = Study(
             battery_samples=200,
             settings={
                 "epochs": 6,
-                "lenet_epochs": 8,
+                "lenet_epochs": 5,
                 "mlp": "mlp-1000-1000",
                 "goodfellow": 1.0,
                 "representation": 3.0,
