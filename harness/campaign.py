@@ -202,8 +202,11 @@ def _board(
         for entry in record["models"]:
             if entry["model"] in judged:
                 models[tuple(entry[name] for name in ("architecture", "defense", "seed"))] = dict(entry)
+        for key in judged:  # a plan lists all that its suite asks of a model: what it lacks is asked no more
+            named = {_cell_name(cell) for cell in here if cell["model"] == key}
+            battery[key] = {name: cell for name, cell in battery.get(key, {}).items() if name in named}
         for cell in here:
-            known = battery.setdefault(cell["model"], {})
+            known = battery[cell["model"]]
             name = _cell_name(cell)
             if name in known and cell["cascade"] and not known[name]["cascade"] and pair(known[name]["cell"]):
                 continue  # what saw every image says more than what saw those that stood

@@ -128,12 +128,14 @@ def _today(outcome: Outcome) -> Iterator[str]:
         grades = " ".join(f"{norm_name(norm)} {one['trust'] or MISSING}" for norm, one in trust.items())
         rows.append([md(name), percent(clean), *texts, grades])
     yield from table(heads, rows, "l" + "r" * (len(heads) - 2) + "l")
+    yield from ("<details><summary>Why the trust is not higher</summary>", "")
     for name, _, _, trust in found.rows:
         for norm, one in trust.items():
             if one["note"] or one["trust_reasons"]:
                 yield f"- {md(name)}, {norm_name(norm)}: {md(one['note'] or one['trust_reasons'])}"
+    yield from ("", "</details>", "")
     if outcome.facts["skipped"]:
-        yield f"- Not judged in this profile, being too slow for it: {md(', '.join(outcome.facts['skipped']))}"
+        yield f"Not judged in this profile, being too slow for it: {md(', '.join(outcome.facts['skipped']))}"
     yield ""
 
 

@@ -262,7 +262,7 @@ def todays(outcome: Outcome, shown_item: Shown, row: str) -> list[Left]:
     for name in dict.fromkeys(about):
         rows = outcome.judgement[outcome.judgement["model"] == called.get(name, "")]
         parts = []
-        for norm, group in rows.groupby("norm", sort=False):
+        for norm, group in sorted(rows.groupby("norm"), key=lambda part: part[0] != "linf"):
             first = min(group.to_dict("records"), key=lambda one: float(one["eps"]))
             left = ("\u2264 " if first["note"] else "") + f"{percent(first['worst_case_accuracy'])} %"
             parts.append((f"{norm_name(str(norm))} {first['eps']:g}", left, str(first["trust"] or "")))
@@ -292,6 +292,6 @@ def remains(outcome: Outcome) -> Remains:
     for model, group in frame.groupby("model", sort=False):
         records: list[Record] = list(group.to_dict("records"))
         cells = {(str(r["norm"]), float(r["eps"])): r for r in records}
-        trust = {str(r["norm"]): r for r in records}
+        trust = {norm: cells[norm, eps] for norm, eps in columns if (norm, eps) in cells}
         rows.append((str(model), records[0]["clean_accuracy"], cells, trust))
     return Remains(columns, rows)
