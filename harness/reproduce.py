@@ -152,5 +152,5 @@ def _facts(print_: Blueprint, home: Home, pairs: Sequence[Pair]) -> dict[str, An
         "training_seconds": round(sum(float(card.get("seconds", 0)) for card in cards)),
         "attack_seconds": round(sum(float(pair.meta.get("seconds", 0)) for pair in pairs)),
         "versions": environment.versions(),
-        "git_commit": environment.git_commit(),
+        "commits": sorted({str(pair.meta["git_commit"]) for pair in pairs} - {""}),
     }

@@ -160,8 +160,8 @@ def _run(outcome: Outcome) -> Iterator[str]:
     yield from ("## How it was run", "")
     yield f"- {integer(facts['models'])} models, {integer(facts['pairs'])} model-attack pairs; training "
     yield f"  {integer(facts['training_seconds'])} s, attacks {integer(facts['attack_seconds'])} s of one core"
-    if facts["git_commit"]:
-        yield f"- commit {code(facts['git_commit'])}"
+    if facts["commits"]:
+        yield f"- measured at {', '.join(map(code, facts['commits']))}"
     yield "- " + ", ".join(f"{md(name)} {md(version)}" for name, version in facts["versions"].items())
     yield "- intervals: Student's t over training seeds; with one seed over images (Wilson's for shares)"
     yield from ("", "<details><summary>Every model's declaration</summary>", "")
