@@ -20,7 +20,8 @@ from torch import Tensor
 from defenses.gradient_regularization import GradientRegularization
 from defenses.standard import Standard
 from harness.models import build_model
-from harness.training import Trainer, limit_norms
+from harness.optim import limit_norms
+from harness.training import Trainer
 
 TRAINERS: dict[str, Trainer] = {
     "plain": Standard(epochs=1),

@@ -13,7 +13,8 @@ from harness.attacks.line import log_odds
 from harness.data import Dataset
 from harness.generator import PerturbationGenerator, generator_loss, probability_gradient
 from harness.models import Stages
-from harness.training import Epoch, Loss, Progress, Trainer, require, update
+from harness.optim import update
+from harness.training import Epoch, Loss, Progress, Trainer, require
 
 
 @dataclass(frozen=True, kw_only=True)

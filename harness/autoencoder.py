@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from .data import Dataset, DatasetInfo
 from .errors import UserError
 from .models import Shape
+from .optim import descend, set_lr
 from .pretraining import reconstruction_loss
-from .training import Diverged, Epoch, Progress, Schedule, Trained, descend, require, score, set_lr
+from .training import Diverged, Epoch, Progress, Schedule, Trained, require, score
 from .upon import Upon
 
 WIDTHS: Final = (256, 128, 256)

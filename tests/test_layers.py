@@ -25,10 +25,12 @@ LEAVES = {
     "harness/health_pairs.py": {"harness.checks", "harness.metrics"},
     "harness/health_facts.py": {"harness.checks", "harness.metrics"},
     "harness/maxout.py": {"harness.errors"},
-    "harness/models.py": {"harness.errors", "harness.maxout"},
+    "harness/models.py": {"harness.errors", "harness.generator", "harness.maxout"},
     "harness/loaders.py": {"harness.errors"},
     "harness/image_files.py": {"harness.errors", "harness.loaders"},
     "harness/data.py": {"harness.errors", "harness.loaders", "harness.image_files", "harness.threat"},
+    "harness/generator.py": {"harness.errors", "harness.threat"},
+    "harness/optim.py": {"harness.threat"},
     "harness/remedy.py": {"harness.errors"},
     "harness/stand_in.py": {"harness.errors"},
     "harness/broken.py": {"harness.remedy"},
@@ -40,7 +42,19 @@ LEAVES = {
 """What the modules at the bottom may know of ours."""
 
 ATTACKS_KNOW = {
-    f"harness.{name}" for name in ("errors", "threat", "data", "models", "identity", "attack", "victim", "reference")
+    f"harness.{name}"
+    for name in (
+        "errors",
+        "threat",
+        "data",
+        "models",
+        "identity",
+        "attack",
+        "victim",
+        "reference",
+        "generator",
+        "optim",
+    )
 }
 ART = ("harness/attacks/art",)
 FOOLBOX = ("harness/attacks/foolbox",)

@@ -13,8 +13,9 @@ from harness.data import DATASETS, Dataset
 from harness.errors import UserError
 from harness.identity import canonical, key, seed_everything
 from harness.models import Stages, build_model
+from harness.optim import limit_norms
 from harness.pretraining import ACTIVITY, Decoder, reconstruction_loss, sparsity
-from harness.training import Diverged, Loss, Trained, Trainer, limit_norms, score
+from harness.training import Diverged, Loss, Trained, Trainer, score
 
 
 @dataclass(frozen=True, kw_only=True)
