@@ -24,7 +24,7 @@ from .work import inner
 
 Record = Mapping[str, Any]
 
-_BATTERY_FIELDS = ("cell", "model", "dataset", "n", "attack", "norm", "eps", "source", "cascade")
+_BATTERY_FIELDS = ("cell", "model", "dataset", "n", "attack", "norm", "eps", "source", "cascade", "needs_a_boundary")
 
 
 def model_record(spec: ModelSpec, info: DatasetInfo) -> dict[str, Any]:
@@ -58,6 +58,7 @@ def cell_record(cell: Cell, info: DatasetInfo, suite: str, argument: str | None 
         "access": cell.attack.access,
         "family": cell.attack.family,
         "cascade": cell.cascaded,
+        "needs_a_boundary": cell.attack.needs_a_boundary,
         "kind": cell.attack.kind,
         "norm": cell.threat.norm,
         "eps": cell.threat.eps,
@@ -124,6 +125,7 @@ def plan_record(plan: Plan, command_line: str) -> dict[str, Any]:
             {
                 **model_record(spec, plan.infos[spec.dataset]),
                 "ranked": spec.key in plan.ranked,
+                "stochastic": spec.defense.remedy.stochastic,
                 "declaration": identity.canonical(spec),
             }
             for spec in plan.models
@@ -189,16 +191,15 @@ def _board(
     models: dict[tuple[Any, ...], dict[str, Any]] = {}
     battery: dict[str, dict[str, Record]] = {}  # by model key, by name of the pair
     budgets: dict[str, list[float]] = {}
-    newest: set[str] = set()
-    latest: set[str] = set()
+    newest: dict[str, Record] = {}
     probes: dict[str, dict[str, str]] = {}
     for record in plans:
         here = [cell for cell in record["battery"] if (cell["dataset"], cell["n"]) == (dataset, n)]
         if not here:
             continue
         budgets = dict(record["budgets"][dataset])
-        newest = {_cell_name(cell) for cell in here}
-        judged = latest = {cell["model"] for cell in here}
+        newest = {_cell_name(cell): cell for cell in here}
+        judged = {cell["model"] for cell in here}
         for entry in record["models"]:
             if entry["model"] in judged:
                 models[tuple(entry[name] for name in ("architecture", "defense", "seed"))] = dict(entry)
@@ -221,9 +222,7 @@ def _board(
         results = {name: pair(cell["cell"]) for name, cell in cells.items()}
         pairs += [result for result in results.values() if result is not None]
         absent = [name for name, result in results.items() if result is None]
-        if entry["model"] not in latest:  # the newest plan knows what it leaves out for its own models
-            # a transfer from this very model is no pair of it
-            absent += sorted(name for name in newest - set(cells) if not name.startswith("transfer:"))
+        absent += sorted(name for name, cell in newest.items() if name not in cells and not _spared(cell, entry))
         if absent:
             missing[entry["model"]] = absent
     health = {
@@ -238,6 +237,14 @@ def _board(
         models={entry["model"]: {**entry, **model(entry["model"])} for entry in models.values()},
         health=health,
     )
+
+
+def _spared(cell: Record, entry: Record) -> bool:
+    """Whether a pair of another model's battery is none of this one's.
+
+    It may be a transfer from this very model, and a model that draws has no boundary to walk along.
+    """
+    return str(cell["attack"]).startswith("transfer:") or bool(cell.get("needs_a_boundary") and entry.get("stochastic"))
 
 
 def _cell_name(entry: Record) -> str:

@@ -43,6 +43,8 @@ class Records:
         run: Mapping[str, int],
         attacks: tuple[str, ...] = ("noise", "pgd"),
         cascade: bool = False,
+        walkers: tuple[str, ...] = (),
+        stochastic: bool = False,
     ) -> None:
         """Models as (defense, key); ``run`` says which attacks, and how many images they break."""
         way = "-cascade" if cascade else ""
@@ -55,12 +57,13 @@ class Records:
                 "n": N,
                 "attack": attack,
             }
-            | {"norm": "linf", "eps": 0.1, "source": ""}
+            | {"norm": "linf", "eps": 0.1, "source": "", "needs_a_boundary": attack in walkers}
             for _, key in models
             for attack in attacks
         ]
         entries = [
             {"model": key, "dataset": "digits", "architecture": "mlp-8", "defense": defense, "seed": 0, "ranked": True}
+            | {"stochastic": stochastic}
             for defense, key in models
         ]
         wanted = [cell for cell in cells if cell["attack"] in run]
@@ -109,6 +112,24 @@ def test_an_attack_added_to_the_suite_is_owed_by_everybody() -> None:
     assert found["dropout"] == (1, "")
     assert found["standard"][0] is None
     assert "not run" in found["standard"][1]
+
+
+def test_a_model_that_draws_owes_no_walk_along_its_boundary() -> None:
+    records = Records()
+    walk = {"attacks": ("noise", "hop"), "walkers": ("hop",)}
+    records.plan(("noisy", "b"), run={"noise": 1}, attacks=("noise",), stochastic=True)
+    records.plan(("standard", "a"), run={"noise": 1, "hop": 2}, **walk)  # type: ignore[arg-type]
+    assert ranks(records.board())["noisy"] == (1, "")
+    records.plan(("other", "c"), run={"noise": 1}, **walk)  # type: ignore[arg-type]
+    assert "not run" in ranks(records.board())["other"][1]
+
+
+def test_what_a_plan_no_longer_asks_of_a_model_is_not_asked() -> None:
+    records = Records()
+    records.plan(("noisy", "b"), run={"noise": 1}, attacks=("noise", "hop"), walkers=("hop",), stochastic=True)
+    assert "not run" in ranks(records.board())["noisy"][1]
+    records.plan(("noisy", "b"), run={"noise": 1}, attacks=("noise",), stochastic=True)
+    assert ranks(records.board())["noisy"] == (1, "")
 
 
 def test_a_model_declared_anew_takes_the_place_of_the_old_one() -> None:
