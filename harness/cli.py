@@ -163,6 +163,7 @@ def run_(suite: str, **options: Any) -> None:
 )
 @click.option("--seeds", help="Training seeds, e.g. 0,1,2 or 0-4. Default: the profile's.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder to write to. Default: HOME/study-STUDY.")
+@click.option("--dry-run", is_flag=True, help="Only list what there is to do.")
 @_options("jobs", "device", "home", "data", "download", "tracking")
 def reproduce(study: str, **options: Any) -> None:
     """Run what is missing of a paper's experiments, and write what came of every table, figure and claim.

@@ -178,6 +178,7 @@ def reproduce(
     only: Sequence[str],
     seeds: str | None,
     out: Path | None,
+    dry_run: bool,
     jobs: int | None,
     device: str,
     home: Path,
@@ -211,6 +212,14 @@ def reproduce(
     source = DataSource(study.profile(profile).dataset, root=data_root, download=download)
     chosen = parse_seeds(seeds) if seeds is not None else None
     print_ = blueprint(study, profile, source.info(), suites(), only=only, seeds=chosen)
+    if dry_run:
+        from .listing import plan_table
+
+        for plan in (print_.plan, *print_.judgements):
+            table = plan_table(plan, Home(home))
+            table.title = f"{plan.suite.name}: {plan.suite.summary}"
+            console.print(table)
+        return
     if download:
         source.load()  # once, here: workers would all fetch at the same time
     place = Home(home).create()

@@ -151,3 +151,11 @@ def test_bad_input_gets_one_line(arguments: list[str], words: str, tmp_path: Pat
     assert words in result.output
     assert len(result.output.strip().splitlines()) == 1
     assert not home.exists()
+
+
+def test_a_dry_run_lists_and_does_nothing(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    output = run("reproduce", "gu2014", "--profile", "smoke", "--only", "table-6", "--dry-run", "--home", str(home))
+    made = smoke("gu2014", only=["table-6"])
+    assert f"{len(made.plan.models)} models (0 trained), {len(made.plan.cells)} pairs (0 done" in output
+    assert not home.exists()
