@@ -5,22 +5,25 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from functools import lru_cache
+from typing import TypeVar
 
 from harness.errors import unknown
 from harness.plan import Suite
 from harness.study import Study
 
+Declared = TypeVar("Declared", Suite, Study)
+
 
 @lru_cache
 def suites() -> dict[str, Suite]:
     """Every suite by its public name, alphabetically."""
-    found: dict[str, Suite] = {}
-    for module in pkgutil.iter_modules(__path__):
-        suite = getattr(importlib.import_module(f"{__name__}.{module.name}"), "SUITE", None)
-        if suite is not None:
-            assert isinstance(suite, Suite)
-            found[suite.name] = suite
-    return dict(sorted(found.items()))
+    return _declared("SUITE", Suite)
+
+
+@lru_cache
+def studies() -> dict[str, Study]:
+    """Every study by its public name, alphabetically."""
+    return _declared("STUDY", Study)
 
 
 def suite(name: str) -> Suite:
@@ -34,18 +37,6 @@ def suite(name: str) -> Suite:
     return suites()[name]
 
 
-@lru_cache
-def studies() -> dict[str, Study]:
-    """Every study by its public name, alphabetically."""
-    found: dict[str, Study] = {}
-    for module in pkgutil.iter_modules(__path__):
-        study = getattr(importlib.import_module(f"{__name__}.{module.name}"), "STUDY", None)
-        if study is not None:
-            assert isinstance(study, Study)
-            found[study.name] = study
-    return dict(sorted(found.items()))
-
-
 def study(name: str) -> Study:
     """The study of that name.
 
@@ -55,3 +46,13 @@ def study(name: str) -> Study:
     if name not in studies():
         raise unknown("study", name, studies())
     return studies()[name]
+
+
+def _declared(attribute: str, kind: type[Declared]) -> dict[str, Declared]:
+    found: dict[str, Declared] = {}
+    for module in pkgutil.iter_modules(__path__):
+        value = getattr(importlib.import_module(f"{__name__}.{module.name}"), attribute, None)
+        if value is not None:
+            assert isinstance(value, kind)
+            found[value.name] = value
+    return dict(sorted(found.items()))
