@@ -8,15 +8,13 @@ medians over rounds of ratios within one, so that a busy machine troubles all of
 
 from __future__ import annotations
 
-import argparse
 import statistics
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from turns import cpu, options, stepper, table
 
 from defenses.contractive import Contractive
 from defenses.standard import Standard
@@ -65,13 +63,6 @@ def by_rows(layer: Layer, *, softmax: bool) -> Tensor:
     return torch.stack(rows, 1).flatten(1).square().sum(1)
 
 
-def cpu(work: Callable[[], object]) -> float:
-    """Process CPU seconds."""
-    start = time.process_time()
-    work()
-    return time.process_time() - start
-
-
 def compare(name: str, batch: int, rounds: int) -> None:
     """Print the table of one model."""
     trainers: dict[str, Trainer] = {
@@ -82,20 +73,8 @@ def compare(name: str, batch: int, rounds: int) -> None:
         "contractive, exact (eq. 5)": Contractive(epochs=1, weight=WEIGHT, penalty="exact"),
     }
     x, y = torch.rand(batch, 1, 28, 28), torch.randint(10, (batch,))
-    steps: dict[str, Callable[[], object]] = {}
-    for label, trainer in trainers.items():
-        steps[label] = stepper(name, trainer, x, y)
-    seconds: dict[str, list[float]] = {label: [] for label in steps}
-    for step in steps.values():
-        step()
-    for _ in range(rounds):
-        for label, step in steps.items():
-            calls = 1 if "exact" in label else 5
-            seconds[label].append(cpu(lambda step=step, calls=calls: [step() for _ in range(calls)]) / calls)
-    print(f"\n{name}, batches of {batch}: a plain step takes {statistics.median(seconds['plain']) * 1e3:.2f} ms of CPU")
-    for label, found in seconds.items():
-        ratios = [mine / plain for mine, plain in zip(found, seconds["plain"], strict=True)]
-        print(f"  {label:32}{statistics.median(ratios):8.2f} times the plain step")
+    steps = {label: stepper(name, trainer, x, y) for label, trainer in trainers.items()}
+    seconds = table(f"{name}: one step of training, batch of {batch}", steps, rounds)
     rows = sum(layer.after[0].numel() for layer in trace(build_model(name, (1, 28, 28), 10), x[:1])[1])
     if rows > 2000:
         print(f"  contractive, autograd Jacobian: not measured, {rows} backward passes a step")
@@ -104,21 +83,9 @@ def compare(name: str, batch: int, rounds: int) -> None:
     print(f"  {'contractive, autograd Jacobian':32}{slow:8.0f} times the plain step ({rows} rows)")
 
 
-def stepper(name: str, trainer: Trainer, x: Tensor, y: Tensor) -> Callable[[], object]:
-    """One update of a model of its own."""
-    torch.manual_seed(0)
-    model = build_model(name, (1, 28, 28), 10).train()
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
-    return lambda: trainer.step(model, optimizer, x, y)
-
-
 def main() -> None:
     """Print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", default="mlp-200-200,convnet-gu,lenet")
-    parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--rounds", type=int, default=15)
-    args = parser.parse_args()
+    args = options(__doc__, models="mlp-200-200,convnet-gu,lenet", rounds=15).parse_args()
     torch.set_num_threads(1)
     for name in args.models.split(","):
         compare(name, args.batch, args.rounds)

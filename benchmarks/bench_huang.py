@@ -8,15 +8,13 @@ is compared runs in turn within each round, and a ratio is the median over the r
 
 from __future__ import annotations
 
-import argparse
-import statistics
-import time
 from collections.abc import Callable, Mapping
 from functools import partial
 
 import torch
 from threadpoolctl import threadpool_limits
 from torch import Tensor
+from turns import options, stepper, table
 
 from defenses.fast_gradient import FastGradient
 from defenses.learning_with_adversary import LearningWithAdversary, LearningWithAdversaryRepresentation
@@ -56,42 +54,9 @@ def bare(victim: Victim, x: Tensor) -> None:
         torch.autograd.grad(logits[:, k].sum(), v, retain_graph=True)
 
 
-def step(name: str, trainer: Trainer, x: Tensor, y: Tensor) -> Callable[[], object]:
-    """One update of a fresh model's weights."""
-    torch.manual_seed(0)
-    model = build_model(name, (1, 28, 28), 10).train()
-    optimizer = torch.optim.Adam(model.parameters(), lr=trainer.lr)
-    return lambda: trainer.step(model, optimizer, x.clone(), y)
-
-
-def interleaved(works: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """CPU seconds of each, a value a round, after one round that does not count."""
-    seconds: dict[str, list[float]] = {label: [] for label in works}
-    for number in range(rounds + 1):
-        for label, work in works.items():
-            start = time.process_time()
-            work()
-            if number:
-                seconds[label].append(time.process_time() - start)
-    return seconds
-
-
-def table(title: str, works: Mapping[str, Callable[[], object]], rounds: int) -> None:
-    """Print what each costs, next to the first."""
-    seconds = interleaved(works, rounds)
-    first = next(iter(seconds.values()))
-    print(f"\n{title}{'CPU ms':>{66 - len(title)}}   times the first")
-    for label, own in seconds.items():
-        ratio = statistics.median(mine / base for mine, base in zip(own, first, strict=True))
-        print(f"  {label:48}{statistics.median(own) * 1e3:16.1f}{ratio:10.2f}")
-
-
 def main() -> None:
     """Print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", default="mlp-1000-1000,lenet")
-    parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser = options(__doc__, models="mlp-1000-1000,lenet", rounds=7)
     parser.add_argument("--toolkits", action="store_true", help="also Foolbox and ART, which have to be installed")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -109,7 +74,7 @@ def main() -> None:
         for label, attack in attacks.items():
             works[label] = partial(attack, victim, x, y, Threat("l2", C if attack.kind == "budget" else None))
         table(f"{name}: attacks on a batch of {args.batch}", works, args.rounds)
-        steps = {label: step(name, trainer, x, y) for label, trainer in TRAINERS.items()}
+        steps = {label: stepper(name, trainer, x, y) for label, trainer in TRAINERS.items()}
         table(f"{name}: one step of training, batch of {args.batch}", steps, args.rounds)
 
 

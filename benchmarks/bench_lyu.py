@@ -8,14 +8,10 @@ medians over rounds of ratios within one, so that a busy machine troubles all of
 
 from __future__ import annotations
 
-import argparse
 import math
-import statistics
-import time
-from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from turns import options, stepper, table
 
 from defenses.gradient_regularization import GradientRegularization
 from defenses.standard import Standard
@@ -32,46 +28,18 @@ TRAINERS: dict[str, Trainer] = {
 }
 
 
-def cpu(work: Callable[[], object]) -> float:
-    """Process CPU seconds."""
-    start = time.process_time()
-    work()
-    return time.process_time() - start
-
-
-def stepper(name: str, trainer: Trainer, x: Tensor, y: Tensor) -> Callable[[], object]:
-    """One update of a model of its own."""
-    torch.manual_seed(0)
-    model = build_model(name, (1, 28, 28), 10).train()
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
-    return lambda: trainer.step(model, optimizer, x, y)
-
-
 def compare(name: str, batch: int, rounds: int) -> None:
     """Print the table of one model."""
     x, y = torch.rand(batch, 1, 28, 28), torch.randint(10, (batch,))
     steps = {label: stepper(name, trainer, x, y) for label, trainer in TRAINERS.items()}
     model = build_model(name, (1, 28, 28), 10)
     steps["max-norm alone"] = lambda: limit_norms(model, 1.9365)
-    seconds: dict[str, list[float]] = {label: [] for label in steps}
-    for step in steps.values():
-        step()
-    for _ in range(rounds):
-        for label, step in steps.items():
-            seconds[label].append(cpu(step))
-    print(f"\n{name}, batches of {batch}: a plain step takes {statistics.median(seconds['plain']) * 1e3:.2f} ms of CPU")
-    for label, found in seconds.items():
-        ratios = [mine / plain for mine, plain in zip(found, seconds["plain"], strict=True)]
-        print(f"  {label:24}{statistics.median(ratios):8.2f} times the plain step")
+    table(f"{name}: one step of training, batch of {batch}", steps, rounds)
 
 
 def main() -> None:
     """Print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", default="mlp-sigmoid-600-600,maxout,conv-maxout")
-    parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--rounds", type=int, default=15)
-    args = parser.parse_args()
+    args = options(__doc__, models="mlp-sigmoid-600-600,maxout,conv-maxout", rounds=15).parse_args()
     torch.set_num_threads(1)
     for name in args.models.split(","):
         compare(name, args.batch, args.rounds)

@@ -1,0 +1,74 @@
+"""What the benchmarks of steps share: the ways to do something take turns, and are compared round by round.
+
+A ratio is the median over rounds of the ratio within a round, so that a busy machine troubles all of them alike. All
+seconds are process CPU seconds of one thread.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from harness.models import build_model
+from harness.training import Trainer
+
+Work = Callable[[], object]
+
+
+def options(doc: str | None, *, models: str = "", batch: int = 128, rounds: int) -> argparse.ArgumentParser:
+    """``--models`` (where there is a choice), ``--batch`` and ``--rounds``."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    if models:
+        parser.add_argument("--models", default=models)
+    parser.add_argument("--batch", type=int, default=batch)
+    parser.add_argument("--rounds", type=int, default=rounds)
+    return parser
+
+
+def cpu(work: Work) -> float:
+    """Process CPU seconds."""
+    start = time.process_time()
+    work()
+    return time.process_time() - start
+
+
+def turns(works: Mapping[str, Work], rounds: int) -> dict[str, list[float]]:
+    """CPU seconds of each, a value a round, after one round that does not count."""
+    for work in works.values():
+        work()
+    seconds: dict[str, list[float]] = {label: [] for label in works}
+    for _ in range(rounds):
+        for label, work in works.items():
+            seconds[label].append(cpu(work))
+    return seconds
+
+
+def ratios(seconds: Mapping[str, list[float]]) -> dict[str, float]:
+    """Cost of each as a multiple of the first's."""
+    first = next(iter(seconds.values()))
+    return {
+        label: statistics.median(mine / base for mine, base in zip(own, first, strict=True))
+        for label, own in seconds.items()
+    }
+
+
+def table(title: str, works: Mapping[str, Work], rounds: int) -> dict[str, list[float]]:
+    """Print what each costs, next to the first; the seconds behind it."""
+    seconds = turns(works, rounds)
+    print(f"\n{title}{'CPU ms':>{66 - len(title)}}   times the first")
+    for label, ratio in ratios(seconds).items():
+        print(f"  {label:48}{statistics.median(seconds[label]) * 1e3:16.1f}{ratio:10.2f}", flush=True)
+    return seconds
+
+
+def stepper(name: str, trainer: Trainer, x: Tensor, y: Tensor) -> Work:
+    """One update of a fresh model of its own, on images (N, C, H, W) of ten classes."""
+    torch.manual_seed(0)
+    model = build_model(name, tuple(x.shape[1:]), 10).train()  # type: ignore[arg-type]
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
+    return lambda: trainer.step(model, optimizer, x.clone(), y)
