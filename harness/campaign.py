@@ -203,9 +203,14 @@ def _board(
         for entry in record["models"]:
             if entry["model"] in judged:
                 models[tuple(entry[name] for name in ("architecture", "defense", "seed"))] = dict(entry)
-        for key in judged:  # a plan lists all that its suite asks of a model: what it lacks is asked no more
-            named = {_cell_name(cell) for cell in here if cell["model"] == key}
-            battery[key] = {name: cell for name, cell in battery.get(key, {}).items() if name in named}
+        asked: dict[str, set[str]] = {}
+        for cell in here:
+            asked.setdefault(cell["model"], set()).add(_cell_name(cell))
+        for (
+            key,
+            names,
+        ) in asked.items():  # a plan lists all that its suite asks of a model: what it lacks is asked no more
+            battery[key] = {name: cell for name, cell in battery.get(key, {}).items() if name in names}
         for cell in here:
             known = battery[cell["model"]]
             name = _cell_name(cell)
