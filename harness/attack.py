@@ -53,6 +53,11 @@ class Attack(ABC):
         return True
 
     @property
+    def everywhere(self) -> bool:
+        """Whether it is shown every image, also one that the model gets wrong as it is and might get right after."""
+        return False
+
+    @property
     def family(self) -> Family:
         """Its sort: by default after what it needs of the victim, and how it treats the budget."""
         if self.access == "none":

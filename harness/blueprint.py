@@ -54,18 +54,19 @@ class Blueprint:
         """The pair behind every measure that needs one."""
         measures = [measure for measure in self.study.measures() if measure.attack is not None]
         # images that go to other models too are crafted once, and judged on their own model from there
-        shared = {(m.source, m.attack, m.threat, self._n(m)) for m in measures if m.source}
+        shared = {(m.source, m.attack, m.threat, self._n(m), m.part) for m in measures if m.source}
         return {(m, seed): self._cell(m, seed, shared) for m in measures for seed in self.seeds}
 
     def _n(self, measure: Measure) -> int:
-        return min(measure.samples or self.profile.samples, self.info.test_size)
+        n = measure.samples or self.profile.samples
+        return min(n, (self.info.test_size if measure.part == "test" else self.info.train_size) or n)
 
     def _cell(self, measure: Measure, seed: int, shared: Collection[tuple[object, ...]]) -> Cell:
         assert measure.attack is not None
         assert measure.threat is not None
         n = self._n(measure)
         source = measure.source
-        if not source and (measure.model, measure.attack, measure.threat, n) in shared:
+        if not source and (measure.model, measure.attack, measure.threat, n, measure.part) in shared:
             source = measure.model
         crafter = self.model(source, seed) if source else None
         attack = self.profile.attacks.get(measure.attack, measure.attack)
@@ -78,6 +79,7 @@ class Blueprint:
             source=crafter,
             n=n,
             batch=BATCH,
+            part=measure.part,
         )
 
     @cached_property

@@ -64,6 +64,7 @@ def cell_record(cell: Cell, info: DatasetInfo, suite: str, argument: str | None 
         "eps": cell.threat.eps,
         "source": source,
         "n": cell.n,
+        "part": cell.part,
         "batch": cell.batch,
         "levels": info.levels,
         "class_names": list(info.classes),

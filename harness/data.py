@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,6 +22,8 @@ from .errors import UserError, unknown
 from .threat import Norm
 
 Budgets = Mapping[Norm, tuple[float, ...]]
+Half = Literal["train", "test"]
+"""The training part of a data set, or its test part."""
 
 
 class Split(NamedTuple):
@@ -43,6 +45,7 @@ class DatasetInfo:
         eps: Per norm, the one of :attr:`budgets` that defenses train at unless told otherwise.
         epochs: Default passes of training.
         test_size: Images in the test part.
+        train_size: Images in the training part, 0 where nobody has counted them.
         levels: Images hold integers 0..levels (255 for 8-bit images, 16 for the embedded digits).
         source: Citation.
     """
@@ -53,6 +56,7 @@ class DatasetInfo:
     budgets: Budgets
     eps: Mapping[Norm, float]
     test_size: int
+    train_size: int = 0
     epochs: int = 20
     levels: int = 255
     source: str = ""
@@ -116,7 +120,7 @@ class Dataset:
         return index, Split(self.to_float(self.x_test[index]), self.y_test[index])
 
     def train_sample(self, n: int) -> tuple[Tensor, Split]:
-        """As :meth:`test_sample`, of the training part: for attacks that prepare on training data."""
+        """As :meth:`test_sample`, of the training part."""
         index = self._sample(self._train_order, n, "training")
         return index, Split(self.to_float(self.x_train[index]), self.y_train[index])
 
@@ -199,6 +203,7 @@ _MNIST: Final = DatasetInfo(
     # step trains as well as seven (mlp-200-200: 90 % and 88 % left at 0.1), at 0.2 it no longer does (6 % and 55 %).
     eps={"linf": 0.2, "l2": 1.5, "l1": 10.0},
     test_size=10_000,
+    train_size=60_000,
     epochs=10,
     source="LeCun, Cortes & Burges: The MNIST database of handwritten digits",
 )
@@ -209,6 +214,7 @@ _CIFAR: Final = DatasetInfo(
     budgets=_CIFAR_BUDGETS,
     eps={"linf": 8 / 255, "l2": 0.5, "l1": 12.0},
     test_size=10_000,
+    train_size=50_000,
     source="Krizhevsky 2009: Learning multiple layers of features from tiny images",
 )
 _EMBEDDED: Final = DatasetInfo(
@@ -218,6 +224,7 @@ _EMBEDDED: Final = DatasetInfo(
     budgets=_DIGITS_BUDGETS,
     eps={"linf": 0.1, "l2": 0.5, "l1": 2.0},
     test_size=359,
+    train_size=1438,
     epochs=60,
     levels=16,
     source="Alpaydin & Kaynak 1998: Optical recognition of handwritten digits, as bundled with scikit-learn",
@@ -234,6 +241,7 @@ _SVHN: Final = replace(
     name="svhn",
     classes=_DIGITS,
     test_size=26_032,
+    train_size=73_257,
     source="Netzer et al. 2011: Reading digits in natural images with unsupervised feature learning",
 )
 _JPEG: Final = replace(_CIFAR, name="cifar10-jpeg", source=f"{_CIFAR.source}; every image re-encoded as JPEG")
@@ -371,7 +379,8 @@ def _info(source: DataSource) -> DatasetInfo:
 
 
 def _user_info(opened: image_files.UserSet) -> DatasetInfo:
-    return default_info(opened.name, opened.shape, opened.classes, len(opened.test.y))
+    info = default_info(opened.name, opened.shape, opened.classes, len(opened.test.y))
+    return replace(info, train_size=len(opened.train.y))
 
 
 def default_info(name: str, shape: tuple[int, int, int], classes: tuple[str, ...], test_size: int) -> DatasetInfo:

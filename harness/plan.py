@@ -12,7 +12,7 @@ from typing import Final
 from . import identity
 from .attack import Attack
 from .attacks.transfer import Transfer
-from .data import DatasetInfo
+from .data import DatasetInfo, Half
 from .errors import UserError, unknown
 from .models import check_architecture
 from .threat import Norm, Threat
@@ -103,10 +103,11 @@ class Cell:
         attack: What is run against it.
         threat: Norm and, for a budget attack, eps.
         source: The model that the images are crafted on, when it is not the victim.
-        n: Images: the first n of the data set's fixed test order.
+        n: Images: the first n of the part's fixed order.
         batch: Images a shard. Part of the identity, because random draws and rounding depend on it.
         after: In a cascade the key of the cell before this one: the attack sees what it and all before it left.
         floor: In a cascade the eps at which an image must still stand to be attacked.
+        part: Whose images: those of the test part, or, where a paper measured on them, those of the training part.
     """
 
     victim: ModelSpec
@@ -117,6 +118,7 @@ class Cell:
     batch: int
     after: str = ""
     floor: float | None = None
+    part: Half = dataclasses.field(default="test", metadata={"identity": "set"})
 
     @cached_property
     def key(self) -> str:
@@ -137,7 +139,8 @@ class Cell:
         """Identity of the crafted images that this cell shares with every other victim of its source."""
         if self.source is None:
             return None
-        return identity.key("crafted", self.source, self._crafting, self.threat, self.n, self.batch)
+        part = () if self.part == "test" else (self.part,)
+        return identity.key("crafted", self.source, self._crafting, self.threat, self.n, self.batch, *part)
 
     @property
     def crafter(self) -> ModelSpec:

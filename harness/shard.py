@@ -134,8 +134,9 @@ def run_shard(
 ) -> Outcome:
     """Attack and judge one batch.
 
-    Images that the model gets wrong as they are count as lost and are not attacked, unless ``crafted`` brings
-    images that were made on another model for the whole batch.
+    Images that the model gets wrong as they are count as lost and are not attacked, unless the attack asks for them
+    (:attr:`~harness.attack.Attack.everywhere`) or ``crafted`` brings images that were made on another model for the
+    whole batch.
 
     Args:
         bench: The model.
@@ -156,7 +157,7 @@ def run_shard(
     correct = clean_pred == y
     if standing is not None and crafted is None:  # judging images that are there already costs next to nothing
         correct = correct & standing
-    chosen = correct if crafted is None else torch.ones_like(correct)
+    chosen = correct if crafted is None and not attack.everywhere else torch.ones_like(correct)
     proposal = crafted
     if proposal is None and chosen.any():
         proposal = craft(bench.attacked, attack, threat, x[chosen], y[chosen], seed)

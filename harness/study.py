@@ -15,7 +15,7 @@ from .errors import UserError, unknown
 
 if TYPE_CHECKING:
     from .attack import Attack
-    from .data import DatasetInfo
+    from .data import DatasetInfo, Half
     from .plan import ModelSpec
     from .threat import Threat
 
@@ -37,7 +37,8 @@ class Measure:
         attack: What is run against it; None for what is read off the model's training record.
         threat: Norm and, for a budget attack, eps.
         source: Name of the model that the images are crafted on, "" for the model itself.
-        samples: Test images; None: the profile's.
+        samples: Images; None: the profile's.
+        part: Whether they are test images or training images.
         settings: What the quantity asks for, as sorted pairs.
     """
 
@@ -47,6 +48,7 @@ class Measure:
     threat: Threat | None = None
     source: str = ""
     samples: int | None = None
+    part: Half = "test"
     settings: tuple[tuple[str, Any], ...] = ()
 
     def __post_init__(self) -> None:

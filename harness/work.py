@@ -201,7 +201,8 @@ class Worker:
         return Bench.of(model, len(info.classes), self.context.device, spec.defense.remedy)
 
     def _batch(self, cell: Cell, shard: int) -> tuple[Tensor, Tensor, Tensor]:
-        index, (x, y) = self._data(cell.victim).test_sample(cell.n)
+        data = self._data(cell.victim)
+        index, (x, y) = data.test_sample(cell.n) if cell.part == "test" else data.train_sample(cell.n)
         part = cell.shard_slice(shard)
         return index[part], x[part].to(self.context.device), y[part].to(self.context.device)
 

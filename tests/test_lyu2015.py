@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from defenses.gradient_regularization import GradientRegularization
 from harness.blueprint import Blueprint, blueprint
 from harness.cli import cli
 from harness.data import DATASETS
+from harness.study import leaves
 from suites import studies, suites
 from suites.lyu2015 import CONV, LAMBDAS, MAXOUT, SCALE, SIGMOID, noisy, regularized, softmax
 
@@ -66,10 +68,32 @@ def test_cifar_has_a_model_for_either_stage() -> None:
 def test_noise_is_judged_on_all_images_unclipped() -> None:
     made = full("lyu2015", "mnist")
     cell = made.cells[noisy(MAXOUT, 0.3), 0]
-    assert cell.source is not None
-    assert cell.source.key == cell.victim.key
+    assert cell.attack.everywhere
     assert not cell.attack.boxed
     assert cell.threat.eps is None
+    assert cell.part == "test"
+
+
+def test_softmax_tables_are_of_the_whole_training_set() -> None:
+    made = full("lyu2015", "mnist")
+    tables = [item for item in MNIST.items if item.name in ("table-6", "table-7", "table-8", "table-9", "figure-5")]
+    asked = {part for item in tables for value in item.values for part in leaves(value.quantity)}
+    cells = [made.cells[measure, 0] for measure in asked if measure.attack is not None]
+    assert len(cells) > 10
+    assert {(cell.part, cell.n) for cell in cells} == {("train", 60_000)}
+
+
+def test_training_images_are_attacked_and_all_of_them_noisy(part: Path) -> None:
+    folders = [file.parent for file in (part.parent / "cells").glob("*/result.json")]
+    results = [(json.loads((folder / "result.json").read_text()), folder) for folder in folders]
+    mine = [(meta, folder) for meta, folder in results if meta["part"] == "train"]
+    assert {meta["n"] for meta, _ in mine} == {1438}
+    noise = [pd.read_parquet(folder / "samples.parquet") for meta, folder in mine if "gaussian" in meta["attack"]]
+    assert noise
+    for frame in noise:
+        assert sorted(frame["index"]) == list(range(1438))
+        assert (frame["adv_pred"] >= 0).all()
+        assert not frame["clean_correct"].all()
 
 
 def test_every_table_and_figure_is_there() -> None:

@@ -15,10 +15,11 @@ from defenses.noise_injection import NoiseInjection
 from defenses.pgd import Pgd
 from defenses.standard import Standard
 from harness.attack import Attack, Kind
+from harness.attacks.gradient import Gradient
 from harness.attacks.transfer import Transfer
 from harness.data import DATASETS
 from harness.errors import UserError
-from harness.identity import seed_everything
+from harness.identity import canonical, seed_everything
 from harness.plan import Cell, ModelSpec, Plan, Suite, plan, specs
 from harness.reference import LinearVictim
 from harness.threat import Norm, Threat
@@ -324,6 +325,15 @@ def test_nothing_is_transferred_from_a_model_to_itself() -> None:
     (cell,) = twins.cells
     assert cell.source is not None
     assert cell.source.seed == 100
+
+
+def test_training_images_are_another_cell() -> None:
+    spec = ModelSpec(dataset="digits", architecture="mlp-100-100", defense=Standard(epochs=1), seed=0)
+    said = {"victim": spec, "attack": Gradient(), "threat": Threat("linf", 0.1), "source": spec, "n": 10, "batch": 5}
+    test, train = Cell(**said, part="test"), Cell(**said, part="train")
+    assert Cell(**said).key == test.key != train.key
+    assert test.crafted_key != train.crafted_key
+    assert "part" not in canonical(test)
 
 
 def test_a_source_of_another_architecture() -> None:

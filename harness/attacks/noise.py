@@ -82,7 +82,7 @@ class Gaussian(Attack):
     For studies: papers give the spread, not the length, and do not clip (Lyu et al. 2015, tables IV, V and VII). It
     knows no eps and takes a threat without one. Unclipped images are none, so the referee notes how the victim labels
     them and counts no success (see :class:`~harness.attacks.unclipped.Unclipped`). An image that the victim gets wrong
-    as it is may be right under noise: crafted on the victim as the source, all images are judged.
+    as it is may be right under noise, and so all images are judged.
 
     Attributes:
         std: Standard deviation in pixel units of [0, 1], positive.
@@ -110,6 +110,11 @@ class Gaussian(Attack):
     def access(self) -> Access:
         """It asks the victim nothing."""
         return "none"
+
+    @property
+    def everywhere(self) -> bool:
+        """The error under noise is asked for, of all images."""
+        return True
 
     @property
     def boxed(self) -> bool:
