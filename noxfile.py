@@ -51,6 +51,14 @@ def judgement(session: nox.Session) -> None:
 
 
 @nox.session
+def cluster(session: nox.Session) -> None:
+    """Run on Ray, also where a worker and a node die in mid-run; takes minutes. Needs Linux's network namespaces."""
+    install(session, "tests", extras="[ray]")
+    files = ("tests/test_ray_engine.py", "tests_slow/test_ray_cluster.py")
+    session.run("pytest", *files, "-n0", "--timeout", "1500", *session.posargs)
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Check style and formatting."""
     session.install("-c", CONSTRAINTS, *nox.project.dependency_groups(pyproject(), "lint"))

@@ -23,6 +23,7 @@ class Dropout(Trainer):
     name = "dropout"
     summary = "random units dropped during training"
     source = "Srivastava et al. 2014"
+    by_batch = True
 
     p: float = 0.5
     input_p: float = 0.0

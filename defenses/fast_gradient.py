@@ -32,6 +32,7 @@ class FastGradient(Trainer):
     name = "fast-gradient"
     summary = "adversarial training with one gradient step"
     source = "Goodfellow et al. 2015; Lee et al. 2017, eqs. 1-4"
+    by_batch = True
 
     alpha: float = 0.5
     norm: Literal["linf", "l2"] = "linf"

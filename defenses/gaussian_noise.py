@@ -29,6 +29,7 @@ class GaussianNoise(Trainer):
     name = "gaussian-noise"
     summary = "Gaussian noise on the training images, or on every layer"
     source = "Gu & Rigazio 2014, section 4.3"
+    by_batch = True
 
     sigma: float = 0.1
     where: Where = field(default="input", metadata={"identity": "set"})

@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from harness.attacks.line import log_odds
-from harness.data import Dataset
+from harness.data import DatasetInfo
 from harness.generator import PerturbationGenerator, generator_loss, probability_gradient
 from harness.models import Stages
 from harness.optim import update
-from harness.training import Epoch, Loss, Progress, Trainer, require
+from harness.training import Loss, Trainer, require, shared
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +42,7 @@ class GenerativeAdversarialTrainer(Trainer):
     name = "generative-adversarial-trainer"
     summary = "adversarial training against a generator that learns along"
     source = "Lee et al. 2017, eqs. 9-10, algorithm 1"
+    by_batch = True
 
     c: float = 0.5
     alpha: float = 0.5
@@ -57,6 +58,17 @@ class GenerativeAdversarialTrainer(Trainer):
         require(self, "generator_lr", self.generator_lr > 0, "positive")
         require(self, "p", 0 <= self.p < 1, "in [0, 1)")
 
+    def opponent(self, info: DatasetInfo) -> PerturbationGenerator:
+        """The generator."""
+        return PerturbationGenerator(info.shape[0])
+
+    def against(self, opponent: nn.Module) -> Playing:
+        """This trainer with a generator in play: from (N, C, H, W) to the same."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return Playing(
+            **values, generator=opponent, player=torch.optim.Adam(opponent.parameters(), lr=self.generator_lr)
+        )
+
     def play(self, channels: int, device: torch.device | str) -> Playing:
         """This trainer with a generator of its own, ready for :meth:`step`.
 
@@ -64,14 +76,7 @@ class GenerativeAdversarialTrainer(Trainer):
             channels: Of the images.
             device: Where to train.
         """
-        generator = PerturbationGenerator(channels).to(device)
-        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return Playing(
-            **values, generator=generator, player=torch.optim.Adam(generator.parameters(), lr=self.generator_lr)
-        )
-
-    def _loop(self, model: Stages, data: Dataset, device: torch.device | str, progress: Progress | None) -> list[Epoch]:
-        return Trainer._loop(self.play(data.info.shape[0], device), model, data, device, progress)
+        return self.against(PerturbationGenerator(channels).to(device))
 
     def logits(self, model: Stages, x: Tensor) -> Tensor:
         """Logits of a pass in which hidden units are dropped."""
@@ -89,8 +94,12 @@ class Playing(GenerativeAdversarialTrainer):
         player: Its optimizer.
     """
 
-    generator: PerturbationGenerator = field(repr=False, compare=False)
+    generator: nn.Module = field(repr=False, compare=False)
     player: torch.optim.Optimizer = field(repr=False, compare=False)
+
+    def networks(self, model: Stages) -> tuple[nn.Module, ...]:
+        """Both players."""
+        return model, self.generator
 
     def step(self, model: Stages, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor) -> Loss:
         """Some updates of the generator and one of the classifier; the loss and the logits are the classifier's."""
@@ -100,13 +109,13 @@ class Playing(GenerativeAdversarialTrainer):
         (grad,) = torch.autograd.grad(odds.sum(), images, retain_graph=True)
         gradient = probability_gradient(odds.detach(), grad)
         for _ in range(self.k - 1):
-            _gather(self.player, self._meet(model, x, y, gradient)[0])
+            _gather(self.player, shared(model, self._meet(model, x, y, gradient)[0]))
             update(self.player)
         cost, perturbed = self._meet(model, x, y, gradient)
         value = self.alpha * F.cross_entropy(logits, y) + (1 - self.alpha) * F.cross_entropy(perturbed, y)
         # both gradients before either update: they share a pass
-        _gather(optimizer, value, retain=True)
-        _gather(self.player, cost)
+        _gather(optimizer, shared(model, value), retain=True)
+        _gather(self.player, shared(model, cost))
         update(optimizer)
         update(self.player)
         return Loss(value.detach(), logits.detach())

@@ -35,6 +35,7 @@ class GradientRegularization(Trainer):
     name = "gradient-regularization"
     summary = "training at the worst perturbation of the linearised loss in a p-norm"
     source = "Lyu et al. 2015, eqs. 3-4"
+    by_batch = True
 
     p: float = field(default=2.0, metadata={"infinite": True})
     sigma: float = 1.0
@@ -44,6 +45,8 @@ class GradientRegularization(Trainer):
         super().__post_init__()
         require(self, "p", self.p >= 1, "in [1, inf]")  # NaN is not
         require(self, "sigma", self.sigma >= 0, "at least 0")
+        # compiled passes cannot be differentiated by the image and then by the weights
+        require(self, "compiled", not (self.compiled and self.form == "penalty"), "False for the penalty")
 
     def loss(self, model: Stages, x: Tensor, y: Tensor) -> Loss:
         """The objective of either form."""

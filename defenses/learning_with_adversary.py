@@ -43,6 +43,7 @@ class LearningWithAdversary(Trainer):
     name = "learning-with-adversary"
     summary = "training at the worst perturbation of the linearised network"
     source = "Huang et al. 2015, algorithm 2"
+    by_batch = True
 
     adversary: Literal["likelihood", "misclassification"] = "likelihood"
     norm: Literal["linf", "l2", "l1"] = "l2"
@@ -106,6 +107,7 @@ class LearningWithAdversaryRepresentation(LearningWithAdversary):
     name = "learning-with-adversary-representation"
     summary = "training at the worst perturbation of a hidden layer of the linearised network"
     source = "Huang et al. 2015, algorithm 3"
+    by_batch = False
 
     stage: str = "first"
 

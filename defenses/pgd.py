@@ -30,6 +30,7 @@ class Pgd(Trainer):
     name = "pgd"
     summary = "adversarial training with projected gradient descent"
     source = "Madry et al. 2018"
+    by_batch = True
 
     norm: Literal["linf", "l2"] = "linf"
     eps: float | None = None

@@ -31,6 +31,7 @@ class RandomPerturbation(Trainer):
     name = "random-perturbation"
     summary = "training with random perturbations of a given length"
     source = "Lee et al. 2017, section 4.4"
+    by_batch = True
 
     alpha: float = 0.5
     eps: float | None = None

@@ -13,3 +13,4 @@ class Standard(Trainer):
 
     name = "standard"
     summary = "plain training, no defense"
+    by_batch = True

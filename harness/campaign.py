@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from . import identity
 from .data import DatasetInfo
@@ -18,12 +19,18 @@ from .external import External
 from .external import words as victim_words
 from .metrics import Board, Pair
 from .plan import Cell, ModelSpec, Plan
-from .results import is_finished, read_pair
+from .results import Damaged, is_finished, read_result
+from .shape import PLAN, misfit
 from .store import Home, read_json, write_json
 from .work import inner
 
+T = TypeVar("T")
 Record = Mapping[str, Any]
 
+Spoiled = Callable[[Path, UserError], None]
+"""Told of a file or folder that cannot be read and is left out, and why."""
+
+_OF_A_PAIR = ("cell", "model", "dataset", "n", "attack", "norm", "eps", "source")
 _BATTERY_FIELDS = ("cell", "model", "dataset", "n", "attack", "norm", "eps", "source", "cascade", "needs_a_boundary")
 
 
@@ -139,10 +146,47 @@ def plan_record(plan: Plan, command_line: str) -> dict[str, Any]:
     }
 
 
-def read_plans(home: Home) -> list[dict[str, Any]]:
-    """Every recorded plan, oldest first."""
-    files = sorted(home.plans.glob("*.json"), key=lambda file: file.stat().st_mtime)
-    return [read_json(file) for file in files]
+def read_plan(path: Path) -> dict[str, Any]:
+    """A recorded plan.
+
+    Raises:
+        UserError: It is damaged; the message names it.
+    """
+    record: dict[str, Any] = read_json(path)
+    fault = misfit(record, PLAN, "the plan")
+    for cell in () if fault else record["battery"]:
+        norms = record["budgets"].get(cell["dataset"])
+        grid = norms.get(cell["norm"]) if isinstance(norms, dict) else None
+        if not grid or misfit(grid, [(int, float)]):
+            fault = f"no budget of {cell['dataset']} in {cell['norm']}"
+    if fault:
+        raise UserError(f"{path} is damaged ({fault})")
+    return record
+
+
+def read_plans(home: Home, spoiled: Spoiled | None = None) -> list[dict[str, Any]]:
+    """Every recorded plan, oldest first.
+
+    Args:
+        home: Whose.
+        spoiled: Told of damaged ones, which are then left out.
+
+    Raises:
+        UserError: One is damaged, and nobody is to be told.
+    """
+    files = sorted(home.plans.glob("*.json"), key=lambda file: (file.stat().st_mtime_ns, file.name))
+    return [record for file in files if (record := attempt(lambda f=file: read_plan(f), file, spoiled))]  # type: ignore[misc]
+
+
+def attempt(read: Callable[[], T], path: Path, spoiled: Spoiled | None) -> T | None:
+    """What ``read`` returns; None if it finds damage and there is somebody to tell."""
+    try:
+        return read()
+    except UserError as error:
+        if spoiled is None:
+            raise
+        spoiled(path, error)
+        return None
 
 
 def write_plan(home: Home, record: Record) -> None:
@@ -199,14 +243,14 @@ def _board(
         if not here:
             continue
         budgets = dict(record["budgets"][dataset])
-        newest = {_cell_name(cell): cell for cell in here}
+        newest = {cell_name(cell): cell for cell in here}
         judged = {cell["model"] for cell in here}
         for entry in record["models"]:
             if entry["model"] in judged:
                 models[tuple(entry[name] for name in ("architecture", "defense", "seed"))] = dict(entry)
         asked: dict[str, set[str]] = {}
         for cell in here:
-            asked.setdefault(cell["model"], set()).add(_cell_name(cell))
+            asked.setdefault(cell["model"], set()).add(cell_name(cell))
         for (
             key,
             names,
@@ -214,7 +258,7 @@ def _board(
             battery[key] = {name: cell for name, cell in battery.get(key, {}).items() if name in names}
         for cell in here:
             known = battery[cell["model"]]
-            name = _cell_name(cell)
+            name = cell_name(cell)
             if name in known and cell["cascade"] and not known[name]["cascade"] and pair(known[name]["cell"]):
                 continue  # what saw every image says more than what saw those that stood
             known[name] = cell
@@ -223,6 +267,9 @@ def _board(
                 probes.setdefault(look["model"], {})[look["norm"]] = look["probe"]
     pairs: list[Pair] = []
     missing: dict[str, list[str]] = {}
+    first = {name[:-1]: place for place, name in reversed(list(enumerate(models)))}
+    # seeds in their order, whichever plan came first: a mean over them is the same to the last bit
+    models = dict(sorted(models.items(), key=lambda item: (first[item[0][:-1]], item[0][-1])))
     for entry in models.values():
         cells = battery[entry["model"]]
         results = {name: pair(cell["cell"]) for name, cell in cells.items()}
@@ -253,7 +300,8 @@ def _spared(cell: Record, entry: Record) -> bool:
     return str(cell["attack"]).startswith("transfer:") or bool(cell.get("needs_a_boundary") and entry.get("stochastic"))
 
 
-def _cell_name(entry: Record) -> str:
+def cell_name(entry: Record) -> str:
+    """A pair's attack and threat for people: the same in every version of it."""
     eps = "" if entry["eps"] is None else f" {entry['eps']:g}"
     source = f" from {entry['source']}" if entry["source"] else ""
     return f"{entry['attack']}{source} ({entry['norm']}{eps})"
@@ -263,25 +311,31 @@ def model_state(home: Home, key: str) -> dict[str, Any]:
     """Whether a model was trained, and its card."""
     folder = home.model(key)
     if (folder / "card.json").exists():
-        return {"status": "ok", "error": "", "card": read_json(folder / "card.json")}
+        card = read_json(folder / "card.json")
+        if not isinstance(card, dict):
+            raise UserError(f"{folder / 'card.json'} is damaged (not a JSON object)")
+        return {"status": "ok", "error": "", "card": card}
     if (folder / "failed.json").exists():
         return {"status": "failed", "error": read_json(folder / "failed.json")["error"], "card": {}}
     return {"status": "failed", "error": "not trained", "card": {}}
 
 
-def boards_from_home(home: Home, store: str | None = None) -> list[Board]:
+def boards_from_home(home: Home, store: str | None = None, spoiled: Spoiled | None = None) -> list[Board]:
     """Boards from the result directories.
 
     Args:
         home: Where the results are.
         store: Tracking store whose run ids are shown; None: any.
+        spoiled: Told of whatever is damaged. It is then left out: a pair counts as not run, a model as not trained.
 
     Raises:
-        UserError: Nothing was run there, or a result file is damaged.
+        UserError: Nothing was run there, or a file is damaged and nobody is to be told.
     """
-    plans = read_plans(home)
+    plans = read_plans(home, spoiled)
     if not plans:
         raise UserError(f"no runs in {home.path}; make some with: gauntlet run quick --home {home.path}")
+
+    declared = {cell["cell"]: cell for record in plans for cell in (*record["cells"], *record["battery"])}
 
     def pair(key: str) -> Pair | None:
         folder = home.cell(key)
@@ -289,18 +343,41 @@ def boards_from_home(home: Home, store: str | None = None) -> list[Board]:
             return None
         runs = read_runs(folder)
         run_id = runs.get(store, "") if store is not None else next(iter(runs.values()), "")
-        return read_pair(folder, run_id=run_id)
+        found = read_result(folder, run_id=run_id)
+        other = next((name for name in _OF_A_PAIR if found.meta.get(name) != declared[key][name]), None)
+        if other is not None:
+            raise Damaged(f"{folder / 'result.json'} is damaged (its {other} is not that of its plan)")
+        return found
 
-    return boards(plans, pair, lambda key: model_state(home, key), lambda model, probe: probe_facts(home, probe))
+    def model(key: str) -> dict[str, Any]:
+        known = attempt(lambda: model_state(home, key), home.model(key), spoiled)
+        return known or {"status": "failed", "error": "its card is damaged", "card": {}}
+
+    return boards(
+        plans,
+        lru_cache(maxsize=None)(lambda key: attempt(lambda: pair(key), home.cell(key), spoiled)),
+        model,
+        lambda _, probe: attempt(lambda: probe_facts(home, probe), home.health(probe), spoiled),
+    )
 
 
 def probe_facts(home: Home, probe: str) -> dict[str, Any] | None:
     """What a probe found, None if it was not run."""
     path = home.health(probe)
-    return dict(read_json(path)["facts"]) if path.exists() else None
+    if not path.exists():
+        return None
+    record = read_json(path)
+    if fault := misfit(record, {"facts": dict}):
+        raise UserError(f"{path} is damaged ({fault})")
+    return dict(record["facts"])
 
 
 def read_runs(folder: Path) -> dict[str, str]:
     """MLflow run ids of a plan, model or pair, by the tracking store."""
     path = folder / "runs.json"
-    return dict(read_json(path)) if path.exists() else {}
+    if not path.exists():
+        return {}
+    runs = read_json(path)
+    if not isinstance(runs, dict):
+        raise UserError(f"{path} is damaged (not a JSON object)")
+    return runs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -11,7 +12,7 @@ from typing import Any
 import click
 from rich.markup import escape
 
-from .commands import complaints, console, cores, execute, make_plan, write_report
+from .commands import Spoils, check_device, complaints, console, cores, execute, foresee, make_plan, write_report
 from .errors import UserError
 
 
@@ -43,6 +44,33 @@ def _options(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     return decorate
 
 
+def _engine(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Options of where the work is done; they become one argument, ``engine``."""
+
+    @functools.wraps(function)
+    def call(*, ray_address: str | None, cpus_per_task: float, gpus_per_task: float | None, **options: Any) -> Any:
+        from .options import parse_engine
+
+        options["engine"] = parse_engine(
+            options["engine"],
+            address=ray_address,
+            cpus=cpus_per_task,
+            gpus=gpus_per_task,
+            device=options["device"],
+            jobs=options["jobs"],
+        )
+        return function(**options)
+
+    for option in (
+        click.option("--gpus-per-task", type=float, help="With Ray: 0.25, 1, ... Default: 1 with --device cuda."),
+        click.option("--cpus-per-task", type=float, default=1, show_default=True, help="With Ray: may be a fraction."),
+        click.option("--ray-address", metavar="HOST:PORT", help="A running cluster, or auto. Default: start one here."),
+        click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True),
+    ):
+        call = option(call)
+    return call
+
+
 OPTIONS: dict[str, Callable[[Callable[..., Any]], Callable[..., Any]]] = {
     "dataset": click.option("--dataset", "datasets", multiple=True, help="Data set; repeatable. Default: digits."),
     "model": click.option("--model", "models", multiple=True, help="Architecture; repeatable. Default: by data set."),
@@ -59,6 +87,7 @@ OPTIONS: dict[str, Callable[[Callable[..., Any]], Callable[..., Any]]] = {
     "attack": click.option("--attack", "attacks", multiple=True, metavar="LABEL", help="Only these; * and ? match."),
     "jobs": click.option("--jobs", type=click.IntRange(min=1), help="Worker processes. Default: one a core."),
     "device": click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, ..."),
+    "engine": _engine,
     "home": click.option(
         "--home",
         type=click.Path(path_type=Path),
@@ -102,6 +131,11 @@ OPTIONS: dict[str, Callable[[Callable[..., Any]], Callable[..., Any]]] = {
     "cascade": click.option(
         "--cascade", is_flag=True, help="Attack only what still stands; the worst case is the same."
     ),
+    "part": click.option(
+        "--part",
+        metavar="I/N",
+        help="Only the i-th of n shares of the pairs, each with a home of its own; gauntlet sync joins them.",
+    ),
     "tracking": click.option("--tracking-uri", help="MLflow store (MLFLOW_TRACKING_URI). Default: SQLite in the home."),
 }
 
@@ -124,18 +158,15 @@ def list_(what: str) -> None:
 @cli.command()
 @click.argument("suite")
 @_options("dataset", "model", "defense", "seeds", "samples", "attack", "cascade", "home", "data", "download")
-@_options("victim", "mean", "std", "remedy", "stand-in", "tracking")
-def plan(suite: str, home: Path, **options: Any) -> None:
-    """List the model-attack pairs of SUITE, and which of them are done."""
-    from .listing import plan_table
-    from .store import Home
-
-    made, _, _ = make_plan(suite, home=home, device="cpu", **options)
-    console.print(plan_table(made, Home(home)))
+@_options("device", "part", "victim", "mean", "std", "remedy", "stand-in", "tracking")
+def plan(suite: str, home: Path, device: str, **options: Any) -> None:
+    """List the model-attack pairs of SUITE, which of them are done, and what the others may cost."""
+    made, _, _ = make_plan(suite, home=home, device=check_device(device), **options)
+    foresee([made], home, device)
 
 
 @cli.command()
-@_options("dataset", "model", "defense", "seeds", "jobs", "device", "home", "data", "download")
+@_options("dataset", "model", "defense", "seeds", "jobs", "device", "engine", "home", "data", "download")
 def train(**options: Any) -> None:
     """Train models without attacking them."""
     options |= {"samples": None, "attacks": (), "tracking_uri": None, "cascade": False}
@@ -146,7 +177,8 @@ def train(**options: Any) -> None:
 @cli.command("run")
 @click.argument("suite")
 @_options("dataset", "model", "defense", "seeds", "samples", "attack", "cascade", "jobs", "device", "home", "data")
-@_options("download", "victim", "mean", "std", "remedy", "stand-in", "tracking")
+@_options("engine", "download", "part", "victim", "mean", "std", "remedy", "stand-in", "tracking")
+@click.option("--dry-run", is_flag=True, help="Only list what there is to do, and what it may cost.")
 def run_(suite: str, **options: Any) -> None:
     """Train what is missing, attack it with SUITE, judge, track, and write the report.
 
@@ -163,8 +195,8 @@ def run_(suite: str, **options: Any) -> None:
 )
 @click.option("--seeds", help="Training seeds, e.g. 0,1,2 or 0-4. Default: the profile's.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder to write to. Default: HOME/study-STUDY.")
-@click.option("--dry-run", is_flag=True, help="Only list what there is to do.")
-@_options("jobs", "device", "home", "data", "download", "tracking")
+@click.option("--dry-run", is_flag=True, help="Only list what there is to do, and what it may cost.")
+@_options("jobs", "device", "engine", "home", "data", "download", "tracking")
 def reproduce(study: str, **options: Any) -> None:
     """Run what is missing of a paper's experiments, and write what came of every table, figure and claim.
 
@@ -190,16 +222,63 @@ def report(home: Path, tracking_uri: str | None, source: str, out: Path | None) 
     place = Home(home)
     if not home.exists():
         raise UserError(f"no runs in {home}; make some with: gauntlet run quick --home {home}")
+    spoils = Spoils()
     if source == "home":
-        boards = boards_from_home(place)
+        boards = boards_from_home(place, spoiled=spoils)
     else:
         tracker = Tracker(place, choose(place, tracking_uri))
         try:
-            deliver(tracker)
-            boards = tracker.read_boards()
+            try:
+                deliver(tracker)
+            except UserError as error:  # the next command tries again; what is tracked can be shown
+                spoils(home, error)
+            boards = tracker.read_boards(spoils)
         except Unreachable as error:
             raise UserError(f"cannot read tracked runs ({error}); --from home reads the result files") from None
     write_report(boards, out or home / "report")
+    if spoils.found:
+        sys.exit(1)
+
+
+@cli.command()
+@click.argument("homes", nargs=-1, required=True, metavar="HOME...", type=click.Path(path_type=Path))
+@_options("home", "tracking")
+def sync(homes: Sequence[Path], home: Path, tracking_uri: str | None) -> None:
+    """Merge what HOME... keep into one home, and (re)build its tracking store from the results.
+
+    Equal results of one pair are one. Different ones are refused by name and change nothing; damaged files are named
+    and left behind; the rest is merged.
+    """
+    from .commands import sync as carry_out
+
+    carry_out(homes, home=home, tracking_uri=tracking_uri)
+
+
+@cli.command()
+@click.argument("before", metavar="HOME_A", type=click.Path(path_type=Path))
+@click.argument("after", metavar="HOME_B", type=click.Path(path_type=Path))
+@click.option("--csv", type=click.Path(path_type=Path, dir_okay=False), help="Write every number, moved or not.")
+def diff(before: Path, after: Path, csv: Path | None) -> None:
+    """Show which numbers moved from HOME_A to HOME_B, and whether beyond noise.
+
+    The same pairs are compared, or other versions of them under the same names; on the same images with an exact paired
+    test.
+    """
+    from .commands import diff as show
+
+    show(before, after, csv)
+
+
+@cli.command()
+@click.argument("cell")
+@_options("home")
+def explain(cell: str, home: Path) -> None:
+    """Say what CELL stands for, the key of a pair or a model or the beginning of one, and whether it still holds."""
+    from .explain import explain as find
+    from .listing import explanation, versions
+    from .store import Home
+
+    console.print(explanation(find(Home(home), cell, versions())))
 
 
 @cli.command()

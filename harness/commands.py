@@ -6,7 +6,8 @@ import os
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -22,7 +23,10 @@ if TYPE_CHECKING:
     from .guests import Guest
     from .metrics import Board
     from .plan import Plan
+    from .pool import Engine
+    from .ray_engine import Cluster
     from .threat import Norm
+    from .work import Context
 
 # where nobody measures the width (a pipe, a log) tables are wide rather than broken
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
@@ -43,6 +47,7 @@ def make_plan(
     cascade: bool,
     data_root: Path | None,
     download: bool,
+    part: str | None = None,
     **guests: Any,
 ) -> tuple[Plan, dict[str, DataSource], list[Guest]]:
     """The plan of a command line, where its data sets come from, and the models that the user brings."""
@@ -51,9 +56,12 @@ def make_plan(
 
     from .data import DataSource
     from .options import parse_chain, parse_seeds
+    from .part import parse_part
+    from .part import part as take
     from .plan import Suite, specs
     from .plan import plan as make
 
+    share = parse_part(part) if part is not None else None
     battery = find(suite) if suite is not None else Suite(name="train", summary="", attacks={}, budgets={})
     sources = {}
     for name in datasets or ("digits",):
@@ -69,7 +77,7 @@ def make_plan(
         wanted += specs([info], models or (default_model(info.shape),), trainers, parse_seeds(seeds))
     arguments = {info: source.name for info, source in sources.items() if source.name != info}
     made = make(battery, wanted, infos, samples=samples, only=attacks, cascade=cascade, arguments=arguments)
-    return made, sources, brought
+    return take(made, *share) if share is not None else made, sources, brought
 
 
 def _guests(
@@ -124,9 +132,13 @@ def execute(
     device: str,
     home: Path,
     tracking_uri: str | None,
+    engine: Cluster | None = None,
+    dry_run: bool = False,
     **options: Any,
 ) -> None:
     """Run what is missing of a command line (training alone, without a suite), and show how it ended.
+
+    A dry run lists it instead.
 
     Raises:
         UserError: Something in it is wrong, or the home cannot be used.
@@ -140,8 +152,11 @@ def execute(
     from .tracking import tracking_uri as choose
     from .work import Context
 
-    _check_device(device)
-    made, sources, guests = make_plan(suite, home=home, device=device, tracking_uri=tracking_uri, **options)
+    here = check_device(device, engine)
+    made, sources, guests = make_plan(suite, home=home, device=here, tracking_uri=tracking_uri, **options)
+    if dry_run:
+        foresee([made], home, here)
+        return
     place = Home(home).create()
     for guest in guests:
         guest.register(place)
@@ -153,12 +168,17 @@ def execute(
     tracker = Tracker(place, choose(place, tracking_uri)) if suite is not None else None
     context = Context(place, sources, device)
     command = shlex.join(["gauntlet", *sys.argv[1:]])
-    with Display(made, place, console) as display:
-        ended = run(made, context, jobs=jobs or cores(), command=command, tracker=tracker, observe=display)
+    with _workers(engine, context) as workers, Display(made, place, console) as display:
+        ended = run(
+            made, context, jobs=jobs or cores(), command=command, tracker=tracker, observe=display, engine=workers
+        )
     _complain(ended.failures)
+    spoiled = False
     if suite is not None:
         if any(c.exists() for c in [place.cell(cell.key) / "result.json" for cell in made.cells]):
-            boards = boards_from_home(place, tracker.store if tracker is not None else None)
+            spoils = Spoils({cell.key for cell in made.cells})
+            boards = boards_from_home(place, tracker.store if tracker is not None else None, spoils)
+            spoiled = spoils.found
             _print_leaderboard([board for board in boards if board.suite == suite], made)
             write_report(boards, home / "report")
         if ended.trouble:
@@ -167,7 +187,7 @@ def execute(
         from .listing import trained_table
 
         console.print(trained_table(made, place))
-    if ended.failures:
+    if ended.failures or spoiled:
         sys.exit(1)
 
 
@@ -185,6 +205,7 @@ def reproduce(
     data_root: Path | None,
     download: bool,
     tracking_uri: str | None,
+    engine: Cluster | None = None,
 ) -> None:
     """Run what a study lacks, and write what came of it.
 
@@ -207,27 +228,28 @@ def reproduce(
     from .tracking import tracking_uri as choose
     from .work import Context
 
-    _check_device(device)
+    here = check_device(device, engine)
     study = find(name)
     source = DataSource(study.profile(profile).dataset, root=data_root, download=download)
     chosen = parse_seeds(seeds) if seeds is not None else None
     print_ = blueprint(study, profile, source.info(), suites(), only=only, seeds=chosen)
     if dry_run:
-        from .listing import plan_table
-
-        for plan in (print_.plan, *print_.judgements):
-            table = plan_table(plan, Home(home))
-            table.title = f"{plan.suite.name}: {plan.suite.summary}"
-            console.print(table)
+        foresee([print_.plan, *print_.judgements], home, here, titles=True)
         return
     if download:
         source.load()  # once, here: workers would all fetch at the same time
     place = Home(home).create()
     context = Context(place, {source.info().name: source}, device)
     tracker = Tracker(place, choose(place, tracking_uri))
-    ended = carry_out(
-        print_, context, jobs=jobs or cores(), tracker=tracker, display=lambda plan: Display(plan, place, console)
-    )
+    with _workers(engine, context) as workers:
+        ended = carry_out(
+            print_,
+            context,
+            jobs=jobs or cores(),
+            tracker=tracker,
+            display=lambda plan: Display(plan, place, console),
+            engine=workers,
+        )
     outcome = gather(print_, place)
     _print_claims(outcome.findings)
     for file in reports.write_study(outcome, out or home / f"study-{name}"):
@@ -238,6 +260,78 @@ def reproduce(
         _waiting(trouble.trouble, ended[-1].waiting, place.pending)
     if any(report.failures for report in ended):
         sys.exit(1)
+
+
+def sync(given: Sequence[Path], *, home: Path, tracking_uri: str | None) -> None:
+    """Merge homes into one, and bring its tracking store up to date.
+
+    Raises:
+        UserError: One of them is no home, or the one merged into cannot be written.
+        SystemExit: Something was refused, damaged or not delivered.
+    """
+    from .runner import exclusive
+    from .store import Home
+    from .sync import homes, merge
+    from .tracking import Tracker, Unreachable
+    from .tracking import tracking_uri as choose
+
+    sources = homes(given, home)
+    into = Home(home).create()
+    tracker = Tracker(into, choose(into, tracking_uri))
+    spoils, whole, trouble = Spoils(), True, ""
+    with exclusive(into, lambda line: console.print(line, markup=False, soft_wrap=True)):
+        for source in sources:
+            done = merge(source, into)
+            whole = whole and done.whole
+            found = [f"{count} {kind} new" for kind, count in done.new.items() if count]
+            found += [f"{count} {kind} there already" for kind, count in done.same.items() if count]
+            console.print(f"{source.path}: {', '.join(found) or 'nothing'}", markup=False, soft_wrap=True)
+            _complain([f"damaged: {line}" for line in done.damaged] + [f"refused: {line}" for line in done.refused])
+        try:
+            delivered = tracker.rebuild(spoils)
+            console.print(f"{delivered} results tracked in {tracker.uri}", style="dim", markup=False, soft_wrap=True)
+        except Unreachable as error:
+            trouble = str(error)
+    if trouble:
+        _waiting(trouble, len(tracker.waiting()), into.pending)
+    if trouble or spoils.found or not whole:
+        sys.exit(1)
+
+
+def diff(before: Path, after: Path, csv: Path | None) -> None:
+    """Show which numbers moved between two homes.
+
+    Raises:
+        UserError: One of them is no home.
+    """
+    from .differences import counts, differences, write
+    from .listing import moved_table
+    from .store import Home
+
+    spoils = Spoils()
+    frame = differences(Home(before), Home(after), spoils)
+    moved = frame[frame["state"].isin(["beyond noise", "within noise"])]
+    if len(moved):
+        console.print(moved_table(moved))
+    console.print(f"A is {before}, B is {after}: ", end="", markup=False, soft_wrap=True)
+    console.print(", ".join(f"{count} {state}" for state, count in counts(frame).items()), soft_wrap=True)
+    if csv is not None:
+        write(frame, csv)
+        console.print(f"wrote {csv}", style="dim", markup=False, soft_wrap=True)
+
+
+def foresee(plans: Sequence[Plan], home: Path, device: str, *, titles: bool = False) -> None:
+    """Show the pairs of plans, what of them is done, and a line with what the rest may cost."""
+    from .estimate import estimate
+    from .listing import plan_table
+    from .store import Home
+
+    for plan in plans:
+        table = plan_table(plan, Home(home))
+        if titles:
+            table.title = f"{plan.suite.name}: {plan.suite.summary}"
+        console.print(table)
+    console.print(str(estimate(plans, Home(home), device)), style="dim", markup=False, soft_wrap=True)
 
 
 def _print_claims(findings: Findings) -> None:
@@ -262,6 +356,36 @@ def _complain(lines: Sequence[str]) -> None:
         complaints.print(f"gauntlet: {escape(line)}{more}", style="red", soft_wrap=True)
 
 
+class Spoils:
+    """Names damaged files that a board has to leave out, each once, and sets aside results that are to be made again.
+
+    Args:
+        again: Keys of the pairs that the same command would make again.
+    """
+
+    def __init__(self, again: Collection[str] = ()) -> None:
+        self._again = again
+        self._seen: set[Path] = set()
+
+    @property
+    def found(self) -> bool:
+        """Whether there were any."""
+        return bool(self._seen)
+
+    def __call__(self, path: Path, error: UserError) -> None:
+        """A file or folder cannot be read."""
+        from .results import Damaged
+        from .store import set_aside
+
+        if path in self._seen:
+            return
+        self._seen.add(path)
+        what = "left out"
+        if path.name in self._again and isinstance(error, Damaged):
+            what = f"kept as {set_aside(path).name}; the same command again computes it"
+        complaints.print(f"gauntlet: {escape(f'{error}; {what}')}", style="red", soft_wrap=True)
+
+
 def _waiting(trouble: str, waiting: int, pending: Path) -> None:
     complaints.print(
         f"the tracking store is out of order ({escape(trouble)}): {waiting} results wait in {pending}; the next "
@@ -276,15 +400,28 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _check_device(device: str) -> None:
+def _workers(engine: Cluster | None, context: Context) -> AbstractContextManager[Engine | None]:
+    """What spreads the work, if it is not the processes of this machine."""
+    if engine is None:
+        return nullcontext()
+    from .ray_engine import RayEngine
+
+    return RayEngine(engine, context)
+
+
+def check_device(device: str, engine: Cluster | None = None) -> str:
+    """The device that this process itself may use: a cluster's nodes may have one where this machine has none."""
     import torch
 
     try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
+        if engine is not None and engine.gpus:
+            return "cpu"
         choices = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
         reason = str(error).splitlines()[0]
         raise UserError(f"no device {device!r} here ({reason}); choose from {', '.join(choices)}") from None
+    return device
 
 
 def _print_leaderboard(boards: Sequence[Board], made: Plan) -> None:

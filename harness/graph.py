@@ -52,7 +52,7 @@ class Graph:
 
     def _train(self, spec: ModelSpec) -> None:
         if not has_model(self._home, spec):
-            self._add(f"train {spec.key}", Train(spec), {f"train {part.key}" for part in spec.parents})
+            self._add(_training(spec), Train(spec.group[0]), {_training(part) for part in spec.parents})
 
     def _probe(self, probe: Probe) -> None:
         path = self._home.health(probe.key)
@@ -63,7 +63,7 @@ class Graph:
             except (UserError, KeyError, TypeError):
                 self._say(f"{path} is damaged; computing it again")
             path.unlink()
-        self._add(f"examine {probe.key}", Examine(probe), {f"train {probe.model.key}"})
+        self._add(f"examine {probe.key}", Examine(probe), {_training(probe.model)})
 
     def before(self, cell: Cell) -> tuple[str, ...]:
         """Keys of the cells that a cascade runs before this one, in their order."""
@@ -74,11 +74,11 @@ class Graph:
         return self._before[cell.key]
 
     def _cell(self, cell: Cell) -> None:
-        needs = {f"train {cell.victim.key}", f"train {cell.crafter.key}"}
+        needs = {_training(cell.victim), _training(cell.crafter)}
         if cell.prepared_key is not None:
             name = f"prepare {cell.prepared_key}"
             if not self._home.prepared(cell.prepared_key).exists():
-                self._add(name, Prepare(cell), {f"train {cell.crafter.key}"})
+                self._add(name, Prepare(cell), {_training(cell.crafter)})
             needs.add(name)
         folder = self._home.cell(cell.key)
         made = provenance(self._home, cell)
@@ -131,6 +131,11 @@ class Graph:
         """Tasks that are left."""
         return len(self._jobs)
 
+    @property
+    def models(self) -> int:
+        """Models that are left to train, alone or side by side."""
+        return sum(len(job.spec.group) for job in self._jobs.values() if isinstance(job, Train))
+
     def count(self, kind: type) -> int:
         """Tasks of a kind that are left."""
         return sum(isinstance(job, kind) for job in self._jobs.values())
@@ -160,3 +165,8 @@ class Graph:
         for dependent in self._dependents.pop(name, ()):
             dropped += self.failed(dependent)
         return dropped
+
+
+def _training(spec: ModelSpec) -> str:
+    """Name of the task that trains a model: one for all that are trained side by side."""
+    return f"train {spec.group[0].key}"

@@ -5,14 +5,22 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections import Counter
+from typing import TYPE_CHECKING
 
+from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from .attack import Attack
 from .plan import Plan
 from .results import is_finished
 from .store import Home, has_model, load_card
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from .explain import Explanation
 
 
 def _table(*columns: str) -> Table:
@@ -151,6 +159,78 @@ def trained_table(plan: Plan, home: Home) -> Table:
         card = load_card(home, spec)
         accuracies = (f"{card['train_accuracy']:.2%}", f"{card['test_accuracy']:.2%}")
         table.add_row(spec.dataset, spec.architecture, name, str(spec.seed), *accuracies, f"{card['seconds']:.1f}")
+    return table
+
+
+def versions() -> dict[str, int]:
+    """Versions of attacks and defenses, by ``"attack NAME"`` and ``"defense NAME"``: both have a gaussian-noise."""
+    from defenses import defenses as kinds
+
+    from .attacks.art import Art
+    from .attacks.foolbox import Foolbox
+
+    found = {f"defense {name}": kind.version for name, kind in kinds().items()}
+    found |= {f"attack {name}": kind.version for name, kind in own_attacks().items()}
+    return found | {f"attack {door.name}": door.version for door in (Art, Foolbox)}
+
+
+def explanation(found: Explanation) -> Group:
+    """What is known of a pair or a model."""
+    styles = {"fresh": "green", "missing": "yellow", "stale": "yellow", "superseded": "yellow", "damaged": "red"}
+    head = [Text(f"{found.kind} {found.key}: {found.title}", style="bold")]
+    head += [Text(f"{found.state}: {'; '.join(found.reasons)}", style=styles[found.state])]
+    head += [Text(f"made by: {found.command or 'Python alone; no command line can declare it'}")]
+    head += [Text(f"asked for by: {command}") for command in found.plans]
+    head += [Text(f"MLflow run in {store}: {run}") for store, run in found.runs.items()]
+    tables = []
+    if found.files:
+        files = _table("file", "bytes")
+        for file, size in found.files.items():
+            files.add_row(escape(str(file)), f"{size:,}")
+        tables.append(files)
+    if found.made_with:
+        made = _table("made with", "then", "here")
+        for name, (then, now) in found.made_with.items():
+            made.add_row(name, escape(then), escape(now), style=None if then == now else "bold yellow")
+        tables.append(made)
+    if found.declaration:
+        said = _table("declaration", "")
+        for name, value in found.declaration.items():
+            said.add_row(escape(name), escape(str(value)))
+        tables.append(said)
+    return Group(*head, *(part for table in tables for part in ("", table)))
+
+
+def moved_table(moved: DataFrame, most: int = 50) -> Table:
+    """Numbers that moved between two homes, of :func:`harness.differences.differences`.
+
+    Args:
+        moved: Its rows that moved.
+        most: Rows shown.
+    """
+    table = _table("model", "attack", "threat", "A", "B", "B - A", "95 % interval", "p", "")
+    for row in moved.head(most).to_dict("records"):
+        model = f"{row['dataset']} {row['architecture']} {row['defense']} seed {row['seed']}"
+        source = f" from {row['source']}" if row["source"] else ""
+        other = "" if row["matched"] == "key" else ", another version"
+        sides = [
+            f"{row[f'accuracy_{side}']:.1%}" if row[f"accuracy_{side}"] >= 0 else row[f"status_{side}"] for side in "ab"
+        ]
+        known = row["difference"] == row["difference"]  # a failure has no number
+        table.add_row(
+            escape(model),
+            escape(row["attack"] + source),
+            f"{row['norm']} {row['eps']:g}",
+            *sides,
+            f"{row['difference']:+.1%}" if known else "",
+            f"{row['low']:+.1%} to {row['high']:+.1%}" if known else "",
+            f"{row['p_value']:.2g}" if row["test"] == "paired" else "",
+            f"{row['state']}{other}",
+            style="bold" if row["state"] == "beyond noise" else None,
+        )
+    if len(moved) > most:
+        table.caption = f"and {len(moved) - most} more: --csv FILE writes all"
+        table.caption_justify = "left"
     return table
 
 

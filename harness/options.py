@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 import types
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from .errors import UserError, unknown
 from .remedy import Remedy
 from .training import Trainer
 from .upon import Upon
+
+if TYPE_CHECKING:
+    from .ray_engine import Cluster
 
 
 def parse_chain(text: str, kinds: Mapping[str, type[Trainer]]) -> tuple[Trainer, ...]:
@@ -141,6 +145,31 @@ def parse_channels(text: str | None, what: str) -> tuple[float, ...]:
     if text is None:
         return ()
     return tuple(_convert(part.strip(), float, what) for part in text.split(","))
+
+
+def parse_engine(
+    engine: str, *, address: str | None, cpus: float, gpus: float | None, device: str, jobs: int | None
+) -> Cluster | None:
+    """What ``--engine`` and the options beside it ask of Ray; None for the processes of this machine.
+
+    Raises:
+        UserError: An option of Ray's without it, or a request that contradicts the device.
+    """
+    from .ray_engine import Cluster
+
+    if engine == "local":
+        if address is not None or gpus is not None or cpus != 1:
+            raise UserError("--ray-address, --cpus-per-task and --gpus-per-task ask something of Ray: add --engine ray")
+        return None
+    kind, _, number = device.partition(":")
+    if number:
+        raise UserError(f"Ray hands out the GPUs: --device {kind}, not {device}")
+    if gpus is None:
+        gpus = 0.0 if kind == "cpu" else 1.0
+    if bool(gpus) == (kind == "cpu"):
+        raise UserError(f"--gpus-per-task {gpus:g} and --device {device} contradict each other")
+    # where a job of Ray's own runs this command, Ray says in the environment which cluster it is
+    return Cluster(address=address or os.environ.get("RAY_ADDRESS") or None, cpus=cpus, gpus=gpus, jobs=jobs)
 
 
 def parse_seeds(text: str) -> list[int]:

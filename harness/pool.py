@@ -17,12 +17,15 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 from .errors import UserError, describe
 
 TRIES: Final = 3
 """How often a task may take its worker down before it counts as failed."""
+
+ONE_THREAD: Final = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+"""Environment in which numerical libraries start with one thread: a sum split over threads rounds differently."""
 
 
 class Task(NamedTuple):
@@ -41,6 +44,14 @@ class Done(NamedTuple):
     detail: str = ""
     fault: bool = False
     """True if the user's input is to blame (a :class:`UserError`)."""
+
+
+class Engine(Protocol):
+    """What spreads tasks over workers: a :class:`Pool`, or :class:`harness.ray_engine.RayEngine`."""
+
+    def run(self, take: Callable[[], Task | None], timeout: float = 0.25) -> Iterator[Done | None]:
+        """Work until nothing is left; see :meth:`Pool.run`."""
+        ...
 
 
 @dataclass
@@ -173,10 +184,9 @@ class Pool:
 
 @contextmanager
 def _single_threaded() -> Iterator[None]:
-    """Environment in which a child's numerical libraries start with one thread."""
-    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(dict.fromkeys(names, "1"))
+    """:data:`ONE_THREAD` for the children that are started meanwhile."""
+    before = {name: os.environ.get(name) for name in ONE_THREAD}
+    os.environ.update(ONE_THREAD)
     try:
         yield
     finally:
@@ -199,10 +209,11 @@ def _work(pipe: Connection, setup: Callable[[Any], Callable[[Any], Any]], contex
             payload = pipe.recv()
         except EOFError:
             return
-        pipe.send(_outcome(function, payload))
+        pipe.send(outcome(function, payload))
 
 
-def _outcome(function: Callable[[Any], Any], payload: Any) -> tuple[Any, str | None, str, bool]:
+def outcome(function: Callable[[Any], Any], payload: Any) -> tuple[Any, str | None, str, bool]:
+    """Call a function; returns value, error, detail and fault as in :class:`Done`."""
     try:
         return function(payload), None, "", False
     except UserError as error:

@@ -18,6 +18,7 @@ from .findings import Evidence, Findings, Outcome
 from .leaderboard import leaderboard
 from .metrics import Board, Pair
 from .plan import Plan
+from .pool import Engine
 from .results import is_finished, read_pair
 from .runner import Report, Watch, run
 from .store import Home
@@ -33,6 +34,7 @@ def execute(
     jobs: int,
     tracker: Tracker | None,
     display: Callable[[Plan], AbstractContextManager[Callable[[Watch], None]]],
+    engine: Engine | None = None,
 ) -> list[Report]:
     """Run what is missing of a study's own pairs, then of the batteries.
 
@@ -42,13 +44,15 @@ def execute(
         jobs: Worker processes.
         tracker: MLflow; None tracks nothing.
         display: Shows how the run of a plan goes.
+        engine: As for :func:`harness.runner.run`.
     """
     command = shlex.join(["gauntlet", *sys.argv[1:]])
     ended = []
     for plan in (print_.plan, *print_.judgements):
         if plan.models:
             with display(plan) as observe:
-                ended.append(run(plan, context, jobs=jobs, command=command, tracker=tracker, observe=observe))
+                report = run(plan, context, jobs=jobs, command=command, tracker=tracker, observe=observe, engine=engine)
+                ended.append(report)
     return ended
 
 

@@ -21,11 +21,18 @@ from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
 from .errors import UserError, first_line
-from .metrics import FLAGS, SAMPLE_COLUMNS, Pair, summary
+from .metrics import DISTANCES, FLAGS, SAMPLE_COLUMNS, Pair, summary
+from .shape import RESULT, misfit
 from .store import finite, read_json, write_bytes, write_json
 
 GALLERY: Final = 16
 """Images kept of every cell for people to look at."""
+
+_KINDS: Final = {
+    **dict.fromkeys(("index", "label", "clean_pred", "adv_pred", "shard"), "iu"),
+    **dict.fromkeys(("wrong_share", *DISTANCES), "fiu"),
+}
+"""NumPy's letters for the types of columns; the others are booleans."""
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 
@@ -45,11 +52,14 @@ def _frame(source: Path | io.BytesIO, name: Path) -> pd.DataFrame:
     """Samples frame of a parquet file; ``name`` is the file to blame."""
     try:
         frame = pd.read_parquet(source, page_checksum_verification=True)
-    except (OSError, ValueError, NotImplementedError) as error:  # pyarrow's errors derive from these
+    except Exception as error:  # damaged bytes make pyarrow and pandas raise a dozen types
         raise Damaged(f"{name} is damaged ({first_line(error)})") from None
     missing = [column for column in SAMPLE_COLUMNS if column not in frame]
     if missing:
         raise Damaged(f"{name} is damaged (no column {missing[0]})")
+    for column in SAMPLE_COLUMNS:
+        if frame[column].dtype.kind not in _KINDS.get(column, "b"):
+            raise Damaged(f"{name} is damaged ({column} is {frame[column].dtype})")
     return frame
 
 
@@ -215,6 +225,25 @@ def read_pair(folder: Path, run_id: str = "", run_url: str = "") -> Pair:
     if len(samples) != meta.get("n"):
         raise Damaged(f"{folder / 'samples.parquet'} is damaged ({len(samples)} rows, {meta.get('n')} declared)")
     return Pair(meta, samples, read_gallery(folder / "gallery.safetensors"), run_id, run_url)
+
+
+def read_result(folder: Path, run_id: str = "", run_url: str = "") -> Pair:
+    """:func:`read_pair`, and a look at whether it holds what boards and reports need.
+
+    Raises:
+        Damaged: A file is damaged, or not of this cell; the message names it.
+    """
+    pair = read_pair(folder, run_id, run_url)
+    fault = misfit(pair.meta, RESULT, "result.json")
+    if not fault and pair.meta["norm"] not in DISTANCES:
+        fault = f"unknown norm {pair.meta['norm']!r}"
+    if fault:
+        raise Damaged(f"{folder / 'result.json'} is damaged ({fault})")
+    if pair.gallery:
+        shown = [pair.gallery.get(name) for name in ("index", "x", "x_adv", "label", "clean_pred", "adv_pred")]
+        if any(array is None or not array.ndim for array in shown) or len({len(array) for array in shown}) > 1:  # type: ignore[arg-type]
+            raise Damaged(f"{folder / 'gallery.safetensors'} is damaged (not the images of a gallery)")
+    return pair
 
 
 def check_result(folder: Path) -> dict[str, Any]:

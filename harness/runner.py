@@ -9,7 +9,7 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 from filelock import FileLock, Timeout
@@ -18,7 +18,7 @@ from . import campaign, identity
 from .errors import UserError, describe
 from .graph import Graph
 from .plan import Cell, ModelSpec, Plan
-from .pool import Done, Pool, Task
+from .pool import Done, Engine, Pool, Task
 from .results import finish, is_finished
 from .store import Home, read_json
 from .tracking import Tracker, Unreachable
@@ -190,6 +190,7 @@ def run(
     command: str,
     tracker: Tracker | None = None,
     observe: Callable[[Watch], None] = lambda watch: None,
+    engine: Engine | None = None,
 ) -> Report:
     """Run what is missing of a plan.
 
@@ -200,6 +201,7 @@ def run(
         command: The user's command line, for the record.
         tracker: MLflow; None tracks nothing.
         observe: Called several times a second with the state of the run.
+        engine: What spreads the work, made for this context; None: ``jobs`` processes of this machine.
 
     Returns:
         How it ended. Failures do not stop the rest.
@@ -221,7 +223,7 @@ def run(
         record = campaign.plan_record(plan, command)
         campaign.write_plan(home, record)
         graph = Graph(plan, home, say)
-        watch.models, watch.shards = graph.count(Train), graph.count(Judge)
+        watch.models, watch.shards = graph.models, graph.count(Judge)
         watch.cells_done = len(plan.cells) - len(graph.shards_left)
         if tracker is not None:
             _mark_untracked(tracker, plan, home)
@@ -232,8 +234,8 @@ def run(
             if left == 0:
                 recorder.add(graph.cells[key])
         try:
-            with Pool(jobs, setup, context) as pool:
-                for done in pool.run(lambda: _take(graph, watch)):
+            with Pool(jobs, setup, context) if engine is None else nullcontext(engine) as workers:
+                for done in workers.run(lambda: _take(graph, watch)):
                     if done is not None:
                         failures += _settle(done, graph, watch, recorder, plan)
                     observe(watch)
@@ -294,7 +296,7 @@ def _settle(done: Done, graph: Graph, watch: Watch, recorder: Recorder, plan: Pl
         return [f"{what}: {done.error}{more}"]
     graph.done(name)
     if isinstance(job, Train):
-        watch.models_done += 1
+        watch.models_done += len(job.spec.group)
     if isinstance(job, Judge):
         watch.shards_done += 1
         key = job.cell.key

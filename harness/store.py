@@ -24,6 +24,7 @@ from .data import DatasetInfo
 from .errors import UserError
 from .external import External, restore
 from .plan import ModelSpec
+from .shape import misfit
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -66,7 +67,7 @@ def read_json(path: Path) -> Any:
     """
     try:
         return json.loads(path.read_bytes())
-    except (ValueError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({error})") from None
 
 
@@ -211,6 +212,25 @@ def load_card(home: Home, spec: ModelSpec) -> dict[str, Any]:
     """
     path = home.model(spec.key) / "card.json"
     return dict(_card(path, path.stat().st_mtime_ns))
+
+
+def whole_model(folder: Path) -> dict[str, Any]:
+    """A model's card, after a look at the weights that it vouches for.
+
+    Raises:
+        UserError: One of them is damaged or missing; the message names it.
+    """
+    card: dict[str, Any] = read_json(folder / "card.json")
+    if fault := misfit(card, {"sha256": str}, "the card"):
+        raise UserError(f"{folder / 'card.json'} is damaged ({fault})")
+    if "reference" in card:  # a user's own: its weights lie elsewhere
+        return card
+    weights = folder / "weights.safetensors"
+    if not weights.exists():
+        raise UserError(f"{weights} is missing")
+    if hashlib.sha256(weights.read_bytes()).hexdigest() != card["sha256"]:
+        raise UserError(f"{weights} is damaged (its digest is not the card's)")
+    return card
 
 
 def load_model(home: Home, spec: ModelSpec, info: DatasetInfo) -> nn.Module:

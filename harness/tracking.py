@@ -22,12 +22,12 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlparse
 from urllib.request import url2pathname
 
-from .campaign import boards, model_state, probe_facts, read_runs
+from .campaign import Spoiled, attempt, boards, boards_from_home, model_state, probe_facts, read_plans, read_runs
 from .errors import UserError, describe
 from .health import Trust, trust
 from .metrics import Board, Pair, by_model, pair_rows
 from .registry import quiet_environment
-from .results import is_finished, read_pair
+from .results import is_finished, read_result
 from .store import Home, finite, read_json, write_bytes, write_json
 from .tracked import (
     EPS_STEPS,
@@ -200,7 +200,7 @@ class Tracker:
         note = read_json(marker)
         folder = self.home.cell(note["cell"])
         if is_finished(folder) and self.store not in read_runs(folder):
-            pair = read_pair(folder)
+            pair = read_result(folder)
             plan = self._plan(note["plan"])
             parent = self._model_run(plan, pair.meta["model"])
             run_id = None
@@ -235,12 +235,14 @@ class Tracker:
                 self._guard(self.client.delete_run, run.info.run_id)
         return finished
 
-    def _create(self, kind: str, key: str, name: str, parent: str | None, tags: Mapping[str, Any]) -> str:
+    def _create(
+        self, kind: str, key: str, name: str, parent: str | None, tags: Mapping[str, Any], start: int | None = None
+    ) -> str:
         every = {"gauntlet.kind": kind, f"gauntlet.{kind}": key, "gauntlet.origin": self.origin, **tags}
         if parent is not None:
             every["mlflow.parentRunId"] = parent
         text = {name: str(value)[:5000] for name, value in every.items() if value not in (None, "")}
-        run = self.client.create_run(self.experiment, run_name=name, tags=text)
+        run = self.client.create_run(self.experiment, start, run_name=name, tags=text)
         return str(run.info.run_id)
 
     def _plan_run(self, plan: Mapping[str, Any]) -> str:
@@ -280,7 +282,9 @@ class Tracker:
             "command": plan["command"],
             "mlflow.note.content": reproduce_note(plan["command"]),
         }
-        run_id = self._create("plan", plan["plan"], name, None, tags)
+        # when it was first asked for, not when it was delivered: a store that is rebuilt keeps the order of plans
+        asked = (self.home.plans / f"{plan['plan']}.json").stat().st_mtime_ns // 10**6
+        run_id = self._create("plan", plan["plan"], name, None, tags, asked)
         self.client.log_dict(run_id, finite(plan), "plan.json")
         self.client.set_tag(run_id, "gauntlet.complete", "yes")
         return run_id
@@ -422,13 +426,58 @@ class Tracker:
                 tags += [RunTag(f"trust.{suite}.{norm}", words[:5000])]
         self.client.log_batch(run_id, tags=tags)
 
-    # -- reading ---------------------------------------------------------------------------------------------
+    def rebuild(self, spoiled: Spoiled | None = None) -> int:
+        """Deliver whatever this store lacks of the home's records. Only while no other process works on the home.
 
-    def read_boards(self) -> list[Board]:
-        """Boards from the tracked runs of this home.
+        Args:
+            spoiled: Told of damaged results, which are left out.
+
+        Returns:
+            Results delivered.
 
         Raises:
-            UserError: Nothing was tracked there.
+            UserError: A file is damaged and nobody is to be told.
+            Unreachable: The store did not answer; what is left waits in ``pending/``.
+        """
+        plans = read_plans(self.home, spoiled)
+        for record in plans:
+            for key in (cell["cell"] for cell in record["cells"]):
+                untracked = is_finished(self.home.cell(key)) and self.store not in read_runs(self.home.cell(key))
+                if untracked and not (self.home.pending / f"{key}.json").exists():
+                    self.mark(record["plan"], key)
+        delivered = 0
+        for marker in self.waiting():
+            folder = self.home.cell(marker.stem)
+            before = read_runs(folder)
+            attempt(lambda m=marker: self._try(m), folder, spoiled)  # type: ignore[misc]
+            delivered += read_runs(folder) != before
+        if delivered:
+            self.reopen()
+        if still := [record for record in plans if not self.is_closed(record)]:
+            found = boards_from_home(self.home, spoiled=spoiled)
+            for record in still:
+                self.close(record, [board for board in found if board.suite == record["suite"]])
+        return delivered
+
+    def _try(self, marker: Path) -> None:
+        """:meth:`deliver`; what MLflow refuses is one result's trouble."""
+        try:
+            self.deliver(marker)
+        except (Unreachable, UserError):
+            raise
+        except Exception as error:
+            raise UserError(f"cannot track {marker.stem}: {describe(error)}") from error
+
+    # -- reading ---------------------------------------------------------------------------------------------
+
+    def read_boards(self, spoiled: Spoiled | None = None) -> list[Board]:
+        """Boards from the tracked runs of this home.
+
+        Args:
+            spoiled: Told of damaged files, which are then left out.
+
+        Raises:
+            UserError: Nothing was tracked there, or a file is damaged and nobody is to be told.
             Unreachable: The store did not answer.
         """
         where = f"tags.`gauntlet.kind` = 'plan' and tags.`gauntlet.origin` = '{self.origin}'"
@@ -446,10 +495,12 @@ class Tracker:
             if key not in pairs:
                 return None
             run = pairs[key]
-            return read_pair(self._artifacts(run), run_id=run.info.run_id, run_url=self._url(run))
+            folder = self._artifacts(run)
+            return attempt(lambda: read_result(folder, run.info.run_id, self._url(run)), folder, spoiled)
 
         def model(key: str) -> Mapping[str, Any]:
-            local = model_state(self.home, key)
+            local = attempt(lambda: model_state(self.home, key), self.home.model(key), spoiled)
+            local = local or {"status": "failed", "error": "its card is damaged", "card": {}}
             if local["status"] == "ok" or key not in models:
                 return local
             return {"status": "ok", "error": "", "card": self._json(models[key], "card.json")}

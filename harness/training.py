@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .computing import Precision, computing
 from .data import Dataset, DatasetInfo
 from .errors import UserError, unknown
 from .models import Stages, build_model
@@ -91,6 +92,9 @@ class Trainer:
             the cross-entropy on it has come down to what it was on the rest before, both as the model is judged; for so
             many epochs at most (Goodfellow et al. 2013, section 5.1; Lyu et al. 2015, section IV.A). ``None`` leaves
             the held-out part out. Needs ``validation > 0``, whose fields in the history are no validation then.
+        precision: ``"bfloat16"`` computes forward passes of training by autocast; weights, updates and every evaluation
+            stay float32. No hyperparameter of a method, but it moves numbers within what another seed does.
+        compiled: Compile forward passes of training (:func:`torch.compile`), where that can be done; so too.
         subset: Train on so many training images alone, the first of a fixed, stratified order (the same whatever the
             seed), before any are held out; ``None``: on all.
 
@@ -106,6 +110,10 @@ class Trainer:
     """Where the method is from."""
     trainable: ClassVar[bool] = True
     """Whether it makes models; False where it stands for one made elsewhere."""
+    by_batch: ClassVar[bool] = False
+    """Whether training is nothing but passes of whole batches through the whole model, with losses that are means over
+    the batch: only then can networks train side by side (:mod:`harness.ensemble`), and :attr:`precision` and
+    :attr:`compiled` be chosen."""
 
     epochs: int | None = None
     batch_size: int = 128
@@ -121,6 +129,8 @@ class Trainer:
     max_norm: float | None = field(default=None, metadata={"identity": "set"})
     refit: int | None = field(default=None, metadata={"identity": "set"})
     subset: int | None = field(default=None, metadata={"identity": "set"})
+    precision: Precision = field(default="float32", metadata={"identity": "set"})
+    compiled: bool = field(default=False, metadata={"identity": "set"})
 
     def __post_init__(self) -> None:
         _check_literals(self)
@@ -143,6 +153,10 @@ class Trainer:
         if self.refit is not None and not self.validation:
             raise UserError(f"{self.name}: refit needs a validation split, e.g. validation=0.1")
         require(self, "subset", self.subset is None or self.subset >= 1, "at least 1")
+        if not self.by_batch:
+            without = "where not all passes are the whole model's"
+            require(self, "precision", self.precision == "float32", f"float32 {without}")
+            require(self, "compiled", not self.compiled, f"False {without}")
 
     def resolve(self, info: DatasetInfo) -> Self:
         """Replace every ``None`` that stands for the data set's own value."""
@@ -194,8 +208,16 @@ class Trainer:
     def step(self, model: Stages, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor) -> Loss:
         """One update of the weights on one batch."""
         loss = self.loss(model, x, y)
-        descend(optimizer, loss.value)
+        descend(optimizer, shared(model, loss.value))
         return Loss(loss.value.detach(), loss.logits.detach())
+
+    def opponent(self, info: DatasetInfo) -> nn.Module | None:
+        """A network that takes part in training and is thrown away; its initial weights are drawn after the model's."""
+        return None
+
+    def against(self, opponent: nn.Module) -> Trainer:
+        """This trainer with its opponent in play, ready for :meth:`step`."""
+        return self
 
     def wrap(self, model: Stages, base: nn.Module | None) -> nn.Module:
         """The model that is judged: by default the trained one.
@@ -235,29 +257,40 @@ class Trainer:
         mine = self.resolve(data.info)
         data = mine.part(data)
         model = build_model(architecture, data.info.shape, len(data.info.classes)).to(device)
-        history = mine._loop(model, data, device, progress)
+        opponent = mine.opponent(data.info)
+        playing = mine if opponent is None else mine.against(opponent.to(device))
+        with computing(playing.networks(model), mine.precision, mine.compiled):
+            history = playing._loop(model, data, device, progress)
         model.requires_grad_(True)  # frozen in training alone: a loaded model is no different
         return Trained(mine.wrap(model, base).to(device).eval(), history)
+
+    def networks(self, model: Stages) -> tuple[nn.Module, ...]:
+        """All whose passes training is made of."""
+        return (model,)
+
+    def held(self, images: int) -> int:
+        """How many of the training images are held out: at least one image on either side, if any is to be."""
+        return min(max(round(self.validation * images), 1), images - 1) if self.validation else 0
+
+    def rates(self, steps: int) -> Iterator[float] | None:
+        """Learning rate of each of so many steps; None where it stays as it is."""
+        if self.schedule == "constant":
+            return None
+        return (self.lr * (1 + math.cos(math.pi * done / steps)) / 2 for done in itertools.count())
 
     def _loop(self, model: Stages, data: Dataset, device: torch.device | str, progress: Progress | None) -> list[Epoch]:
         assert self.epochs is not None
         images, labels = data.x_train.to(device), data.y_train.to(device)
         order = torch.randperm(len(images))
-        held = round(self.validation * len(images))
-        if self.validation:  # at least one image on either side
-            held = min(max(held, 1), len(images) - 1)
+        held = self.held(len(images))
         held_out, kept = order[:held].to(device), order[held:]
         self.pretrain(model, data, images, kept)
-        steps = self.epochs * math.ceil(len(kept) / self.batch_size)
+        rates = self.rates(self.epochs * math.ceil(len(kept) / self.batch_size))
         optimizer = self._optimizer(model, self.weight_decay)
         history: list[Epoch] = []
         best: tuple[float, int, dict[str, Tensor]] | None = None
         last_epoch = self.epochs + (self.refit or 0)
         for epoch in range(1, self.epochs + 1):
-            rates = None
-            if self.schedule == "cosine":
-                first = (epoch - 1) * math.ceil(len(kept) / self.batch_size)
-                rates = (self.lr * (1 + math.cos(math.pi * done / steps)) / 2 for done in itertools.count(first))
             line = self._epoch(epoch, model, optimizer, data, images, labels, kept, held_out, rates)
             history.append(line)
             if progress is not None:
@@ -395,6 +428,11 @@ def score(
         loss += float(F.cross_entropy(logits, labels[part], reduction="sum"))
         correct += int((logits.argmax(1) == labels[part]).sum())
     return loss / len(chosen), correct / len(chosen)
+
+
+def shared(model: Stages, value: Tensor) -> Tensor:
+    """What to descend for a mean over a batch: where networks share it, each is to have its own mean's gradient."""
+    return value if model.members == 1 else model.members * value
 
 
 def require(declaration: Any, name: str, holds: bool, wanted: str) -> None:

@@ -10,10 +10,10 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -21,10 +21,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from . import environment, identity
+from . import ensemble, environment, identity
 from .attack import Attack
 from .attacks.transfer import Transfer
-from .data import Dataset, DataSource
+from .data import Dataset, DatasetInfo
 from .errors import first_line
 from .metrics import broken
 from .plan import Cell, ModelSpec, Probe
@@ -42,10 +42,22 @@ from .store import (
     write_bytes,
     write_json,
 )
-from .training import Diverged, score
+from .training import Diverged, Trained, score
 
 UNTRAINED_SAMPLES = 1000
 """Images that the accuracies of a model without training of its own are measured on."""
+
+
+class Source(Protocol):
+    """Where a data set comes from: a :class:`harness.data.DataSource`, or what stands for one on another machine."""
+
+    def info(self) -> DatasetInfo:
+        """Its declaration."""
+        ...
+
+    def load(self) -> Dataset:
+        """The data set; asked for by every task, so it is to be kept."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -59,13 +71,13 @@ class Context:
     """
 
     home: Home
-    sources: Mapping[str, DataSource]
+    sources: Mapping[str, Source]
     device: str = "cpu"
 
 
 @dataclass(frozen=True)
 class Train:
-    """Train one model."""
+    """Train one model, or all of a group (:attr:`ModelSpec.group`), whose first it names."""
 
     spec: ModelSpec
 
@@ -112,14 +124,24 @@ Job = Train | Prepare | Craft | Judge | Examine
 
 def setup(context: Context) -> Callable[[Job], Any]:
     """The function that runs jobs in this process."""
+    return worker(context).run
+
+
+def worker(context: Context) -> Worker:
+    """A worker that has this process for itself."""
     torch.set_num_threads(1)  # parallelism is over shards, and a sum split over threads rounds differently
+    full_float32()
+    keep_compiler_out()
+    return Worker(context)
+
+
+def full_float32() -> None:
+    """Let a GPU keep all digits of float32: no matrix product or convolution in TF32."""
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
-    _keep_compiler_out()
-    return Worker(context).run
 
 
-def _keep_compiler_out() -> None:
+def keep_compiler_out() -> None:
     """Spare each worker 4 s: an optimizer's first call imports torch's compiler, only to be kept off it.
 
     torch remembers the version of a method that the compiler leaves alone; in a process that compiles nothing that is
@@ -141,6 +163,10 @@ class Worker:
     def __init__(self, context: Context) -> None:
         self.context = context
         self._bench = lru_cache(maxsize=4)(self._load_bench)
+
+    def move(self, home: Home) -> None:
+        """Read and write in another home from now on; its models are the same."""
+        self.context = replace(self.context, home=home)
 
     def run(self, job: Job) -> None:
         """Run one job.
@@ -166,15 +192,33 @@ class Worker:
     def _train(self, spec: ModelSpec) -> None:
         home, data, device = self.context.home, self._data(spec), self.context.device
         say = self._reporter(f"train-{spec.key}")
+        missing = [one for one in spec.group if not has_model(home, one)]
+        if not missing:
+            return
         base = load_base(home, spec, data.info)
-        (home.model(spec.key) / "card.json").unlink(missing_ok=True)  # of what stood upon another base
-        identity.seed_everything(identity.derive_seed(spec.key, "train"))
+        for one in missing:
+            (home.model(one.key) / "card.json").unlink(missing_ok=True)  # of what stood upon another base
+        full_float32()
+        seeds = [one.training_seed for one in spec.group]
         start = time.perf_counter()
         try:
-            model, history = spec.defense.fit(spec.architecture, data, device=device, base=base, progress=say)
+            if spec.beside:
+                made = ensemble.fit(spec.defense, spec.architecture, data, seeds, device=device, progress=say)
+            else:
+                identity.seed_everything(seeds[0])
+                made = [spec.defense.fit(spec.architecture, data, device=device, base=base, progress=say)]
         except Diverged as error:
-            write_json(home.model(spec.key) / "failed.json", {"error": str(error)})
+            for one in missing:
+                write_json(home.model(one.key) / "failed.json", {"error": str(error)})
             raise
+        seconds = (time.perf_counter() - start) / len(made)
+        for one, trained in zip(spec.group, made, strict=True):
+            if one in missing:
+                self._keep(one, trained, data, seconds)
+
+    def _keep(self, spec: ModelSpec, trained: Trained, data: Dataset, seconds: float) -> None:
+        """Measure a trained model and write it down."""
+        (model, history), home, device = trained, self.context.home, self.context.device
         # where nothing was trained a part says enough, and a defense at inference time may be slow
         seen, unseen = (
             None if history else torch.arange(min(UNTRAINED_SAMPLES, len(images)), device=device)
@@ -187,7 +231,7 @@ class Worker:
             "seed": spec.seed,
             "parameters": sum(p.numel() for p in model.parameters()),
             "epochs": len(history),
-            "seconds": time.perf_counter() - start,
+            "seconds": seconds,
             "train_accuracy": score(model, data, data.x_train.to(device), data.y_train.to(device), seen)[1],
             "test_accuracy": score(model, data, data.x_test.to(device), data.y_test.to(device), unseen)[1],
             "history": [line._asdict() for line in history],
@@ -198,6 +242,7 @@ class Worker:
     def _load_bench(self, spec: ModelSpec) -> Bench:
         info = self.context.sources[spec.dataset].info()
         model = load_model(self.context.home, spec, info)
+        full_float32()  # whatever a user's code has just asked for
         return Bench.of(model, len(info.classes), self.context.device, spec.defense.remedy)
 
     def _batch(self, cell: Cell, shard: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -209,11 +254,11 @@ class Worker:
     def _prepare(self, cell: Cell) -> None:
         key = cell.prepared_key
         assert key is not None
-        identity.seed_everything(identity.derive_seed(key))
         data = self._data(cell.victim)
         attack = inner(cell.attack)
         _, (x, y) = data.train_sample(min(attack.preparation_samples, len(data.x_train)))
         victim = self._bench(cell.crafter).attacked
+        identity.seed_everything(identity.derive_seed(key))  # now: a model that is loaded first draws its weights
         start = time.perf_counter()
         with victim.counted() as cost, victim.guarded():
             ready = attack.prepare(victim, x.to(victim.device), y.to(victim.device))

@@ -104,7 +104,7 @@ def models(profile: Profile, info: DatasetInfo, seed: int) -> Mapping[str, Model
     """Every network of the paper, plain and defended."""
     settings = profile.settings
 
-    def spec(net: str, defense: Trainer, **parents: ModelSpec) -> ModelSpec:
+    def spec(net: str, defense: Trainer, **parents: Any) -> ModelSpec:
         return ModelSpec(dataset=info.name, architecture=NETS[net], defense=defense.resolve(info), seed=seed, **parents)
 
     def common(net: str) -> dict[str, Any]:

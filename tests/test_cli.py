@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from click.testing import CliRunner, Result
 
@@ -107,7 +109,7 @@ def test_both_sources_give_the_same_tables(small_home: tuple[Path, list[str]], t
         assert (tmp_path / "home" / name).read_text() == (tmp_path / "mlflow" / name).read_text()
 
 
-def test_damaged_result_is_named(small_home: tuple[Path, list[str]], tmp_path: Path) -> None:
+def test_a_damaged_result_is_named_and_left_out(small_home: tuple[Path, list[str]], tmp_path: Path) -> None:
     home, _ = small_home
     file = next(home.glob("cells/*/samples.parquet"))
     content = file.read_bytes()
@@ -115,8 +117,27 @@ def test_damaged_result_is_named(small_home: tuple[Path, list[str]], tmp_path: P
     try:
         line = complaint(call("report", "--home", home, "--from", "home", "--out", tmp_path))
         assert f"{file} is damaged" in line
+        assert "left out" in line
+        shown = len((tmp_path / "pairs.csv").read_text().splitlines())
+        assert 1 < shown < len((home / "report" / "pairs.csv").read_text().splitlines())
     finally:
         file.write_bytes(content)
+
+
+def test_damage_within_a_result_is_set_aside_and_mended_by_the_next_run(small_home: tuple[Path, list[str]]) -> None:
+    """The footer of the file is whole: only reading it finds out."""
+    home, command = small_home
+    file = next(home.glob("cells/*/samples.parquet"))
+    before = pd.read_parquet(file)
+    content = bytearray(file.read_bytes())
+    content[60] ^= 0xFF
+    file.write_bytes(content)
+    line = complaint(call(*command))
+    assert f"{file} is damaged" in line
+    assert f"kept as {file.parent.name}.damaged-1" in line
+    assert call(*command).exit_code == 0
+    pd.testing.assert_frame_equal(pd.read_parquet(file), before)
+    shutil.rmtree(file.parent.with_name(f"{file.parent.name}.damaged-1"))
 
 
 def test_damaged_checkpoint_is_named_and_loses_nothing(small_home: tuple[Path, list[str]]) -> None:

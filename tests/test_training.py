@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import math
+import shutil
+import warnings
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -9,6 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from defenses.contractive import Contractive
+from defenses.dropout import Dropout
+from defenses.fast_gradient import FastGradient
+from defenses.generative_adversarial_trainer import GenerativeAdversarialTrainer
+from defenses.gradient_regularization import GradientRegularization
+from defenses.standard import Standard
+from harness import ensemble
 from harness.data import DATASETS, Dataset
 from harness.errors import UserError
 from harness.identity import canonical, key, seed_everything
@@ -510,3 +519,95 @@ def test_a_subset_is_no_larger_than_the_set(tiny: Dataset) -> None:
         Plain(subset=0)
     assert key(Plain(epochs=1)) == key(Plain(epochs=1, subset=None)) != key(Plain(epochs=1, subset=5))
     assert "subset" not in canonical(Plain())
+
+
+# ---------------------------------------------------------------- how passes are computed
+
+
+WAYS = {
+    "standard": Standard(epochs=3, batch_size=32),
+    "fast-gradient": FastGradient(epochs=3, batch_size=32, norm="l2", eps=0.3),
+    "dropout": Dropout(epochs=3, batch_size=32, p=0.2),
+    "gradient-regularization": GradientRegularization(epochs=3, batch_size=32, sigma=0.3),
+    "gat": GenerativeAdversarialTrainer(epochs=3, batch_size=32, generator_lr=1e-4),
+}
+
+
+@pytest.mark.parametrize("name", WAYS)
+def test_half_precision_moves_weights_less_than_a_seed_does(tiny: Dataset, name: str) -> None:
+    full, half = WAYS[name], replace(WAYS[name], precision="bfloat16")
+    model, _ = fit(tiny, half, architecture="mlp-32")
+    first, other = (weights(fit(tiny, full, seed=seed, architecture="mlp-32").model) for seed in (0, 1))
+    assert 0 < (weights(model) - first).norm() < 0.2 * (other - first).norm()
+    assert all(value.dtype == torch.float32 for value in model.state_dict().values())
+    assert model(tiny.train.x[:3]).dtype == torch.float32
+
+
+def test_passes_of_training_alone_are_in_half_precision(tiny: Dataset) -> None:
+    seen: list[tuple[bool, torch.dtype]] = []
+
+    @dataclass(frozen=True, kw_only=True)
+    class Watched(Standard):
+        def loss(self, model: Stages, x: Tensor, y: Tensor) -> Loss:
+            if not seen:
+                model.stages["hidden1"].register_forward_hook(lambda m, _, out: seen.append((m.training, out.dtype)))
+            return super().loss(model, x, y)
+
+    model, _ = fit(tiny, Watched(epochs=2, validation=0.2, precision="bfloat16"))
+    model(tiny.train.x[:2])
+    assert set(seen) == {(True, torch.bfloat16), (False, torch.float32)}
+    assert "forward" not in vars(model)
+
+
+def test_side_by_side_in_half_precision(digits: Dataset) -> None:
+    trainer = GenerativeAdversarialTrainer(epochs=1, batch_size=32, subset=64, precision="bfloat16")
+    for seed, (model, _) in enumerate(ensemble.fit(trainer, "allconv", digits, [0, 1])):
+        wanted = weights(fit(digits, replace(trainer, precision="float32"), seed=seed, architecture="allconv").model)
+        assert (weights(model) - wanted).norm() < 0.05 * wanted.norm()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no compiler")
+@pytest.mark.parametrize("name", ["fast-gradient", "gat"])
+def test_compiled_passes_give_the_same(tiny: Dataset, name: str, capfd: pytest.CaptureFixture[str]) -> None:
+    trainer = WAYS[name]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the compiler's own
+        model = fit(tiny, replace(trainer, compiled=True)).model
+    assert "cannot compile" not in capfd.readouterr().err
+    torch.testing.assert_close(weights(model), weights(fit(tiny, trainer).model), rtol=1e-3, atol=1e-4)
+
+
+def test_without_a_compiler_training_goes_on(
+    tiny: Dataset, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(forward: Any) -> Any:
+        def run(*_: Any, **__: Any) -> Tensor:
+            raise RuntimeError("no compiler here\nand much more")
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", broken)
+    model = fit(tiny, Standard(epochs=2, compiled=True)).model
+    assert capsys.readouterr().err == "gauntlet: cannot compile Stages (no compiler here); training goes on without\n"
+    assert torch.equal(weights(model), weights(fit(tiny, Standard(epochs=2)).model))
+
+
+def test_how_passes_are_computed_counts_only_where_it_is_said() -> None:
+    plain = Standard(epochs=1)
+    assert {"precision", "compiled"}.isdisjoint(canonical(plain))
+    others = [replace(plain, precision="bfloat16"), replace(plain, compiled=True)]
+    assert len({key(plain), *map(key, others)}) == 3
+
+
+@pytest.mark.parametrize("field", [{"precision": "bfloat16"}, {"compiled": True}])
+def test_trainers_that_look_into_layers_refuse(field: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="where not all passes"):
+        Contractive(**field)
+
+
+def test_what_cannot_be_chosen_is_said() -> None:
+    with pytest.raises(UserError, match="precision"):
+        Standard(precision="float8")  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="compiled must be False for the penalty"):
+        GradientRegularization(form="penalty", compiled=True)

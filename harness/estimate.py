@@ -1,0 +1,265 @@
+"""What a plan will cost: counted from its declarations, and turned into hours by a short probe on random images.
+
+An estimate, not a promise. Early stopping makes it less, and so do images that fall early; a busy machine makes it
+more, and so do attacks whose declarations say less than what they do.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from . import identity
+from .attack import Attack
+from .autoencoder import Purified, purifier
+from .data import Dataset, DatasetInfo
+from .external import External, restore
+from .plan import Cell, ModelSpec, Plan
+from .results import is_finished
+from .store import Home, has_model
+from .work import inner, keep_compiler_out
+
+STEPS: Final = ("steps", "max_iter", "queries", "max_evaluations", "iterations")
+"""How declarations call the number of passes that one run of an attack makes over an image ..."""
+TIMES: Final = ("restarts", "targets", "nb_random_init", "binary_search_steps", "searches", "draws")
+"""... and how often it runs."""
+
+PROBED: Final = 32
+"""Images a pass of the probe, on a CPU; a GPU is shown whole batches, for small ones cost it as much."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """What is left to do.
+
+    Attributes:
+        trainings: Models to train.
+        images: Images that training shows them, all epochs together.
+        pairs: Pairs to run.
+        passes: Passes of an image through a model that attacks declare, preparation included.
+        training_hours: Of one worker; None where nothing could be probed.
+        attack_hours: Likewise.
+        device: Where the probe ran.
+        seconds: How long it took.
+        missed: Declarations that it did not come to, and that are taken for the mean of the others.
+    """
+
+    trainings: int
+    images: float
+    pairs: int
+    passes: float
+    training_hours: float | None
+    attack_hours: float | None
+    device: str
+    seconds: float
+    missed: int
+
+    def __str__(self) -> str:
+        counted = (
+            f"to do: {self.trainings} trainings ({_short(self.images)} images, all epochs together), "
+            f"{self.pairs} pairs ({_short(self.passes)} passes of an image, as far as attacks declare them)"
+        )
+        if not self.trainings and not self.pairs:
+            return "nothing to do"
+        if self.training_hours is None or self.attack_hours is None:
+            return f"{counted}; no estimate of hours: the probe on {self.device} came to nothing"
+        missed = f"; {self.missed} of the declarations taken for the mean of the others" if self.missed else ""
+        return (
+            f"{counted}; rough estimate: {_hours(self.training_hours + self.attack_hours)} of one worker on "
+            f"{self.device} ({_hours(self.training_hours)} training, {_hours(self.attack_hours)} attacks), from a "
+            f"probe of {self.seconds:.0f} s on random images{missed}"
+        )
+
+
+def estimate(plans: Sequence[Plan], home: Home, device: str = "cpu", limit: float = 12.0) -> Estimate:
+    """What is missing of some plans, each model and pair once, and how long it may take.
+
+    Networks that are to train side by side are taken for as many alone, and epochs for all that are declared. In a
+    cascade every attack is taken to see every image. Random numbers are left as they are.
+
+    Args:
+        plans: What is asked for.
+        home: What is there already.
+        device: Where to probe.
+        limit: Seconds after which no other probe is begun.
+    """
+    infos = {name: info for plan in plans for name, info in plan.infos.items()}
+    specs = {s.key: s for plan in plans for s in plan.models if not has_model(home, s) and s.defense.trainable}
+    cells = {c.key: c for plan in plans for c in plan.cells if not is_finished(home.cell(c.key))}
+    start = time.perf_counter()
+    keep_compiler_out()
+    with identity.as_a_worker(device):
+        probe = _Probe(infos, device, start + limit)
+        for cell in cells.values():  # the cheaper ones first: the limit is to leave neither sort without any
+            probe.passing(cell.crafter, cell.batch)
+        for spec in specs.values():
+            if shown(spec, infos[spec.dataset]):
+                probe.training(spec)
+    attacks = [(cell, passes(cell.attack) * cell.n) for cell in _crafted_once(cells.values())]
+    learned = {cell.prepared_key: cell for cell in cells.values() if cell.prepared_key is not None}
+    prepared = {key: cell for key, cell in learned.items() if not home.prepared(key).exists()}
+    attacks += [(cell, preparation(cell.attack)) for cell in prepared.values()]
+    images = {key: shown(spec, infos[spec.dataset]) for key, spec in specs.items()}
+    return Estimate(
+        trainings=len(specs),
+        images=sum(images.values()),
+        pairs=len(cells),
+        passes=sum(number for _, number in attacks),
+        training_hours=_total([(probe.trained.get(_kind(spec)), images[key]) for key, spec in specs.items()]),
+        attack_hours=_total([(_cost(probe, cell), number) for cell, number in attacks]),
+        device=device,
+        seconds=time.perf_counter() - start,
+        missed=sum(value is None for value in (*probe.trained.values(), *probe.passed.values())),
+    )
+
+
+def shown(spec: ModelSpec, info: DatasetInfo) -> int:
+    """Images that training shows a model, all epochs together; 0 where nobody has counted the training part."""
+    trainer = spec.defense.resolve(info)
+    there = min(info.train_size, trainer.subset or info.train_size)
+    return (trainer.epochs or 0) * (there - (trainer.held(there) if there > 1 else 0))
+
+
+def passes(attack: Attack) -> int:
+    """Passes over an image that the attack's declaration speaks of; 1 where it speaks of none."""
+    declared = _settings(attack)
+    number = max((declared[name] for name in STEPS if _counts(declared.get(name))), default=1)
+    for name in TIMES:
+        if _counts(declared.get(name)):
+            number *= declared[name]
+    return int(number)
+
+
+def preparation(attack: Attack) -> int:
+    """Passes of training images that an attack learns from."""
+    declared = _settings(attack)
+    images = min(declared.get("images", attack.preparation_samples), attack.preparation_samples)
+    return int(images * declared.get("epochs", 1))
+
+
+def _settings(attack: Attack) -> Mapping[str, Any]:
+    declared = {field.name: getattr(inner(attack), field.name) for field in dataclasses.fields(inner(attack))}
+    return declared | dict(declared.get("options", ()))  # a toolkit's
+
+
+def _counts(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+class _Probe:
+    """Seconds an image: of one epoch of training, and of a forward pass without and with its backward pass."""
+
+    def __init__(self, infos: Mapping[str, DatasetInfo], device: str, until: float) -> None:
+        self._infos, self._device, self._until = infos, device, until
+        self.trained: dict[str, float | None] = {}
+        self.passed: dict[str, tuple[float, float] | None] = {}
+
+    def training(self, spec: ModelSpec) -> None:
+        """Two epochs of one batch, of which the second counts."""
+        if (kind := _kind(spec)) not in self.trained:
+            self.trained[kind] = self._try(lambda: self._train(spec))
+
+    def passing(self, spec: ModelSpec, batch: int) -> None:
+        """Two passes, of which the second counts."""
+        if (kind := _kind(spec)) not in self.passed:
+            self.passed[kind] = self._try(lambda: self._pass(spec, batch))
+
+    def _try(self, work: Callable[[], Any]) -> Any:
+        try:
+            return work() if time.perf_counter() < self._until else None
+        except Exception:  # an estimate may lack a part, a look at a plan must not fail for it
+            return None
+
+    def _batch(self, wanted: int) -> int:
+        return min(wanted, PROBED) if self._device == "cpu" else wanted
+
+    def _train(self, spec: ModelSpec) -> float:
+        info = self._infos[spec.dataset]
+        size = self._batch(spec.defense.batch_size)
+        alone: dict[str, Any] = {"validation": 0.0, "patience": None, "refit": None, "subset": None}
+        trainer = replace(spec.defense, epochs=2, batch_size=size, **alone)
+        base = judged(spec.base, self._infos, spec.front) if spec.base is not None else None
+        history = trainer.fit(spec.architecture, noise(info, size), device=self._device, base=base).history
+        return history[-1].seconds / size
+
+    def _pass(self, spec: ModelSpec, batch: int) -> tuple[float, float]:
+        model = judged(spec, self._infos).to(self._device).eval()
+        size = self._batch(batch)
+        x = torch.rand(size, *self._infos[spec.dataset].shape, device=self._device, requires_grad=True)
+        for _ in range(2):
+            start = time.perf_counter()
+            out: Tensor = model(x)
+            float(out.detach().sum())  # a GPU's work is done when its result is read
+            forward = time.perf_counter() - start
+            loss = F.cross_entropy(out, out.detach().argmax(1))
+            if loss.requires_grad:
+                float(torch.autograd.grad(loss, x, allow_unused=True)[0] is None)
+            if x.is_cuda:
+                torch.cuda.synchronize(x.device)
+            both = time.perf_counter() - start
+        return forward / size, both / size
+
+
+def judged(spec: ModelSpec, infos: Mapping[str, DatasetInfo], front: ModelSpec | None = None) -> nn.Module:
+    """A model as it is judged, untrained: its parts with it; a user's own as it is."""
+    if isinstance(spec.defense, External):
+        assert spec.defense.reference is not None
+        return restore(spec.defense.reference, spec.defense).eval()
+    base = judged(spec.base, infos, spec.front) if spec.base is not None else None
+    model = spec.defense.build(spec.architecture, infos[spec.dataset], base)
+    return model if front is None else Purified(purifier(judged(front, infos), str(front)), model)
+
+
+def noise(info: DatasetInfo, size: int) -> Dataset:
+    """A data set of random images, for what does not depend on what they show."""
+    x = torch.randint(info.levels + 1, (size, *info.shape), dtype=torch.uint8)
+    y = torch.randint(len(info.classes), (size,))
+    return Dataset(info, x, y, x, y)
+
+
+def _kind(spec: ModelSpec) -> str:
+    """What models have in common that cost the same."""
+    defense = replace(spec.defense, epochs=spec.defense.epochs and 1) if spec.defense.trainable else spec.defense
+    return identity.key(spec.dataset, spec.architecture, defense, [_kind(part) for part in spec.parents])
+
+
+def _crafted_once(cells: Any) -> list[Cell]:
+    """Cells without those whose images another of them makes."""
+    found: dict[str, Cell] = {}
+    for cell in cells:
+        found.setdefault(cell.crafted_key or cell.key, cell)
+    return list(found.values())
+
+
+def _cost(probe: _Probe, cell: Cell) -> float | None:
+    found = probe.passed.get(_kind(cell.crafter))
+    return None if found is None else found[inner(cell.attack).access == "gradients"]
+
+
+def _total(parts: Sequence[tuple[float | None, float]]) -> float | None:
+    """Hours: what was not probed costs the mean of the others; None where nothing was."""
+    known = [cost for cost, number in parts if cost is not None and number]
+    if not any(number for _, number in parts):
+        return 0.0
+    if not known:
+        return None
+    mean = sum(known) / len(known)
+    return sum((mean if cost is None else cost) * number for cost, number in parts) / 3600
+
+
+def _short(number: float) -> str:
+    for size, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if number >= size:
+            return f"{number / size:.3g}{unit}"
+    return f"{number:.0f}"
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:.1f} h" if hours >= 1 else f"{60 * hours:.0f} min" if hours >= 1 / 60 else f"{3600 * hours:.0f} s"

@@ -1,0 +1,93 @@
+"""One of n parts of a plan, for a Slurm array or a CI matrix: disjoint pairs whose union is the whole. Pure: no I/O."""
+
+from __future__ import annotations
+
+import dataclasses
+from itertools import accumulate, groupby
+from typing import Any, Final
+
+from .errors import UserError
+from .plan import Cell, ModelSpec, Plan, with_parents
+
+SLACK: Final = 0.1
+"""How far the end of a part may move to keep a model's pairs together, as a share of what a part holds on average."""
+
+
+def parse_part(text: str) -> tuple[int, int]:
+    """Read ``i/n``.
+
+    Raises:
+        UserError: Not two whole numbers with 1 <= i <= n.
+    """
+    number, slash, of = text.strip().partition("/")
+    whole = all(part.isascii() and part.isdecimal() and len(part) < 10 for part in (number, of))
+    if not (slash and whole and 1 <= int(number) <= int(of)):
+        raise UserError(f"a part is written i/n with 1 <= i <= n, such as 2/8; got {text!r}")
+    return int(number), int(of)
+
+
+def part(plan: Plan, number: int, of: int) -> Plan:
+    """The share of a plan that one of several independent runs takes.
+
+    Decided by identities alone: every machine comes to the same shares, in whatever order models were asked for. Parts
+    hold equally many pairs, give or take :data:`SLACK`; pairs of one model stay together as far as that allows, and so
+    do models that share their transfers' source or what they are built upon. A cascade is a chain and is never cut. A
+    part trains what its own pairs need: their models, what those are built upon, and the sources of their transfers. A
+    model is looked at (:class:`~harness.plan.Probe`) in the part of its first pair.
+
+    Args:
+        plan: The whole.
+        number: Which part, 1 ... ``of``.
+        of: How many there are. With more parts than pairs some are empty.
+
+    Raises:
+        ValueError: ``number`` is not in 1 ... ``of``.
+    """
+    if not 1 <= number <= of:
+        raise ValueError(f"there is no part {number} of {of}")
+    cells = sorted(plan.cells, key=_place)
+    start, stop = (_cut(cells, k, of) for k in (number - 1, number))
+    mine = {cell.key for cell in cells[start:stop]}
+    firsts: dict[str, str] = {}
+    for cell in cells:
+        firsts.setdefault(cell.victim.key, cell.key)
+    kept = [cell for cell in plan.cells if cell.key in mine]
+    # whoever has no pair at all is looked at in the first part
+    probes = tuple(
+        look for look in plan.probes if firsts.get(look.model.key) in (mine if number > 1 else {*mine, None})
+    )
+    idle = [spec for spec in plan.models if number == 1 and spec.key in plan.ranked and spec.key not in firsts]
+    judged = {spec.key: spec for spec in [*idle, *(cell.victim for cell in kept), *(look.model for look in probes)]}
+    crafters = {cell.crafter.key: cell.crafter for cell in kept}
+    needed = with_parents({**judged, **crafters})
+    ranked = frozenset(judged) & plan.ranked
+    return dataclasses.replace(
+        plan,
+        models=tuple(spec for spec in plan.models if spec.key in needed),
+        ranked=ranked,
+        cells=tuple(kept),
+        battery=tuple(cell for cell in plan.battery if cell.victim.key in ranked),
+        probes=probes,
+    )
+
+
+def _place(cell: Cell) -> tuple[Any, ...]:
+    """Where a pair stands in the order that is cut into parts: what shares work stands together."""
+    victim = cell.victim
+    source = cell.source.key if cell.source is not None else ""
+    return victim.dataset, victim.architecture, victim.seed, _root(victim).key, victim.key, source, cell.key
+
+
+def _root(spec: ModelSpec) -> ModelSpec:
+    """What a model was built upon in the end."""
+    return spec if spec.base is None else _root(spec.base)
+
+
+def _cut(cells: list[Cell], k: int, of: int) -> int:
+    """Position at which part k ends: a k-th of all pairs, or the end of a model if that is near."""
+    fair = (len(cells) * k + of // 2) // of
+    groups = groupby(cells, key=lambda cell: cell.victim.key)
+    ends = [0, *accumulate(sum(1 for _ in group) for _, group in groups)]
+    nearest = min(ends, key=lambda end: (abs(end - fair), end))
+    chained = any(cell.cascaded for cell in cells)
+    return nearest if chained or abs(nearest - fair) <= SLACK * len(cells) / of else fair

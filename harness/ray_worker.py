@@ -1,0 +1,150 @@
+"""What a task of the Ray engine does on its node: the job of any worker, in a home that holds what the job needs."""
+
+from __future__ import annotations
+
+import platform
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from . import environment
+from .cargo import Changes, Hold
+from .data import Dataset, DatasetInfo
+from .errors import UserError
+from .pool import outcome
+from .ray_session import load
+from .store import Home
+from .work import Context, Job, Source, Worker, worker
+
+
+@dataclass(frozen=True)
+class Carried:
+    """A data set on whatever machine: read there if it is there, else as the driver has it.
+
+    Attributes:
+        source: Where the driver finds it.
+        declared: What the driver found.
+        copy: Reference to its arrays in the object store; None if every node sees the driver's files.
+    """
+
+    source: Source
+    declared: DatasetInfo
+    copy: Any
+
+    def info(self) -> DatasetInfo:
+        """Its declaration: the driver's."""
+        return self.declared
+
+    def load(self) -> Dataset:
+        """The data set, read once a process.
+
+        Raises:
+            UserError: It is neither here nor with the driver.
+        """
+        return self._data
+
+    @cached_property
+    def _data(self) -> Dataset:
+        try:
+            if self.source.info() == self.declared:  # else a user's folder of the same name holds other images
+                return self.source.load()
+        except (UserError, OSError):
+            if self.copy is None:
+                raise
+        if self.copy is None:
+            raise UserError(f"the data set {self.declared.name} is another one on {platform.node()}")
+        # copied: what the store hands out is read-only
+        arrays = [torch.from_numpy(np.array(array)) for array in load().get(self.copy)]
+        return Dataset(self.declared, *arrays)
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What every task needs to know.
+
+    Attributes:
+        sources: Data sets by name.
+        device: Where models run.
+        versions: Of the driver's packages: with others the numbers would be others.
+        commit: Of the driver's checkout.
+        progress: Folder that workers may write their progress to; None if they do not share the driver's disk.
+        scratch: Folder for the files of a task; None for the node's own.
+    """
+
+    sources: Mapping[str, Carried]
+    device: str
+    versions: Mapping[str, str]
+    commit: str
+    progress: Path | None
+    scratch: Path | None
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What came of a task.
+
+    Attributes:
+        changes: Files it left, also if it failed.
+        error: None, or what the job raised, in one line.
+        detail: With its traceback.
+        fault: Whether the user's input is to blame.
+        unfit: Why this node cannot be relied on; "" if it can.
+    """
+
+    changes: Changes = field(default_factory=list)
+    error: str | None = None
+    detail: str = ""
+    fault: bool = False
+    unfit: str = ""
+
+
+def perform(shared: list[Any], job: Job, files: Mapping[str, Any]) -> Reply:
+    """Do a job.
+
+    Args:
+        shared: The reference to a :class:`Shared`, in a list.
+        job: What is to be done.
+        files: The files it needs, by path below the home: bytes, or references to bytes.
+    """
+    known, hand, unfit = _crew(shared[0])
+    if unfit:
+        return Reply(unfit=unfit)
+    with tempfile.TemporaryDirectory(prefix="gauntlet-", dir=known.scratch) as folder:
+        home = Home(Path(folder))
+        hold = Hold(home, {name: _bytes(content) for name, content in files.items()})
+        if known.progress is not None:
+            known.progress.mkdir(parents=True, exist_ok=True)
+            home.progress.symlink_to(known.progress)
+        hand.move(home)
+        _, error, detail, fault = outcome(hand.run, job)
+        return Reply(hold.changes(), error, detail, fault)
+
+
+def _bytes(content: Any) -> bytes:
+    return content if isinstance(content, bytes) else bytes(load().get(content))
+
+
+@lru_cache(maxsize=1)  # models and data stay in memory between tasks
+def _crew(shared: Any) -> tuple[Shared, Worker, str]:
+    known: Shared = load().get(shared)
+    hand = worker(Context(Home(Path()), known.sources, known.device))
+    return known, hand, _unfit(known)
+
+
+def _unfit(known: Shared) -> str:
+    """Why numbers from here would not be the driver's."""
+    mine = {**environment.versions(), "commit": environment.git_commit()}
+    theirs = {**known.versions, "commit": known.commit}
+    for name, version in theirs.items():
+        if mine.get(name) != version:
+            return (
+                f"node {platform.node()} has {name} {mine.get(name) or 'unknown'}, the driver has "
+                f"{version or 'unknown'}: install the same everywhere"
+            )
+    return ""
