@@ -334,9 +334,9 @@ CHOICES: Final = (
         topic="LWA_Rep",
         choice="the output of the first hidden layer is perturbed, by c = 2; stochastic gradient descent at 0.1 with "
         "weight decay 1e-3, for longer than the other methods",
-        reason="The paper says neither where nor how far. Without weight decay, and with Adam, the layer's output grows "
-        "until c is nothing to it: a network so trained is as weak as a plain one. The second layer is no better, a c of "
-        "4 or 5 destroys the network, and robustness still grows after 15 epochs.",
+        reason="The paper says neither where nor how far. Without weight decay, and with Adam, the layer's output "
+        "grows until c is nothing to it: a network so trained is as weak as a plain one. The second layer is no "
+        "better, a c of 4 or 5 destroys the network, and robustness still grows after 15 epochs.",
     ),
     Choice(
         topic="validation set",
