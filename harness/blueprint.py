@@ -14,6 +14,9 @@ from .study import Measure, Profile, Study, check_seeds
 BATCH = 250
 """Images a shard of a study's pairs."""
 
+TRAINING_BATCH = 2500
+"""The same where a pair is on training images: there are many, and what they are asked is cheap."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Blueprint:
@@ -78,7 +81,7 @@ class Blueprint:
             threat=measure.threat,
             source=crafter,
             n=n,
-            batch=BATCH,
+            batch=BATCH if measure.part == "test" else TRAINING_BATCH,
             part=measure.part,
         )
 

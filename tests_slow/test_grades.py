@@ -6,6 +6,9 @@ than of the honest network behind them; honest networks must be graded A or B.
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -16,7 +19,7 @@ import harness
 from defenses.fast_gradient import FastGradient
 from defenses.pgd import Pgd
 from defenses.standard import Standard
-from harness.broken import BROKEN
+from harness.broken import BROKEN, RandomInput, RoundedInputs
 from harness.data import Dataset, load_dataset
 from harness.identity import seed_everything
 from harness.remedy import Remedy
@@ -50,15 +53,19 @@ def base(honest: nn.Module, digits: Dataset, sample: tuple[Tensor, Tensor]) -> f
 
 
 def judged(
-    model: nn.Module, digits: Dataset, sample: tuple[Tensor, Tensor], remedy: Remedy | None = None
+    model: nn.Module,
+    digits: Dataset,
+    sample: tuple[Tensor, Tensor],
+    remedy: Remedy | None = None,
+    eps: float = EPS,
 ) -> tuple[str, str, float]:
-    """Grade, its reasons, and worst-case accuracy at :data:`EPS`."""
+    """Grade, its reasons, and worst-case accuracy at an eps."""
     torch.set_num_threads(1)
     frame = harness.evaluate(model, *sample, suite="linf", dataset=digits.info, remedy=remedy)
     grade, reasons = frame.attrs["trust"]["linf"]
     left: dict[Any, float] = frame.attrs["worst_case"]
-    print(f"\n{grade}, {left['linf', EPS]:.3f} left at {EPS}: {reasons}")
-    return str(grade), str(reasons), left["linf", EPS]
+    print(f"\n{grade}, {left['linf', eps]:.3f} left at {eps}: {reasons}")
+    return str(grade), str(reasons), left["linf", eps]
 
 
 @pytest.mark.parametrize("name", BROKEN)
@@ -80,6 +87,36 @@ def test_remedied_it_is_no_stronger_than_the_network_behind_it(
     assert left <= base + 0.02
     if name in SAME:
         assert left >= base - 0.02
+
+
+@pytest.fixture(scope="module")
+def on_grid(digits: Dataset) -> Dataset:
+    """The digits at an eps of two of the levels that their pixels have."""
+    info = dataclasses.replace(digits.info, budgets={"linf": (2 / 16,)})
+    return dataclasses.replace(digits, info=info)
+
+
+@pytest.mark.parametrize(
+    ("wrap", "remedy"),
+    [
+        (partial(RoundedInputs, levels=17), BROKEN["rounded-inputs"].remedy),
+        (partial(RandomInput, sigma=0.05), BROKEN["random-input"].remedy),
+    ],
+    ids=("rounded-inputs", "random-input"),
+)
+def test_what_hides_a_network_without_changing_it_hides_nothing_once_remedied(
+    wrap: Callable[[nn.Module], nn.Module],
+    remedy: Remedy,
+    honest: nn.Module,
+    on_grid: Dataset,
+    sample: tuple[Tensor, Tensor],
+) -> None:
+    # rounding to levels that the images have, at an eps of whole levels, leaves an attacker every corner of the ball;
+    # a little noise moves hardly a decision. Others of their kind are other networks, and weaker ones
+    eps = on_grid.info.budgets["linf"][0]
+    base = judged(honest, on_grid, sample, eps=eps)[2]
+    _, _, left = judged(wrap(honest), on_grid, sample, remedy, eps=eps)
+    assert abs(left - base) <= 0.02
 
 
 @pytest.mark.parametrize("trainer", [Standard(epochs=30), FastGradient(epochs=30), Pgd(epochs=30)])
