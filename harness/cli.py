@@ -12,8 +12,9 @@ from typing import Any
 import click
 from rich.markup import escape
 
-from .commands import Spoils, check_device, complaints, console, cores, execute, foresee, make_plan, write_report
+from .commands import check_device, cores, execute, foresee, make_plan
 from .errors import UserError
+from .printing import Spoils, complaints, console, write_report
 
 
 class Cli(click.Group):
