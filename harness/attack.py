@@ -118,6 +118,9 @@ class Attack(ABC):
         """
         return self
 
+    def warm_up(self) -> None:  # noqa: B027  most have nothing to do
+        """Import what :meth:`run` needs: once a process, before the clock starts, for it is no cost of the attack."""
+
     @abstractmethod
     def run(self, victim: Victim, x: Tensor, y: Tensor, threat: Threat) -> Tensor:
         """Propose adversarial images; see :meth:`__call__`."""

@@ -86,6 +86,7 @@ def craft(victim: Victim, attack: Attack, threat: Threat, x: Tensor, y: Tensor, 
     seconds = 0.0
     with victim.counted() as cost:
         try:
+            attack.warm_up()
             with victim.guarded(), torch.enable_grad():
                 start = time.perf_counter()
                 try:

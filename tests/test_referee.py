@@ -392,6 +392,28 @@ def test_an_attack_asked_for_what_it_cannot_do_is_a_crash(norm: Norm, bench: Ben
     ]
 
 
+def test_what_an_attack_imports_is_no_cost_of_it(bench: Bench, images: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("harness.shard.time.perf_counter", lambda: clock[0])
+
+    class Slow(Function):
+        def warm_up(self) -> None:
+            clock[0] += 100
+
+    def work(victim: Any, x: Tensor, *_: Any) -> Tensor:
+        clock[0] += 1
+        return x
+
+    class Missing(Function):
+        def warm_up(self) -> None:
+            raise UserError("art is not installed")
+
+    assert run(bench, Slow(work), Threat("l2"), *images).facts["seconds"] == 1
+    outcome = run(bench, Missing(work), Threat("l2"), *images)
+    assert outcome.samples["crashed"].all()
+    assert "art is not installed" in outcome.facts["errors"][0]
+
+
 def test_a_model_at_fault_is_not_the_attacks_crash(images: Any) -> None:
     class Wide(nn.Module):
         def forward(self, x: Tensor) -> Tensor:

@@ -28,6 +28,8 @@ from .foreign import Foreign, load, numpy_mat, rivals, scratch_directory, seeded
 
 Array = npt.NDArray[np.float32]
 
+PACKAGE = "adversarial-robustness-toolbox"
+
 
 @dataclass(frozen=True, kw_only=True, init=False)
 class Art(Foreign):
@@ -37,9 +39,14 @@ class Art(Foreign):
     toolkit: ClassVar[str] = "art"
     table: ClassVar[Mapping[str, Capability]] = ART_TABLE
 
+    def warm_up(self) -> None:
+        """Import ART, which takes seconds."""
+        load("art.attacks.evasion", PACKAGE)
+        load("art.estimators.classification", PACKAGE)
+
     def _attack(self, victim: Victim, x: Tensor, y: Tensor, threat: Threat) -> Tensor:
         entry = cast(ArtCapability, self.capability)
-        evasion = load("art.attacks.evasion", "adversarial-robustness-toolbox")
+        evasion = load("art.attacks.evasion", PACKAGE)
         with contextlib.ExitStack() as border:
             if victim.device.type == "cuda":
                 border.enter_context(torch.cuda.device(victim.device))  # ART knows "the" GPU only
@@ -96,7 +103,7 @@ class _Border(nn.Module):
 
 
 def _estimator(victim: Victim, x: Tensor, classes: int, *, probabilities: bool) -> Any:
-    classification = load("art.estimators.classification", "adversarial-robustness-toolbox")
+    classification = load("art.estimators.classification", PACKAGE)
     return classification.PyTorchClassifier(
         model=_Border(victim, probabilities),
         # summed: the gradient of a mean shrinks with the batch, down to ART's guards against zero
@@ -143,7 +150,7 @@ def _bytes(kind: Any, estimator: Any, arguments: dict[str, Any], x: Array, y: Ar
 
 def _frames(kind: Any, estimator: Any, arguments: dict[str, Any], x: Array, y: Array) -> Array:
     eps = arguments.pop("eps")
-    evasion = load("art.attacks.evasion", "adversarial-robustness-toolbox")
+    evasion = load("art.attacks.evasion", PACKAGE)
     step = evasion.FastGradientMethod(estimator, norm=math.inf, eps=eps, eps_step=eps, batch_size=len(x))
     return _plain(kind, estimator, {"attacker": step, **arguments}, x, y)
 

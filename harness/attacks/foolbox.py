@@ -42,6 +42,10 @@ class Foolbox(Foreign):
         """Attacks with a starting point raise where the model's answer about it changes."""
         return cast(FoolboxCapability, self.capability).starts
 
+    def warm_up(self) -> None:
+        """Import Foolbox."""
+        load("foolbox", "foolbox")
+
     def _attack(self, victim: Victim, x: Tensor, y: Tensor, threat: Threat) -> Tensor:
         entry = cast(FoolboxCapability, self.capability)
         foolbox = load("foolbox", "foolbox")
