@@ -1,20 +1,24 @@
 """The ``linf`` battery against ART's own AutoAttack and a plain Foolbox script; one thread, process CPU seconds.
 
-    python benchmarks/bench_batteries.py [--data-root DATA] [--images 1000] [--epochs 2] [--cache DIR] [--defense NAME]
+    python benchmarks/bench_batteries.py [--data-root DATA] [--images 1000] [--epochs 2] [--cache DIR] [--only ROWS]
 
 A LeNet is trained on MNIST (and its twin of another seed, that images are transferred from), then each battery runs on
 the same images at 0.1, 0.2 and 0.3. Whatever comes back is judged by the referee alone. A battery is better if it
-leaves less accuracy, and at equal accuracy if it costs less. Ratios are within this one run. Without a data folder
+leaves less accuracy, and at equal accuracy if it costs less. Ratios are within this one run. ART's AutoAttack has a
+random search of 25,000 queries for every image that stands: a script is stopped at ``--patience`` times the cascade's
+cost, and its row says where. Without a data folder
 (``--data-root`` or ``GAUNTLET_DATA``) it says so and measures nothing.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +29,6 @@ from torch import Tensor, nn
 from defenses import defenses
 from harness import identity
 from harness.attack import Attack
-from harness.attacks.art import Art
 from harness.attacks.transfer import Transfer
 from harness.data import Dataset, load_dataset
 from harness.metrics import broken
@@ -36,6 +39,12 @@ from harness.victim import Victim
 from suites import suite
 
 EPS = (0.1, 0.2, 0.3)
+ROWS = {
+    "cascade": "gauntlet linf, cascade",
+    "matrix": "gauntlet linf, full matrix",
+    "foolbox": "Foolbox alone",
+    "art": "ART's AutoAttack",
+}
 BATCH = 250
 
 
@@ -47,6 +56,7 @@ class Tally:
     forwards: float = 0
     backwards: float = 0
     seconds: float = 0
+    stopped: str = ""
 
     def left(self) -> list[float]:
         """Accuracy at each eps."""
@@ -103,40 +113,95 @@ def gauntlet(bench: Bench, source: Victim, x: Tensor, y: Tensor, *, cascade: boo
     return tally
 
 
-def script(
-    victim: Victim, x: Tensor, y: Tensor, attacks: dict[str, Callable[[Tensor, Tensor, float], Tensor]]
-) -> Tally:
-    """Attacks one after another at each eps on all images that the model gets right, as a plain script does.
+class Enough(Exception):
+    """A script has cost as much as anybody has patience for."""
+
+
+Run = Callable[[Tensor, Tensor, float], Tensor]
+"""An attack of a script: images, labels and eps to images."""
+
+
+def script(victim: Victim, x: Tensor, y: Tensor, attacks: dict[str, Run], limit: float, *, standing: bool) -> Tally:
+    """Attacks one after another at each eps, the largest first, on images that the model gets right.
 
     All images are one batch: what a toolkit spends on each batch whatever its size, it spends once.
+
+    Args:
+        victim: The model.
+        x: Images.
+        y: Their labels.
+        attacks: By name.
+        limit: CPU seconds after which it is stopped in the middle of an attack.
+        standing: Whether an attack is shown only what none before it broke at that eps, or all.
     """
     tally = Tally(torch.full((len(x),), torch.inf))
     right = torch.cat([victim.predict(part) for part in x.split(BATCH)]) == y
     tally.reach[~right] = 0
-    rows = right.nonzero().squeeze(1)
-    for name, run in attacks.items():
-        for eps in EPS:
-            identity.seed_everything(0)
-            start = time.process_time()
-            with victim.counted() as cost:
-                x_adv = run(x[rows], y[rows], eps)
-            seconds = time.process_time() - start
-            tally.seconds += seconds
-            tally.forwards += cost.forwards
-            tally.backwards += cost.backwards
-            good = Threat("linf", eps).within(x[rows], x_adv) & torch.isfinite(x_adv).flatten(1).all(1)
-            lost = rows[good & (victim.predict(x_adv.clamp(0, 1)) != y[rows])]
-            tally.reach[lost] = tally.reach[lost].clamp_max(eps)
-            print(f"  {name} at {eps}: {seconds:.0f} CPU s", file=sys.stderr, flush=True)
+    for name, eps in ((name, eps) for name in attacks for eps in reversed(EPS)):
+        rows = (right & (tally.reach > eps) if standing else right).nonzero().squeeze(1)
+        if not len(rows):
+            continue
+        identity.seed_everything(0)
+        start = time.process_time()
+        x_adv = None
+        with victim.counted() as cost, stopped_at(victim, start + limit - tally.seconds), suppress(Enough):
+            x_adv = attacks[name](x[rows], y[rows], eps)
+        seconds = time.process_time() - start
+        tally.seconds += seconds
+        tally.forwards += cost.forwards
+        tally.backwards += cost.backwards
+        print(f"  {name} at {eps}, {len(rows)} images: {seconds:.0f} CPU s", file=sys.stderr, flush=True)
+        if x_adv is None:
+            tally.stopped = f"stopped within {name} at {eps}"
+            break
+        good = Threat("linf", eps).within(x[rows], x_adv) & torch.isfinite(x_adv).flatten(1).all(1)
+        lost = rows[good & (victim.predict(x_adv.clamp(0, 1)) != y[rows])]
+        tally.reach[lost] = tally.reach[lost].clamp_max(eps)
     return tally
 
 
-def foolbox_script(victim: Victim) -> dict[str, Callable[[Tensor, Tensor, float], Tensor]]:
+@contextmanager
+def stopped_at(victim: Victim, deadline: float) -> Iterator[None]:
+    """Let the victim raise :class:`Enough` from a moment of this process's CPU time on."""
+
+    def look(*_: object) -> None:
+        if time.process_time() > deadline:
+            raise Enough
+
+    hook = victim.register_forward_pre_hook(look)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def autoattack(victim: Victim) -> dict[str, Run]:
+    """The parts of ART's AutoAttack, each by itself: so it can be seen how far it came."""
+    from art.attacks import evasion
+    from art.estimators.classification import PyTorchClassifier
+
+    estimator = PyTorchClassifier(
+        victim, nn.CrossEntropyLoss(), (1, 28, 28), 10, clip_values=(0.0, 1.0), device_type="cpu"
+    )
+
+    def part(number: int) -> Run:
+        def run(x: Tensor, y: Tensor, eps: float) -> Tensor:
+            attack = evasion.AutoAttack(estimator, eps=eps, eps_step=eps * 0.1, batch_size=len(x))
+            attack.attacks = attack.attacks[number : number + 1]
+            attack.attacks[0].verbose = False
+            return torch.from_numpy(attack.generate(x.numpy(), y.numpy()))
+
+        return run
+
+    return {name: part(number) for number, name in enumerate(("APGD-CE", "APGD-DLR", "DeepFool", "Square"))}
+
+
+def foolbox_script(victim: Victim) -> dict[str, Run]:
     """What Foolbox alone has of the battery's attacks, at its own defaults."""
     model = foolbox.PyTorchModel(victim, bounds=(0, 1), device="cpu")
     kinds = foolbox.attacks
 
-    def plain(attack: foolbox.attacks.Attack) -> Callable[[Tensor, Tensor, float], Tensor]:
+    def plain(attack: foolbox.attacks.Attack) -> Run:
         return lambda x, y, eps: attack(model, x, y, epsilons=eps)[1]
 
     return {
@@ -156,6 +221,8 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--cache", type=Path)
     parser.add_argument("--defense", default="standard")
+    parser.add_argument("--only", default=",".join(ROWS), help="rows, beside the cascade that all are compared with")
+    parser.add_argument("--patience", type=float, default=10, help="stop a script at so many times the cascade's cost")
     options = parser.parse_args()
     if not options.data_root:
         print("no data folder: give --data-root or GAUNTLET_DATA")
@@ -166,24 +233,24 @@ def main() -> None:
     twin = Victim(trained("standard", 1, options.epochs, data, options.cache), classes=10)
     _, (x, y) = data.test_sample(options.images)
     victim = Victim(model, classes=10)
-    autoattack = Art("AutoAttack")
+    limit = [math.inf]
     runs: dict[str, Callable[[], Tally]] = {
-        "gauntlet linf, cascade": lambda: gauntlet(Bench.of(model, 10, "cpu"), twin, x, y, cascade=True),
-        "gauntlet linf, full matrix": lambda: gauntlet(Bench.of(model, 10, "cpu"), twin, x, y, cascade=False),
-        "Foolbox alone": lambda: script(victim, x, y, foolbox_script(victim)),
-        "ART's AutoAttack": lambda: script(
-            victim, x, y, {"autoattack": lambda x, y, eps: autoattack(victim, x, y, Threat("linf", eps))}
-        ),
+        "cascade": lambda: gauntlet(Bench.of(model, 10, "cpu"), twin, x, y, cascade=True),
+        "matrix": lambda: gauntlet(Bench.of(model, 10, "cpu"), twin, x, y, cascade=False),
+        "foolbox": lambda: script(victim, x, y, foolbox_script(victim), limit[0], standing=False),
+        "art": lambda: script(victim, x, y, autoattack(victim), limit[0], standing=True),
     }
     print(f"LeNet ({options.defense}, {options.epochs} epochs), {len(x)} MNIST images, eps {EPS}")
     print(f"{'':28}{'left at each eps':>24}{'CPU s':>10}{'forwards/img':>14}{'backwards/img':>15}{'seconds':>9}")
     base = None
-    for name, run in runs.items():
-        tally = run()
+    for name in ("cascade", *(name for name in ROWS if name in options.only.split(",") and name != "cascade")):
+        tally = runs[name]()
         base = base or tally.seconds
+        limit[0] = options.patience * base
         left = " ".join(f"{value:7.1%}" for value in tally.left())
         passes = f"{tally.forwards / len(x):14.0f}{tally.backwards / len(x):15.0f}"
-        print(f"{name:28}{left:>24}{tally.seconds:10.0f}{passes}{tally.seconds / base:8.2f}x", flush=True)
+        ratio = f"{tally.seconds / base:8.2f}x"
+        print(f"{ROWS[name]:28}{left:>24}{tally.seconds:10.0f}{passes}{ratio} {tally.stopped}".rstrip(), flush=True)
 
 
 if __name__ == "__main__":
