@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
+from .attack import Attack
 from .attacks.transfer import Transfer
 from .data import DatasetInfo
 from .plan import Cell, ModelSpec, Plan, Suite, plan, with_parents
@@ -127,8 +128,19 @@ class Blueprint:
             return ()
         infos = {self.info.name: self.info}
         return tuple(
-            plan(suite, specs, infos, samples=self.profile.battery_samples, cascade=True) for suite in self.batteries
+            plan(self._battery(suite), specs, infos, samples=self.profile.battery_samples, cascade=True)
+            for suite in self.batteries
         )
+
+    def _battery(self, suite: Suite) -> Suite:
+        """A suite that transfers from models of this profile's size."""
+
+        def sized(attack: Attack) -> Attack:
+            if not isinstance(attack, Transfer):
+                return attack
+            return replace(attack, defense=replace(attack.defense, **self.profile.surrogate))
+
+        return replace(suite, attacks={norm: tuple(map(sized, found)) for norm, found in suite.attacks.items()})
 
 
 def blueprint(

@@ -215,6 +215,8 @@ class Profile:
         skipped: Defended models that they leave out, being too slow for the profile.
         settings: What the study's own declaration of models asks for (epochs, for instance).
         attacks: Declared attacks that this profile runs in another, smaller form, each with that form.
+        surrogate: Hyperparameters of the undefended models that batteries transfer images from, where these are not to
+            train at the size that suites declare.
     """
 
     summary: str
@@ -227,6 +229,7 @@ class Profile:
     skipped: tuple[str, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
     attacks: Mapping[Attack, Attack] = field(default_factory=dict)
+    surrogate: Mapping[str, Any] = field(default_factory=dict)
 
 
 Models = Callable[[Profile, "DatasetInfo", int], Mapping[str, "ModelSpec"]]

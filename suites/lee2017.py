@@ -342,6 +342,7 @@ def profiles(full: str, cpu: str) -> Mapping[str, Profile]:
             skipped=tuple(name for name in METHODS if name not in (BASELINE, GAT)),
             settings={**common, "epochs": 12, "batch_size": 64, "subset": 6000, "generator_lr": 1e-4},
             attacks=shrunk(images=2000, epochs=10, batch_size=64, lr=1e-3),
+            surrogate={"epochs": 12, "batch_size": 64, "validation": 0.1, "subset": 6000},
         ),
         "full": Profile(
             summary=f"{full}, ten seeds, 45,000 training images, all test images; meant for an hour of a large GPU",

@@ -111,6 +111,7 @@ PROFILES: Final = {
         samples=500,
         battery_samples=50,
         settings={"architecture": "conv-maxout", "epochs": 3, "refit": 1, "subset": 10_000},
+        surrogate={"epochs": 3, "subset": 10_000},
     ),
     "full": Profile(
         summary="CIFAR-10, three seeds, all test images, long training; for a GPU",

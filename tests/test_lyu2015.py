@@ -96,6 +96,16 @@ def test_training_images_are_attacked_and_all_of_them_noisy(part: Path) -> None:
         assert not frame["clean_correct"].all()
 
 
+def test_batteries_transfer_from_models_of_the_profiles_size() -> None:
+    made = blueprint(studies()["lyu2015-cifar10"], "cpu", DATASETS["cifar10-jpeg"], suites())
+    sources = {cell.source.key: cell.source for plan in made.judgements for cell in plan.cells if cell.source}
+    assert sources
+    assert all(source.defense.subset == 10_000 and source.defense.epochs == 3 for source in sources.values())
+    usual = [cell.source for plan in full("lyu2015", "mnist").judgements for cell in plan.cells if cell.source]
+    assert usual
+    assert all(source.defense.subset is None for source in usual)
+
+
 def test_every_table_and_figure_is_there() -> None:
     names = {item.name for study in (MNIST, CIFAR) for item in study.items}
     assert names == {*(f"table-{n}" for n in range(1, 10)), "figures-1-to-4", "figure-5", "figure-6", "figure-7"}

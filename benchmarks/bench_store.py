@@ -1,0 +1,120 @@
+"""How the harness bears many pairs: planning, going on, reporting, and memory, over the number of pairs in a home.
+
+    python benchmarks/bench_store.py [--pairs 1000,10000] [--tracked]
+
+The pairs are real records of one attacked batch, filed under other seeds: what is measured is all but attacking. With
+``--tracked`` they are delivered to an MLflow store in SQLite first, which takes a while.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+import reports
+from defenses.standard import Standard
+from harness import campaign, identity
+from harness.attacks.gradient import Gradient
+from harness.attacks.noise import Noise
+from harness.data import DataSource
+from harness.graph import Graph
+from harness.plan import Plan, Suite, plan, specs
+from harness.results import write_shard
+from harness.runner import run
+from harness.shard import Bench, run_shard
+from harness.store import Home, read_json, save_model, write_json
+from harness.tracking import Tracker, default_uri
+from harness.work import Context, Examine, digests, provenance, setup
+
+SOURCE = DataSource("digits")
+IMAGES = 100
+SUITE = Suite(
+    name="bench",
+    summary="",
+    attacks={"linf": (Noise(), Gradient(), *(Gradient(p=p) for p in (1.5, 2.0, 3.0, 4.0, 5.0, 8.0)))},
+    samples=IMAGES,
+    batch=IMAGES,
+)
+"""8 attacks at 3 eps: 24 pairs a model."""
+
+
+def declare(pairs: int) -> Plan:
+    """A plan of at least so many pairs."""
+    info = SOURCE.info()
+    models = -(-pairs // 24)
+    return plan(SUITE, specs([info], ["softmax"], [Standard(epochs=1)], range(models)), {info.name: info})
+
+
+def fill(home: Home, made: Plan) -> None:
+    """File one attacked batch under every pair, and one model under every seed."""
+    data = SOURCE.load()
+    context = Context(home, {data.info.name: SOURCE})
+    first = made.models[0]
+    identity.seed_everything(0)
+    model = first.defense.fit("softmax", data).model
+    card = {"dataset": "digits", "architecture": "softmax", "defense": "standard", "seed": 0, "parameters": 650}
+    card |= {"epochs": 1, "seconds": 0.0, "train_accuracy": 0.9, "test_accuracy": 0.9, "history": []}
+    for spec in made.models:
+        save_model(home, spec, model, card | {"seed": spec.seed})
+    index, (x, y) = data.test_sample(IMAGES)
+    bench = Bench.of(model, len(data.info.classes), "cpu")
+    cell = made.cells[0]
+    outcome = run_shard(bench, cell.attack, cell.threat, index=index, x=x, y=y, seed=0)
+    for cell in made.cells:
+        facts = {**outcome.facts, **provenance(home, cell)}
+        write_shard(home.cell(cell.key), 0, outcome.samples, facts, outcome.gallery)
+    first_look = made.probes[0]
+    setup(context)(Examine(first_look))
+    facts = read_json(home.health(first_look.key))
+    for look in made.probes:
+        write_json(home.health(look.key), facts | {"weights": digests(home, {look.model.key: look.model})})
+
+
+def seconds(job: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    job()
+    return time.perf_counter() - start
+
+
+def measure(pairs: int, *, tracked: bool) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        home = Home(Path(folder)).create()
+        made = declare(pairs)
+        context = Context(home, {"digits": SOURCE})
+        fill(home, made)
+        tracker = Tracker(home, default_uri(home)) if tracked else None
+
+        def go() -> None:
+            ended = run(made, context, jobs=1, command="gauntlet run bench", tracker=tracker)
+            assert not ended.failures, ended.failures
+
+        took = {
+            "record": seconds(go),  # what was attacked is merged, summed up and, if tracked, delivered
+            "plan": seconds(lambda: Graph(declare(pairs), home, print)),
+            "resume": seconds(go),
+            "report": seconds(lambda: reports.write(campaign.boards_from_home(home), Path(folder) / "report")),
+        }
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+        print(f"{len(made.cells):>8}" + "".join(f"{value:>10.1f}" for value in took.values()) + f"{memory:>10.2f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--pairs", default="1000,10000")
+    parser.add_argument("--tracked", action="store_true")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    print("seconds, and the largest memory so far" + (", tracked" if options.tracked else ""))
+    print(f"{'pairs':>8}{'record':>10}{'plan':>10}{'resume':>10}{'report':>10}{'GB':>10}")
+    for pairs in options.pairs.split(","):
+        measure(int(pairs), tracked=options.tracked)
+
+
+if __name__ == "__main__":
+    main()
