@@ -119,10 +119,11 @@ def plan_record(plan: Plan, command_line: str) -> dict[str, Any]:
     """A plan as plain values."""
     suite = plan.suite.name
 
-    def record(cell: Cell) -> dict[str, Any]:
-        dataset = cell.victim.dataset
-        return cell_record(cell, plan.infos[dataset], suite, plan.arguments.get(dataset))
-
+    records: dict[str, dict[str, Any]] = {}
+    for cell in (*plan.cells, *plan.battery):
+        if cell.key not in records:
+            dataset = cell.victim.dataset
+            records[cell.key] = cell_record(cell, plan.infos[dataset], suite, plan.arguments.get(dataset))
     return {
         "plan": plan.key,
         "suite": suite,
@@ -138,9 +139,10 @@ def plan_record(plan: Plan, command_line: str) -> dict[str, Any]:
             }
             for spec in plan.models
         ],
-        "cells": [record(cell) for cell in plan.cells],
+        "cells": [records[cell.key] for cell in plan.cells],
         "battery": [
-            {name: value for name, value in record(cell).items() if name in _BATTERY_FIELDS} for cell in plan.battery
+            {name: value for name, value in records[cell.key].items() if name in _BATTERY_FIELDS}
+            for cell in plan.battery
         ],
         "probes": [{"probe": probe.key, "model": probe.model.key, "norm": probe.threat.norm} for probe in plan.probes],
     }

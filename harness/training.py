@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, ClassVar, Literal, NamedTuple, Self, get_args, get_origin, get_type_hints
 
 import torch
@@ -442,12 +443,21 @@ def require(declaration: Any, name: str, holds: bool, wanted: str) -> None:
 
 
 def _check_literals(trainer: Trainer) -> None:
-    for name, kind in get_type_hints(type(trainer)).items():
-        literal = next((part for part in (kind, *get_args(kind)) if get_origin(part) is Literal), None)
+    for name, choices, optional in _literals(type(trainer)):
         value = getattr(trainer, name, None)
-        optional = type(None) in get_args(kind)
-        if literal is not None and value not in get_args(literal) and not (optional and value is None):
-            raise unknown(f"{name} for {trainer.name}", str(value), get_args(literal))
+        if value not in choices and not (optional and value is None):
+            raise unknown(f"{name} for {trainer.name}", str(value), choices)
+
+
+@cache  # annotations are strings, which it takes a millisecond to read: a plan declares thousands of trainers
+def _literals(kind: type[Trainer]) -> tuple[tuple[str, tuple[Any, ...], bool], ...]:
+    """Fields of a class that have a choice of values: name, choices, and whether it may be None as well."""
+    found = []
+    for name, hint in get_type_hints(kind).items():
+        literal = next((part for part in (hint, *get_args(hint)) if get_origin(part) is Literal), None)
+        if literal is not None:
+            found.append((name, get_args(literal), type(None) in get_args(hint)))
+    return tuple(found)
 
 
 def _short(value: Any) -> str:
