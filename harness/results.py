@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from pyarrow.parquet import ParquetFile
+from pyarrow.parquet import ParquetFile, read_metadata
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
@@ -54,7 +54,7 @@ def _frame(source: Path | io.BytesIO, name: Path) -> pd.DataFrame:
     try:
         # past pandas' own reader, which takes twice the time: a report reads thousands
         with ParquetFile(source, page_checksum_verification=True) as file:
-            frame = file.read(use_threads=False).to_pandas(use_threads=False)
+            frame: pd.DataFrame = file.read(use_threads=False).to_pandas(use_threads=False)
     except Exception as error:  # damaged bytes make pyarrow and pandas raise a dozen types
         raise Damaged(f"{name} is damaged ({first_line(error)})") from None
     missing = [column for column in SAMPLE_COLUMNS if column not in frame]
@@ -255,11 +255,9 @@ def check_result(folder: Path) -> dict[str, Any]:
     Raises:
         Damaged: A file is damaged or missing; the message names it.
     """
-    import pyarrow.parquet
-
     try:
         meta: dict[str, Any] = read_json(folder / "result.json")
-        rows = pyarrow.parquet.read_metadata(folder / "samples.parquet").num_rows
+        rows = read_metadata(folder / "samples.parquet").num_rows
     except (OSError, ValueError) as error:  # pyarrow's and UserError derive from these
         raise Damaged(f"{folder} is damaged ({first_line(error)})") from None
     if not isinstance(meta, dict) or rows != meta.get("n"):

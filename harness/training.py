@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, ClassVar, Literal, NamedTuple, Self, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, NamedTuple, Self, cast, get_args, get_origin, get_type_hints
 
 import torch
 import torch.nn.functional as F
@@ -443,14 +443,14 @@ def require(declaration: Any, name: str, holds: bool, wanted: str) -> None:
 
 
 def _check_literals(trainer: Trainer) -> None:
-    for name, choices, optional in _literals(type(trainer)):
+    for name, choices, optional in _literals(cast("Any", type(trainer))):
         value = getattr(trainer, name, None)
         if value not in choices and not (optional and value is None):
             raise unknown(f"{name} for {trainer.name}", str(value), choices)
 
 
 @cache  # annotations are strings, which it takes a millisecond to read: a plan declares thousands of trainers
-def _literals(kind: type[Trainer]) -> tuple[tuple[str, tuple[Any, ...], bool], ...]:
+def _literals(kind: Any) -> tuple[tuple[str, tuple[Any, ...], bool], ...]:
     """Fields of a class that have a choice of values: name, choices, and whether it may be None as well."""
     found = []
     for name, hint in get_type_hints(kind).items():
