@@ -173,9 +173,12 @@ def _heat_text(cell: HeatCell) -> str:
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], align: str = "") -> Iterator[str]:
     """Lines of a table, with an empty one at its end; ``align`` has a letter ``l`` or ``r`` for each column."""
+    align = align or "l" * len(head)
+    assert len(align) == len(head), f"{len(align)} alignments of {len(head)} columns: no table"
     marks = {"r": "---:", "l": "---"}
     yield "| " + " | ".join(head) + " |"
-    yield "| " + " | ".join(marks[side] for side in align or "l" * len(head)) + " |"
+    yield "| " + " | ".join(marks[side] for side in align) + " |"
     for row in rows:
+        assert len(row) == len(head), f"{len(row)} entries in {len(head)} columns: no table"
         yield "| " + " | ".join(row) + " |"
     yield ""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from harness.findings import Finding, Outcome
 
 from .markdown import table
-from .study_view import MARKS, MEANINGS, Shown, amount, judged, remains, shown, span, todays
+from .study_view import MARKS, MEANINGS, Left, Shown, amount, judged, remains, shown, span, todays
 from .text import MISSING, integer, interval, norm_name, percent
 from .text import markdown as md
 from .text import markdown_code as code
@@ -72,26 +72,24 @@ def _item(outcome: Outcome, one: Shown, figure: str) -> Iterator[str]:
             yield from ("Not run in this profile.", "")
         return
     left = {row: todays(outcome, one, row) if one.plot is None else [] for row in one.grid.rows}
-    heads = ["", *map(md, one.grid.columns)] + (["today's attacks leave"] if any(left.values()) else [])
-    yield from table(
-        heads,
-        (
-            [md(row), *(_cell(one.grid.cells.get((row, column))) for column in one.grid.columns)]
-            + (
-                [
-                    "<br>".join(
-                        f"{md(it.model)}: " + ", ".join(f"{w} {v}{f' ({g})' if g else ''}" for w, v, g in it.parts)
-                        for it in left[row]
-                    )
-                    or MISSING
-                ]
-                if any(left.values())
-                else []
-            )
-            for row in one.grid.rows
-        ),
-        "l" + "r" * len(one.grid.columns) + "l",
+    heads, align = ["", *map(md, one.grid.columns)], "l" + "r" * len(one.grid.columns)
+    rows = [
+        [md(row), *(_cell(one.grid.cells.get((row, column))) for column in one.grid.columns)] for row in one.grid.rows
+    ]
+    if any(left.values()):
+        heads, align = [*heads, "today's attacks leave"], align + "l"
+        rows = [[*cells, _left(left[row])] for cells, row in zip(rows, one.grid.rows, strict=True)]
+    yield from table(heads, rows, align)
+
+
+def _left(found: Sequence[Left]) -> str:
+    """What batteries leave of the models of a row."""
+    lines = (
+        f"{md(one.model)}: "
+        + ", ".join(f"{where} {value}{f' ({grade})' if grade else ''}" for where, value, grade in one.parts)
+        for one in found
     )
+    return "<br>".join(lines) or MISSING
 
 
 def _cell(finding: Finding | None) -> str:

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from reports import text
+from reports.markdown import table
 
 
 @pytest.mark.parametrize("value", [None, math.nan, math.inf, -math.inf, pd.NA, "0.5"])
@@ -97,3 +98,11 @@ def test_markdown_keeps_text_inside_its_cell() -> None:
     assert code.startswith("<code>")
     assert not set("|`*_[]") & set(code)
     assert text.markdown_code("") == f"<code>{text.MISSING}</code>"
+
+
+def test_a_table_with_a_column_too_many_is_none() -> None:
+    assert list(table(("a", "b"), [("1", "2")], "lr")) == ["| a | b |", "| --- | ---: |", "| 1 | 2 |", ""]
+    with pytest.raises(AssertionError, match="3 alignments of 2 columns"):
+        list(table(("a", "b"), [], "lrl"))
+    with pytest.raises(AssertionError, match="1 entries in 2 columns"):
+        list(table(("a", "b"), [("1",)]))
