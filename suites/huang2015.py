@@ -424,9 +424,9 @@ STUDY: Final = Study(
     models=models,
     items=(
         _table("table-1", "Two hidden layers of 1000, at an L2 length of 1.5", ROWS_1, clipped=False),
-        _table("table-1-clipped", "Table 1, clipped", ROWS_1, clipped=True, note=CLIPPED),
+        _table("table-1-clipped", "The same, with images clipped to [0, 1]", ROWS_1, clipped=True, note=CLIPPED),
         _table("table-2", "LeNet, at an L2 length of 1.5", ROWS_2, clipped=False),
-        _table("table-2-clipped", "Table 2, clipped", ROWS_2, clipped=True, note=CLIPPED),
+        _table("table-2-clipped", "The same, with images clipped to [0, 1]", ROWS_2, clipped=True, note=CLIPPED),
         _figure_1(clipped=False),
         _figure_1(clipped=True),
         FIGURE_2,
