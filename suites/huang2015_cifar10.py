@@ -113,6 +113,7 @@ STUDY: Final = Study(
             samples=1000,
             battery_samples=100,
             settings={"epochs": 6},
+            surrogate={"epochs": 6, "schedule": "cosine", "validation": 0.1},
         ),
         "full": Profile(
             summary="CIFAR-10 re-encoded as JPEG, LeNet, five seeds, long training; a GPU or patience",
