@@ -223,4 +223,4 @@ def test_the_command_prints_all_of_it(home: Home) -> None:
         assert result.exit_code == 0, result.output
         for word in (key, "made by: gauntlet run quick", "mlp-8", "declaration"):
             assert word in result.stdout
-        assert ("asked for by: gauntlet " in result.stdout) == (key != unrun(home))
+        assert ("asked for by: gauntlet" in result.stdout) == (key != unrun(home))
