@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeGuard
 
 import numpy as np
 import pandas as pd
@@ -201,13 +201,13 @@ class Findings:
         return Estimate(mean, low, high, tuple(each), n, "; ".join(dict.fromkeys(notes)))
 
     def _once(self, quantity: Quantity, seed: int) -> tuple[float, Floats, str]:
-        """Value for one seed, the values of single images behind it (none for what is derived), and trouble."""
+        """Value for one seed, the values of single images behind it (none if there are none), and trouble."""
         nothing: Floats = np.empty(0)
         if isinstance(quantity, Derived):
             parts = [self._once(part, seed) for part in quantity.of]
             values = [value for value, _, _ in parts]
             trouble = "; ".join(dict.fromkeys(filter(None, (why for _, _, why in parts))))
-            return (_combined(quantity, values), nothing, trouble)
+            return (_combined(quantity, values), _paired(quantity, [images for _, images, _ in parts]), trouble)
         reading = QUANTITIES[quantity.quantity]
         settings = dict(quantity.settings)
         if reading.needs == "card":
@@ -272,6 +272,19 @@ def _combined(quantity: Derived, values: Sequence[float]) -> float:
             return float(np.mean(values))
 
 
+def _paired(quantity: Derived, images: Sequence[Floats]) -> Floats:
+    """Differences image by image, where both sides are known for the same images; else nothing."""
+    sides = [(side.part, len(values)) for side, values in zip(quantity.of, images, strict=True) if _by_image(side)]
+    if quantity.operation != "difference" or len(sides) < 2 or sides[0] != sides[1]:
+        return np.empty(0)
+    return images[0] - images[1]
+
+
+def _by_image(side: Quantity) -> TypeGuard[Measure]:
+    """Whether a quantity has a value for each image of its sample, also for those that the model gets wrong."""
+    return isinstance(side, Measure) and side.quantity in ("clean_error", "error", "accuracy")
+
+
 def _clause_verdict(clause: Clause, margin: Estimate) -> Verdict:
     """Whether it holds: beyond the interval, only on average, or not."""
     if not margin.measured:
@@ -279,7 +292,8 @@ def _clause_verdict(clause: Clause, margin: Estimate) -> Verdict:
     tied = margin.mean == 0 and clause.relation in (">=", "<=")
     if not (margin.mean > 0 or tied):
         return "not reproduced"
-    sure = math.isnan(margin.low) or margin.low > 0 or tied or (margin.low == 0 and clause.relation in (">=", "<="))
+    # without an interval (one seed, and nothing known image by image) nobody can be sure
+    sure = margin.low > 0 or tied or (margin.low == 0 and clause.relation in (">=", "<="))
     return "reproduced" if sure else "same direction"
 
 

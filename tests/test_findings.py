@@ -248,6 +248,35 @@ def test_one_seed_has_an_interval_over_images() -> None:
     assert estimate.n == 4
 
 
+@pytest.mark.parametrize(("worse", "verdict"), [(30, "reproduced"), (2, "same direction"), (0, "not reproduced")])
+def test_with_one_seed_two_models_are_compared_image_by_image(worse: int, verdict: str) -> None:
+    n = 100
+    wrong = {"a": np.arange(n) < 20 + worse, "b": np.arange(n) < 20}  # b errs on no image on which a does not
+
+    def samples(measure: Measure, seed: int) -> pd.DataFrame:
+        after = wrong[measure.model].astype(int)
+        return pd.DataFrame(
+            {"label": 0, "clean_pred": 0, "attacked": True, "adv_pred": after, "adversarial": after > 0}
+        )
+
+    a, b = (Measure(quantity="error", model=name, **ATTACK) for name in "ab")  # type: ignore[arg-type]
+    clause = Clause(text="", left=a, relation=">", right=b, unit="%")
+    claim = Claim(name="above", text="", where="", clauses=(clause,))
+    found = Evidence(lambda *_: None, samples, lambda *_: None, lambda *_: "", (0,))
+    findings = Findings(study(claims=(claim,)), found, "cpu")
+    margin = findings.margin(clause)
+    assert margin.mean == pytest.approx(worse / n)
+    half = 1.96 * np.std(wrong["a"].astype(float) - wrong["b"], ddof=1) / math.sqrt(n)
+    assert (margin.low, margin.high) == pytest.approx((margin.mean - half, margin.mean + half), abs=1e-3)
+    assert findings.holds(claim) == verdict
+
+
+def test_with_one_seed_and_no_images_nothing_is_sure() -> None:
+    claim = above("a", "b")
+    findings = Findings(study(claims=(claim,)), evidence({"a": [0.3], "b": [0.1]}, (0,)), "cpu")
+    assert findings.holds(claim) == "same direction"
+
+
 def test_a_pair_in_trouble_gives_no_number() -> None:
     measure = Measure(quantity="error", model="a", **ATTACK)  # type: ignore[arg-type]
     found = judged("crashed")
