@@ -57,6 +57,7 @@ def environment() -> jinja2.Environment:
         "number": text.number,
         "integer": text.integer,
         "norm": text.norm_name,
+        "eps": text.eps_text,
         "toolkit": text.toolkit_name,
         "both": text.both,
         "pretty": pretty,

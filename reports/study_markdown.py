@@ -8,7 +8,7 @@ from harness.findings import Finding, Outcome
 
 from .markdown import table
 from .study_view import MARKS, MEANINGS, Left, Shown, amount, judged, remains, shown, span, todays
-from .text import MISSING, integer, interval, norm_name, percent
+from .text import MISSING, eps_text, integer, interval, norm_name, percent
 from .text import markdown as md
 from .text import markdown_code as code
 
@@ -110,7 +110,7 @@ def _today(outcome: Outcome) -> Iterator[str]:
     yield from ("## What today's attacks leave", "")
     yield "Accuracy in percent that all attacks of the batteries together leave, image by image, with its 95 % interval"
     yield from ("over images.", "")
-    heads = ["model", "clean", *(f"{norm_name(norm)} {eps:g}" for norm, eps in found.columns), "trust"]
+    heads = ["model", "clean", *(f"{norm_name(norm)} {eps_text(eps)}" for norm, eps in found.columns), "trust"]
     rows = []
     for name, clean, cells, trust in found.rows:
         texts = []

@@ -15,7 +15,7 @@ from harness.study import Claim, Item, leaves
 
 from .charts import nice_ticks
 from .gallery import data_uri
-from .text import MISSING, is_number, norm_name, number, percent
+from .text import MISSING, eps_text, is_number, norm_name, number, percent
 
 PICTURES: Final = 8
 """Rows of an image grid."""
@@ -265,7 +265,7 @@ def todays(outcome: Outcome, shown_item: Shown, row: str) -> list[Left]:
         for norm, group in sorted(rows.groupby("norm"), key=lambda part: part[0] != "linf"):
             first = min(group.to_dict("records"), key=lambda one: float(one["eps"]))
             left = ("\u2264 " if first["note"] else "") + f"{percent(first['worst_case_accuracy'])} %"
-            parts.append((f"{norm_name(str(norm))} {first['eps']:g}", left, str(first["trust"] or "")))
+            parts.append((f"{norm_name(str(norm))} {eps_text(first['eps'])}", left, str(first["trust"] or "")))
         if parts:
             found.append(Left(called[name], parts))
     return found

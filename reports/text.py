@@ -69,7 +69,7 @@ def toolkit_name(toolkit: str) -> str:
     return TOOLKIT_NAMES.get(toolkit, toolkit)
 
 
-def eps_text(eps: float | None, levels: int) -> str:
+def eps_text(eps: float | None, levels: int = 255) -> str:
     """``8/255`` where eps is a whole number of 8-bit steps and no short decimal, the decimal otherwise.
 
     Args:
