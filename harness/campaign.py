@@ -31,7 +31,7 @@ Spoiled = Callable[[Path, UserError], None]
 """Told of a file or folder that cannot be read and is left out, and why."""
 
 _OF_A_PAIR = ("cell", "model", "dataset", "n", "attack", "norm", "eps", "source")
-_BATTERY_FIELDS = ("cell", "model", "dataset", "n", "attack", "norm", "eps", "source", "cascade", "needs_a_boundary")
+_BATTERY_FIELDS = (*_OF_A_PAIR, "cascade", "needs_a_boundary")
 
 
 def model_record(spec: ModelSpec, info: DatasetInfo) -> dict[str, Any]:
@@ -253,10 +253,8 @@ def _board(
         asked: dict[str, set[str]] = {}
         for cell in here:
             asked.setdefault(cell["model"], set()).add(cell_name(cell))
-        for (
-            key,
-            names,
-        ) in asked.items():  # a plan lists all that its suite asks of a model: what it lacks is asked no more
+        # a plan lists all that its suite asks of a model: what it lacks is asked no more
+        for key, names in asked.items():
             battery[key] = {name: cell for name, cell in battery.get(key, {}).items() if name in names}
         for cell in here:
             known = battery[cell["model"]]

@@ -24,6 +24,7 @@ from .threat import Norm
 Budgets = Mapping[Norm, tuple[float, ...]]
 Half = Literal["train", "test"]
 """The training part of a data set, or its test part."""
+ALL: Final = slice(None)
 
 
 class Split(NamedTuple):
@@ -101,7 +102,7 @@ class Dataset:
         """The test part as floats, converted at each access."""
         return Split(self.to_float(self.x_test), self.y_test)
 
-    def test_sample(self, n: int) -> tuple[Tensor, Split]:
+    def test_sample(self, n: int, rows: slice = ALL) -> tuple[Tensor, Split]:
         """The first ``n`` test images of a fixed, stratified order.
 
         Samples are nested: the one of 100 begins the one of 1000. Every sample holds the classes in the proportions
@@ -109,6 +110,7 @@ class Dataset:
 
         Args:
             n: How many, in 1..size of the test part.
+            rows: Which of them, if not all: no other is converted.
 
         Returns:
             Their positions in the test part, int64 (n,), and the images and labels.
@@ -116,12 +118,12 @@ class Dataset:
         Raises:
             UserError: ``n`` out of range.
         """
-        index = self._sample(self._test_order, n, "test")
+        index = self._sample(self._test_order, n, "test")[rows]
         return index, Split(self.to_float(self.x_test[index]), self.y_test[index])
 
-    def train_sample(self, n: int) -> tuple[Tensor, Split]:
+    def train_sample(self, n: int, rows: slice = ALL) -> tuple[Tensor, Split]:
         """As :meth:`test_sample`, of the training part."""
-        index = self._sample(self._train_order, n, "training")
+        index = self._sample(self._train_order, n, "training")[rows]
         return index, Split(self.to_float(self.x_train[index]), self.y_train[index])
 
     def first(self, n: int) -> Dataset:

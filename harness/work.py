@@ -247,9 +247,9 @@ class Worker:
 
     def _batch(self, cell: Cell, shard: int) -> tuple[Tensor, Tensor, Tensor]:
         data = self._data(cell.victim)
-        index, (x, y) = data.test_sample(cell.n) if cell.part == "test" else data.train_sample(cell.n)
-        part = cell.shard_slice(shard)
-        return index[part], x[part].to(self.context.device), y[part].to(self.context.device)
+        sample = data.test_sample if cell.part == "test" else data.train_sample
+        index, (x, y) = sample(cell.n, cell.shard_slice(shard))
+        return index, x.to(self.context.device), y.to(self.context.device)
 
     def _prepare(self, cell: Cell) -> None:
         key = cell.prepared_key

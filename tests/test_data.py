@@ -838,3 +838,12 @@ def test_real_data(name: str) -> None:
     assert (counts - torch.bincount(made.y_test) / 10).abs().max() <= 1
     mean = made.x_train.double().mean() / 255
     assert float(mean) == pytest.approx(0.1307 if name == "mnist" else 0.4734, abs=1e-3)
+
+
+def test_rows_of_a_sample_are_what_the_whole_sample_holds_there(digits: Dataset) -> None:
+    for sample in (digits.test_sample, digits.train_sample):
+        whole, (images, labels) = sample(100)
+        index, (x, y) = sample(100, slice(40, 70))
+        assert torch.equal(index, whole[40:70])
+        assert torch.equal(x, images[40:70])
+        assert torch.equal(y, labels[40:70])
