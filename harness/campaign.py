@@ -21,7 +21,7 @@ from .metrics import Board, Pair
 from .plan import Cell, ModelSpec, Plan
 from .results import Damaged, is_finished, read_result
 from .shape import PLAN, misfit
-from .store import Home, read_json, write_json
+from .store import Home, no_runs, read_json, read_record, write_json
 from .work import inner
 
 T = TypeVar("T")
@@ -154,15 +154,12 @@ def read_plan(path: Path) -> dict[str, Any]:
     Raises:
         UserError: It is damaged; the message names it.
     """
-    record: dict[str, Any] = read_json(path)
-    fault = misfit(record, PLAN, "the plan")
-    for cell in () if fault else record["battery"]:
+    record = read_record(path, PLAN, "the plan")
+    for cell in record["battery"]:
         norms = record["budgets"].get(cell["dataset"])
         grid = norms.get(cell["norm"]) if isinstance(norms, dict) else None
         if not grid or misfit(grid, [(int, float)]):
-            fault = f"no budget of {cell['dataset']} in {cell['norm']}"
-    if fault:
-        raise UserError(f"{path} is damaged ({fault})")
+            raise UserError(f"{path} is damaged (no budget of {cell['dataset']} in {cell['norm']})")
     return record
 
 
@@ -307,17 +304,22 @@ def cell_name(entry: Record) -> str:
     return f"{entry['attack']}{source} ({entry['norm']}{eps})"
 
 
-def model_state(home: Home, key: str) -> dict[str, Any]:
-    """Whether a model was trained, and its card."""
+def model_state(home: Home, key: str, spoiled: Spoiled | None = None) -> dict[str, Any]:
+    """Whether a model was trained, and its card; one whose files are damaged was not, if there is somebody to tell.
+
+    Raises:
+        UserError: A file is damaged and nobody is to be told.
+    """
     folder = home.model(key)
-    if (folder / "card.json").exists():
-        card = read_json(folder / "card.json")
-        if not isinstance(card, dict):
-            raise UserError(f"{folder / 'card.json'} is damaged (not a JSON object)")
-        return {"status": "ok", "error": "", "card": card}
-    if (folder / "failed.json").exists():
-        return {"status": "failed", "error": read_json(folder / "failed.json")["error"], "card": {}}
-    return {"status": "failed", "error": "not trained", "card": {}}
+
+    def read() -> dict[str, Any]:
+        if (folder / "card.json").exists():
+            return {"status": "ok", "error": "", "card": read_record(folder / "card.json", name="the card")}
+        if (folder / "failed.json").exists():
+            return {"status": "failed", "error": read_json(folder / "failed.json")["error"], "card": {}}
+        return {"status": "failed", "error": "not trained", "card": {}}
+
+    return attempt(read, folder, spoiled) or {"status": "failed", "error": "its card is damaged", "card": {}}
 
 
 def boards_from_home(home: Home, store: str | None = None, spoiled: Spoiled | None = None) -> list[Board]:
@@ -333,7 +335,7 @@ def boards_from_home(home: Home, store: str | None = None, spoiled: Spoiled | No
     """
     plans = read_plans(home, spoiled)
     if not plans:
-        raise UserError(f"no runs in {home.path}; make some with: gauntlet run quick --home {home.path}")
+        raise no_runs(home.path)
 
     declared = {cell["cell"]: cell for record in plans for cell in (*record["cells"], *record["battery"])}
 
@@ -349,14 +351,10 @@ def boards_from_home(home: Home, store: str | None = None, spoiled: Spoiled | No
             raise Damaged(f"{folder / 'result.json'} is damaged (its {other} is not that of its plan)")
         return found
 
-    def model(key: str) -> dict[str, Any]:
-        known = attempt(lambda: model_state(home, key), home.model(key), spoiled)
-        return known or {"status": "failed", "error": "its card is damaged", "card": {}}
-
     return boards(
         plans,
         lru_cache(maxsize=None)(lambda key: attempt(lambda: pair(key), home.cell(key), spoiled)),
-        model,
+        lambda key: model_state(home, key, spoiled),
         lambda _, probe: attempt(lambda: probe_facts(home, probe), home.health(probe), spoiled),
     )
 
@@ -364,20 +362,10 @@ def boards_from_home(home: Home, store: str | None = None, spoiled: Spoiled | No
 def probe_facts(home: Home, probe: str) -> dict[str, Any] | None:
     """What a probe found, None if it was not run."""
     path = home.health(probe)
-    if not path.exists():
-        return None
-    record = read_json(path)
-    if fault := misfit(record, {"facts": dict}):
-        raise UserError(f"{path} is damaged ({fault})")
-    return dict(record["facts"])
+    return dict(read_record(path, {"facts": dict})["facts"]) if path.exists() else None
 
 
 def read_runs(folder: Path) -> dict[str, str]:
     """MLflow run ids of a plan, model or pair, by the tracking store."""
     path = folder / "runs.json"
-    if not path.exists():
-        return {}
-    runs = read_json(path)
-    if not isinstance(runs, dict):
-        raise UserError(f"{path} is damaged (not a JSON object)")
-    return runs
+    return read_record(path) if path.exists() else {}

@@ -12,7 +12,8 @@ from typing import Any
 import click
 from rich.markup import escape
 
-from .commands import check_device, cores, execute, foresee, make_plan
+from .commands import check_device, execute, foresee, make_plan
+from .environment import cores
 from .errors import UserError
 from .printing import Spoils, complaints, console, write_report
 
@@ -216,13 +217,13 @@ def report(home: Path, tracking_uri: str | None, source: str, out: Path | None) 
     """Write leaderboard.csv, pairs.csv, leaderboard.md and index.html, with pages for models and comparisons."""
     from .campaign import boards_from_home
     from .runner import deliver
-    from .store import Home
+    from .store import Home, no_runs
     from .tracking import Tracker, Unreachable
     from .tracking import tracking_uri as choose
 
     place = Home(home)
     if not home.exists():
-        raise UserError(f"no runs in {home}; make some with: gauntlet run quick --home {home}")
+        raise no_runs(home)
     spoils = Spoils()
     if source == "home":
         boards = boards_from_home(place, spoiled=spoils)
@@ -289,7 +290,7 @@ def explain(cell: str, home: Path) -> None:
 def ui(home: Path, tracking_uri: str | None, host: str, port: int) -> None:
     """Open the MLflow UI on the runs."""
     from .registry import quiet_environment
-    from .store import Home
+    from .store import Home, no_runs
     from .tracked import ui_links
     from .tracking import Tracker, Unreachable, default_uri
     from .tracking import tracking_uri as choose
@@ -297,7 +298,7 @@ def ui(home: Path, tracking_uri: str | None, host: str, port: int) -> None:
     place = Home(home)
     uri = choose(place, tracking_uri)
     if uri == default_uri(place) and not (home / "mlflow.db").exists():
-        raise UserError(f"no runs in {home}; make some with: gauntlet run quick --home {home}")
+        raise no_runs(home)
     quiet_environment()
     try:
         experiment = Tracker(place, uri).experiment

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -10,6 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .environment import cores
 from .errors import UserError
 from .printing import Spoils, complain, console, print_claims, print_leaderboard, waiting, write_report
 
@@ -321,11 +321,6 @@ def foresee(plans: Sequence[Plan], home: Path, device: str, *, titles: bool = Fa
             table.title = f"{plan.suite.name}: {plan.suite.summary}"
         console.print(table)
     console.print(str(estimate(plans, Home(home), device)), style="dim", markup=False, soft_wrap=True)
-
-
-def cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _workers(engine: Cluster | None, context: Context) -> AbstractContextManager[Engine | None]:

@@ -13,10 +13,9 @@ import pandas as pd
 
 from .campaign import Spoiled, attempt, read_plans
 from .compare import contrast
-from .errors import UserError
 from .metrics import Bools, Pair, broken, wilson
 from .results import is_finished, read_result
-from .store import Home
+from .store import Home, is_aside, no_runs, write_bytes
 
 COLUMNS: Final = (
     "state", "dataset", "architecture", "defense", "seed", "attack", "source", "norm", "eps", "matched", "cell_a",
@@ -99,10 +98,10 @@ def counts(frame: pd.DataFrame) -> dict[str, int]:
 
 def _read(home: Home, spoiled: Spoiled | None) -> _Side:
     if not (home.path / "cells").is_dir() and not home.plans.is_dir():
-        raise UserError(f"no runs in {home.path}; make some with: gauntlet run quick --home {home.path}")
+        raise no_runs(home.path)
     pairs, written = {}, {}
     for folder in sorted((home.path / "cells").glob("*")):
-        if ".damaged-" in folder.name or not is_finished(folder):
+        if is_aside(folder) or not is_finished(folder):
             continue
         pair = attempt(lambda f=folder: read_result(f), folder, spoiled)  # type: ignore[misc]
         if pair is not None:
@@ -202,6 +201,4 @@ def _accuracy(pair: Pair | None, eps: float) -> float:
 
 def write(frame: pd.DataFrame, path: Path) -> None:
     """Write the whole frame as CSV."""
-    from .store import write_bytes
-
     write_bytes(path, frame.to_csv(index=False, lineterminator="\n").encode())

@@ -12,11 +12,14 @@ from . import environment
 from .campaign import attempt, cell_name, read_plans, read_runs
 from .errors import UserError
 from .results import is_finished, read_result
-from .store import Home, read_json, whole_model
+from .store import Home, earlier, is_aside, no_runs, read_record, whole_model
 from .tracked import flat
 
 CHOICES: Final = 6
 """Keys named where a prefix fits several or none."""
+
+NAMES: Final = ("dataset", "architecture", "defense", "seed")
+"""What people know a model by."""
 
 State = Literal["fresh", "stale", "missing", "damaged", "superseded"]
 """``fresh``: stands, and the same command leaves it alone. ``stale``, ``missing``, ``damaged``: the same command makes
@@ -67,7 +70,7 @@ def explain(home: Home, text: str, versions: Mapping[str, int] | None = None) ->
         UserError: The home is none; no key begins so, or several do.
     """
     if not home.path.is_dir():
-        raise UserError(f"no runs in {home.path}; make some with: gauntlet run quick --home {home.path}")
+        raise no_runs(home.path)
     plans = read_plans(home, lambda *_: None)
     pairs, models = _known(home, plans)
     key = _find(text, sorted(pairs | models), home)
@@ -86,7 +89,7 @@ def _changed(found: Explanation, state: State, more: Sequence[str]) -> Explanati
 def _known(home: Home, plans: Sequence[Mapping[str, Any]]) -> tuple[set[str], set[str]]:
     """Keys of pairs and of models, on disk or in a plan."""
     there = {
-        kind: {path.name for path in (home.path / kind).glob("*") if path.is_dir() and ".damaged-" not in path.name}
+        kind: {path.name for path in (home.path / kind).glob("*") if path.is_dir() and not is_aside(path)}
         for kind in ("cells", "models")
     }
     pairs = there["cells"] | {cell["cell"] for plan in plans for cell in (*plan["cells"], *plan["battery"])}
@@ -143,7 +146,7 @@ def _result(home: Home, folder: Path) -> tuple[State, list[str], dict[str, Any]]
     """State of a pair's result, why, and ``result.json`` if it can be read."""
     if not is_finished(folder):
         shards = len(list((folder / "shards").glob("*.safetensors")))
-        before = len(list(folder.parent.glob(f"{folder.name}.damaged-*")))
+        before = len(earlier(folder))
         reasons = [f"interrupted: {shards} shards are done" if shards else "it was not run"]
         return "missing", reasons + ([f"{before} earlier results were set aside beside it"] if before else []), {}
     try:
@@ -187,8 +190,7 @@ def _newer(known: Mapping[str, Any], plans: Sequence[Mapping[str, Any]]) -> str:
 
 def _names(plans: Sequence[Mapping[str, Any]]) -> dict[str, tuple[Any, ...]]:
     """Names of models by key."""
-    fields = ("dataset", "architecture", "defense", "seed")
-    return {model["model"]: tuple(model[name] for name in fields) for plan in plans for model in plan["models"]}
+    return {model["model"]: tuple(model[name] for name in NAMES) for plan in plans for model in plan["models"]}
 
 
 def _model(home: Home, key: str, plans: Sequence[Mapping[str, Any]]) -> Explanation:
@@ -196,10 +198,10 @@ def _model(home: Home, key: str, plans: Sequence[Mapping[str, Any]]) -> Explanat
     asking = [(plan, model) for plan in plans for model in plan["models"] if model["model"] == key]
     known: dict[str, Any] = dict(asking[-1][1]) if asking else {}
     state, reasons, card = _weights(home, folder)
-    known |= {name: value for name, value in card.items() if name in ("dataset", "architecture", "defense", "seed")}
+    known |= {name: value for name, value in card.items() if name in NAMES}
     if state == "fresh" and known:
         names = {found: other for other, found in _names(plans).items()}  # the newest plan's stands
-        other = names.get(tuple(known.get(name) for name in ("dataset", "architecture", "defense", "seed")), key)
+        other = names.get(tuple(known.get(name) for name in NAMES), key)
         if other != key:
             state, reasons = "superseded", [f"superseded by the model {other} of a newer plan"]
     return Explanation(
@@ -249,8 +251,7 @@ def _choosing(command: str, attack: str) -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    value = attempt(lambda: read_json(path), path, lambda *_: None)
-    return value if isinstance(value, dict) else {}
+    return attempt(lambda: read_record(path), path, lambda *_: None) or {}
 
 
 def _title(known: Mapping[str, Any], plans: Sequence[Mapping[str, Any]]) -> str:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from .environment import cores
 from .errors import UserError, first_line
 
 ANSWER: Final = 10.0
@@ -142,7 +143,7 @@ def _start(ray: Any, cpus: float, gpus: float) -> Session:
     try:
         ray.init(
             address="local",
-            num_cpus=_cores(),
+            num_cpus=cores(),
             include_dashboard=False,
             log_to_driver=False,
             logging_level="ERROR",
@@ -157,7 +158,3 @@ def _start(ray: Any, cpus: float, gpus: float) -> Session:
             raise UserError(f"cannot start Ray here ({first_line(error)})") from None
         raise
     return Session(ray, cpus, gpus, folder)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

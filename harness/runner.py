@@ -19,7 +19,7 @@ from .errors import UserError, describe
 from .graph import Graph
 from .plan import Cell, ModelSpec, Plan
 from .pool import Done, Engine, Pool, Task
-from .results import finish, is_finished
+from .results import finish
 from .store import Home, read_json
 from .tracking import Tracker, Unreachable
 from .work import Context, Examine, Job, Judge, Train, provenance, setup
@@ -97,7 +97,7 @@ def deliver(tracker: Tracker) -> None:
             tracker.deliver(marker)
         if waiting:
             tracker.reopen()
-            _close(tracker, tracker.home)
+            _close(tracker)
     finally:
         lock.release()
 
@@ -226,7 +226,7 @@ def run(
         watch.models, watch.shards = graph.models, graph.count(Judge)
         watch.cells_done = len(plan.cells) - len(graph.shards_left)
         if tracker is not None:
-            _mark_untracked(tracker, plan, home)
+            tracker.mark_untracked(plan.key, (cell.key for cell in plan.cells))
             if graph.left or tracker.waiting():
                 tracker.reopen()
         recorder = Recorder(plan, home, tracker, watch)
@@ -246,30 +246,16 @@ def run(
             raise
         trouble = recorder.trouble
         if tracker is not None and not trouble:
-            trouble = _close(tracker, home)
+            trouble = _close(tracker)
         observe(watch)
         waiting = len(tracker.waiting()) if tracker is not None else 0
     return Report(tuple(failures + recorder.failures), waiting, trouble)
 
 
-def _mark_untracked(tracker: Tracker, plan: Plan, home: Home) -> None:
-    """Finished cells that this store has never seen (another store was used before) are delivered too."""
-    for cell in plan.cells:
-        folder = home.cell(cell.key)
-        untracked = is_finished(folder) and tracker.store not in campaign.read_runs(folder)
-        if untracked and not (home.pending / f"{cell.key}.json").exists():
-            tracker.mark(plan.key, cell.key)
-
-
-def _close(tracker: Tracker, home: Home) -> str:
-    """Close every plan that has something new, also those whose results were delivered only now."""
-    plans = [record for record in campaign.read_plans(home) if not tracker.is_closed(record)]
-    if not plans:
-        return ""
+def _close(tracker: Tracker) -> str:
+    """Close what is to be closed; why that could not be done, "" if it was."""
     try:
-        boards = campaign.boards_from_home(home)
-        for record in plans:
-            tracker.close(record, [board for board in boards if board.suite == record["suite"]])
+        tracker.close_all()
     except (Unreachable, UserError) as error:
         return str(error)
     return ""

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
@@ -24,7 +24,10 @@ from .data import DatasetInfo
 from .errors import UserError
 from .external import External, restore
 from .plan import ModelSpec
-from .shape import misfit
+from .shape import Shape, misfit
+
+ASIDE: Final = ".damaged-"
+"""What the name of a file or folder that was set aside goes on with."""
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -69,6 +72,28 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({error})") from None
+
+
+def read_record(path: Path, shape: Shape | None = None, name: str = "the record") -> dict[str, Any]:
+    """Read a JSON object that holds what its readers look up.
+
+    Args:
+        path: The file.
+        shape: What it must hold; see :func:`harness.shape.misfit`.
+        name: What it is.
+
+    Raises:
+        UserError: It is damaged, or another kind of record; the message names it.
+    """
+    record: dict[str, Any] = read_json(path)
+    if fault := misfit(record, shape or {}, name):
+        raise UserError(f"{path} is damaged ({fault})")
+    return record
+
+
+def no_runs(path: Path) -> UserError:
+    """The complaint about a folder in which nothing was run."""
+    return UserError(f"no runs in {path}; make some with: gauntlet run quick --home {path}")
 
 
 @dataclass(frozen=True)
@@ -178,10 +203,7 @@ def parent_digests(home: Home, spec: ModelSpec) -> dict[str, str]:
 
 @lru_cache(maxsize=1024)
 def _card(path: Path, modified: int) -> dict[str, Any]:
-    card = read_json(path)
-    if not isinstance(card, dict):
-        raise UserError(f"{path} is damaged (not a JSON object)")
-    return card
+    return read_record(path, name="the card")
 
 
 def save_model(home: Home, spec: ModelSpec, model: nn.Module, card: Mapping[str, Any]) -> None:
@@ -220,9 +242,7 @@ def whole_model(folder: Path) -> dict[str, Any]:
     Raises:
         UserError: One of them is damaged or missing; the message names it.
     """
-    card: dict[str, Any] = read_json(folder / "card.json")
-    if fault := misfit(card, {"sha256": str}, "the card"):
-        raise UserError(f"{folder / 'card.json'} is damaged ({fault})")
+    card = read_record(folder / "card.json", {"sha256": str}, "the card")
     if "reference" in card:  # a user's own: its weights lie elsewhere
         return card
     weights = folder / "weights.safetensors"
@@ -284,7 +304,17 @@ def load_base(home: Home, spec: ModelSpec, info: DatasetInfo) -> nn.Module | Non
 def set_aside(path: Path) -> Path:
     """Rename a damaged file or folder to a free name beside it, and return that name."""
     number = 1
-    while (target := path.with_name(f"{path.name}.damaged-{number}")).exists():
+    while (target := path.with_name(f"{path.name}{ASIDE}{number}")).exists():
         number += 1
     path.rename(target)
     return target
+
+
+def is_aside(path: Path) -> bool:
+    """Whether it was set aside."""
+    return ASIDE in path.name
+
+
+def earlier(path: Path) -> list[Path]:
+    """What was set aside from this place."""
+    return list(path.parent.glob(f"{path.name}{ASIDE}*"))

@@ -20,8 +20,7 @@ from .campaign import attempt, read_plan
 from .errors import UserError
 from .metrics import SAMPLE_COLUMNS, Pair
 from .results import is_finished, read_result, read_shard
-from .shape import misfit
-from .store import Home, read_json, set_aside, whole_model, write_bytes
+from .store import Home, is_aside, no_runs, read_json, read_record, set_aside, whole_model, write_bytes
 from .work import read_crafted
 
 KEPT = ("models", "cells", "prepared", "crafted", "health", "plans")
@@ -59,7 +58,7 @@ def homes(given: Sequence[Path], into: Path) -> list[Home]:
     found: dict[Path, Home] = {}
     for path in given:
         if not path.is_dir():
-            raise UserError(f"no runs in {path}; make some with: gauntlet run quick --home {path}")
+            raise no_runs(path)
         if not any((path / name).is_dir() for name in KEPT):
             raise UserError(f"{path} is no home of gauntlet: it has none of {', '.join(KEPT)}")
         if path.resolve() == into.resolve():
@@ -111,7 +110,7 @@ class _Merge:
         place = self._source.path / kind
         entries = sorted(place.iterdir()) if place.is_dir() else []
         kept = (path for path in entries if path.is_dir() == folders and not path.name.startswith("."))
-        return [path.name for path in kept if ".damaged-" not in path.name]
+        return [path.name for path in kept if not is_aside(path)]
 
     def _check(self, kind: str, path: Path, take: Callable[[str], bool | None], key: str) -> None:
         """Take one thing over; damage and contradiction are booked, and nothing else stops for them."""
@@ -231,8 +230,8 @@ class _Merge:
 
     def _facts(self, key: str) -> bool:
         source, target = self._source.health(key), self._into.health(key)
-        record = _facts_of(source)
-        there = self._mended(target, lambda: _facts_of(target))
+        record = read_record(source, {"facts": dict})
+        there = self._mended(target, lambda: read_record(target, {"facts": dict}))
         if there is not None:
             if _timeless(record) != _timeless(there):
                 raise _Refused(f"other facts than those in {target}")
@@ -277,13 +276,6 @@ def same_numbers(a: Pair, b: Pair) -> bool:
 
 def _same(a: Any, b: Any) -> bool:
     return bool(np.array_equal(a.astype(float), b.astype(float), equal_nan=True))
-
-
-def _facts_of(path: Path) -> dict[str, Any]:
-    record: dict[str, Any] = read_json(path)
-    if fault := misfit(record, {"facts": dict}, "the record"):
-        raise UserError(f"{path} is damaged ({fault})")
-    return record
 
 
 def _timeless(record: Mapping[str, Any]) -> dict[str, Any]:

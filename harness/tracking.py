@@ -16,7 +16,7 @@ import os
 import sqlite3
 import uuid
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlparse
@@ -28,7 +28,7 @@ from .health import Trust, trust
 from .metrics import Board, Pair, by_model, pair_rows
 from .registry import quiet_environment
 from .results import is_finished, read_result
-from .store import Home, finite, read_json, write_bytes, write_json
+from .store import Home, earlier, finite, read_json, write_bytes, write_json
 from .tracked import (
     EPS_STEPS,
     attack_table,
@@ -184,8 +184,16 @@ class Tracker:
 
     def mark(self, plan: str, cell: str) -> None:
         """Note that a cell's result is to be delivered."""
-        again = any(self.home.cell(cell).parent.glob(f"{cell}.damaged-*"))  # an earlier result was tracked, perhaps
+        again = bool(earlier(self.home.cell(cell)))  # an earlier result was tracked, perhaps
         write_json(self.home.pending / f"{cell}.json", {"plan": plan, "cell": cell, "begun": False, "again": again})
+
+    def mark_untracked(self, plan: str, cells: Iterable[str]) -> None:
+        """Note those of a plan's finished results that this store has never seen: another was used before, perhaps."""
+        for cell in cells:
+            folder = self.home.cell(cell)
+            untracked = is_finished(folder) and self.store not in read_runs(folder)
+            if untracked and not (self.home.pending / f"{cell}.json").exists():
+                self.mark(plan, cell)
 
     def waiting(self) -> list[Path]:
         """Markers of results not delivered yet, oldest first."""
@@ -352,6 +360,21 @@ class Tracker:
         for file in self.home.plans.glob("*/closed.json"):
             file.unlink(missing_ok=True)
 
+    def close_all(self, spoiled: Spoiled | None = None) -> None:
+        """Close every plan that has something new, also those whose results were delivered only now.
+
+        Args:
+            spoiled: Told of damaged files, which are left out.
+
+        Raises:
+            UserError: A file is damaged and nobody is to be told.
+            Unreachable: The store did not answer.
+        """
+        plans = [record for record in read_plans(self.home, spoiled) if not self.is_closed(record)]
+        found = boards_from_home(self.home, spoiled=spoiled) if plans else []
+        for record in plans:
+            self.close(record, [board for board in found if board.suite == record["suite"]])
+
     def close(self, plan: Mapping[str, Any], boards: Sequence[Board]) -> None:
         """Give every model's run its summary, and end the runs of a command.
 
@@ -439,12 +462,8 @@ class Tracker:
             UserError: A file is damaged and nobody is to be told.
             Unreachable: The store did not answer; what is left waits in ``pending/``.
         """
-        plans = read_plans(self.home, spoiled)
-        for record in plans:
-            for key in (cell["cell"] for cell in record["cells"]):
-                untracked = is_finished(self.home.cell(key)) and self.store not in read_runs(self.home.cell(key))
-                if untracked and not (self.home.pending / f"{key}.json").exists():
-                    self.mark(record["plan"], key)
+        for record in read_plans(self.home, spoiled):
+            self.mark_untracked(record["plan"], (cell["cell"] for cell in record["cells"]))
         delivered = 0
         for marker in self.waiting():
             folder = self.home.cell(marker.stem)
@@ -453,10 +472,7 @@ class Tracker:
             delivered += read_runs(folder) != before
         if delivered:
             self.reopen()
-        if still := [record for record in plans if not self.is_closed(record)]:
-            found = boards_from_home(self.home, spoiled=spoiled)
-            for record in still:
-                self.close(record, [board for board in found if board.suite == record["suite"]])
+        self.close_all(spoiled)
         return delivered
 
     def _try(self, marker: Path) -> None:
@@ -499,8 +515,7 @@ class Tracker:
             return attempt(lambda: read_result(folder, run.info.run_id, self._url(run)), folder, spoiled)
 
         def model(key: str) -> Mapping[str, Any]:
-            local = attempt(lambda: model_state(self.home, key), self.home.model(key), spoiled)
-            local = local or {"status": "failed", "error": "its card is damaged", "card": {}}
+            local = model_state(self.home, key, spoiled)
             if local["status"] == "ok" or key not in models:
                 return local
             return {"status": "ok", "error": "", "card": self._json(models[key], "card.json")}
