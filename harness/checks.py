@@ -73,7 +73,7 @@ class Evidence:
     @cached_property
     def everything(self) -> list[Pair]:
         """The model's pairs in every norm."""
-        return [pair for pair in self.board.pairs if pair.meta["model"] == self.model]
+        return self.board.by_model.get(self.model, [])
 
     @cached_property
     def pairs(self) -> list[Pair]:
@@ -94,18 +94,22 @@ class Evidence:
     @cached_property
     def images(self) -> npt.NDArray[Any]:
         """Positions (N,) of the images that the model is judged on."""
-        positions: npt.NDArray[Any] = reference(self.everything)["index"].to_numpy()
+        positions: npt.NDArray[Any] = reference(self.everything).columns["index"]
         return positions
 
     @cached_property
     def correct(self) -> Bools:
         """Which of them it gets right as they are."""
-        right: Bools = reference(self.everything)["clean_correct"].to_numpy(bool)
+        right: Bools = reference(self.everything).columns["clean_correct"]
         return right
 
     @cached_property
     def _reaches(self) -> dict[int, Floats]:
         return {id(pair): reach(pair, self.images, self.norm) for pair in self.pairs}
+
+    @cached_property
+    def _met(self) -> dict[int, Bools]:
+        return {id(pair): np.isin(self.images, pair.columns["index"][pair.columns["attacked"]]) for pair in self.pairs}
 
     def of(self, families: Iterable[str]) -> list[Pair]:
         """Pairs of some families in this norm."""
@@ -120,8 +124,7 @@ class Evidence:
 
     def met(self, pair: Pair) -> Bools:
         """Images (N,) that this pair's attack was called for: not all of them in a cascade."""
-        own = pair.samples.loc[pair.samples["attacked"].to_numpy(bool), "index"]
-        return np.isin(self.images, own.to_numpy())
+        return self._met[id(pair)]
 
 
 @dataclass(frozen=True)

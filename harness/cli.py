@@ -17,6 +17,9 @@ from .environment import cores
 from .errors import UserError
 from .printing import Spoils, complaints, console, write_report
 
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, as shells have it."""
+
 
 class Cli(click.Group):
     """Turns whatever the user got wrong into one line and a non-zero exit."""
@@ -34,7 +37,7 @@ class Cli(click.Group):
             ctx.exit(2)
         except KeyboardInterrupt:
             complaints.print("gauntlet: interrupted; the same command again goes on from here", style="yellow")
-            ctx.exit(130)
+            ctx.exit(INTERRUPTED)
 
 
 def _options(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -375,7 +378,14 @@ def doctor(
 
 def main() -> None:
     """Entry point of the ``gauntlet`` command."""
-    cli(prog_name="gauntlet")
+    try:
+        cli(prog_name="gauntlet")
+    except SystemExit as end:
+        if end.code != INTERRUPTED:
+            raise
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(INTERRUPTED)  # everything is closed; torch and MLflow take seconds to say farewell
 
 
 if __name__ == "__main__":

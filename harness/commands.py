@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .environment import cores
+from .environment import command_line, cores, without_password
 from .errors import UserError
 from .printing import Spoils, complain, console, print_claims, print_leaderboard, waiting, write_report
 
@@ -156,7 +155,7 @@ def execute(
             source.load()  # once, here: workers would all fetch at the same time
     tracker = Tracker(place, choose(place, tracking_uri)) if suite is not None else None
     context = Context(place, sources, device)
-    command = shlex.join(["gauntlet", *sys.argv[1:]])
+    command = command_line()
     with _workers(engine, context) as workers, Display(made, place, console) as display:
         ended = run(
             made, context, jobs=jobs or cores(), command=command, tracker=tracker, observe=display, engine=workers
@@ -278,7 +277,8 @@ def sync(given: Sequence[Path], *, home: Path, tracking_uri: str | None) -> None
             complain([f"damaged: {line}" for line in done.damaged] + [f"refused: {line}" for line in done.refused])
         try:
             delivered = tracker.rebuild(spoils)
-            console.print(f"{delivered} results tracked in {tracker.uri}", style="dim", markup=False, soft_wrap=True)
+            where = without_password(tracker.uri)
+            console.print(f"{delivered} results tracked in {where}", style="dim", markup=False, soft_wrap=True)
         except Unreachable as error:
             trouble = str(error)
     if trouble:

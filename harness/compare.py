@@ -74,8 +74,8 @@ def compare(a: Sequence[Sequence[Pair]], b: Sequence[Sequence[Pair]], norm: str,
     """
     if not a or not b:
         raise ValueError("a comparison needs at least one seed of either model")
-    images = _images(a[0])
-    if not all(np.array_equal(images, _images(pairs)) for pairs in [*a, *b]):
+    first = images(a[0])
+    if not all(np.array_equal(first, images(pairs)) for pairs in [*a, *b]):
         raise ValueError("the models were not judged on the same images")
     return contrast(standing(a, norm, eps), standing(b, norm, eps))
 
@@ -110,10 +110,11 @@ def contrast(a: Bools, b: Bools) -> Comparison:
     )
 
 
-def _images(pairs: Sequence[Pair]) -> npt.NDArray[Any]:
+def images(pairs: Sequence[Pair]) -> npt.NDArray[Any]:
     """What a model was judged on: (images, 2), positions and labels in ascending order."""
-    rows: npt.NDArray[Any] = reference(pairs)[["index", "label"]].sort_values("index").to_numpy()
-    return rows
+    judged = reference(pairs).columns
+    order = np.argsort(judged["index"], kind="stable")
+    return np.stack([judged["index"], judged["label"]], axis=1)[order]
 
 
 def _interval(delta: npt.NDArray[np.float64]) -> tuple[float, float]:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
 import subprocess
+import sys
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit, urlunsplit
 
 PACKAGES: Final = (
     "gauntlet-bench",
@@ -22,6 +25,27 @@ PACKAGES: Final = (
     "pandas",
     "scikit-learn",
 )
+
+
+def without_password(address: str) -> str:
+    """An address that may be shown and recorded; anything else comes back as it is."""
+    try:
+        parts = urlsplit(address)
+        if parts.password is None:
+            return address
+    except ValueError:  # no address
+        return address
+    name, _, place = parts.netloc.rpartition("@")
+    return urlunsplit(parts._replace(netloc=f"{name.partition(':')[0]}@{place}"))
+
+
+def command_line() -> str:
+    """The command that this process was started with, for the record."""
+    words = []
+    for word in sys.argv[1:]:
+        option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+        words.append(option + equals + without_password(value))
+    return shlex.join(["gauntlet", *words])
 
 
 def cores() -> int:

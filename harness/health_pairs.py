@@ -25,7 +25,7 @@ from .checks import (
     percent,
     threat_text,
 )
-from .metrics import FLAGS, Bools, Pair, limit
+from .metrics import FLAGS, Bools, Pair, found_within
 
 ALONE: Final[Mapping[Grade, float]] = {"C": 0.01, "D": 0.05}
 """Share of images that the weaker sort of attack may break alone. On sound networks it breaks 0 to 0.5 % alone; more
@@ -159,10 +159,8 @@ def _rounding(question: Question, evidence: Evidence) -> Check:
 
 
 def _survives(evidence: Evidence, pair: Pair, eps: float) -> Bools:
-    samples = pair.samples
-    good = samples["survives_rounding"].to_numpy(bool) & samples["adversarial"].to_numpy(bool)
-    good &= samples[evidence.norm].to_numpy(float) <= limit(eps)
-    return np.isin(evidence.images, samples["index"].to_numpy()[good])
+    good = pair.columns["survives_rounding"] & found_within(pair.columns, evidence.norm, eps)
+    return np.isin(evidence.images, pair.columns["index"][good])
 
 
 def _failed(question: Question, evidence: Evidence, status: str, verb: str) -> Check:
@@ -173,7 +171,7 @@ def _failed(question: Question, evidence: Evidence, status: str, verb: str) -> C
 
 
 def _why(pair: Pair) -> str:
-    flags = pair.meta.get("invalid") or {flag: int(pair.samples[flag].sum()) for flag in FLAGS}
+    flags = pair.meta.get("invalid") or {flag: int(pair.columns[flag].sum()) for flag in FLAGS}
     counts = [f"{name.replace('_', ' ')} {count}" for name, count in flags.items() if count]
     if pair.meta["status"] == "crashed" or not counts:
         counts = [str(error).strip().splitlines()[-1] for error in pair.meta.get("errors") or () if str(error).strip()]

@@ -13,7 +13,7 @@ import pandas as pd
 
 from .compare import compare
 from .health import Trust, trust
-from .metrics import Board, Pair, WorstCase, by_model, reference, wilson, worst_case
+from .metrics import Board, Pair, WorstCase, reference, wilson, worst_case
 
 LEADERBOARD_COLUMNS: Final = (
     "rank", "dataset", "architecture", "defense", "suite", "norm", "eps", "seeds", "n", "clean_accuracy",
@@ -82,9 +82,9 @@ def leaderboard(board: Board) -> pd.DataFrame:
 def _models(board: Board) -> list[_Model]:
     """Models by what was judged, and those of which nothing was."""
     groups: dict[tuple[Any, ...], dict[str, list[Pair]]] = {}
-    for key, pairs in by_model(board.pairs).items():
+    for key, pairs in board.by_model.items():
         meta = pairs[0].meta
-        group = (meta["dataset"], meta["architecture"], meta["defense"], len(reference(pairs)))
+        group = (meta["dataset"], meta["architecture"], meta["defense"], reference(pairs).n)
         groups.setdefault(group, {})[key] = pairs
     found = [
         _Model(dataset, architecture, defense, n, seeds)
@@ -105,7 +105,7 @@ def _name(known: Mapping[str, Any]) -> tuple[str, str, str]:
 
 def _row(board: Board, model: _Model, norm: str, eps: float) -> dict[str, Any]:
     worst = [worst_case(pairs, norm, eps) for pairs in model.seeds.values()]
-    clean = [float(reference(pairs)["clean_correct"].mean()) for pairs in model.seeds.values()]
+    clean = [reference(pairs).summary["clean_accuracy"] for pairs in model.seeds.values()]
     accuracy = float(np.mean([case.accuracy for case in worst])) if worst else math.nan
     low, high = wilson(accuracy * model.n, model.n)
     return {

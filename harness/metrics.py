@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
@@ -45,6 +46,13 @@ wrong (0 or 1 for a deterministic model, NaN where nothing was judged), whether 
 rounding to 8 bits, the flags, its distances (NaN unless adversarial; of an unclipped attack,
 which has no adversarials, unless misclassified), its shard."""
 
+COLUMN_TYPES: Final[Mapping[str, type]] = {
+    **dict.fromkeys(SAMPLE_COLUMNS, bool),
+    **dict.fromkeys(("index", "label", "clean_pred", "adv_pred", "shard"), int),
+    **dict.fromkeys(("wrong_share", *DISTANCES), float),
+}
+"""What the columns hold."""
+
 PAIR_COLUMNS: Final = (
     "dataset", "architecture", "defense", "seed", "suite", "attack", "toolkit", "norm", "eps", "source", "n",
     "clean_accuracy", "success_rate", "robust_accuracy", "robust_accuracy_low", "robust_accuracy_high", "median_l2",
@@ -55,6 +63,8 @@ eps of the suite, with the same ``run_id``; passes are per attacked image, secon
 
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
+Samples = pd.DataFrame | Mapping[str, npt.NDArray[Any]]
+"""Per-sample records by column (:data:`SAMPLE_COLUMNS`)."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +88,21 @@ class Pair:
     run_id: str = ""
     run_url: str = ""
 
+    @cached_property
+    def columns(self) -> Mapping[str, npt.NDArray[Any]]:
+        """The samples as arrays: a report looks at each a dozen times, and a frame takes its time each time."""
+        return {name: self.samples[name].to_numpy(kind) for name, kind in COLUMN_TYPES.items()}
+
+    @cached_property
+    def summary(self) -> Mapping[str, float]:
+        """What does not depend on eps; see :func:`summary`."""
+        return summary(self.columns)
+
+    @property
+    def n(self) -> int:
+        """Images."""
+        return len(self.samples)
+
 
 @dataclass(frozen=True)
 class Board:
@@ -100,6 +125,11 @@ class Board:
     models: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     health: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
 
+    @cached_property
+    def by_model(self) -> Mapping[str, list[Pair]]:
+        """Pairs by key of their model, in order of appearance."""
+        return by_model(self.pairs)
+
 
 def wilson(successes: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
     """Wilson score interval of a proportion; (NaN, NaN) for n = 0. ``successes`` may be a mean over seeds."""
@@ -119,40 +149,44 @@ def limit(eps: float) -> float:
     return eps * (1 + TOLERANCE) + 1e-9
 
 
-def broken(samples: pd.DataFrame, norm: str, eps: float) -> Bools:
+def broken(samples: Samples, norm: str, eps: float) -> Bools:
     """Which images are lost at (norm, eps): misclassified clean, or a valid adversarial lies within eps."""
-    found = samples["adversarial"].to_numpy(bool)
-    near = samples[norm].to_numpy(float) <= limit(eps)  # NaN compares False
-    result: Bools = ~samples["clean_correct"].to_numpy(bool) | (found & near)
+    result: Bools = ~np.asarray(samples["clean_correct"], bool) | found_within(samples, norm, eps)
     return result
 
 
-def rounding(samples: pd.DataFrame, norm: str, eps: float) -> float:
+def found_within(samples: Samples, norm: str, eps: float) -> Bools:
+    """For which images a valid adversarial lies within eps."""
+    near = np.asarray(samples[norm], float) <= limit(eps)  # NaN compares False
+    result: Bools = np.asarray(samples["adversarial"], bool) & near
+    return result
+
+
+def rounding(samples: Samples, norm: str, eps: float) -> float:
     """Share of the adversarials within eps that are still misclassified as an 8-bit image; NaN if there are none."""
-    found = samples["adversarial"].to_numpy(bool) & (samples[norm].to_numpy(float) <= limit(eps))
-    return float(samples["survives_rounding"].to_numpy(bool)[found].mean()) if found.any() else math.nan
+    found = found_within(samples, norm, eps)
+    return float(np.asarray(samples["survives_rounding"], bool)[found].mean()) if found.any() else math.nan
 
 
-def summary(samples: pd.DataFrame) -> dict[str, float]:
+def summary(samples: Samples) -> dict[str, float]:
     """What does not depend on eps: n, accuracies, success, distances of the successful, invalid counts.
 
     ``success_rate`` is the share of attacked images with a valid adversarial at any distance. Medians and
     means are over the successful and NaN where there is none.
     """
-    # arrays: pandas takes milliseconds for this, and a report asks it of every pair
-    n = len(samples)
-    attacked = int(samples["attacked"].to_numpy(bool).sum())
-    found = samples["adversarial"].to_numpy(bool)
-    flags = {flag: samples[flag].to_numpy(bool) for flag in FLAGS}
+    correct, found = np.asarray(samples["clean_correct"], bool), np.asarray(samples["adversarial"], bool)
+    n = len(found)
+    attacked = int(np.asarray(samples["attacked"], bool).sum())
+    flags = {flag: np.asarray(samples[flag], bool) for flag in FLAGS}
     values = {
         "n": float(n),
-        "clean_accuracy": float(samples["clean_correct"].to_numpy(bool).mean()) if n else math.nan,
+        "clean_accuracy": float(correct.mean()) if n else math.nan,
         "success_rate": int(found.sum()) / attacked if attacked else math.nan,
         "invalid": float(np.logical_or.reduce(list(flags.values())).sum()),
     }
     values |= {f"invalid_{flag}": float(raised.sum()) for flag, raised in flags.items()}
     for name in DISTANCES:
-        distances = samples[name].to_numpy(float)[found]
+        distances = np.asarray(samples[name], float)[found]
         distances = distances[~np.isnan(distances)]
         values[f"median_{name}"] = float(np.median(distances)) if len(distances) else math.nan
         values[f"mean_{name}"] = float(distances.mean()) if len(distances) else math.nan
@@ -160,32 +194,35 @@ def summary(samples: pd.DataFrame) -> dict[str, float]:
 
 
 def pair_rows(board: Board) -> pd.DataFrame:
-    """The frame behind ``pairs.csv``: :data:`PAIR_COLUMNS`, sorted, a row a pair and eps.
+    """The frame behind ``pairs.csv``: :data:`PAIR_COLUMNS`, sorted, a row a pair and eps."""
+    rows = [row for pair in board.pairs for row in rows_of(board, pair)]
+    frame = pd.DataFrame(rows, columns=list(PAIR_COLUMNS))
+    order = ["dataset", "architecture", "defense", "seed", "norm", "eps", "attack", "source"]
+    return frame.sort_values(order, kind="stable", ignore_index=True)
+
+
+def rows_of(board: Board, pair: Pair) -> list[dict[str, Any]]:
+    """What ``pairs.csv`` says of one pair, a row an eps, ascending.
 
     A pair that crashed or returned invalid images has no robust accuracy (NaN), whatever its images say. Nor has a
     pair of a cascade: it met only the images that the attacks before it had left.
     """
-    rows: list[dict[str, Any]] = []
-    for pair in board.pairs:
-        meta = pair.meta
-        common = {name: meta[name] for name in PAIR_COLUMNS if name in meta}
-        common |= summary(pair.samples) | {"suite": board.suite, "run_id": pair.run_id}
-        common["n"] = len(pair.samples)
-        common["invalid"] = int(common["invalid"])
-        grid = board.budgets[meta["dataset"]][meta["norm"]] if meta["eps"] is None else [meta["eps"]]
-        for eps in grid:
-            lost = int(broken(pair.samples, meta["norm"], eps).sum())
-            low, high = wilson(common["n"] - lost, common["n"])
-            accuracy = (common["n"] - lost) / common["n"] if common["n"] else math.nan
-            if common.get("status", "ok") != "ok":  # what a failed attack left standing is no accuracy
-                accuracy = low = high = common["success_rate"] = math.nan
-            if meta.get("cascade"):
-                accuracy = low = high = math.nan
-            robust = {"robust_accuracy": accuracy, "robust_accuracy_low": low, "robust_accuracy_high": high}
-            rows.append(common | robust | {"eps": eps, "survives_rounding": rounding(pair.samples, meta["norm"], eps)})
-    frame = pd.DataFrame(rows, columns=list(PAIR_COLUMNS))
-    order = ["dataset", "architecture", "defense", "seed", "norm", "eps", "attack", "source"]
-    return frame.sort_values(order, kind="stable", ignore_index=True)
+    meta, n = pair.meta, pair.n
+    common = {name: meta[name] for name in PAIR_COLUMNS if name in meta}
+    common |= {**pair.summary, "suite": board.suite, "run_id": pair.run_id, "n": n}
+    common["invalid"] = int(pair.summary["invalid"])
+    rows = []
+    for eps in board.budgets[meta["dataset"]][meta["norm"]] if meta["eps"] is None else [meta["eps"]]:
+        left = n - int(broken(pair.columns, meta["norm"], eps).sum())
+        low, high = wilson(left, n)
+        accuracy = left / n if n else math.nan
+        if common.get("status", "ok") != "ok":  # what a failed attack left standing is no accuracy
+            accuracy = low = high = common["success_rate"] = math.nan
+        if meta.get("cascade"):
+            accuracy = low = high = math.nan
+        robust = {"robust_accuracy": accuracy, "robust_accuracy_low": low, "robust_accuracy_high": high}
+        rows.append(common | robust | {"eps": eps, "survives_rounding": rounding(pair.columns, meta["norm"], eps)})
+    return rows
 
 
 def by_model(pairs: Iterable[Pair]) -> dict[str, list[Pair]]:
@@ -196,15 +233,15 @@ def by_model(pairs: Iterable[Pair]) -> dict[str, list[Pair]]:
     return groups
 
 
-def reference(pairs: Sequence[Pair]) -> pd.DataFrame:
-    """Samples of the pair with most images: what a model is judged on. Pairs on fewer broke none of the rest.
+def reference(pairs: Sequence[Pair]) -> Pair:
+    """The pair with most images: what a model is judged on. Pairs on fewer broke none of the rest.
 
     Raises:
         ValueError: No pairs.
     """
     if not pairs:
         raise ValueError("no pairs to judge a model by")
-    return max(pairs, key=lambda pair: len(pair.samples)).samples
+    return max(pairs, key=lambda pair: pair.n)
 
 
 def reach(pair: Pair, images: npt.NDArray[Any], norm: str) -> Floats:
@@ -215,10 +252,10 @@ def reach(pair: Pair, images: npt.NDArray[Any], norm: str) -> Floats:
         images: Positions in the test set, in the order of the result.
         norm: What distances are measured in, also if the pair was run in another.
     """
-    samples = pair.samples
-    distance = np.where(samples["adversarial"].to_numpy(bool), samples[norm].to_numpy(float), math.inf)
-    distance = np.where(samples["clean_correct"].to_numpy(bool), np.where(np.isnan(distance), math.inf, distance), 0.0)
-    own = samples["index"].to_numpy()
+    columns = pair.columns
+    distance = np.where(columns["adversarial"], columns[norm], math.inf)
+    distance = np.where(columns["clean_correct"], np.where(np.isnan(distance), math.inf, distance), 0.0)
+    own = columns["index"]
     if np.array_equal(own, images):  # nearly always; looking up is slow
         return distance
     at = pd.Index(own).get_indexer(pd.Index(images))
@@ -236,11 +273,10 @@ def nearest(pairs: Sequence[Pair], norm: str) -> pd.DataFrame:
         where nothing broke it: an upper bound of the true distance is all an attack can give) and ``attack``
         (label of the attack that came nearest, "" where none).
     """
-    judged = reference(pairs)
-    images = judged["index"].to_numpy()
-    correct = judged["clean_correct"].to_numpy(bool)
+    judged = reference(pairs).columns
+    images, correct = judged["index"], judged["clean_correct"]
     distance = np.where(correct, math.inf, 0.0)
-    attack = np.full(len(judged), "", dtype=object)
+    attack = np.full(len(images), "", dtype=object)
     for pair in pairs:
         found = reach(pair, images, norm)
         closer = found < distance
@@ -277,9 +313,8 @@ class WorstCase:
 
 def worst_case(pairs: Sequence[Pair], norm: str, eps: float) -> WorstCase:
     """Per-sample worst case over a model's attacks, at one norm and eps."""
-    judged = reference(pairs)
-    images = judged["index"].to_numpy()
-    correct = judged["clean_correct"].to_numpy(bool)
+    judged = reference(pairs).columns
+    images, correct = judged["index"], judged["clean_correct"]
     hits: dict[str, Bools] = {}
     for pair in pairs:
         lost = (reach(pair, images, norm) <= limit(eps)) & correct

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import cache
@@ -46,7 +44,7 @@ def execute(
         display: Shows how the run of a plan goes.
         engine: As for :func:`harness.runner.run`.
     """
-    command = shlex.join(["gauntlet", *sys.argv[1:]])
+    command = environment.command_line()
     ended = []
     for plan in (print_.plan, *print_.judgements):
         if plan.models:

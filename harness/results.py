@@ -9,7 +9,8 @@ from __future__ import annotations
 import io
 import json
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,22 +19,18 @@ import numpy.typing as npt
 import pandas as pd
 from pyarrow.parquet import ParquetFile, read_metadata
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
 from .errors import UserError, first_line
-from .metrics import DISTANCES, FLAGS, SAMPLE_COLUMNS, Pair, summary
+from .metrics import COLUMN_TYPES, DISTANCES, FLAGS, Pair, summary
 from .shape import RESULT, misfit
 from .store import finite, read_json, write_bytes, write_json
 
 GALLERY: Final = 16
 """Images kept of every cell for people to look at."""
 
-_KINDS: Final = {
-    **dict.fromkeys(("index", "label", "clean_pred", "adv_pred", "shard"), "iu"),
-    **dict.fromkeys(("wrong_share", *DISTANCES), "fiu"),
-}
-"""NumPy's letters for the types of columns; the others are booleans."""
+_KINDS: Final[Mapping[type, str]] = {bool: "b", int: "iu", float: "fiu"}
+"""NumPy's letters for the types of columns."""
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 
@@ -57,12 +54,13 @@ def _frame(source: Path | io.BytesIO, name: Path) -> pd.DataFrame:
             frame: pd.DataFrame = file.read(use_threads=False).to_pandas(use_threads=False)
     except Exception as error:  # damaged bytes make pyarrow and pandas raise a dozen types
         raise Damaged(f"{name} is damaged ({first_line(error)})") from None
-    missing = [column for column in SAMPLE_COLUMNS if column not in frame]
+    missing = [column for column in COLUMN_TYPES if column not in frame]
     if missing:
         raise Damaged(f"{name} is damaged (no column {missing[0]})")
-    for column in SAMPLE_COLUMNS:
-        if frame[column].dtype.kind not in _KINDS.get(column, "b"):
-            raise Damaged(f"{name} is damaged ({column} is {frame[column].dtype})")
+    types = frame.dtypes
+    for column, kind in COLUMN_TYPES.items():
+        if types[column].kind not in _KINDS[kind]:
+            raise Damaged(f"{name} is damaged ({column} is {types[column]})")
     return frame
 
 
@@ -198,18 +196,50 @@ def is_finished(folder: Path) -> bool:
     return (folder / "result.json").exists()
 
 
-def read_gallery(path: Path) -> dict[str, npt.NDArray[Any]]:
+class Gallery(Mapping[str, npt.NDArray[Any]]):
+    """Arrays of a gallery's file, read when they are asked for: a report shows one gallery of a hundred.
+
+    Raises:
+        Damaged: The file cannot be read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        with self._open() as file:
+            self.shapes: Mapping[str, Sequence[int]] = {
+                name: file.get_slice(name).get_shape()
+                for name in file.keys()  # noqa: SIM118
+            }
+
+    @contextmanager
+    def _open(self) -> Iterator[Any]:
+        try:
+            with safe_open(self._path, framework="numpy") as file:
+                yield file
+        except (OSError, ValueError, SafetensorError) as error:
+            raise Damaged(f"{self._path} is damaged ({first_line(error)})") from None
+
+    def __getitem__(self, name: str) -> npt.NDArray[Any]:
+        if name not in self.shapes:
+            raise KeyError(name)
+        with self._open() as file:
+            array: npt.NDArray[Any] = file.get_tensor(name)
+        return array
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.shapes)
+
+    def __len__(self) -> int:
+        return len(self.shapes)
+
+
+def read_gallery(path: Path) -> Mapping[str, npt.NDArray[Any]]:
     """Gallery arrays; none if there is no such file.
 
     Raises:
         Damaged: The file cannot be read.
     """
-    if not path.exists():
-        return {}
-    try:
-        return dict(load_arrays(path.read_bytes()))
-    except (OSError, ValueError, SafetensorError) as error:
-        raise Damaged(f"{path} is damaged ({first_line(error)})") from None
+    return Gallery(path) if path.exists() else {}
 
 
 def read_pair(folder: Path, run_id: str = "", run_url: str = "") -> Pair:
@@ -242,9 +272,9 @@ def read_result(folder: Path, run_id: str = "", run_url: str = "") -> Pair:
         fault = f"unknown norm {pair.meta['norm']!r}"
     if fault:
         raise Damaged(f"{folder / 'result.json'} is damaged ({fault})")
-    if pair.gallery:
-        shown = [pair.gallery.get(name) for name in ("index", "x", "x_adv", "label", "clean_pred", "adv_pred")]
-        if any(array is None or not array.ndim for array in shown) or len({len(array) for array in shown}) > 1:  # type: ignore[arg-type]
+    if isinstance(pair.gallery, Gallery) and pair.gallery:
+        shown = [pair.gallery.shapes.get(name) for name in ("index", "x", "x_adv", "label", "clean_pred", "adv_pred")]
+        if not all(shown) or len({shape[0] for shape in shown if shape}) > 1:
             raise Damaged(f"{folder / 'gallery.safetensors'} is damaged (not the images of a gallery)")
     return pair
 

@@ -5,12 +5,15 @@ What is on disk decides what is left to do, so the same command again does only 
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from typing import Final
 
 from filelock import FileLock, Timeout
 
@@ -23,6 +26,9 @@ from .results import finish
 from .store import Home, read_json
 from .tracking import Tracker, Unreachable
 from .work import Context, Examine, Job, Judge, Train, provenance, setup
+
+PATIENCE: Final = 20.0
+"""Seconds before a tracking store that did not answer is asked again."""
 
 
 @dataclass
@@ -117,6 +123,7 @@ class Recorder:
         self._queue: queue.SimpleQueue[Cell | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, daemon=True)
         self._stopping = threading.Event()
+        self._asked = -math.inf
         self.trouble = ""
         self.failures: list[str] = []
         self._thread.start()
@@ -147,6 +154,7 @@ class Recorder:
                 continue
             self._watch.cells_done += 1
             self._deliver()
+        self._deliver(last=True)
 
     def _finish(self, cell: Cell) -> None:
         info = self._plan.infos[cell.victim.dataset]
@@ -164,9 +172,9 @@ class Recorder:
             self._tracker.mark(self._plan.key, cell.key)  # before the result: a kill between them loses nothing
         finish(self._home.cell(cell.key), cell.shards, meta)
 
-    def _deliver(self) -> None:
-        """Deliver every waiting result, unless the store was found out of order."""
-        if self._tracker is None or self.trouble:
+    def _deliver(self, *, last: bool = False) -> None:
+        """Deliver every waiting result; a store that did not answer is asked now and then, and once more at the end."""
+        if self._tracker is None or (self.trouble and not last and time.monotonic() < self._asked + PATIENCE):
             return
         for marker in self._tracker.waiting():
             if self._stopping.is_set():
@@ -174,12 +182,17 @@ class Recorder:
             try:
                 self._tracker.deliver(marker)
             except Unreachable as error:
+                if not self.trouble:
+                    self._watch.messages.append(f"tracking store out of reach, results wait in pending/: {error}")
                 self.trouble = str(error)
-                self._watch.messages.append(f"tracking store out of reach, results wait in pending/: {error}")
+                self._asked = time.monotonic()
                 return
             except Exception as error:  # this one cannot be delivered, the others can
                 self.failures.append(f"cannot track {marker.stem}: {describe(error)}")
                 marker.rename(marker.with_suffix(".failed"))
+        if self.trouble:
+            self.trouble = ""
+            self._watch.messages.append("the tracking store answers again")
 
 
 def run(

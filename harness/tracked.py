@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
-from .metrics import Board, Pair, nearest, pair_rows, summary, worst_case
+from .metrics import Board, Pair, nearest, pair_rows, worst_case
 from .metrics import curve as accuracy_curve
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ EPS_STEPS: Final = 100_000
 def pair_metrics(pair: Pair, budgets: Mapping[str, Sequence[float]]) -> dict[str, float]:
     """Metrics of a pair's run."""
     meta = pair.meta
-    values = summary(pair.samples)
+    values = dict(pair.summary)
     if meta["status"] != "ok":
         del values["success_rate"]
     values |= {f"cost/{name}": float(meta[name]) for name in ("seconds", "forwards", "backwards")}
@@ -59,7 +59,7 @@ def model_metrics(
     whole: bool,
 ) -> dict[str, float]:
     """Metrics of a model's run; a worst case only if the whole battery ran well."""
-    values: dict[str, float] = {"score/clean": float(pairs[0].samples["clean_correct"].mean())}
+    values: dict[str, float] = {"score/clean": pairs[0].summary["clean_accuracy"]}
     for row in rows.to_dict("records"):
         source = f" from {row['source']}" if row["source"] else ""
         values[_metric_name(f"acc/{row['attack']}{source} {row['norm']} {row['eps']:g}")] = row["robust_accuracy"]

@@ -19,10 +19,11 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import urlparse
+from urllib.parse import urlparse, urlsplit
 from urllib.request import url2pathname
 
 from .campaign import Spoiled, attempt, boards, boards_from_home, model_state, probe_facts, read_plans, read_runs
+from .environment import without_password
 from .errors import UserError, describe
 from .health import Trust, trust
 from .metrics import Board, Pair, by_model, pair_rows
@@ -89,7 +90,7 @@ class Tracker:
         self.home = home
         self.uri = uri
         # the home's own store keeps its name when the home is moved
-        self.store = "home" if uri == default_uri(home) else uri.rstrip("/")
+        self.store = "home" if uri == default_uri(home) else without_password(uri).rstrip("/")
         self._plans: dict[str, Mapping[str, Any]] = {}
 
     @functools.cached_property
@@ -167,7 +168,12 @@ class Tracker:
         except Exception as error:
             if self._answers():
                 raise
-            raise Unreachable(f"{self.uri}: {describe(error)}"[:300]) from error
+            raise Unreachable(self._hide(f"{without_password(self.uri)}: {describe(error)}")[:300]) from error
+
+    def _hide(self, text: str) -> str:
+        """A message without the password."""
+        secret = urlsplit(self.uri).password
+        return text.replace(secret, "***") if secret else text
 
     def _answers(self) -> bool:
         """Whether the store is there."""
@@ -500,7 +506,7 @@ class Tracker:
         found = self._search(where)
         plans = [self._json(run, "plan.json") for run in reversed(found)]
         if not plans:
-            raise UserError(f"no tracked runs of {self.home.path} in {self.uri}; or read its files with --from home")
+            raise UserError(f"no tracked runs of {self.home.path} in {self.store}; or read its files with --from home")
         ours = f"tags.`gauntlet.origin` = '{self.origin}' and tags.`gauntlet.kind`"
         pair_runs = self._search(f"{ours} = 'pair' and attributes.status = 'FINISHED'")
         model_runs = self._search(f"{ours} = 'model'")
@@ -563,7 +569,7 @@ class Tracker:
     def _url(self, run: Run) -> str:
         if not self.uri.startswith("http"):
             return ""
-        return f"{self.uri.rstrip('/')}/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
+        return f"{self.store}/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
 
 
 def undelivered(home: Home) -> int:

@@ -78,7 +78,7 @@ def attackers(section: Section, entry: Entry, norm: str, eps: float) -> list[Att
                 forwards=mean(record.pair.meta.get("forwards") for record in own),
                 backwards=mean(record.pair.meta.get("backwards") for record in own),
                 seconds=mean(record.pair.meta.get("seconds") for record in own),
-                rounding=mean(rounding(record.pair.samples, norm, eps) for record in own),
+                rounding=mean(rounding(record.pair.columns, norm, eps) for record in own),
                 problems=[problem for record in own if (problem := _problem(record, len(own)))],
                 elsewhere="" if own else both([norm_name(one) for one in dict.fromkeys(_norms(records))]),
                 anchor=own[0].anchor if own else "",

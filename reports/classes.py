@@ -32,7 +32,7 @@ class ClassRow:
 
 def class_rows(section: Section, entry: Entry, norms: Sequence[str]) -> list[ClassRow]:
     """A row a class that has images, means over seeds."""
-    judged = [reference(pairs).sort_values("index") for pairs in entry.models.values()]
+    judged = [reference(pairs).samples.sort_values("index") for pairs in entry.models.values()]
     if not judged:
         return []
     labels = judged[0]["label"].to_numpy()

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 
-from harness.compare import Comparison, contrast
-from harness.metrics import reference
+from harness.compare import Comparison, contrast, images
 
 from . import names
 from .text import both
@@ -79,7 +78,7 @@ class Matrix:
 
 def comparable(a: Entry, b: Entry) -> bool:
     """Whether two entries were judged on the same images."""
-    judged = [reference(pairs)[["index", "label"]].sort_values("index") for e in (a, b) for pairs in e.models.values()]
+    judged = [images(pairs) for entry in (a, b) for pairs in entry.models.values()]
     return bool(a.models and b.models) and all(np.array_equal(judged[0], other) for other in judged[1:])
 
 

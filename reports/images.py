@@ -85,12 +85,12 @@ class Damage:
 
     @cached_property
     def _images(self) -> npt.NDArray[Any]:
-        positions: npt.NDArray[Any] = reference(self.pairs)["index"].to_numpy()
+        positions: npt.NDArray[Any] = reference(self.pairs).columns["index"]
         return positions
 
     @cached_property
     def _correct(self) -> Bools:
-        right: Bools = reference(self.pairs)["clean_correct"].to_numpy(bool)
+        right: Bools = reference(self.pairs).columns["clean_correct"]
         return right
 
     @cached_property
@@ -146,22 +146,23 @@ class Damage:
         """Clean images by their position."""
         found: dict[int, npt.NDArray[Any]] = {}
         for pair in self.pairs:
-            for row, index in enumerate(pair.gallery.get("index", ())):
-                found.setdefault(int(index), pair.gallery["x"][row])
+            rows = {int(index): row for row, index in enumerate(pair.gallery.get("index", ()))}
+            if rows.keys() - found.keys():  # else the file need not be read again
+                images = pair.gallery["x"]
+                found = {index: images[row] for index, row in rows.items()} | found
         return found
 
     def _image(self, at: int) -> Image:
         index = int(self._images[at])
         nearest = int(self._reaches[:, at].argmin())
         distance, pair = float(self._reaches[nearest, at]), self.pairs[nearest]
-        samples = pair.samples[pair.samples["index"] == index]
         broken = math.isfinite(distance)
         kept = np.flatnonzero(np.asarray(pair.gallery.get("index", ())) == index).tolist() if broken else []
-        judged = reference(self.pairs)
+        predicted = pair.columns["adv_pred"][pair.columns["index"] == index]
         return Image(
             index=index,
-            label=class_name(self.classes, int(judged["label"].iloc[at])),
-            after=class_name(self.classes, int(samples["adv_pred"].iloc[0])) if broken else "",
+            label=class_name(self.classes, int(reference(self.pairs).columns["label"][at])),
+            after=class_name(self.classes, int(predicted[0])) if broken else "",
             distance=distance,
             attack=column(pair).name if broken else "",
             original=data_uri(self._pictures[index]) if index in self._pictures else "",
@@ -210,8 +211,7 @@ class Damage:
         """Images (N,) that an attack looked at; in a cascade what broke before was not shown to it."""
         if not pair.meta.get("cascade"):
             return np.ones(len(self._images), bool)
-        own = pair.samples.loc[pair.samples["attacked"].to_numpy(bool), "index"]
-        return np.isin(self._images, own.to_numpy())
+        return np.isin(self._images, pair.columns["index"][pair.columns["attacked"]])
 
 
 def runs(where: Bools) -> str:

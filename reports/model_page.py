@@ -117,7 +117,7 @@ def _view(section: Section, entry: Entry, norm: str) -> View:
 
 def _clean(entry: Entry) -> tuple[float, ...] | None:
     """Clean accuracy with the ends of its interval, and the standard deviation over seeds."""
-    judged = [reference(pairs)["clean_correct"].to_numpy(bool) for pairs in entry.models.values()]
+    judged = [reference(pairs).columns["clean_correct"] for pairs in entry.models.values()]
     if not entry.n:
         return None
     std = float(np.std([one.mean() for one in judged], ddof=1)) if len(judged) > 1 else float("nan")

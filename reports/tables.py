@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -20,8 +20,7 @@ from harness.metrics import (
     by_model,
     limit,
     nearest,
-    pair_rows,
-    summary,
+    rows_of,
     worst_case,
 )
 
@@ -90,7 +89,7 @@ class Section:
         groups: dict[tuple[str, str, int], dict[str, list[Pair]]] = {}
         for key, pairs in by_model(self.pairs).items():
             meta = pairs[0].meta
-            n = max(len(pair.samples) for pair in pairs)
+            n = max(pair.n for pair in pairs)
             groups.setdefault((meta["architecture"], meta["defense"], n), {})[key] = pairs
         seen = {group[:2] for group in groups}
         for model in self.known.values():
@@ -149,14 +148,9 @@ class Section:
     def records(self) -> dict[str, list[Record]]:
         """Per entry anchor its pairs, the seeds of one attack next to each other."""
         ordered = [(entry.anchor, pair) for entry in self.entries for pair in sorted(entry.pairs, key=self._pair_order)]
-        # the rows of pairs.csv, so that the page cannot show an accuracy that the file withholds
-        numbered = [replace(pair, run_id=str(number)) for number, (_, pair) in enumerate(ordered)]
-        rows: dict[str, list[dict[Hashable, Any]]] = {}
-        for row in pair_rows(replace(self.board, pairs=numbered)).to_dict("records"):
-            rows.setdefault(row["run_id"], []).append(row)
         found: dict[str, list[Record]] = {entry.anchor: [] for entry in self.entries}
         for number, (anchor, pair) in enumerate(ordered):
-            found[anchor].append(self._record(f"{self.anchor}-p{number}", pair, rows[str(number)]))
+            found[anchor].append(self._record(f"{self.anchor}-p{number}", pair))
         return found
 
     def _pair_order(self, pair: Pair) -> tuple[int, str, str, float, int]:
@@ -164,12 +158,13 @@ class Section:
         rank = self.norms.index(meta["norm"])
         return rank, meta["attack"], str(meta.get("source") or ""), meta["eps"] or 0.0, meta["seed"]
 
-    def _record(self, anchor: str, pair: Pair, rows: Sequence[Mapping[Hashable, Any]]) -> Record:
+    def _record(self, anchor: str, pair: Pair) -> Record:
         columns = ("eps", "robust_accuracy", "robust_accuracy_low", "robust_accuracy_high")
-        accuracies = [tuple(float(row[name]) for name in columns) for row in rows]
-        samples = pair.samples
+        # the rows of pairs.csv, so that the page cannot show an accuracy that the file withholds
+        accuracies = [tuple(float(row[name]) for name in columns) for row in rows_of(self.board, pair)]
+        samples = pair.columns
         flags = pair.meta.get("invalid") or {flag: int(samples[flag].sum()) for flag in FLAGS}
-        distance = samples[pair.meta["norm"]].to_numpy(float)[samples["adversarial"].to_numpy(bool)]
+        distance = samples[pair.meta["norm"]][samples["adversarial"]]
         return Record(
             anchor=anchor,
             pair=pair,
@@ -221,7 +216,7 @@ class Section:
     @property
     def sizes(self) -> list[int]:
         """Distinct numbers of images."""
-        return sorted({len(pair.samples) for pair in self.pairs})
+        return sorted({pair.n for pair in self.pairs})
 
     @property
     def first(self) -> str:
@@ -275,7 +270,7 @@ def sections(boards: Sequence[Board], frames: Sequence[pd.DataFrame]) -> list[Se
 
 def _measured(pair: Pair) -> dict[str, float]:
     """Summary of a pair's samples. What a failed attack achieved on the rest is no measurement: NaN."""
-    found = summary(pair.samples)
+    found = dict(pair.summary)
     if pair.meta["status"] == "ok":
         return found
     kept = ("n", "clean_accuracy", "invalid")

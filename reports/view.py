@@ -176,7 +176,7 @@ class Record:
     @property
     def unchanged(self) -> float:
         """Share of the attacked images, of those the model had right, that came back as they were."""
-        samples = self.pair.samples
+        samples = self.pair.columns
         attacked = int((samples["attacked"] & samples["clean_correct"]).sum())
         return int(self.pair.meta.get("unchanged") or 0) / attacked if attacked else 0.0
 

@@ -98,7 +98,7 @@ def make_section() -> Callable[..., Section]:
 def test_classes_are_shares_of_their_images(section: Section, small_board: Board) -> None:
     entry = section.attacked[0]
     pairs = of(small_board, entry.defense)
-    judged, distance = reference(pairs), nearest(pairs, "linf")["distance"]
+    judged, distance = reference(pairs).samples, nearest(pairs, "linf")["distance"]
     rows = class_rows(section, entry, ["linf", "l2"])
     assert [row.name for row in rows[:3]] == ["zero", "one", "two"]
     assert sum(row.n for row in rows) == 20
@@ -159,7 +159,7 @@ def test_strips_show_every_image_once_per_attack(section: Section, small_board: 
         pairs = of(small_board, entry.defense)
         case = worst_case(pairs, "linf", 8 / 255)
         strips = Damage(pairs, "linf").strips(8 / 255)
-        errors = int((~reference(pairs)["clean_correct"]).sum())
+        errors = int((~reference(pairs).samples["clean_correct"]).sum())
         assert [strip.broken for strip in strips] == sorted(case.broken_by.values(), reverse=True)
         for strip in strips:
             widths = {kind: sum(map(int, re.findall(r"h(\d+)v", path))) for kind, path in strip.paths.items()}
