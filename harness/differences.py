@@ -152,7 +152,7 @@ def _rows(a: Pair | None, b: Pair | None, how: str, grid: Sequence[float]) -> li
     for side, pair in (("a", a), ("b", b)):
         row[f"cell_{side}"] = pair.meta["cell"] if pair is not None else ""
         row[f"status_{side}"] = pair.meta["status"] if pair is not None else ""
-        row[f"n_{side}"] = len(pair.samples) if pair is not None else 0
+        row[f"n_{side}"] = pair.n if pair is not None else 0
     return [row | {"eps": eps} | _moved(a, b, eps) for eps in grid]
 
 
@@ -173,7 +173,7 @@ def _moved(a: Pair | None, b: Pair | None, eps: float) -> dict[str, Any]:
         known |= {"only_a": found.only_b, "only_b": found.only_a}
         same, far = not (found.only_a or found.only_b), found.significant
     else:
-        ends = [wilson(known[f"accuracy_{side}"] * len(p.samples), len(p.samples)) for side, p in (("a", a), ("b", b))]
+        ends = [wilson(known[f"accuracy_{side}"] * p.n, p.n) for side, p in (("a", a), ("b", b))]
         (low_a, high_a), (low_b, high_b) = ends
         known |= {"test": "intervals", "low": low_b - high_a, "high": high_b - low_a}
         same, far = known["difference"] == 0, low_b > high_a or high_b < low_a
@@ -194,7 +194,7 @@ def _standing(pair: Pair, samples: pd.DataFrame, eps: float) -> Bools:
 
 def _accuracy(pair: Pair | None, eps: float) -> float:
     """Share of images that stand; NaN for a pair that failed or has no image."""
-    if pair is None or pair.meta["status"] not in _NUMBERS or not len(pair.samples):
+    if pair is None or pair.meta["status"] not in _NUMBERS or not pair.n:
         return math.nan
     return float(_standing(pair, pair.samples, eps).mean())
 

@@ -75,7 +75,7 @@ class Pair:
         meta: ``result.json``: the declaration and the counts. Keys used here: ``cell, model, dataset,
             architecture, defense, seed, attack, toolkit, kind, norm, eps, source, n, forwards, backwards,
             seconds, status``; ``eps`` is None for a minimal attack.
-        samples: Frame of :data:`SAMPLE_COLUMNS`.
+        records: What became of each image, by column (:data:`SAMPLE_COLUMNS`); see :attr:`samples`, :attr:`columns`.
         gallery: First images: ``index (M,)``, ``x`` and ``x_adv`` float32 (M, C, H, W), ``label``,
             ``clean_pred``, ``adv_pred`` (M,). Empty if none were kept.
         run_id: MLflow run, empty if not tracked.
@@ -83,15 +83,20 @@ class Pair:
     """
 
     meta: Mapping[str, Any]
-    samples: pd.DataFrame
+    records: Samples
     gallery: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
     run_id: str = ""
     run_url: str = ""
 
     @cached_property
+    def samples(self) -> pd.DataFrame:
+        """The records as a frame."""
+        return self.records if isinstance(self.records, pd.DataFrame) else pd.DataFrame(self.records)
+
+    @cached_property
     def columns(self) -> Mapping[str, npt.NDArray[Any]]:
-        """The samples as arrays: a report looks at each a dozen times, and a frame takes its time each time."""
-        return {name: self.samples[name].to_numpy(kind) for name, kind in COLUMN_TYPES.items()}
+        """The records as arrays: a report looks at each a dozen times, and a frame takes its time each time."""
+        return {name: np.asarray(self.records[name], kind) for name, kind in COLUMN_TYPES.items()}
 
     @cached_property
     def summary(self) -> Mapping[str, float]:
@@ -101,7 +106,7 @@ class Pair:
     @property
     def n(self) -> int:
         """Images."""
-        return len(self.samples)
+        return len(self.records["index"])
 
 
 @dataclass(frozen=True)

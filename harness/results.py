@@ -46,22 +46,22 @@ def samples_to_bytes(samples: pd.DataFrame) -> bytes:
     return buffer.getvalue()
 
 
-def _frame(source: Path | io.BytesIO, name: Path) -> pd.DataFrame:
-    """Samples frame of a parquet file; ``name`` is the file to blame."""
+def _columns(source: Path | io.BytesIO, name: Path) -> dict[str, npt.NDArray[Any]]:
+    """Columns of a parquet file of samples; ``name`` is the file to blame."""
     try:
-        # past pandas' own reader, which takes twice the time: a report reads thousands
+        # past pandas, which takes as long again: a report reads thousands
         with ParquetFile(source, page_checksum_verification=True) as file:
-            frame: pd.DataFrame = file.read(use_threads=False).to_pandas(use_threads=False)
+            table = file.read(use_threads=False)
+            columns = {column: table.column(column).to_numpy() for column in table.column_names}
     except Exception as error:  # damaged bytes make pyarrow and pandas raise a dozen types
         raise Damaged(f"{name} is damaged ({first_line(error)})") from None
-    missing = [column for column in COLUMN_TYPES if column not in frame]
+    missing = [column for column in COLUMN_TYPES if column not in columns]
     if missing:
         raise Damaged(f"{name} is damaged (no column {missing[0]})")
-    types = frame.dtypes
     for column, kind in COLUMN_TYPES.items():
-        if types[column].kind not in _KINDS[kind]:
-            raise Damaged(f"{name} is damaged ({column} is {types[column]})")
-    return frame
+        if columns[column].dtype.kind not in _KINDS[kind]:
+            raise Damaged(f"{name} is damaged ({column} is {columns[column].dtype})")
+    return columns
 
 
 def read_samples(path: Path) -> pd.DataFrame:
@@ -70,7 +70,7 @@ def read_samples(path: Path) -> pd.DataFrame:
     Raises:
         Damaged: Not a parquet file with the expected columns.
     """
-    return _frame(path, path)
+    return pd.DataFrame(_columns(path, path))
 
 
 def write_shard(folder: Path, shard: int, samples: pd.DataFrame, facts: Mapping[str, Any], gallery: Arrays) -> None:
@@ -100,7 +100,8 @@ def read_shard(path: Path) -> tuple[pd.DataFrame, dict[str, Any], dict[str, npt.
         facts = json.loads(metadata["facts"])
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise Damaged(f"{path} is damaged ({first_line(error)})") from None
-    return _frame(packed, path), facts, {name.removeprefix("gallery."): value for name, value in arrays.items()}
+    samples = pd.DataFrame(_columns(packed, path))
+    return samples, facts, {name.removeprefix("gallery."): value for name, value in arrays.items()}
 
 
 def shard_samples(folder: Path, shard: int) -> pd.DataFrame:
@@ -254,10 +255,11 @@ def read_pair(folder: Path, run_id: str = "", run_url: str = "") -> Pair:
         raise Damaged(str(error)) from None
     if not isinstance(meta, dict):
         raise Damaged(f"{folder / 'result.json'} is damaged (not a JSON object)")
-    samples = read_samples(folder / "samples.parquet")
-    if len(samples) != meta.get("n"):
-        raise Damaged(f"{folder / 'samples.parquet'} is damaged ({len(samples)} rows, {meta.get('n')} declared)")
-    return Pair(meta, samples, read_gallery(folder / "gallery.safetensors"), run_id, run_url)
+    path = folder / "samples.parquet"
+    columns = _columns(path, path)
+    if (n := len(columns["index"])) != meta.get("n"):
+        raise Damaged(f"{path} is damaged ({n} rows, {meta.get('n')} declared)")
+    return Pair(meta, columns, read_gallery(folder / "gallery.safetensors"), run_id, run_url)
 
 
 def read_result(folder: Path, run_id: str = "", run_url: str = "") -> Pair:

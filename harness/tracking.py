@@ -77,6 +77,21 @@ class Unreachable(RuntimeError):
     """The tracking store did not answer. Results are safe on disk and are delivered later."""
 
 
+def _lost(error: BaseException | None) -> bool:
+    """Whether a connection was lost, be it for a moment: the store may answer again by the time it is asked."""
+    from mlflow.exceptions import MlflowException
+    from requests import RequestException
+    from sqlalchemy.exc import OperationalError
+
+    while error is not None:
+        if isinstance(error, OperationalError | ConnectionError | TimeoutError | RequestException):
+            return True
+        if isinstance(error, MlflowException) and error.error_code == "TEMPORARILY_UNAVAILABLE":
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
 class Tracker:
     """Delivers records to one MLflow store.
 
@@ -162,11 +177,11 @@ class Tracker:
         return path.read_text()
 
     def _guard(self, call: Any, *arguments: Any, **named: Any) -> Any:
-        """Call MLflow; if it fails and the store does not answer a simple question either, it is out of reach."""
+        """Call MLflow; if it fails for want of a connection, or the store answers nothing else, it is out of reach."""
         try:
             return call(*arguments, **named)
         except Exception as error:
-            if self._answers():
+            if not _lost(error) and self._answers():
                 raise
             raise Unreachable(self._hide(f"{without_password(self.uri)}: {describe(error)}")[:300]) from error
 
