@@ -213,6 +213,22 @@ def reproduce(study: str, **options: Any) -> None:
 
 
 @cli.command()
+@click.argument("study")
+@click.option("--profile", default="cpu", show_default=True, help="smoke, cpu or full: whose values are tried.")
+@click.option("--setting", "settings", multiple=True, metavar="NAME", help="Only this hyperparameter; repeatable.")
+@click.option("--dry-run", is_flag=True, help="Only list what there is to do, and what it may cost.")
+@_options("jobs", "device", "engine", "home", "data", "download")
+def search(study: str, **options: Any) -> None:
+    """Try values of a study's hyperparameters, and compare them on held-out training images.
+
+    Writes search-STUDY-PROFILE.csv. Profiles hold what was found so; nothing is changed.
+    """
+    from .commands import search as execute_search
+
+    execute_search(study, **options)
+
+
+@cli.command()
 @_options("home", "tracking")
 @click.option("--from", "source", type=click.Choice(["mlflow", "home"]), default="mlflow", show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), help="Folder to write to. Default: HOME/report.")

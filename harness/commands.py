@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from .environment import command_line, cores, without_password
 from .errors import UserError
-from .printing import Spoils, complain, console, print_claims, print_leaderboard, waiting, write_report
+from .printing import Spoils, complain, console, print_claims, print_leaderboard, print_search, waiting, write_report
 
 if TYPE_CHECKING:
     from .data import DataSource
@@ -247,6 +247,58 @@ def reproduce(
     if trouble := next((report for report in ended if report.trouble), None):
         waiting(trouble.trouble, ended[-1].waiting, place.pending)
     if any(report.failures for report in ended):
+        sys.exit(1)
+
+
+def search(
+    name: str,
+    *,
+    profile: str,
+    settings: Sequence[str],
+    dry_run: bool,
+    jobs: int | None,
+    device: str,
+    home: Path,
+    data_root: Path | None,
+    download: bool,
+    engine: Cluster | None = None,
+) -> None:
+    """Train a network for every value of a study's searches, compare them, and write the table.
+
+    Raises:
+        UserError: Unknown study, profile or setting; the home or the data cannot be used.
+        SystemExit: A training failed.
+    """
+    from suites import study as find
+
+    from .data import DataSource
+    from .live import Display
+    from .runner import run
+    from .search import candidates, plan, scores
+    from .store import Home, write_bytes
+    from .work import Context
+
+    here = check_device(device, engine)
+    study = find(name)
+    source = DataSource(study.profile(profile).dataset, root=data_root, download=download)
+    tried = candidates(study, profile, source.info(), settings)
+    made = plan(study, profile, source.info(), tried)
+    if dry_run:
+        foresee([made], home, here)
+        return
+    data = source.load()
+    place = Home(home).create()
+    context = Context(place, {data.info.name: source}, device)
+    command = command_line()
+    with _workers(engine, context) as workers, Display(made, place, console) as display:
+        ended = run(made, context, jobs=jobs or cores(), command=command, observe=display, engine=workers)
+    frame = scores(tried, place, data, here)
+    print_search(frame)
+    out = home / f"search-{name}-{profile}.csv"
+    write_bytes(out, frame.to_csv(index=False, lineterminator="\n").encode())
+    console.print(f"wrote {out}", style="dim", markup=False, soft_wrap=True)
+    complain(ended.failures)
+    if ended.failures:
         sys.exit(1)
 
 

@@ -15,6 +15,8 @@ from rich.table import Table
 from .errors import UserError
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from .findings import Findings
     from .metrics import Board
     from .plan import Plan
@@ -23,6 +25,26 @@ if TYPE_CHECKING:
 # where nobody measures the width (a pipe, a log) tables are wide rather than broken
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
 complaints = Console(stderr=True, highlight=False)
+
+
+def print_search(scores: pd.DataFrame) -> None:
+    """What a search found, the best of each setting in bold."""
+    table = Table(title_justify="left")
+    for column in ("setting", "of", "value", "held-out accuracy", "95 % interval", "images", ""):
+        table.add_column(column)
+    for row in scores.itertuples():
+        words = ", ".join(word for word, so in (("best", row.best), ("in use", row.used)) if so)
+        table.add_row(
+            str(row.setting),
+            escape(str(row.model)),
+            f"{row.value:g}",
+            f"{100 * row.accuracy:.1f} %",
+            f"{100 * row.low:.1f} to {100 * row.high:.1f}",
+            str(row.n),
+            words,
+            style="bold" if row.best else None,
+        )
+    console.print(table)
 
 
 def print_claims(findings: Findings) -> None:

@@ -232,6 +232,21 @@ class Profile:
     surrogate: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """A hyperparameter that is chosen on images held out of the training part.
+
+    Attributes:
+        setting: Its name in a profile's settings.
+        model: The model that it is a part of.
+        values: Those to try, by profile.
+    """
+
+    setting: str
+    model: str
+    values: Mapping[str, tuple[Any, ...]]
+
+
 Models = Callable[[Profile, "DatasetInfo", int], Mapping[str, "ModelSpec"]]
 """The study's models by name, for one profile, data set and training seed."""
 
@@ -251,6 +266,7 @@ class Study:
         choices: What the paper leaves open.
         defended: Models that today's batteries judge, as ``(name, what to call it)``.
         datasets: Data sets on which the paper's values were measured: on another one none is reproduced.
+        searches: How settings of the profiles were chosen; see :mod:`harness.search`.
     """
 
     name: str
@@ -263,6 +279,7 @@ class Study:
     choices: tuple[Choice, ...] = ()
     defended: tuple[tuple[str, str], ...] = ()
     datasets: tuple[str, ...] = ("mnist",)
+    searches: tuple[Search, ...] = ()
 
     def __post_init__(self) -> None:
         assert len(set(self.names)) == len(self.names), f"study {self.name}: two items or claims share a name"

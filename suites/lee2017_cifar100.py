@@ -15,6 +15,7 @@ from suites.lee2017 import (
     GAT,
     METHODS,
     RANDOM,
+    SEARCHES,
     models,
     profiles,
     regularization,
@@ -48,4 +49,5 @@ STUDY: Final = Study(
     ),
     defended=tuple((name, name) for name in METHODS),
     datasets=("cifar100",),
+    searches=SEARCHES,
 )
