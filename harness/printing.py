@@ -32,17 +32,17 @@ def print_search(scores: pd.DataFrame) -> None:
     table = Table(title_justify="left")
     for column in ("setting", "of", "value", "held-out accuracy", "95 % interval", "images", ""):
         table.add_column(column)
-    for row in scores.itertuples():
-        words = ", ".join(word for word, so in (("best", row.best), ("in use", row.used)) if so)
+    for row in scores.to_dict("records"):
+        words = ", ".join(word for word, so in (("best", row["best"]), ("in use", row["used"])) if so)
         table.add_row(
-            str(row.setting),
-            escape(str(row.model)),
-            f"{row.value:g}",
-            f"{100 * row.accuracy:.1f} %",
-            f"{100 * row.low:.1f} to {100 * row.high:.1f}",
-            str(row.n),
+            row["setting"],
+            escape(row["model"]),
+            f"{row['value']:g}",
+            f"{100 * row['accuracy']:.1f} %",
+            f"{100 * row['low']:.1f} to {100 * row['high']:.1f}",
+            str(row["n"]),
             words,
-            style="bold" if row.best else None,
+            style="bold" if row["best"] else None,
         )
     console.print(table)
 
