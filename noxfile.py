@@ -46,7 +46,17 @@ def tests(session: nox.Session) -> None:
 def judgement(session: nox.Session) -> None:
     """Let the batteries judge victims whose weakness is known, and every attack prove its strength; takes long."""
     install(session, "tests")
-    session.run("pytest", "tests_slow", "-n", "auto", "--maxprocesses", "4", "--timeout", "3600", *session.posargs)
+    session.run(
+        "pytest",
+        "tests_slow/test_grades.py",
+        "-n",
+        "auto",
+        "--maxprocesses",
+        "4",
+        "--timeout",
+        "3600",
+        *session.posargs,
+    )
     session.run("gauntlet", "doctor", "--attacks")
 
 
@@ -56,6 +66,20 @@ def cluster(session: nox.Session) -> None:
     install(session, "tests", extras="[ray]")
     files = ("tests/test_ray_engine.py", "tests_slow/test_ray_cluster.py")
     session.run("pytest", *files, "-n0", "--timeout", "1500", *session.posargs)
+
+
+@nox.session
+def team(session: nox.Session) -> None:
+    """Track to a PostgreSQL behind an MLflow server, both going away in mid-run; needs PostgreSQL's programs."""
+    install(session, "tests", extras="[team]")
+    session.run("pytest", "tests_slow/test_team.py", "-n0", *session.posargs)
+
+
+@nox.session
+def fuzz(session: nox.Session) -> None:
+    """Give commands and readers a thousand bad inputs; takes minutes."""
+    install(session, "tests")
+    session.run("pytest", "tests_slow/test_bad_inputs.py", "-n0", "-s", "--timeout", "1500", *session.posargs)
 
 
 @nox.session

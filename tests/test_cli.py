@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 import shutil
 import subprocess
 import sys
@@ -9,23 +10,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from click.testing import CliRunner, Result
 
-from harness.cli import cli
-
-
-def call(*arguments: object) -> Result:
-    return CliRunner().invoke(cli, [str(argument) for argument in arguments])
-
-
-def complaint(result: Result) -> str:
-    """The one line that a command ended with."""
-    assert result.exit_code != 0, result.output
-    assert "Traceback" not in result.output
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    lines = [line for line in result.stderr.splitlines() if line.startswith("gauntlet: ")]
-    assert len(lines) == 1, result.output
-    return lines[0]
+COMMANDS = runpy.run_path(str(Path(__file__).parent / "commands.py"))
+call, complaint = COMMANDS["call"], COMMANDS["complaint"]
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from harness.store import Home, write_json
 from harness.sync import merge
 
 HELPERS = runpy.run_path(str(Path(__file__).parent / "boards.py"))
-CLI = runpy.run_path(str(Path(__file__).parent / "test_cli.py"))
+CLI = runpy.run_path(str(Path(__file__).parent / "commands.py"))
 
 OF_A_PAIR = ("cell", "model", "dataset", "n", "attack", "norm", "eps", "source")
 

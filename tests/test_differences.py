@@ -20,7 +20,7 @@ from harness.results import samples_to_bytes
 from harness.store import Home, write_json
 
 HELPERS = runpy.run_path(str(Path(__file__).parent / "boards.py"))
-CLI = runpy.run_path(str(Path(__file__).parent / "test_cli.py"))
+CLI = runpy.run_path(str(Path(__file__).parent / "commands.py"))
 budget, minimal, NAN = HELPERS["budget"], HELPERS["pair"], math.nan
 
 

@@ -19,7 +19,7 @@ from harness.listing import versions
 from harness.results import write_shard
 from harness.store import Home, read_json, write_json
 
-CLI = runpy.run_path(str(Path(__file__).parent / "test_cli.py"))
+CLI = runpy.run_path(str(Path(__file__).parent / "commands.py"))
 call, complaint = CLI["call"], CLI["complaint"]
 
 

@@ -31,7 +31,7 @@ SUITE = Suite(
     budgets={"linf": (0.1, 0.2, 0.3), "l2": (1.0,)},
     samples=20,
 )
-CLI = runpy.run_path(str(Path(__file__).parent / "test_cli.py"))
+CLI = runpy.run_path(str(Path(__file__).parent / "commands.py"))
 
 
 def make(*defenses: object, seeds: tuple[int, ...] = (0,), cascade: bool = False) -> Plan:

@@ -20,7 +20,7 @@ from harness.store import Home, read_json, write_json
 from harness.sync import homes, merge
 from harness.tracking import Tracker, default_uri
 
-CLI = runpy.run_path(str(Path(__file__).parent / "test_cli.py"))
+CLI = runpy.run_path(str(Path(__file__).parent / "commands.py"))
 call, complaint = CLI["call"], CLI["complaint"]
 
 pytestmark = pytest.mark.slow
