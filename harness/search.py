@@ -16,7 +16,6 @@ from torch import Tensor
 
 from .data import Dataset, DatasetInfo
 from .errors import UserError, unknown
-from .external import External
 from .metrics import wilson
 from .plan import ModelSpec, Plan, Suite, with_parents
 from .store import Home, has_model, load_card, load_model
@@ -97,7 +96,7 @@ def held_out(spec: ModelSpec, data: Dataset) -> Tensor | None:
         spec: The network.
         data: Its data set.
     """
-    if isinstance(spec.defense, External) or (taken := spec.defense.subset) is None:
+    if (taken := spec.defense.subset) is None:
         return None
     beyond = min(len(data.x_train) - taken, IMAGES)
     return data.train_sample(taken + beyond, slice(taken, None))[0] if beyond > 0 else None
@@ -135,6 +134,6 @@ def _measure(spec: ModelSpec, home: Home, data: Dataset, device: torch.device | 
         return score(model, data, images, labels)[1], len(labels)
     card: Mapping[str, Any] = load_card(home, spec)
     last = card["history"][-1]["validation_accuracy"]
-    if isinstance(spec.defense, External) or last is None:
+    if last is None:
         raise UserError(f"{spec.defense.name} holds no training image out: give it validation=0.1 or a subset")
     return float(last), spec.defense.held(len(data.x_train))

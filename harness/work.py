@@ -219,6 +219,7 @@ class Worker:
     def _keep(self, spec: ModelSpec, trained: Trained, data: Dataset, seconds: float) -> None:
         """Measure a trained model and write it down."""
         (model, history), home, device = trained, self.context.home, self.context.device
+        data = spec.defense.part(data)  # the training accuracy is that on what it was given
         # where nothing was trained a part says enough, and a defense at inference time may be slow
         seen, unseen = (
             None if history else torch.arange(min(UNTRAINED_SAMPLES, len(images)), device=device)

@@ -42,6 +42,9 @@ CLEAN_SIGMA: Final = "0"
 NOISE: Final = ("0.1", "0.3")
 NATURAL: Final = 0.01
 ANY: Final = Threat("l2", None)
+WHOLE: Final = 60_000
+"""Images a measure takes: all that there are of a smaller part."""
+
 LINE: Final = Unclipped(attack=Gradient(p=2.0, mode="minimal"))
 """Section V.A: the shortest step along the gradient that changes the prediction. Not clipped: see the choices."""
 
@@ -126,8 +129,8 @@ def tested(model: str) -> Measure:
 
 
 def noisy(model: str, std: float) -> Measure:
-    """Error under Gaussian noise of all images, also of those that are wrong without."""
-    return Measure(quantity="error", model=model, attack=Gaussian(std=std), threat=ANY)
+    """Error under Gaussian noise on the whole test set, also on images that are wrong without."""
+    return Measure(quantity="error", model=model, attack=Gaussian(std=std), threat=ANY, samples=WHOLE)
 
 
 def trained_on(measure: Measure) -> Measure:
@@ -231,9 +234,6 @@ TABLE_4: Final = noise_table(
     (0.2, 0.3, 5.0),
     SHORT,
 )
-
-WHOLE: Final = 60_000
-"""Images of the training set, or all of a smaller one."""
 
 SHARE: Final = 0.15
 """Tolerance of the softmax tables, of the printed value: it takes one scale of lambda to meet all of them."""

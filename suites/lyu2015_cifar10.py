@@ -31,6 +31,7 @@ def models(profile: Profile, info: DatasetInfo, seed: int) -> Mapping[str, Model
     settings = profile.settings
     common: dict[str, Any] = {
         "epochs": settings["epochs"],
+        "batch_size": settings["batch_size"],
         "optimizer": "sgd",
         "lr": 0.05,
         "momentum": 0.6,
@@ -101,17 +102,17 @@ PROFILES: Final = {
         batteries=("quick",),
         battery_samples=10,
         skipped=(PLAIN[BOTH],),
-        settings={"architecture": _LARGE, "epochs": 1, "refit": 1, "subset": None},
+        settings={"architecture": _LARGE, "epochs": 1, "batch_size": 128, "refit": 1, "subset": None},
     ),
     "cpu": Profile(
-        summary="CIFAR-10 re-encoded as JPEG, one seed, 500 test images, a smaller network for 3 epochs of 10,000 "
+        summary="CIFAR-10 re-encoded as JPEG, one seed, 500 test images, a smaller network for 4 epochs of 10,000 "
         "images, far too few for the paper's errors; two cores take about ten minutes",
         dataset="cifar10-jpeg",
         seeds=(0,),
         samples=500,
         battery_samples=50,
-        settings={"architecture": "conv-maxout", "epochs": 3, "refit": 1, "subset": 10_000},
-        surrogate={"epochs": 3, "subset": 10_000},
+        settings={"architecture": "conv-maxout", "epochs": 4, "batch_size": 32, "refit": 1, "subset": 10_000},
+        surrogate={"epochs": 4, "batch_size": 32, "subset": 10_000},
     ),
     "full": Profile(
         summary="CIFAR-10, three seeds, all test images, long training; for a GPU",
@@ -119,7 +120,7 @@ PROFILES: Final = {
         seeds=(0, 1, 2),
         samples=10_000,
         battery_samples=1000,
-        settings={"architecture": _LARGE, "epochs": 150, "refit": 40, "subset": None},
+        settings={"architecture": _LARGE, "epochs": 150, "batch_size": 128, "refit": 40, "subset": None},
     ),
 }
 
