@@ -120,7 +120,10 @@ def reproduce(session: nox.Session) -> None:
 
 @nox.session
 def benchmarks(session: nox.Session) -> None:
-    """Measure speed as ratios within one run; takes long. Arguments: names, then options of the one named."""
+    """Measure speed as ratios within one run, and write docs/performance.md; with names, only print. Takes long.
+
+    Arguments: names, then options of the one named.
+    """
     known = sorted(file.stem for file in Path("benchmarks").glob("bench_*.py"))
     names = [Path(name).stem for name in takewhile(lambda word: not word.startswith("-"), session.posargs)]
     options = session.posargs[len(names) :]
@@ -129,5 +132,7 @@ def benchmarks(session: nox.Session) -> None:
     if options and len(names) != 1:
         session.error(f"options need the name of one benchmark before them; there are {', '.join(known)}")
     install(session)
-    for name in names or known:
+    if not names:
+        session.run("python", "benchmarks/write.py")
+    for name in names:
         session.run("python", f"benchmarks/{name}.py", *options)

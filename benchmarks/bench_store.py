@@ -1,6 +1,6 @@
-"""How the harness bears many pairs: planning, going on, reporting, and memory, over the number of pairs in a home.
+"""How the harness bears many pairs: planning, going on, reporting and memory, over pairs in a home and images a pair.
 
-    python benchmarks/bench_store.py [--pairs 1000,10000] [--tracked]
+    python benchmarks/bench_store.py [--pairs 1000,10000] [--images 100] [--tracked]
 
 The pairs are real records of one attacked batch, filed under other seeds: what is measured is all but attacking. With
 ``--tracked`` they are delivered to an MLflow store in SQLite first, which takes a while.
@@ -33,22 +33,16 @@ from harness.tracking import Tracker, default_uri
 from harness.work import Context, Examine, digests, provenance, setup
 
 SOURCE = DataSource("digits")
-IMAGES = 100
-SUITE = Suite(
-    name="bench",
-    summary="",
-    attacks={"linf": (Noise(), Gradient(), *(Gradient(p=p) for p in (1.5, 2.0, 3.0, 4.0, 5.0, 8.0)))},
-    samples=IMAGES,
-    batch=IMAGES,
-)
-"""8 attacks at 3 eps: 24 pairs a model."""
+ATTACKS = (Noise(), Gradient(), *(Gradient(p=p) for p in (1.5, 2.0, 3.0, 4.0, 5.0, 8.0)))
+"""At 3 eps: 24 pairs a model."""
 
 
-def declare(pairs: int) -> Plan:
-    """A plan of at least so many pairs."""
+def declare(pairs: int, images: int = 100) -> Plan:
+    """A plan of at least so many pairs of so many images."""
     info = SOURCE.info()
+    suite = Suite(name="bench", summary="", attacks={"linf": ATTACKS}, samples=images, batch=images)
     models = -(-pairs // 24)
-    return plan(SUITE, specs([info], ["softmax"], [Standard(epochs=1)], range(models)), {info.name: info})
+    return plan(suite, specs([info], ["softmax"], [Standard(epochs=1)], range(models)), {info.name: info})
 
 
 def fill(home: Home, made: Plan) -> None:
@@ -62,9 +56,9 @@ def fill(home: Home, made: Plan) -> None:
     card |= {"epochs": 1, "seconds": 0.0, "train_accuracy": 0.9, "test_accuracy": 0.9, "history": []}
     for spec in made.models:
         save_model(home, spec, model, card | {"seed": spec.seed})
-    index, (x, y) = data.test_sample(IMAGES)
     bench = Bench.of(model, len(data.info.classes), "cpu")
     cell = made.cells[0]
+    index, (x, y) = data.test_sample(cell.n)
     outcome = run_shard(bench, cell.attack, cell.threat, index=index, x=x, y=y, seed=0)
     for cell in made.cells:
         facts = {**outcome.facts, **provenance(home, cell)}
@@ -82,10 +76,10 @@ def seconds(job: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def measure(pairs: int, *, tracked: bool) -> None:
+def measure(pairs: int, images: int, *, tracked: bool) -> None:
     with tempfile.TemporaryDirectory() as folder:
         home = Home(Path(folder)).create()
-        made = declare(pairs)
+        made = declare(pairs, images)
         context = Context(home, {"digits": SOURCE})
         fill(home, made)
         tracker = Tracker(home, default_uri(home)) if tracked else None
@@ -96,24 +90,27 @@ def measure(pairs: int, *, tracked: bool) -> None:
 
         took = {
             "record": seconds(go),  # what was attacked is merged, summed up and, if tracked, delivered
-            "plan": seconds(lambda: Graph(declare(pairs), home, print)),
+            "plan": seconds(lambda: Graph(declare(pairs, images), home, print)),
             "resume": seconds(go),
             "report": seconds(lambda: reports.write(campaign.boards_from_home(home), Path(folder) / "report")),
         }
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-        print(f"{len(made.cells):>8}" + "".join(f"{value:>10.1f}" for value in took.values()) + f"{memory:>10.2f}")
+        columns = "".join(f"{value:>10.1f}" for value in took.values())
+        print(f"{len(made.cells):>8}{made.cells[0].n:>8}{columns}{memory:>10.2f}", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--pairs", default="1000,10000")
+    parser.add_argument("--images", default="100", help="of the 359 test images of the digits at most")
     parser.add_argument("--tracked", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
     print("seconds, and the largest memory so far" + (", tracked" if options.tracked else ""))
-    print(f"{'pairs':>8}{'record':>10}{'plan':>10}{'resume':>10}{'report':>10}{'GB':>10}")
+    print(f"{'pairs':>8}{'images':>8}{'record':>10}{'plan':>10}{'resume':>10}{'report':>10}{'GB':>10}")
     for pairs in options.pairs.split(","):
-        measure(int(pairs), tracked=options.tracked)
+        for images in options.images.split(","):
+            measure(int(pairs), int(images), tracked=options.tracked)
 
 
 if __name__ == "__main__":

@@ -75,11 +75,21 @@ def craft(victim: Victim, attack: Attack, threat: Threat, x: Tensor, y: Tensor, 
     """Call an attack on copies of the images, seeded, with its passes counted. An exception becomes a record.
 
     So does a change of the model's weights, which are put back: the attack worked on another model than the one
-    that is judged, and whatever is attacked next on this copy would too.
+    that is judged, and whatever is attacked next on this copy would too. An attack that runs out of memory is begun
+    anew, with the model called on fewer images at once: see :meth:`~harness.victim.Victim.narrow`.
 
     Raises:
         VictimError: The model itself is at fault, not the attack.
     """
+    while True:
+        try:
+            return _craft(victim, attack, threat, x, y, seed)
+        except torch.OutOfMemoryError as error:
+            if not victim.narrow(len(x)):
+                return Proposal(None, 0.0, 0, 0, (f"out of memory, even image by image: {describe(error)}",))
+
+
+def _craft(victim: Victim, attack: Attack, threat: Threat, x: Tensor, y: Tensor, seed: int) -> Proposal:
     identity.seed_everything(seed)
     errors: tuple[str, ...] = ()
     x_adv: object = None
@@ -97,7 +107,7 @@ def craft(victim: Victim, attack: Attack, threat: Threat, x: Tensor, y: Tensor, 
                     seconds = time.perf_counter() - start
             if x_adv is None:
                 raise TypeError("the attack returned None")
-        except VictimError:
+        except (VictimError, torch.OutOfMemoryError):
             raise
         except Exception as error:
             x_adv, errors = None, (describe(error),)

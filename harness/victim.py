@@ -10,6 +10,7 @@ from typing import Final
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from . import identity
 from .errors import UserError
@@ -58,6 +59,7 @@ class Victim(nn.Module):
 
     Attributes:
         cost: Running :class:`Cost`; see :meth:`counted` for the cost of a block of code.
+        chunk: Most images that the model is called with at once, ``None`` for any number; see :meth:`narrow`.
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class Victim(nn.Module):
         self.classes = classes
         self.device = torch.device(device)
         self.cost = Cost()
+        self.chunk: int | None = None
         super().train(False)
 
     def train(self, mode: bool = True) -> Victim:
@@ -103,11 +106,36 @@ class Victim(nn.Module):
     def _once(self, x: Tensor) -> Tensor:
         """One call of the model."""
         self.cost.forwards += len(x)
-        logits: Tensor = self.model(x)
+        logits: Tensor = self.model(x) if self.chunk is None or len(x) <= self.chunk else self._in_chunks(x, self.chunk)
         self._check(logits, len(x))
         if self.remedy.probabilities:
             return logits.clamp_min(torch.finfo(logits.dtype).tiny).log()
         return logits
+
+    def _in_chunks(self, x: Tensor, size: int) -> Tensor:
+        """One call of the model, part after part of the batch; a backward pass makes again what it needs."""
+        parts = torch.split(x, size)
+        if x.requires_grad and torch.is_grad_enabled():
+            return torch.cat([checkpoint(self.model, part, use_reentrant=False) for part in parts])
+        return torch.cat([self.model(part) for part in parts])
+
+    def narrow(self, images: int) -> bool:
+        """Call the model with half as many images at once, after a batch of so many was too much for the memory.
+
+        The batch that an attack sees stays as it is, and so do its random draws and its numbers, up to rounding; a
+        model that draws for itself draws in another order. Peak memory falls with the chunk, also of a backward pass,
+        which costs a forward pass more then; those are no passes that the attack asked for.
+
+        Returns:
+            False if there is nothing left to halve.
+        """
+        size = min(images, self.chunk or images)
+        if size <= 1:
+            return False
+        self.chunk = (size + 1) // 2
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return True
 
     def _count_backward(self, grad: Tensor) -> None:
         self.cost.backwards += len(grad) * self.remedy.draws
@@ -144,12 +172,20 @@ class Victim(nn.Module):
         """
         before = self.cost.forwards
         try:
-            if self.votes is None:  # unseeded: one that draws all the same is to be found out
-                return self._ballot(x)
-            with identity.isolated(_VOTE_SEED, self.device):
-                return torch.stack([self._ballot(x) for _ in range(self.votes)]).sum(0)
+            while True:
+                try:
+                    return self._ballots(x)
+                except torch.OutOfMemoryError:
+                    if not self.narrow(len(x)):
+                        raise
         finally:
             self.cost.forwards = before
+
+    def _ballots(self, x: Tensor) -> Tensor:
+        if self.votes is None:  # unseeded: one that draws all the same is to be found out
+            return self._ballot(x)
+        with identity.isolated(_VOTE_SEED, self.device):
+            return torch.stack([self._ballot(x) for _ in range(self.votes)]).sum(0)
 
     def _ballot(self, x: Tensor) -> Tensor:
         logits = self(x)

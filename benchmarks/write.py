@@ -1,0 +1,126 @@
+"""Run every benchmark at a size that suits a page, and write ``docs/performance.md`` from what they print.
+
+    python benchmarks/write.py [--data-root DATA] [--only NAMES] [--out docs/performance.md]
+
+What ``nox -s benchmarks`` does. Sections of benchmarks that were not run keep what they were, with the commit and the
+machine they name. A benchmark that fails fails the command, and its section says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import re
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from harness.environment import cores, git_commit
+
+ROOT = Path(__file__).parents[1]
+
+
+@dataclass(frozen=True)
+class Section:
+    """A benchmark on the page."""
+
+    title: str
+    name: str
+    arguments: str = ""
+    needs_data: bool = False
+
+
+SECTIONS = (
+    Section("What attacks and trainers cost beside their own passes", "bench_passes"),
+    Section(
+        "The linf battery against scripts of ART and Foolbox", "bench_batteries", "--images 200 --patience 2.5", True
+    ),
+    Section("What the harness adds, and what a second job gives", "bench_harness"),
+    Section("Growth with pairs in a home", "bench_store", "--pairs 1000,10000"),
+    Section("Growth with images a pair", "bench_store", "--pairs 1000 --images 50,359"),
+    Section("Growth with pairs, tracked", "bench_store", "--pairs 240,480 --tracked"),
+    Section("L-BFGS in batches against SciPy's, image by image", "bench_lbfgs", "--images 50", True),
+    Section("Gradients of all classes, and an alpha step", "bench_alpha"),
+    Section("Contractive training", "bench_contractive"),
+    Section("Adv_Alpha, and learning with an adversary", "bench_huang"),
+    Section("Gradient regularization", "bench_lyu"),
+    Section("The generative adversarial trainer", "bench_lee"),
+    Section("Seeds side by side", "bench_ensemble", "--rounds 3"),
+)
+
+HEAD = """# Performance
+
+Written by `nox -s benchmarks`. Ratios are within one run and mean more than seconds, which are those of the machine
+named in each section. Each script's own help says what is compared and how.
+"""
+
+
+def machine() -> str:
+    """Processor, cores and versions, as found here."""
+    name = platform.processor() or platform.machine()
+    try:
+        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+        name = found[1] if found else name
+    except OSError:
+        pass
+    return f"{name}, {cores()} cores; Python {platform.python_version()}, torch {torch.__version__}"
+
+
+def measured(section: Section, data_root: str | None) -> tuple[str, bool]:
+    """A section's text, and whether its benchmark came to a good end."""
+    words = section.arguments.split()
+    if section.needs_data and data_root:
+        words += ["--data-root", data_root]
+    start = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / f"{section.name}.py"), *words],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    print(done.stdout, flush=True)
+    shown = " ".join(["python", f"benchmarks/{section.name}.py", section.arguments]).strip()
+    end = "" if done.returncode == 0 else f"\nended with status {done.returncode}"
+    return (
+        f"## {section.title}\n\n`{shown}`, {time.monotonic() - start:.0f} s at `{git_commit()[:12]}` on {machine()}\n\n"
+        f"```text\n{done.stdout.strip()}{end}\n```\n",
+        done.returncode == 0,
+    )
+
+
+def known(page: str) -> dict[str, str]:
+    """Sections of a page by title."""
+    parts = re.split(r"(?m)^(?=## )", page)
+    return {part.splitlines()[0].removeprefix("## "): part.rstrip() + "\n" for part in parts if part.startswith("## ")}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-root", default=os.environ.get("GAUNTLET_DATA"))
+    parser.add_argument("--only", default="", help="names of benchmarks, separated by commas")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "performance.md")
+    args = parser.parse_args()
+    chosen = args.only.split(",") if args.only else [section.name for section in SECTIONS]
+    if unknown := [name for name in chosen if name not in {section.name for section in SECTIONS}]:
+        sys.exit(f"no section for {', '.join(unknown)}; there are {', '.join(s.name for s in SECTIONS)}")
+    sections = known(args.out.read_text()) if args.out.exists() else {}
+    good = True
+    for section in SECTIONS:
+        if section.name not in chosen or (section.needs_data and not args.data_root):
+            continue
+        print(f"-- {section.title}", flush=True)
+        sections[section.title], fine = measured(section, args.data_root)
+        good &= fine
+        texts = [sections[one.title] for one in SECTIONS if one.title in sections]
+        args.out.write_text("\n".join([HEAD, *texts]))
+    sys.exit(0 if good else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,129 @@
+"""A model that a batch is too much for is called on fewer images at once, and no number changes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from harness import identity
+from harness.attack import Attack
+from harness.attacks.alpha import Alpha
+from harness.attacks.apgd import APGD
+from harness.attacks.art import Art
+from harness.attacks.foolbox import Foolbox
+from harness.attacks.gradient import Gradient
+from harness.attacks.jacobian import class_gradients
+from harness.attacks.lbfgs import LBFGS
+from harness.attacks.noise import Noise
+from harness.attacks.square import Square
+from harness.shard import Bench, craft, run_shard
+from harness.threat import Threat
+from harness.victim import Victim
+
+
+class Hungry(nn.Module):
+    """A small network that has memory for so many images at once."""
+
+    def __init__(self, limit: int = 10**9) -> None:
+        super().__init__()
+        with identity.isolated(0):
+            self.net = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, 10))
+        self.limit = limit
+        self.largest = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(x) > self.limit:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate a lot.\nOn two lines.")
+        self.largest = max(self.largest, len(x))
+        out: Tensor = self.net(x) * 10
+        return out
+
+
+@pytest.fixture
+def x() -> Tensor:
+    return torch.rand(20, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+def victims(limit: int) -> tuple[Victim, Victim]:
+    return Victim(Hungry(), classes=10), Victim(Hungry(limit), classes=10)
+
+
+@pytest.mark.parametrize(
+    ("attack", "threat"),
+    [
+        (Noise(draws=5), Threat("linf", 0.1)),
+        (Gradient(), Threat("linf", 0.1)),
+        (APGD(steps=8), Threat("l2", 0.5)),
+        (APGD(steps=5, loss="dlr", targets=3), Threat("linf", 0.1)),
+        (Alpha(mode="minimal"), Threat("l2", None)),
+        (LBFGS(), Threat("l2", None)),
+        (Square(queries=30), Threat("linf", 0.1)),
+        (Foolbox("LinfPGD", steps=5), Threat("linf", 0.1)),
+        (Art("ProjectedGradientDescentPyTorch", max_iter=5), Threat("linf", 0.1)),
+    ],
+    ids=str,
+)
+def test_an_attack_finds_the_same(attack: Attack, threat: Threat, x: Tensor) -> None:
+    roomy, tight = victims(limit=6)
+    y = roomy.predict(x)
+    expected, found = (craft(victim, attack, threat, x, y, seed=3) for victim in (roomy, tight))
+    assert expected.errors == found.errors == ()
+    assert isinstance(expected.x_adv, Tensor)
+    torch.testing.assert_close(found.x_adv, expected.x_adv, atol=2e-4, rtol=0)
+    assert (found.forwards, found.backwards) == (expected.forwards, expected.backwards)
+    assert 1 <= tight.model.largest <= 6
+    assert tight.chunk == 5  # 20 images were halved twice
+
+
+def test_gradients_of_all_classes_are_the_same(x: Tensor) -> None:
+    roomy, tight = victims(limit=6)
+    tight.chunk = 6
+    for found, expected in zip(class_gradients(tight, x), class_gradients(roomy, x), strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+def test_a_whole_shard_is_judged_the_same(x: Tensor) -> None:
+    y = Victim(Hungry()).predict(x)
+    frames = []
+    for limit in (10**9, 3):
+        bench = Bench.of(Hungry(limit), 10, "cpu")
+        frames.append(
+            run_shard(bench, APGD(steps=5), Threat("linf", 0.1), index=torch.arange(20), x=x, y=y, seed=0).samples
+        )
+    assert frames[0]["adversarial"].any()
+    assert frames[0]["adversarial"].tolist() == frames[1]["adversarial"].tolist()
+
+
+def test_one_image_too_many_is_a_crash_with_one_line(x: Tensor) -> None:
+    victim = Victim(Hungry(0), classes=10)
+    found = craft(victim, Gradient(), Threat("linf", 0.1), x, torch.zeros(20, dtype=torch.int64), seed=0)
+    assert found.x_adv is None
+    (error,) = found.errors
+    assert error.startswith("out of memory, even image by image: OutOfMemoryError")
+    assert "\n" not in error
+    with pytest.raises(torch.OutOfMemoryError):
+        victim.predict(x)
+
+
+def test_memory_is_really_spared(x: Tensor) -> None:
+    """What a pass keeps for the way back is that of one chunk: counted in saved tensors, larger than the images."""
+    victim = Victim(Hungry(), classes=10)
+
+    def kept() -> int:
+        sizes: list[int] = []
+
+        def pack(tensor: Tensor) -> Tensor:
+            sizes.append(tensor.numel())
+            return tensor
+
+        images = x.clone().requires_grad_(True)
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            logits = victim(images)
+        before = sum(sizes)
+        torch.autograd.grad(logits.sum(), images)
+        return before
+
+    whole = kept()
+    victim.chunk = 5
+    assert kept() < whole
