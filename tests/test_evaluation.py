@@ -152,16 +152,13 @@ def test_the_numbers_are_those_of_the_shards(trained: nn.Module, sample: Any, di
             "seed": 0,
             "source": "",
         }
-        pairs.append(Pair(**_fields(pair_from_outcomes(meta, [(o.samples, o.facts, o.gallery) for o in outcomes]))))
+        merged = pair_from_outcomes(meta, [(o.samples, o.facts, o.gallery) for o in outcomes])
+        pairs.append(Pair(merged.meta, merged.samples))
     budgets = {"digits": {str(norm): eps for norm, eps in SUITE.grid(info).items()}}
     expected = pair_rows(Board(suite="tiny", budgets=budgets, pairs=pairs))
     found = evaluate(trained, x, y, SUITE, dataset=digits.info)
     same = [name for name in PAIR_COLUMNS if name not in {"defense", "toolkit", "seconds"}]
     pd.testing.assert_frame_equal(found[same], expected[same], check_dtype=False)
-
-
-def _fields(pair: Pair) -> dict[str, Any]:
-    return {"meta": pair.meta, "samples": pair.samples}
 
 
 def test_the_same_again_gives_the_same(trained: nn.Module, sample: Any) -> None:

@@ -66,7 +66,7 @@ def test_chance_raises_no_alarm_on_twenty_images() -> None:
         board = sound(20)
         pairs = [
             replace(
-                pair, samples=pair.samples.assign(adversarial=pair.samples["adversarial"] & (rng.random(20) > 0.03))
+                pair, records=pair.samples.assign(adversarial=pair.samples["adversarial"] & (rng.random(20) > 0.03))
             )
             for pair in board.pairs
         ]
