@@ -209,7 +209,10 @@ def _work(pipe: Connection, setup: Callable[[Any], Callable[[Any], Any]], contex
             payload = pipe.recv()
         except EOFError:
             return
-        pipe.send(outcome(function, payload))
+        try:
+            pipe.send(outcome(function, payload))
+        except BrokenPipeError:  # the driver has ended
+            return
 
 
 def outcome(function: Callable[[Any], Any], payload: Any) -> tuple[Any, str | None, str, bool]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import io
 import math
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
@@ -43,6 +44,8 @@ class Art(Foreign):
         """Import ART, which takes seconds."""
         load("art.attacks.evasion", PACKAGE)
         load("art.estimators.classification", PACKAGE)
+        # the lock of progress bars that nobody sees would be one of the machine, left behind by a killed process
+        load("tqdm", PACKAGE).tqdm.set_lock(threading.RLock())
 
     def _attack(self, victim: Victim, x: Tensor, y: Tensor, threat: Threat) -> Tensor:
         entry = cast(ArtCapability, self.capability)
