@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Final, Literal, TypeGuard
+from typing import Any, Final, Literal
 
 import numpy as np
 import pandas as pd
@@ -274,15 +274,10 @@ def _combined(quantity: Derived, values: Sequence[float]) -> float:
 
 def _paired(quantity: Derived, images: Sequence[Floats]) -> Floats:
     """Differences image by image, where both sides are known for the same images; else nothing."""
-    sides = [(side.part, len(values)) for side, values in zip(quantity.of, images, strict=True) if _by_image(side)]
-    if quantity.operation != "difference" or len(sides) < 2 or sides[0] != sides[1]:
+    sides = [side for side in quantity.of if isinstance(side, Measure) and QUANTITIES[side.quantity].every]
+    if quantity.operation != "difference" or len(sides) < 2 or sides[0].part != sides[1].part:
         return np.empty(0)
-    return images[0] - images[1]
-
-
-def _by_image(side: Quantity) -> TypeGuard[Measure]:
-    """Whether a quantity has a value for each image of its sample, also for those that the model gets wrong."""
-    return isinstance(side, Measure) and side.quantity in ("clean_error", "error", "accuracy")
+    return images[0] - images[1] if len(images[0]) == len(images[1]) else np.empty(0)
 
 
 def _clause_verdict(clause: Clause, margin: Estimate) -> Verdict:

@@ -27,11 +27,13 @@ class Reading:
         needs: ``"card"``: the model's training record. ``"samples"``: judged images. ``"cost"``: what the attack took.
         read: ``read(card or frame, settings)``: values, one an image, or a single one.
         share: Whether it is a share of images, so that its interval over images is Wilson's.
+        every: Whether there is a value for every image of the sample: then models are compared image by image.
     """
 
     needs: Literal["card", "samples", "cost"]
     read: Callable[[Any, Settings], Floats]
     share: bool = False
+    every: bool = False
 
 
 def _one(value: float) -> Floats:
@@ -134,9 +136,9 @@ QUANTITIES: Final[dict[str, Reading]] = {
     "test_accuracy": Reading("card", lambda card, _: _one(card["test_accuracy"]), share=True),
     "train_error": Reading("card", lambda card, _: _one(1 - card["train_accuracy"]), share=True),
     "history": Reading("card", _last),
-    "clean_error": Reading("samples", lambda frame, _: 1.0 - frame["clean_correct"].to_numpy(float), share=True),
-    "error": Reading("samples", lambda frame, _: judged_wrong(frame), share=True),
-    "accuracy": Reading("samples", lambda frame, _: 1.0 - judged_wrong(frame), share=True),
+    "clean_error": Reading("samples", lambda frame, _: 1.0 - frame["clean_correct"].to_numpy(float), True, True),
+    "error": Reading("samples", lambda frame, _: judged_wrong(frame), True, True),
+    "accuracy": Reading("samples", lambda frame, _: 1.0 - judged_wrong(frame), True, True),
     "distortion": Reading("samples", _distance),
     "backwards": Reading("cost", lambda cost, _: _one(cost["backwards"])),
     "seconds": Reading("cost", lambda cost, _: _one(cost["seconds"])),

@@ -266,9 +266,9 @@ def run(
 
 
 def _close(tracker: Tracker) -> str:
-    """Close what is to be closed; why that could not be done, "" if it was."""
+    """Close what is to be closed; why that could not be done, "" if it was. Damaged files are the report's business."""
     try:
-        tracker.close_all()
+        tracker.close_all(lambda path, error: None)
     except (Unreachable, UserError) as error:
         return str(error)
     return ""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import runpy
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -168,3 +171,25 @@ found = {{"art", "foolbox", "mlflow", "torchvision", "sklearn"}} & set(sys.modul
 assert not found, found
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    line = ["run", "quick", "--samples", "20", "--defense", "standard", "--jobs", "1", "--home", str(home)]
+    command = [sys.executable, "-c", "from harness.cli import main; main()", *line]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    while len(list(home.glob("cells/*/result.json"))) < 3:
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said.splitlines() == ["gauntlet: interrupted; the same command again goes on from here"]
+    assert not list(home.rglob("*.part"))
+    finished = {file: file.stat().st_mtime_ns for file in home.glob("cells/*/result.json")}
+    result = call(*line)
+    assert result.exit_code == 0, result.output
+    assert len(list(home.glob("cells/*/result.json"))) > len(finished)
+    assert all(file.stat().st_mtime_ns == when for file, when in finished.items())
