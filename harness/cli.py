@@ -49,6 +49,11 @@ def _options(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     return decorate
 
 
+def _was_given(ctx: click.Context, name: str) -> bool:
+    """Whether an option is in the command line, and not just at its default."""
+    return ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+
+
 def _engine(function: Callable[..., Any]) -> Callable[..., Any]:
     """Options of where the work is done; they become one argument, ``engine``."""
 
@@ -164,8 +169,28 @@ def list_(what: str) -> None:
 @click.argument("suite")
 @_options("dataset", "model", "defense", "seeds", "samples", "attack", "cascade", "home", "data", "download")
 @_options("device", "part", "victim", "mean", "std", "remedy", "stand-in", "tracking")
-def plan(suite: str, home: Path, device: str, **options: Any) -> None:
-    """List the model-attack pairs of SUITE, which of them are done, and what the others may cost."""
+@click.option("--profile", help="Where SUITE is a study, of which: smoke, cpu (default) or full.")
+@click.pass_context
+def plan(ctx: click.Context, /, suite: str, home: Path, device: str, profile: str | None, **options: Any) -> None:
+    """List the model-attack pairs of SUITE, which of them are done, and what the others may cost.
+
+    SUITE may be a study: then it is what gauntlet reproduce would do.
+    """
+    from suites import studies
+
+    if suite in studies():
+        from .commands import reproduce as execute_study
+
+        asked = [option for option in ctx.command.params if _was_given(ctx, str(option.name))]
+        fitting = ("suite", "profile", "seeds", "home", "device", "data_root", "download")
+        if refused := [option.opts[0] for option in asked if option.name not in fitting]:
+            raise UserError(f"a study says itself what is run: leave out {refused[0]}")
+        kept: dict[str, Any] = {name: options[name] for name in ("data_root", "download", "tracking_uri")}
+        kept |= {"seeds": options["seeds"] if _was_given(ctx, "seeds") else None, "only": (), "out": None, "jobs": None}
+        execute_study(suite, profile=profile or "cpu", home=home, device=device, dry_run=True, **kept)
+        return
+    if profile is not None:
+        raise UserError(f"{suite} is no study: only studies have profiles")
     made, _, _ = make_plan(suite, home=home, device=check_device(device), **options)
     foresee([made], home, device)
 

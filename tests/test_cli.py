@@ -23,6 +23,11 @@ call, complaint = COMMANDS["call"], COMMANDS["complaint"]
     [
         (["plan", "quik"], "unknown suite 'quik'; did you mean quick? choose from"),
         (["plan", "quick", "--dataset", "mnits"], "unknown data set 'mnits'; did you mean mnist"),
+        (["plan", "quick", "--profile", "cpu"], "quick is no study: only studies have profiles"),
+        (["plan", "lee2017", "--profile", "ful"], "unknown profile of lee2017 'ful'; did you mean full?"),
+        (["plan", "lee2017", "--model", "lenet"], "a study says itself what is run: leave out --model"),
+        (["search", "gu2014"], "study gu2014 has no hyperparameter that is chosen on validation data"),
+        (["search", "lee2017", "--profile", "smoke", "--setting", "eps"], "unknown setting of lee2017 'eps'"),
         (["plan", "quick", "--model", "lennet"], "unknown model 'lennet'; did you mean lenet"),
         (["plan", "quick", "--model", "mlp-0"], "unknown model 'mlp-0'"),
         (["plan", "quick", "--defense", "fast-gradent"], "unknown defense 'fast-gradent'; did you mean fast-gradient"),
@@ -193,3 +198,14 @@ def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(tmp_path: Path) -> 
     assert result.exit_code == 0, result.output
     assert len(list(home.glob("cells/*/result.json"))) > len(finished)
     assert all(file.stat().st_mtime_ns == when for file, when in finished.items())
+
+
+def test_a_study_is_planned_like_a_suite() -> None:
+    planned, dry = (
+        call("plan", "lee2017", "--profile", "smoke"),
+        call("reproduce", "lee2017", "--profile", "smoke", "--dry-run"),
+    )
+    assert planned.exit_code == dry.exit_code == 0
+    counts = [" ".join(result.output.split()).split("rough estimate")[0] for result in (planned, dry)]
+    assert counts[0] == counts[1]
+    assert "trainings" in counts[0]
