@@ -6,6 +6,7 @@ files, the cells' results and the models' cards alone, so both can be rebuilt at
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
@@ -189,10 +190,13 @@ def attempt(read: Callable[[], T], path: Path, spoiled: Spoiled | None) -> T | N
 
 
 def write_plan(home: Home, record: Record) -> None:
-    """Record a plan; the same plan again keeps its place."""
+    """Record a plan as the newest, also if the clock was set back; the same plan again keeps its place."""
     path = home.plans / f"{record['plan']}.json"
     if not path.exists() or read_json(path) != record:
+        latest = max((other.stat().st_mtime_ns for other in home.plans.glob("*.json") if other != path), default=0)
         write_json(path, record)
+        if path.stat().st_mtime_ns <= latest:
+            os.utime(path, ns=(latest + 1, latest + 1))
 
 
 def boards(

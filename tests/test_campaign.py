@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from harness.campaign import boards
+from harness.campaign import boards, write_plan
 from harness.leaderboard import leaderboard
 from harness.metrics import DISTANCES, FLAGS, Board, Pair
+from harness.store import Home
 
 N = 10
 
@@ -170,3 +174,16 @@ def test_the_full_matrix_replaces_a_cascade() -> None:
     records.plan(("standard", "a"), run={"noise": 2, "pgd": 4}, cascade=True)
     records.plan(("standard", "a"), run={"noise": 1, "pgd": 3})
     assert {pair.meta["cell"] for pair in records.board().pairs} == {"a-noise", "a-pgd"}
+
+
+def test_a_clock_that_was_set_back_does_not_make_a_new_plan_an_old_one(tmp_path: Path) -> None:
+    home = Home(tmp_path / "home").create()
+    write_plan(home, {"plan": "b", "n": 1})
+    future = time.time_ns() + 10**13
+    os.utime(home.plans / "b.json", ns=(future, future))
+    write_plan(home, {"plan": "a", "n": 2})
+    order = sorted(home.plans.glob("*.json"), key=lambda file: file.stat().st_mtime_ns)
+    assert [file.stem for file in order] == ["b", "a"]
+    kept = (home.plans / "a.json").stat().st_mtime_ns
+    write_plan(home, {"plan": "a", "n": 2})
+    assert (home.plans / "a.json").stat().st_mtime_ns == kept

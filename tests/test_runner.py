@@ -204,6 +204,41 @@ def test_a_damaged_result_is_set_aside_and_made_again(undisturbed: Path, tmp_pat
 
 
 @pytest.mark.timeout(300)
+def test_two_commands_on_one_home_at_once(undisturbed: Path, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    both = [start(home, 1), start(home, 1)]
+    outputs = [process.communicate(timeout=240)[0] for process in both]
+    assert all(process.returncode == 0 for process in both), outputs
+    assert all("failures: 0, waiting: 0" in output for output in outputs)
+    pd.testing.assert_frame_equal(numbers(home), numbers(undisturbed), check_exact=True)
+    assert tracked(home) == tracked(undisturbed)
+
+
+@pytest.mark.timeout(300)
+def test_a_full_disk(undisturbed: Path, tmp_path: Path) -> None:
+    """On a file system of its own, which only the superuser can make."""
+    place = tmp_path / "small"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=400k", "none", str(place)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("no file system can be mounted here")
+    home = place / "home"
+    try:
+        process = start(home, 1)
+        output, _ = process.communicate(timeout=240)
+        assert "No space left" in output, output
+        assert not list(home.rglob("*.part"))
+        for file in home.glob("cells/*/result.json"):
+            read_json(file)
+        subprocess.run(["mount", "-o", "remount,size=100m", str(place)], check=True)
+        assert "failures: 0, waiting: 0" in finish(home, 1)
+        pd.testing.assert_frame_equal(numbers(home), numbers(undisturbed), check_exact=True)
+        assert tracked(home) == tracked(undisturbed)
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=False)
+
+
+@pytest.mark.timeout(300)
 def test_tracking_server_goes_away_and_comes_back(undisturbed: Path, tmp_path: Path) -> None:
     home, port = tmp_path / "home", free_port()
     uri = f"http://127.0.0.1:{port}"
