@@ -249,9 +249,9 @@ CLAIMS: Final = (
 CHOICES: Final = (
     Choice(
         topic="c of the trainer, lengths of steps and the probability of dropout",
-        choice="for the cpu profile the best of those that gauntlet search lee2017 tries, by the accuracy of one network each "
-        "on 5,000 training images that it did not see; the other profiles take over its values. Lengths are in L2, also "
-        "those of FG in Linf and of random perturbations",
+        choice="for the cpu profile the best of those that gauntlet search lee2017 tries, by the accuracy of one "
+        "network each on 5,000 training images that it did not see; the other profiles take over its values. Lengths "
+        "are in L2, also those of FG in Linf and of random perturbations",
         reason="The paper chooses by validation accuracy, and prints neither the values nor what it chose among.",
     ),
     Choice(
