@@ -407,7 +407,12 @@ class Trainer:
 
 @torch.no_grad()
 def score(
-    model: nn.Module, data: Dataset, images: Tensor, labels: Tensor, index: Tensor | None = None, batch: int = 1000
+    model: nn.Module,
+    data: Dataset,
+    images: Tensor,
+    labels: Tensor,
+    index: Tensor | None = None,
+    batch: int | None = None,
 ) -> tuple[float, float]:
     """Mean cross-entropy and accuracy in eval mode; (NaN, NaN) for no image.
 
@@ -417,8 +422,10 @@ def score(
         images: uint8 (N, C, H, W), on the model's device.
         labels: int64 (N,).
         index: Which of them; ``None``: all.
-        batch: Images a forward pass.
+        batch: Images a forward pass; ``None``: 1000 on a GPU, 128 on a CPU, where more of them leave the cache (a
+            convolutional net takes twice the time with 1000).
     """
+    batch = batch or (1000 if images.is_cuda else 128)
     chosen = torch.arange(len(images), device=images.device) if index is None else index
     if not len(chosen):
         return math.nan, math.nan
