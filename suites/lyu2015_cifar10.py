@@ -33,7 +33,7 @@ def models(profile: Profile, info: DatasetInfo, seed: int) -> Mapping[str, Model
         "epochs": settings["epochs"],
         "batch_size": settings["batch_size"],
         "optimizer": "sgd",
-        "lr": 0.05,
+        "lr": settings["lr"],
         "momentum": 0.6,
         "schedule": "cosine",
         "max_norm": 1.9365,
@@ -102,17 +102,24 @@ PROFILES: Final = {
         batteries=("quick",),
         battery_samples=10,
         skipped=(PLAIN[BOTH],),
-        settings={"architecture": _LARGE, "epochs": 1, "batch_size": 128, "refit": 1, "subset": None},
+        settings={"architecture": _LARGE, "epochs": 1, "batch_size": 128, "lr": 0.05, "refit": 1, "subset": None},
     ),
     "cpu": Profile(
-        summary="CIFAR-10 re-encoded as JPEG, one seed, 500 test images, a smaller network for 4 epochs of 10,000 "
-        "images, far too few for the paper's errors; two cores take about ten minutes",
+        summary="CIFAR-10 re-encoded as JPEG, one seed, 500 test images, a smaller network for 10 epochs of "
+        "10,000 images, far too few for the paper's errors; two cores take about a quarter of an hour",
         dataset="cifar10-jpeg",
         seeds=(0,),
         samples=500,
         battery_samples=50,
-        settings={"architecture": "conv-maxout", "epochs": 4, "batch_size": 32, "refit": 1, "subset": 10_000},
-        surrogate={"epochs": 4, "batch_size": 32, "subset": 10_000},
+        settings={
+            "architecture": "conv-maxout",
+            "epochs": 10,
+            "batch_size": 32,
+            "lr": 0.03,
+            "refit": 1,
+            "subset": 10_000,
+        },
+        surrogate={"epochs": 4, "subset": 10_000},
     ),
     "full": Profile(
         summary="CIFAR-10, three seeds, all test images, long training; for a GPU",
@@ -120,7 +127,7 @@ PROFILES: Final = {
         seeds=(0, 1, 2),
         samples=10_000,
         battery_samples=1000,
-        settings={"architecture": _LARGE, "epochs": 150, "batch_size": 128, "refit": 40, "subset": None},
+        settings={"architecture": _LARGE, "epochs": 150, "batch_size": 128, "lr": 0.05, "refit": 40, "subset": None},
     ),
 }
 
