@@ -48,16 +48,17 @@ def test_the_full_profiles_are_the_papers() -> None:
         assert (gat.alpha, gat.k, gat.generator_lr, gat.p) == (0.5, 1, 1e-6, 0.0)
 
 
-def test_perturbations_of_training_have_equal_power() -> None:
+def test_lengths_of_training_are_in_l2() -> None:
     whole = made("lee2017", "full", "cifar10")
+    settings = whole.profile.settings
     l2, sign, drawn = (whole.model(name, 0).defense for name in (FG_L2, FG_LINF, RANDOM))
     assert isinstance(l2, FastGradient)
     assert isinstance(sign, FastGradient)
     assert isinstance(drawn, RandomPerturbation)
     assert (l2.norm, sign.norm) == ("l2", "linf")
-    assert l2.eps == drawn.eps
+    assert (l2.eps, drawn.eps) == (settings["fg_l2"], settings["random"])
     assert sign.eps is not None
-    assert sign.eps * math.sqrt(3 * 32 * 32) == pytest.approx(l2.eps)
+    assert sign.eps * math.sqrt(3 * 32 * 32) == pytest.approx(settings["fg_linf"])
 
 
 def test_the_indirect_attack_is_crafted_on_a_network_of_its_own() -> None:

@@ -100,7 +100,7 @@ def test_batteries_transfer_from_models_of_the_profiles_size() -> None:
     made = blueprint(studies()["lyu2015-cifar10"], "cpu", DATASETS["cifar10-jpeg"], suites())
     sources = {cell.source.key: cell.source for plan in made.judgements for cell in plan.cells if cell.source}
     assert sources
-    assert all(source.defense.subset == 10_000 and source.defense.epochs == 3 for source in sources.values())
+    assert all(source.defense.subset == 10_000 and source.defense.epochs == 4 for source in sources.values())
     usual = [cell.source for plan in full("lyu2015", "mnist").judgements for cell in plan.cells if cell.source]
     assert usual
     assert all(source.defense.subset is None for source in usual)
