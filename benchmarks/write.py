@@ -38,7 +38,7 @@ class Section:
 SECTIONS = (
     Section("What attacks and trainers cost beside their own passes", "bench_passes"),
     Section(
-        "The linf battery against scripts of ART and Foolbox", "bench_batteries", "--images 200 --patience 2.5", True
+        "The linf battery against scripts of ART and Foolbox", "bench_batteries", "--images 100 --patience 2.5", True
     ),
     Section("What the harness adds, and what a second job gives", "bench_harness"),
     Section("Growth with pairs in a home", "bench_store", "--pairs 1000,10000"),
