@@ -181,7 +181,8 @@ assert not found, found
 def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(tmp_path: Path) -> None:
     home = tmp_path / "home"
     line = ["run", "quick", "--samples", "20", "--defense", "standard", "--jobs", "1", "--home", str(home)]
-    command = [sys.executable, "-c", "from harness.cli import main; main()", *line]
+    listen = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # also under nohup
+    command = [sys.executable, "-c", f"{listen}; from harness.cli import main; main()", *line]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )

@@ -209,7 +209,8 @@ def test_a_worker_and_a_node_die_in_mid_run(tmp_path: Path) -> None:
 
 
 def main() -> None:
-    """The run that Ctrl-C ends."""
+    """The run that Ctrl-C ends, also where this process was started in the background, deaf to it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     carry_out(Path(sys.argv[1]), lambda context: RayEngine(Cluster(cpus=0.5), context), ignore)
 
 
