@@ -76,17 +76,15 @@ def craft(victim: Victim, attack: Attack, threat: Threat, x: Tensor, y: Tensor, 
 
     So does a change of the model's weights, which are put back: the attack worked on another model than the one
     that is judged, and whatever is attacked next on this copy would too. An attack that runs out of memory is begun
-    anew, with the model called on fewer images at once: see :meth:`~harness.victim.Victim.narrow`.
+    anew, with the model called on fewer images at once: see :meth:`~harness.victim.Victim.sparing`.
 
     Raises:
         VictimError: The model itself is at fault, not the attack.
     """
-    while True:
-        try:
-            return _craft(victim, attack, threat, x, y, seed)
-        except torch.OutOfMemoryError as error:
-            if not victim.narrow(len(x)):
-                return Proposal(None, 0.0, 0, 0, (f"out of memory, even image by image: {describe(error)}",))
+    try:
+        return victim.sparing(len(x), lambda: _craft(victim, attack, threat, x, y, seed))
+    except torch.OutOfMemoryError as error:
+        return Proposal(None, 0.0, 0, 0, (f"out of memory, even image by image: {describe(error)}",))
 
 
 def _craft(victim: Victim, attack: Attack, threat: Threat, x: Tensor, y: Tensor, seed: int) -> Proposal:

@@ -26,7 +26,7 @@ from .campaign import Spoiled, attempt, boards, boards_from_home, model_state, p
 from .environment import without_password
 from .errors import UserError, describe
 from .health import Trust, trust
-from .metrics import Board, Pair, by_model, pair_rows
+from .metrics import Board, Pair, pair_rows
 from .registry import quiet_environment
 from .results import is_finished, read_result
 from .store import Home, earlier, finite, read_json, write_bytes, write_json
@@ -413,11 +413,10 @@ class Tracker:
         """
         for board in boards:
             rows = pair_rows(board)
-            grouped = by_model(board.pairs)
             for key, entry in board.models.items():
-                if key not in grouped or not any(model["model"] == key for model in plan["models"]):
+                if key not in board.by_model or not any(model["model"] == key for model in plan["models"]):
                     continue
-                pairs = grouped[key]
+                pairs = board.by_model[key]
                 run_id = self._model_run(plan, key)
                 mine = rows[
                     (rows["dataset"] == entry["dataset"])

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,8 @@ from . import identity
 from .errors import UserError
 from .remedy import Remedy
 from .stand_in import give_gradients
+
+T = TypeVar("T")
 
 
 class VictimError(UserError):
@@ -137,6 +139,19 @@ class Victim(nn.Module):
             torch.cuda.empty_cache()
         return True
 
+    def sparing(self, images: int, work: Callable[[], T]) -> T:
+        """Do something with a batch of so many images, from the start again with fewer at once until it fits.
+
+        Raises:
+            torch.OutOfMemoryError: There was not even room for one.
+        """
+        while True:
+            try:
+                return work()
+            except torch.OutOfMemoryError:
+                if not self.narrow(images):
+                    raise
+
     def _count_backward(self, grad: Tensor) -> None:
         self.cost.backwards += len(grad) * self.remedy.draws
 
@@ -172,12 +187,7 @@ class Victim(nn.Module):
         """
         before = self.cost.forwards
         try:
-            while True:
-                try:
-                    return self._ballots(x)
-                except torch.OutOfMemoryError:
-                    if not self.narrow(len(x)):
-                        raise
+            return self.sparing(len(x), lambda: self._ballots(x))
         finally:
             self.cost.forwards = before
 

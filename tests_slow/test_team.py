@@ -230,6 +230,16 @@ def assert_whole(tracker: Tracker, home: Path) -> None:
     assert not any(PASSWORD.encode() in file.read_bytes() for file in home.rglob("*.json"))
 
 
+def go_on(report: Report, tracker: Tracker, home: Path) -> None:
+    """After an outage that lasted to the end of a run the same command delivers the rest; then all is there, once."""
+    assert report.failures == ()
+    if report.waiting or report.trouble:
+        report, tracker = carry_out(home, tracker.uri)
+    assert report.failures == ()
+    assert (report.waiting, report.trouble) == (0, "")
+    assert_whole(tracker, home)
+
+
 def test_server_and_database_go_away_in_mid_run_and_come_back(
     tmp_path: Path, database: Database, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -263,12 +273,8 @@ def test_server_and_database_go_away_in_mid_run_and_come_back(
     report, tracker = carry_out(tmp_path / "home", server.uri, observe)
     chaos.join(120)
     assert not steps
-    assert report.failures == ()
     assert any("out of reach" in line for line in said), said
-    if report.waiting or report.trouble:  # an outage at the very end: the same command goes on
-        report, tracker = carry_out(tmp_path / "home", server.uri)
-    assert (report.waiting, report.trouble) == (0, "")
-    assert_whole(tracker, tmp_path / "home")
+    go_on(report, tracker, tmp_path / "home")
 
 
 def test_a_database_that_restarts_all_the_time(
@@ -294,11 +300,7 @@ def test_a_database_that_restarts_all_the_time(
         ended.set()
         chaos.join()
     assert restarts > 2
-    assert report.failures == ()
-    if report.waiting or report.trouble:
-        report, tracker = carry_out(tmp_path / "home", database.uri)
-    assert (report.waiting, report.trouble) == (0, "")
-    assert_whole(tracker, tmp_path / "home")
+    go_on(report, tracker, tmp_path / "home")
 
 
 def test_a_wrong_password_is_one_line_and_results_wait(
