@@ -6,13 +6,16 @@ together, ``result.json`` last, and the shards are then removed.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import shutil
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
+from weakref import WeakValueDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +36,9 @@ _KINDS: Final[Mapping[type, str]] = {bool: "b", int: "iu", float: "fiu"}
 """NumPy's letters for the types of columns."""
 
 Arrays = Mapping[str, npt.NDArray[Any]]
+
+_arrays: WeakValueDictionary[tuple[str, bytes], npt.NDArray[Any]] = WeakValueDictionary()
+"""Columns of samples in use, by type and digest."""
 
 
 class Damaged(UserError):
@@ -62,6 +68,15 @@ def _columns(source: Path | io.BytesIO, name: Path) -> dict[str, npt.NDArray[Any
         if columns[column].dtype.kind not in _KINDS[kind]:
             raise Damaged(f"{name} is damaged ({column} is {columns[column].dtype})")
     return columns
+
+
+def _shared(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """An equal array that is in use already, else this one; read-only.
+
+    Pairs of one model have the same labels, predictions and positions, and a report holds thousands of pairs.
+    """
+    array.flags.writeable = False
+    return _arrays.setdefault((array.dtype.str, hashlib.blake2b(array.data, digest_size=16).digest()), array)
 
 
 def read_samples(path: Path) -> pd.DataFrame:
@@ -197,6 +212,15 @@ def is_finished(folder: Path) -> bool:
     return (folder / "result.json").exists()
 
 
+def _interned(value: Any) -> Any:
+    """The same JSON with its strings shared: those of a result take more room than its numbers, and mostly recur."""
+    if isinstance(value, str):
+        return sys.intern(value)
+    if isinstance(value, dict):
+        return {sys.intern(name): _interned(item) for name, item in value.items()}
+    return [_interned(item) for item in value] if isinstance(value, list) else value
+
+
 class Gallery(Mapping[str, npt.NDArray[Any]]):
     """Arrays of a gallery's file, read when they are asked for: a report shows one gallery of a hundred.
 
@@ -255,10 +279,13 @@ def read_pair(folder: Path, run_id: str = "", run_url: str = "") -> Pair:
         raise Damaged(str(error)) from None
     if not isinstance(meta, dict):
         raise Damaged(f"{folder / 'result.json'} is damaged (not a JSON object)")
+    meta = _interned(meta)
     path = folder / "samples.parquet"
     columns = _columns(path, path)
     if (n := len(columns["index"])) != meta.get("n"):
         raise Damaged(f"{path} is damaged ({n} rows, {meta.get('n')} declared)")
+    # cast, which copies, they keep nothing of the table alive: its own objects take more room than a hundred images
+    columns = {name: _shared(array.astype(COLUMN_TYPES.get(name, array.dtype))) for name, array in columns.items()}
     return Pair(meta, columns, read_gallery(folder / "gallery.safetensors"), run_id, run_url)
 
 

@@ -169,9 +169,23 @@ def errors(
 
 
 def noise_table(
-    name: str, where: str, printed: Mapping[str, Sequence[float]], tolerances: Sequence[float], note: str = ""
+    name: str,
+    where: str,
+    printed: Mapping[str, Sequence[float]],
+    tolerances: Sequence[float],
+    note: str = "",
+    unit: float = 1.0,
 ) -> Item:
-    """A table of test errors under Gaussian noise: a row a model, and a tolerance for each standard deviation."""
+    """A table of test errors under Gaussian noise: a row a model, and a tolerance for each standard deviation.
+
+    Args:
+        name: As in the paper.
+        where: Section.
+        printed: Errors in percent by model: without noise, then at :data:`NOISE`.
+        tolerances: Of the same.
+        note: What a reader must know.
+        unit: What a printed standard deviation of 1 is in pixel units of [0, 1].
+    """
     return Item(
         name=name,
         title="Test error under Gaussian noise, by its standard deviation",
@@ -182,7 +196,7 @@ def noise_table(
                 row=model,
                 column=std,
                 metric=f"error under noise of standard deviation {std}",
-                quantity=tested(model) if std == CLEAN_SIGMA else noisy(model, float(std)),
+                quantity=tested(model) if std == CLEAN_SIGMA else noisy(model, float(std) * unit),
                 printed=number,
                 unit="%",
                 tolerance=tolerance,

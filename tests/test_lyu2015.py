@@ -17,6 +17,8 @@ from harness.data import DATASETS
 from harness.study import leaves
 from suites import studies, suites
 from suites.lyu2015 import CONV, LAMBDAS, MAXOUT, SCALE, SIGMOID, noisy, regularized, softmax
+from suites.lyu2015_cifar10 import BOTH, UNIT, stage
+from suites.lyu2015_cifar10 import NET as CIFAR_NET
 
 MNIST = studies()["lyu2015"]
 CIFAR = studies()["lyu2015-cifar10"]
@@ -62,7 +64,8 @@ def test_cifar_has_a_model_for_either_stage() -> None:
     kinds = {(type(spec.defense).__name__, spec.defense.refit is None) for spec in made.plan.models}
     assert len(kinds) == len(made.plan.models) == 4
     sigma = {getattr(spec.defense, "sigma", None) for spec in made.plan.models}
-    assert sigma == {None, 2.0}
+    assert sigma == {None, 2.0 * UNIT}
+    assert made.cells[noisy(stage(CIFAR_NET, BOTH), 0.3 * UNIT), 0].attack.std == pytest.approx(0.066)
 
 
 def test_noise_is_judged_on_all_images_unclipped() -> None:

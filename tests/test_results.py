@@ -12,7 +12,7 @@ import pytest
 
 from harness import results
 from harness.errors import UserError
-from harness.metrics import DISTANCES, FLAGS, SAMPLE_COLUMNS
+from harness.metrics import COLUMN_TYPES, DISTANCES, FLAGS, SAMPLE_COLUMNS
 from harness.results import (
     GALLERY,
     Damaged,
@@ -96,7 +96,8 @@ def test_finishing_merges_the_shards(folder: Path) -> None:
     assert is_finished(folder)
     (pair,) = read_pairs([folder])
     assert pair.meta == json.loads(json.dumps(made))
-    pd.testing.assert_frame_equal(pair.samples, pd.concat([frame(10, 10 * s, s) for s in range(3)], ignore_index=True))
+    parts = pd.concat([frame(10, 10 * s, s) for s in range(3)], ignore_index=True)
+    pd.testing.assert_frame_equal(pair.samples, parts.astype(COLUMN_TYPES))
     assert pair.gallery["index"].tolist() == list(range(GALLERY))
     assert pair.meta["seconds"] == 4.5
     assert pair.meta["forwards"] == 300 / 20  # an attacked image
@@ -104,6 +105,15 @@ def test_finishing_merges_the_shards(folder: Path) -> None:
     assert pair.meta["status"] == "ok"
     assert pair.meta["invalid"] == dict.fromkeys(FLAGS, 0)
     assert pair.meta["summary"]["success_rate"] == 0.5
+
+
+def test_pairs_share_what_they_have_in_common(folder: Path) -> None:
+    finish(folder, 3, META)
+    one, other = read_pairs([folder, folder])
+    assert all(one.columns[name] is other.columns[name] for name in SAMPLE_COLUMNS)
+    assert all(str(array.dtype) == np.dtype(COLUMN_TYPES[name]) for name, array in one.columns.items())
+    with pytest.raises(ValueError, match="read-only"):
+        one.columns["adversarial"][0] = True
 
 
 def test_the_result_is_written_last(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
