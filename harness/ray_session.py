@@ -40,7 +40,9 @@ def load(*, private: bool = False) -> Any:
     try:
         import ray
     except ImportError as error:
-        raise UserError(f"--engine ray needs Ray ({first_line(error)}): pip install 'gauntlet-bench[ray]'") from None
+        raise UserError(
+            f"--engine ray needs Ray ({first_line(error)}): pip install -c constraints.txt -e '.[ray]'"
+        ) from None
     return ray
 
 

@@ -110,7 +110,7 @@ def test_without_ray_one_line_names_the_extra(tmp_path: Path) -> None:
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line.startswith("gauntlet: --engine ray needs Ray")
-    assert line.endswith("pip install 'gauntlet-bench[ray]'")
+    assert line.endswith("pip install -c constraints.txt -e '.[ray]'")
 
 
 def test_nothing_imports_ray_by_itself() -> None:
