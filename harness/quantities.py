@@ -99,6 +99,32 @@ def gaussian_model(samples: pd.DataFrame, std: float, norm: str = "l2") -> float
     return miss + (1 - miss) * 0.5 * math.erfc(score / math.sqrt(2))
 
 
+def crossing(samples: pd.DataFrame, std: float, norm: str = "l2") -> Floats:
+    """Chance that Gaussian noise crosses the nearest boundary, an image (Lyu et al. 2015, eq. 28 with n = 1).
+
+    P(eta >= a) at each distance a as it was found, with no assumption on how distances are spread; 0 for an image
+    that is wrong without noise. In a linear model of two classes it is exact; others have more boundaries than one.
+
+    Args:
+        samples: A minimal attack's judged images.
+        std: Standard deviation of the noise.
+        norm: Of the distances; the model is about L2.
+
+    Returns:
+        A probability an image.
+    """
+    from scipy.special import ndtr
+
+    distances = samples[norm].fillna(np.inf).to_numpy(float)
+    chance: Floats = ndtr(-distances / std) * samples["clean_correct"].to_numpy(float)
+    return chance
+
+
+def _newly_wrong(samples: pd.DataFrame) -> Floats:
+    broken: Floats = judged_wrong(samples) * samples["clean_correct"].to_numpy(float)
+    return broken
+
+
 def linear_density(samples: pd.DataFrame, std: float, width: float, norm: str = "l2") -> float:
     """Errors that Gaussian noise adds, if the density of distances grows linearly from zero (section V.B, table IX).
 
@@ -139,6 +165,7 @@ QUANTITIES: Final[dict[str, Reading]] = {
     "clean_error": Reading("samples", lambda frame, _: 1.0 - frame["clean_correct"].to_numpy(float), True, True),
     "error": Reading("samples", lambda frame, _: judged_wrong(frame), True, True),
     "accuracy": Reading("samples", lambda frame, _: 1.0 - judged_wrong(frame), True, True),
+    "newly_wrong": Reading("samples", lambda frame, _: _newly_wrong(frame), True, True),
     "distortion": Reading("samples", _distance),
     "backwards": Reading("cost", lambda cost, _: _one(cost["backwards"])),
     "seconds": Reading("cost", lambda cost, _: _one(cost["seconds"])),
@@ -146,6 +173,7 @@ QUANTITIES: Final[dict[str, Reading]] = {
     "distance_std": Reading("samples", _spread),
     "distance_share": Reading("samples", _between, share=True),
     "gaussian_model": Reading("samples", lambda frame, how: _one(gaussian_model(frame, **how))),
+    "crossing": Reading("samples", lambda frame, how: crossing(frame, **how), False, True),
     "linear_density": Reading("samples", lambda frame, how: _one(linear_density(frame, **how))),
 }
 """Quantities by name.
@@ -153,10 +181,12 @@ QUANTITIES: Final[dict[str, Reading]] = {
 From a model's card: ``test_error``, ``test_accuracy``, ``train_error``, on the whole data set; ``history``, a ``field``
 of the training history at ``epoch``.
 
-From a cell's images: ``clean_error`` before the attack, ``error`` and ``accuracy`` after it. ``distortion`` is the mean
+From a cell's images: ``clean_error`` before the attack, ``error`` and ``accuracy`` after it; ``newly_wrong`` is the
+share that is right before and wrong after it. ``distortion`` is the mean
 distance of the adversarials found of images that the model gets right (``norm``, by default the root mean square over
 pixels), ``median_distance`` its median, ``distance_std`` its standard deviation; ``distance_share`` is the share of the
 images that the model gets right with a distance in [``low``, ``high``) (``norm``, by default L2). ``gaussian_model``
-(``std``) and ``linear_density`` (``std``, ``width``) are errors under noise that a model of the distances foretells.
+(``std``) and ``linear_density`` (``std``, ``width``) are errors under noise that a model of the distances foretells,
+``crossing`` (``std``) those that the distances do by themselves.
 
 From the cost of the attack: ``backwards``, passes an attacked image; ``seconds``, wall time of the whole cell."""

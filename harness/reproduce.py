@@ -89,6 +89,7 @@ def gather(print_: Blueprint, home: Home) -> Outcome:
             one = found(picture.measure, print_.seeds[0])
             if one is not None and one.gallery:
                 galleries[picture.measure] = one.gallery
+    asked = {spec.key for spec in (*print_.plan.models, *(spec for _, _, spec in print_.judged))}
     return Outcome(
         findings=findings,
         judgement=judgement(print_, home),
@@ -97,7 +98,7 @@ def gather(print_: Blueprint, home: Home) -> Outcome:
         declared={
             name: f"{spec.architecture}: {spec.label(print_.info)}"
             for (name, seed), spec in print_.models.items()
-            if seed == print_.seeds[0]
+            if seed == print_.seeds[0] and spec.key in asked
         },
     )
 

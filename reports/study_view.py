@@ -37,8 +37,8 @@ MARKS: Final[Mapping[Verdict, str]] = {
 """What stands beside a number, for eyes; the verdict in words is its title."""
 
 MEANINGS: Final[Mapping[str, str]] = {
-    "reproduced": "the 95 % interval meets the printed value within the stated tolerance; of a claim: it holds beyond "
-    "the interval",
+    "reproduced": "the printed value is met within the stated tolerance, or twice that where the 95 % interval reaches "
+    "as far; of a claim: it holds beyond the interval",
     "same direction": "the value differs, but the claims about it hold; of a claim: it holds on average, and the "
     "interval reaches the other side",
     "not reproduced": "neither",

@@ -73,6 +73,16 @@ def test_the_linear_density_is_that_of_simulated_noise() -> None:
     assert read("linear_density", samples, std=0.05, width=0.3) == linear_density(samples, 0.05, 0.3)
 
 
+def test_distances_foretell_what_noise_breaks_whatever_their_density() -> None:
+    # a density that is not zero at zero, which the linear one misses
+    samples = frame((np.arange(20_000) + 0.5) / 20_000, wrong=5_000)
+    eta = RNG.normal(0, 0.05, (200, 20_000))
+    expected = 0.8 * (eta >= samples["l2"].to_numpy()[:20_000]).mean()
+    assert read("crossing", samples, std=0.05) == pytest.approx(expected, rel=0.01)
+    assert linear_density(samples, 0.05, 0.3) < 0.3 * expected
+    assert read("crossing", frame([], wrong=3, missed=2), std=0.05) == 0
+
+
 def test_too_few_distances_give_no_number() -> None:
     assert math.isnan(gaussian_model(frame([0.3]), 0.1))
     assert math.isnan(linear_density(frame([], wrong=3), 0.01, 0.1))
