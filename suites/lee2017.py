@@ -262,7 +262,7 @@ CHOICES: Final = (
     Choice(
         topic="minibatches of algorithm 1",
         choice="all updates of a step share one; the last of the generator's shares its pass with the classifier's",
-        reason="It spares passes: a step costs less than three fast-gradient ones.",
+        reason="It spares passes: without dropout a step costs less than three fast-gradient ones.",
     ),
     Choice(
         topic="rate of the generator",
