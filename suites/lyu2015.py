@@ -538,15 +538,15 @@ CHOICES: Final = (
     Choice(
         topic="training of the softmax models",
         choice="28 epochs of Adam in batches of 500, with a rate of 0.01 that falls to 0 by a cosine",
-        reason="At lambda = 1e-4 the weights grow and the distances shrink as long as training lasts: a trial of 20 "
-        "epochs gave a mean of 0.30, one of 40 epochs 0.22 (printed 0.27). The paper does not say how long. At the "
+        reason="At lambda = 1e-4 the weights grow and the distances shrink as long as training lasts: in trials 20 "
+        "epochs gave a mean of 0.30, 40 epochs one of 0.22 (printed 0.27). The paper does not say how long. At the "
         "larger lambdas it makes no difference.",
     ),
     Choice(
         topic="minimum perturbation",
         choice="geometric steps along the gradient at the image and bisection; images are not clipped to [0, 1]",
         reason="The paper names a line search and its direction. Clipped distances are 15 to 35 % longer than "
-        "unclipped ones, which are nearer to print: the paper probably did not clip.",
+        "unclipped ones, which are nearer to print at the smaller lambdas.",
         effects=tuple(
             (
                 f"lambda = {weight}, clipped, mean distance",
