@@ -161,7 +161,8 @@ def _run(outcome: Outcome) -> Iterator[str]:
     if facts["commits"]:
         yield f"- measured at {', '.join(map(code, facts['commits']))}"
     yield "- " + ", ".join(f"{md(name)} {md(version)}" for name, version in facts["versions"].items())
-    yield "- intervals: Student's t over training seeds; with one seed over images (Wilson's for shares)"
+    over = "Student's t over training seeds, never narrower than over images; with one seed over images"
+    yield f"- intervals: {over} (Wilson's for shares)"
     yield from ("", "<details><summary>Every model's declaration</summary>", "")
     yield from table(("model", "declaration"), ([md(name), code(words)] for name, words in outcome.declared.items()))
     yield "</details>"
