@@ -13,7 +13,7 @@ import click
 from rich.markup import escape
 
 from .commands import check_device, execute, foresee, make_plan
-from .environment import cores
+from .environment import cores, without_password
 from .errors import UserError
 from .printing import Spoils, complaints, console, write_report
 
@@ -349,7 +349,7 @@ def ui(home: Path, tracking_uri: str | None, host: str, port: int) -> None:
     except Unreachable as error:
         raise UserError(f"cannot open the tracking store ({error})") from None
     remote = uri.startswith(("http://", "https://"))
-    for name, link in ui_links(uri if remote else f"http://{host}:{port}", experiment).items():
+    for name, link in ui_links(without_password(uri) if remote else f"http://{host}:{port}", experiment).items():
         console.print(f"models against attacks, {name}: {link}", soft_wrap=True, markup=False)
     if remote:
         return  # it has a server of its own

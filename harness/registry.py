@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from . import identity
+from .environment import without_password, without_password_of
 from .errors import UserError, unknown
 
 DYNAMIC: Final = (
@@ -358,7 +359,8 @@ def fetch(uri: str, tracking_uri: str, target: Path) -> Path:
                 found = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(part)))
                 flavors = sorted(mlflow.models.Model.load(str(found)).flavors)
         except Exception as error:  # MLflow's own, of its database, of HTTP, of the file system
-            raise UserError(f"cannot fetch {uri} from {tracking_uri} ({said(error)})") from error
+            reason = without_password_of(tracking_uri, said(error))
+            raise UserError(f"cannot fetch {uri} from {without_password(tracking_uri)} ({reason})") from error
         if "pytorch" not in flavors:
             raise UserError(f"{uri} is no PyTorch model; it can be loaded as {', '.join(flavors)}")
         assert found.is_relative_to(part)

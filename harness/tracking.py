@@ -19,11 +19,11 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import urlparse, urlsplit
+from urllib.parse import urlparse
 from urllib.request import url2pathname
 
 from .campaign import Spoiled, attempt, boards, boards_from_home, model_state, probe_facts, read_plans, read_runs
-from .environment import without_password
+from .environment import without_password, without_password_of
 from .errors import UserError, describe
 from .health import Trust, trust
 from .metrics import Board, Pair, pair_rows
@@ -70,7 +70,8 @@ def check_uri(uri: str) -> None:
     """Raise UserError for an address that no store can have, before anything is run."""
     scheme, colon, _ = uri.partition(":")
     if not colon or scheme.partition("+")[0] not in SCHEMES:
-        raise UserError(f"no tracking store at {uri!r}; write it as one of {', '.join(f'{s}:' for s in SCHEMES)}")
+        shown = without_password(uri)
+        raise UserError(f"no tracking store at {shown!r}; write it as one of {', '.join(f'{s}:' for s in SCHEMES)}")
 
 
 class Unreachable(RuntimeError):
@@ -183,12 +184,11 @@ class Tracker:
         except Exception as error:
             if not _lost(error) and self._answers():
                 raise
-            raise Unreachable(self._hide(f"{without_password(self.uri)}: {describe(error)}")[:300]) from error
+            raise Unreachable(self._said(error)) from error
 
-    def _hide(self, text: str) -> str:
-        """A message without the password."""
-        secret = urlsplit(self.uri).password
-        return text.replace(secret, "***") if secret else text
+    def _said(self, error: Exception) -> str:
+        """Which store said what, without the password."""
+        return f"{without_password(self.uri)}: {without_password_of(self.uri, describe(error))}"[:300]
 
     def _answers(self) -> bool:
         """Whether the store is there."""
