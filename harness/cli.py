@@ -144,7 +144,8 @@ OPTIONS: dict[str, Callable[[Callable[..., Any]], Callable[..., Any]]] = {
     "part": click.option(
         "--part",
         metavar="I/N",
-        help="Only the i-th of n shares of the pairs, each with a home of its own; gauntlet sync joins them.",
+        help="Only the i-th of n shares of the pairs, each with a home of its own; gauntlet sync joins them, and alone "
+        "writes to MLFLOW_TRACKING_URI.",
     ),
     "tracking": click.option("--tracking-uri", help="MLflow store (MLFLOW_TRACKING_URI). Default: SQLite in the home."),
 }

@@ -153,7 +153,8 @@ def execute(
     if options["download"]:
         for source in sources.values():
             source.load()  # once, here: workers would all fetch at the same time
-    tracker = Tracker(place, choose(place, tracking_uri)) if suite is not None else None
+    uri = choose(place, tracking_uri, part=options.get("part"))
+    tracker = Tracker(place, uri) if suite is not None else None
     context = Context(place, sources, device)
     command = command_line()
     with _workers(engine, context) as workers, Display(made, place, console) as display:

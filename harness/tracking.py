@@ -58,9 +58,12 @@ def default_uri(home: Home) -> str:
     return f"sqlite:///{(home.path / 'mlflow.db').resolve()}"
 
 
-def tracking_uri(home: Home, given: str | None) -> str:
-    """``--tracking-uri``, else ``MLFLOW_TRACKING_URI``, else :func:`default_uri`."""
-    return given or os.environ.get("MLFLOW_TRACKING_URI") or default_uri(home)
+def tracking_uri(home: Home, given: str | None, *, part: str | None = None) -> str:
+    """``--tracking-uri``, else ``MLFLOW_TRACKING_URI``, else :func:`default_uri`.
+
+    A part of a run leaves the environment's store to ``gauntlet sync``, which would deliver all of it once more.
+    """
+    return given or (os.environ.get("MLFLOW_TRACKING_URI") if part is None else None) or default_uri(home)
 
 
 SCHEMES: Final = ("sqlite", "postgresql", "mysql", "mssql", "http", "https", "databricks")

@@ -104,6 +104,26 @@ def test_merged_parts_are_tracked_and_leave_nothing_to_do(halves: list[Path], tm
     assert sorted(file.stat().st_mtime_ns for file in home.glob("cells/*/result.json")) == before
 
 
+def test_parts_leave_a_teams_store_to_sync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = f"sqlite:///{tmp_path / 'team.db'}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+    monkeypatch.chdir(tmp_path)  # MLflow puts artifacts of such a store where it stands
+    parts = [tmp_path / number for number in "12"]
+    for part in parts:
+        start(part, "--part", f"{part.name}/2", "--attack", "noise*")
+        assert cells(part)
+        assert {store for file in part.glob("cells/*/runs.json") for store in read_json(file)} == {"home"}
+    assert not (tmp_path / "team.db").exists()
+    assert call("sync", *parts, "--home", tmp_path / "all").exit_code == 0
+    client = Tracker(Home(tmp_path / "all"), store).client
+    (experiment,) = client.search_experiments(filter_string="name = 'gauntlet'")
+    kept = [run.data.tags.get("gauntlet.pair") for run in client.search_runs([experiment.experiment_id])]
+    assert sorted(filter(None, kept)) == sorted(cells(tmp_path / "all"))
+
+    start(parts[0], "--part", "1/2", "--attack", "noise*", "--tracking-uri", f"sqlite:///{tmp_path / 'own.db'}")
+    assert (tmp_path / "own.db").exists()  # who names a store gets it
+
+
 def test_a_home_rebuilt_from_results_alone_has_the_same_leaderboard(whole: Path, tmp_path: Path) -> None:
     for folder in ("cells", "models", "plans", "health"):
         shutil.copytree(whole / folder, tmp_path / "results" / folder)
