@@ -189,7 +189,7 @@ class Recorder:
                 return
             except Exception as error:  # this one cannot be delivered, the others can
                 self.failures.append(f"cannot track {marker.stem}: {describe(error)}")
-                marker.rename(marker.with_suffix(".failed"))
+                self._tracker.give_up(marker)
         if self.trouble:
             self.trouble = ""
             self._watch.messages.append("the tracking store answers again")

@@ -209,7 +209,9 @@ class Tracker:
     def mark(self, plan: str, cell: str) -> None:
         """Note that a cell's result is to be delivered."""
         again = bool(earlier(self.home.cell(cell)))  # an earlier result was tracked, perhaps
-        write_json(self.home.pending / f"{cell}.json", {"plan": plan, "cell": cell, "begun": False, "again": again})
+        marker = self.home.pending / f"{cell}.json"
+        begun = _failed(marker).exists()
+        write_json(marker, {"plan": plan, "cell": cell, "begun": begun, "again": again})
 
     def mark_untracked(self, plan: str, cells: Iterable[str]) -> None:
         """Note those of a plan's finished results that this store has never seen: another was used before, perhaps."""
@@ -242,7 +244,12 @@ class Tracker:
                 write_json(marker, {**note, "begun": True})
                 run_id = self._guard(self._log_pair, pair, plan, parent)
             self._remember(folder, run_id)
-        marker.unlink(missing_ok=True)
+        for file in (marker, _failed(marker)):
+            file.unlink(missing_ok=True)
+
+    def give_up(self, marker: Path) -> None:
+        """Wait no longer with a result that cannot be delivered; the next command that asks for its pair tries again."""
+        marker.rename(_failed(marker))
 
     def _plan(self, key: str) -> Mapping[str, Any]:
         if key not in self._plans:
@@ -587,6 +594,11 @@ class Tracker:
         if not self.uri.startswith("http"):
             return ""
         return f"{self.store}/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
+
+
+def _failed(marker: Path) -> Path:
+    """Where a marker lies that was given up: its run may have been begun."""
+    return marker.with_suffix(".failed")
 
 
 def undelivered(home: Home) -> int:
