@@ -15,7 +15,7 @@ from rich.markup import escape
 from .commands import check_device, execute, foresee, make_plan
 from .environment import cores, without_password
 from .errors import UserError
-from .printing import Spoils, complaints, console, write_report
+from .printing import Spoils, complaints, console, waiting, write_report
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells have it."""
@@ -263,27 +263,25 @@ def report(home: Path, tracking_uri: str | None, source: str, out: Path | None) 
     from .campaign import boards_from_home
     from .runner import deliver
     from .store import Home, no_runs
-    from .tracking import Tracker, Unreachable
+    from .tracking import Tracker, Unreachable, undelivered
     from .tracking import tracking_uri as choose
 
     place = Home(home)
     if not home.exists():
         raise no_runs(home)
-    spoils = Spoils()
+    spoils, trouble = Spoils(), ""
     if source == "home":
         boards = boards_from_home(place, spoiled=spoils)
     else:
         tracker = Tracker(place, choose(place, tracking_uri))
+        if trouble := deliver(tracker):
+            waiting(trouble, undelivered(place), place.pending)
         try:
-            try:
-                deliver(tracker)
-            except UserError as error:  # the next command tries again; what is tracked can be shown
-                spoils(home, error)
             boards = tracker.read_boards(spoils)
         except Unreachable as error:
             raise UserError(f"cannot read tracked runs ({error}); --from home reads the result files") from None
     write_report(boards, out or home / "report")
-    if spoils.found:
+    if spoils.found or trouble:
         sys.exit(1)
 
 

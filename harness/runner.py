@@ -86,26 +86,33 @@ def exclusive(home: Home, say: Callable[[str], None]) -> Iterator[None]:
         lock.release()
 
 
-def deliver(tracker: Tracker) -> None:
+def deliver(tracker: Tracker) -> str:
     """Deliver what earlier commands could not, unless another command is at it.
 
-    Raises:
-        Unreachable: The store did not answer; the rest stays in ``pending/``.
+    Returns:
+        Why something could not be delivered, and stays in ``pending/``; "" if nothing did.
     """
     lock = FileLock(tracker.home.path / ".lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        return
+        return ""
+    trouble = ""
     try:
         waiting = tracker.waiting()
         for marker in waiting:
-            tracker.deliver(marker)
+            try:
+                tracker.offer(marker)
+            except UserError as error:  # this one cannot be delivered, the others can
+                trouble = str(error)
         if waiting:
             tracker.reopen()
-            _close(tracker)
+            trouble = trouble or _close(tracker)
+    except Unreachable as error:
+        trouble = str(error)
     finally:
         lock.release()
+    return trouble
 
 
 class Recorder:
@@ -180,15 +187,15 @@ class Recorder:
             if self._stopping.is_set():
                 return
             try:
-                self._tracker.deliver(marker)
+                self._tracker.offer(marker)
             except Unreachable as error:
                 if not self.trouble:
                     self._watch.messages.append(f"tracking store out of reach, results wait in pending/: {error}")
                 self.trouble = str(error)
                 self._asked = time.monotonic()
                 return
-            except Exception as error:  # this one cannot be delivered, the others can
-                self.failures.append(f"cannot track {marker.stem}: {describe(error)}")
+            except UserError as error:  # this one cannot be delivered, the others can
+                self.failures.append(str(error))
                 self._tracker.give_up(marker)
         if self.trouble:
             self.trouble = ""

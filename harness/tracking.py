@@ -78,11 +78,15 @@ def check_uri(uri: str) -> None:
 
 
 class Unreachable(RuntimeError):
-    """The tracking store did not answer. Results are safe on disk and are delivered later."""
+    """The tracking store did not answer, or lets nobody in. Results are safe on disk and are delivered later."""
+
+
+CLOSED: Final = ("TEMPORARILY_UNAVAILABLE", "PERMISSION_DENIED", "UNAUTHENTICATED")
+"""Answers of a store that takes nothing from this user just now, whatever it is."""
 
 
 def _lost(error: BaseException | None) -> bool:
-    """Whether a connection was lost, be it for a moment: the store may answer again by the time it is asked."""
+    """Whether a connection was lost, be it for a moment, or is refused: the store may answer again when it is asked."""
     from mlflow.exceptions import MlflowException
     from requests import RequestException
     from sqlalchemy.exc import OperationalError
@@ -90,7 +94,7 @@ def _lost(error: BaseException | None) -> bool:
     while error is not None:
         if isinstance(error, OperationalError | ConnectionError | TimeoutError | RequestException):
             return True
-        if isinstance(error, MlflowException) and error.error_code == "TEMPORARILY_UNAVAILABLE":
+        if isinstance(error, MlflowException) and error.error_code in CLOSED:
             return True
         error = error.__cause__ or error.__context__
     return False
@@ -181,13 +185,22 @@ class Tracker:
         return path.read_text()
 
     def _guard(self, call: Any, *arguments: Any, **named: Any) -> Any:
-        """Call MLflow; if it fails for want of a connection, or the store answers nothing else, it is out of reach."""
+        """Call MLflow; if it fails for want of a connection, or the store answers nothing else, it is out of reach.
+
+        Raises:
+            Unreachable: It is.
+            UserError: The store answers, and does not take this.
+        """
+        from mlflow.exceptions import MlflowException
+
         try:
             return call(*arguments, **named)
         except Exception as error:
-            if not _lost(error) and self._answers():
-                raise
-            raise Unreachable(self._said(error)) from error
+            if _lost(error) or not self._answers():
+                raise Unreachable(self._said(error)) from error
+            if isinstance(error, MlflowException):
+                raise UserError(self._said(error)) from error
+            raise
 
     def _said(self, error: Exception) -> str:
         """Which store said what, without the password."""
@@ -230,6 +243,7 @@ class Tracker:
 
         Raises:
             Unreachable: The store did not answer; the marker stays.
+            UserError: The store refused, or a file is damaged; the marker stays.
         """
         note = read_json(marker)
         folder = self.home.cell(note["cell"])
@@ -248,7 +262,7 @@ class Tracker:
             file.unlink(missing_ok=True)
 
     def give_up(self, marker: Path) -> None:
-        """Wait no longer with a result that cannot be delivered; the next command that asks for its pair tries again."""
+        """Leave a result that cannot be delivered; the next command that asks for its pair tries again."""
         marker.rename(_failed(marker))
 
     def _plan(self, key: str) -> Mapping[str, Any]:
@@ -398,7 +412,7 @@ class Tracker:
             spoiled: Told of damaged files, which are left out.
 
         Raises:
-            UserError: A file is damaged and nobody is to be told.
+            UserError: The store refused, or a file is damaged and nobody is to be told.
             Unreachable: The store did not answer.
         """
         plans = [record for record in read_plans(self.home, spoiled) if not self.is_closed(record)]
@@ -419,6 +433,7 @@ class Tracker:
             boards: What its suite has by now, also from other commands.
 
         Raises:
+            UserError: The store refused, or a file is damaged.
             Unreachable: The store did not answer.
         """
         for board in boards:
@@ -489,7 +504,7 @@ class Tracker:
             Results delivered.
 
         Raises:
-            UserError: A file is damaged and nobody is to be told.
+            UserError: The store refused, or a file is damaged and nobody is to be told.
             Unreachable: The store did not answer; what is left waits in ``pending/``.
         """
         for record in read_plans(self.home, spoiled):
@@ -498,21 +513,27 @@ class Tracker:
         for marker in self.waiting():
             folder = self.home.cell(marker.stem)
             before = read_runs(folder)
-            attempt(lambda m=marker: self._try(m), folder, spoiled)  # type: ignore[misc]
+            attempt(lambda m=marker: self.offer(m), folder, spoiled)  # type: ignore[misc]
             delivered += read_runs(folder) != before
         if delivered:
             self.reopen()
         self.close_all(spoiled)
         return delivered
 
-    def _try(self, marker: Path) -> None:
-        """:meth:`deliver`; what MLflow refuses is one result's trouble."""
+    def offer(self, marker: Path) -> None:
+        """:meth:`deliver`; whatever goes wrong is one result's trouble.
+
+        Raises:
+            Unreachable: The store did not answer; the marker stays.
+            UserError: Anything else; the marker stays.
+        """
         try:
             self.deliver(marker)
-        except (Unreachable, UserError):
+        except Unreachable:
             raise
         except Exception as error:
-            raise UserError(f"cannot track {marker.stem}: {describe(error)}") from error
+            reason = str(error) if isinstance(error, UserError) else describe(error)
+            raise UserError(f"cannot track {marker.stem}: {reason}") from error
 
     # -- reading ---------------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import runpy
 import shutil
 from collections import Counter
@@ -11,6 +12,7 @@ from typing import Any
 import mlflow
 import pytest
 from click.testing import Result
+from mlflow.exceptions import RestException
 
 from harness.store import Home
 from harness.tracking import Tracker, default_uri
@@ -61,13 +63,13 @@ def assert_tracked_once(home: Path) -> None:
     assert list((home / "pending").iterdir()) == []
 
 
-def failing(monkeypatch: pytest.MonkeyPatch, name: str, error: Exception, times: int = 10**6) -> None:
-    """Let a call of MLflow's client fail the first times it is made."""
-    left, real = iter(range(times)), getattr(mlflow.MlflowClient, name)
+def failing(monkeypatch: pytest.MonkeyPatch, name: str, code: str, calls: range = range(10**6)) -> None:
+    """Let a store refuse some calls of MLflow's client."""
+    number, real = itertools.count(), getattr(mlflow.MlflowClient, name)
 
     def call(*arguments: Any, **named: Any) -> Any:
-        if next(left, None) is not None:
-            raise error
+        if next(number) in calls:
+            raise RestException({"error_code": code, "message": "none of yours"})
         return real(*arguments, **named)
 
     monkeypatch.setattr(mlflow.MlflowClient, name, call)
@@ -89,4 +91,55 @@ def test_a_delivery_that_failed_half_way_is_not_doubled(home: Path, monkeypatch:
     (failed,) = (home / "pending").iterdir()
     assert failed.suffix == ".failed"
     assert start(home).exit_code == 0
+    assert_tracked_once(home)
+
+
+def test_a_store_that_may_only_be_read(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        failing(patch, "create_run", "PERMISSION_DENIED")
+        result = start(home)
+        assert result.exit_code == 0
+        said = " ".join(result.stderr.split())
+        assert "the tracking store is out of order" in said
+        assert "none of yours" in said
+        assert f"{len(cells(home))} results wait" in said
+        assert (home / "report" / "index.html").exists()
+        assert {file.suffix for file in (home / "pending").iterdir()} == {".json"}
+    assert start(home).exit_code == 0
+    assert_tracked_once(home)
+
+
+def test_a_report_shows_what_is_tracked_and_says_what_waits(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        failing(patch, "create_run", "PERMISSION_DENIED", range(3, 10**6))  # after a command, a model and a pair
+        assert start(home).exit_code == 0
+        waiting = len(list((home / "pending").glob("*.json")))
+        assert waiting == len(cells(home)) - 1
+        result = call("report", "--home", home, "--out", tmp_path / "refused")
+        assert result.exit_code == 1
+        assert f"{waiting} results wait" in " ".join(result.stderr.split())
+        assert (tmp_path / "refused" / "index.html").exists()
+    with monkeypatch.context() as patch:
+        failing(patch, "log_artifact", "INVALID_PARAMETER_VALUE", range(1))
+        result = call("report", "--home", home, "--out", tmp_path / "one")
+        assert result.exit_code == 1
+        assert "cannot track" in result.stderr
+        assert len(list((home / "pending").glob("*.json"))) == 1  # the others are delivered
+    assert call("report", "--home", home, "--out", tmp_path / "all").exit_code == 0
+    assert_tracked_once(home)
+
+
+@pytest.mark.parametrize("code", ["PERMISSION_DENIED", "INTERNAL_ERROR"])
+def test_summaries_that_are_refused(home: Path, monkeypatch: pytest.MonkeyPatch, code: str) -> None:
+    with monkeypatch.context() as patch:
+        failing(patch, "get_run", code)
+        result = start(home)
+        assert result.exit_code == 0
+        assert "none of yours" in result.stderr
+        assert (home / "report" / "index.html").exists()
+        assert not list(home.glob("plans/*/closed.json"))
+    assert "none of yours" not in start(home).stderr
+    assert list(home.glob("plans/*/closed.json"))
     assert_tracked_once(home)
