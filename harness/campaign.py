@@ -22,7 +22,7 @@ from .metrics import Board, Pair
 from .plan import Cell, ModelSpec, Plan
 from .results import Damaged, is_finished, read_result
 from .shape import PLAN, misfit
-from .store import Home, no_runs, read_json, read_record, write_json
+from .store import Home, no_runs, read_json, read_record, set_aside, write_json
 from .work import inner
 
 T = TypeVar("T")
@@ -190,9 +190,17 @@ def attempt(read: Callable[[], T], path: Path, spoiled: Spoiled | None) -> T | N
 
 
 def write_plan(home: Home, record: Record) -> None:
-    """Record a plan as the newest, also if the clock was set back; the same plan again keeps its place."""
+    """Record a plan as the newest, also if the clock was set back; the same plan again keeps its place.
+
+    A damaged record of it is set aside.
+    """
     path = home.plans / f"{record['plan']}.json"
-    if not path.exists() or read_json(path) != record:
+    try:
+        known = read_json(path) if path.exists() else None
+    except UserError:
+        set_aside(path)
+        known = None
+    if known != record:
         latest = max((other.stat().st_mtime_ns for other in home.plans.glob("*.json") if other != path), default=0)
         write_json(path, record)
         if path.stat().st_mtime_ns <= latest:

@@ -203,7 +203,14 @@ def parent_digests(home: Home, spec: ModelSpec) -> dict[str, str]:
 
 @lru_cache(maxsize=1024)
 def _card(path: Path, modified: int) -> dict[str, Any]:
-    return read_record(path, name="the card")
+    try:
+        return read_record(path, name="the card")
+    except UserError as error:
+        raise UserError(f"{error}; {_mend(path.parent)}") from None
+
+
+def _mend(folder: Path) -> str:
+    return f"delete {folder} and run the same command again to retrain it"
 
 
 def save_model(home: Home, spec: ModelSpec, model: nn.Module, card: Mapping[str, Any]) -> None:
@@ -266,14 +273,12 @@ def load_model(home: Home, spec: ModelSpec, info: DatasetInfo) -> nn.Module:
             raise UserError(f"where is the external model {spec.key}? its declaration has no reference")
         return restore(spec.defense.reference, spec.defense).eval()
     file = folder / "weights.safetensors"
-    mend = f"delete {folder} and run the same command again to retrain it"
+    mend = _mend(folder)
     try:
         content = file.read_bytes()
         card = load_card(home, spec)
     except OSError as error:
         raise UserError(f"cannot read the checkpoint {error.filename} ({error.strerror}); {mend}") from None
-    except UserError as error:
-        raise UserError(f"{error}; {mend}") from None
     if hashlib.sha256(content).hexdigest() != card.get("sha256"):
         raise UserError(f"the checkpoint {file} is damaged (its digest is not the card's); {mend}")
     model = spec.defense.build(spec.architecture, info, load_base(home, spec, info))

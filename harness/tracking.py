@@ -29,7 +29,7 @@ from .health import Trust, trust
 from .metrics import Board, Pair, pair_rows
 from .registry import quiet_environment
 from .results import is_finished, read_result
-from .store import Home, earlier, finite, read_json, write_bytes, write_json
+from .store import Home, earlier, finite, read_json, set_aside, write_bytes, write_json
 from .tracked import (
     EPS_STEPS,
     attack_table,
@@ -162,7 +162,7 @@ class Tracker:
     def _forget(self) -> None:
         """A new database knows nothing: whatever was delivered to the one before is to be delivered again."""
         for file in self.home.path.glob("*/*/runs.json"):
-            write_json(file, {store: run for store, run in read_json(file).items() if store != "home"})
+            write_json(file, {store: run for store, run in self._runs(file.parent).items() if store != "home"})
         self.reopen()
 
     @functools.cached_property
@@ -223,14 +223,14 @@ class Tracker:
         """Note that a cell's result is to be delivered."""
         again = bool(earlier(self.home.cell(cell)))  # an earlier result was tracked, perhaps
         marker = self.home.pending / f"{cell}.json"
-        begun = _failed(marker).exists()
+        begun = _failed(marker).exists() or bool(earlier(self.home.cell(cell) / "runs.json"))
         write_json(marker, {"plan": plan, "cell": cell, "begun": begun, "again": again})
 
     def mark_untracked(self, plan: str, cells: Iterable[str]) -> None:
         """Note those of a plan's finished results that this store has never seen: another was used before, perhaps."""
         for cell in cells:
             folder = self.home.cell(cell)
-            untracked = is_finished(folder) and self.store not in read_runs(folder)
+            untracked = is_finished(folder) and self.store not in self._runs(folder)
             if untracked and not (self.home.pending / f"{cell}.json").exists():
                 self.mark(plan, cell)
 
@@ -247,7 +247,7 @@ class Tracker:
         """
         note = read_json(marker)
         folder = self.home.cell(note["cell"])
-        if is_finished(folder) and self.store not in read_runs(folder):
+        if is_finished(folder) and self.store not in self._runs(folder):
             pair = read_result(folder)
             plan = self._plan(note["plan"])
             parent = self._model_run(plan, pair.meta["model"])
@@ -270,8 +270,16 @@ class Tracker:
             self._plans[key] = read_json(self.home.plans / f"{key}.json")
         return self._plans[key]
 
+    def _runs(self, folder: Path) -> dict[str, str]:
+        """:func:`read_runs`; a damaged record is set aside, for the runs are found again by their tags."""
+        try:
+            return read_runs(folder)
+        except UserError:
+            set_aside(folder / "runs.json")
+            return {}
+
     def _remember(self, folder: Path, run_id: str) -> None:
-        write_json(folder / "runs.json", {**read_runs(folder), self.store: run_id})
+        write_json(folder / "runs.json", {**self._runs(folder), self.store: run_id})
 
     def _find(self, kind: str, key: str) -> list[Run]:
         where = f"tags.`gauntlet.{kind}` = '{key}' and tags.`gauntlet.origin` = '{self.origin}'"
@@ -301,7 +309,7 @@ class Tracker:
     def _plan_run(self, plan: Mapping[str, Any]) -> str:
         """Run of a command: made once, found again by the command that goes on with it."""
         folder = self.home.plans / plan["plan"]
-        known = read_runs(folder).get(self.store)
+        known = self._runs(folder).get(self.store)
         if known is None:
             known = self._complete("plan", plan["plan"]) or self._guard(self._log_plan, plan)
             self._remember(folder, known)
@@ -310,7 +318,7 @@ class Tracker:
     def _model_run(self, plan: Mapping[str, Any], key: str) -> str:
         """Run of a model: made once, under the command that first used it."""
         folder = self.home.model(key)
-        known = read_runs(folder).get(self.store)
+        known = self._runs(folder).get(self.store)
         if known is None:
             parent = self._plan_run(plan)
             entry = next(model for model in plan["models"] if model["model"] == key)
@@ -396,9 +404,10 @@ class Tracker:
         return run_id
 
     def is_closed(self, plan: Mapping[str, Any]) -> bool:
-        """Whether :meth:`close` was done for that plan in this store, with nothing new since."""
+        """Whether :meth:`close` was done for that plan in this store, with nothing new since; damage means no."""
         path = self.home.plans / plan["plan"] / "closed.json"
-        return path.exists() and self.store in read_json(path)
+        found = attempt(lambda: read_json(path), path, lambda *_: None) if path.exists() else None
+        return isinstance(found, list) and self.store in found
 
     def reopen(self) -> None:
         """There is something new: summaries are to be made again, for any plan may share models with it."""
@@ -512,9 +521,9 @@ class Tracker:
         delivered = 0
         for marker in self.waiting():
             folder = self.home.cell(marker.stem)
-            before = read_runs(folder)
+            before = self._runs(folder)
             attempt(lambda m=marker: self.offer(m), folder, spoiled)  # type: ignore[misc]
-            delivered += read_runs(folder) != before
+            delivered += self._runs(folder) != before
         if delivered:
             self.reopen()
         self.close_all(spoiled)

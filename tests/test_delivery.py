@@ -14,7 +14,7 @@ import pytest
 from click.testing import Result
 from mlflow.exceptions import RestException
 
-from harness.store import Home
+from harness.store import Home, is_aside
 from harness.tracking import Tracker, default_uri
 
 CLI = runpy.run_path(str(Path(__file__).parent / "commands.py"))
@@ -50,7 +50,7 @@ def home(whole: Path, tmp_path: Path) -> Path:
 
 
 def cells(home: Path) -> list[str]:
-    return sorted(file.parent.name for file in home.glob("cells/*/result.json"))
+    return sorted(file.parent.name for file in home.glob("cells/*/result.json") if not is_aside(file.parent))
 
 
 def assert_tracked_once(home: Path) -> None:
@@ -143,3 +143,42 @@ def test_summaries_that_are_refused(home: Path, monkeypatch: pytest.MonkeyPatch,
     assert "none of yours" not in start(home).stderr
     assert list(home.glob("plans/*/closed.json"))
     assert_tracked_once(home)
+
+
+@pytest.fixture
+def tracked(whole: Path, tmp_path: Path) -> Path:
+    """A home with its tracking store."""
+    return Path(shutil.copytree(whole, tmp_path / "tracked"))
+
+
+def halve(file: Path) -> bytes:
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) // 2])
+    return content
+
+
+@pytest.mark.parametrize(
+    "pattern", ["cells/*/runs.json", "models/*/runs.json", "plans/*/runs.json", "plans/*.json", "plans/*/closed.json"]
+)
+def test_damage_beside_a_result_is_mended_by_the_next_run(tracked: Path, pattern: str) -> None:
+    file = sorted(tracked.glob(pattern))[0]
+    content = halve(file)
+    if "closed" not in pattern:
+        next(tracked.glob("plans/*/closed.json")).unlink()  # else nobody asks for the runs of models and commands
+    result = start(tracked)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert file.read_bytes() == content
+    aside = file.with_name(f"{file.name}.damaged-1")
+    assert aside.exists() == ("closed" not in pattern)
+    assert_tracked_once(tracked)
+
+
+def test_a_damaged_card_says_what_to_delete(tracked: Path) -> None:
+    (card,) = tracked.glob("models/*/card.json")
+    halve(card)
+    line = CLI["complaint"](call(*RUN, "--jobs", "1", "--home", tracked))
+    assert f"{card} is damaged" in line
+    assert line.endswith(f"; delete {card.parent} and run the same command again to retrain it")
+    shutil.rmtree(card.parent)
+    assert start(tracked).exit_code == 0
+    assert_tracked_once(tracked)
