@@ -9,6 +9,7 @@ from typing import Any
 
 from . import address, external, identity, inspection
 from .data import Dataset
+from .float32 import full_float32
 from .plan import ModelSpec
 from .probe import diagnose
 from .remedy import Remedy
@@ -68,6 +69,7 @@ def admit(
     reference = address.parse(text, mean=tuple(mean), std=tuple(std), fetched=fetched, tracking_uri=tracking_uri)
     with identity.as_a_worker(device), identity.isolated(0, device):
         model = external.load(reference)
+        full_float32()  # whatever its code has just asked for
         _, (x, y) = data.test_sample(min(LOOK, len(data.x_test)))
         classes = len(data.info.classes)
         found = inspection.inspect(model, x, y, classes, device)

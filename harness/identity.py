@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from . import float32
+
 
 def canonical(value: Any) -> Any:
     """Turn a declaration into plain JSON values.
@@ -97,13 +99,11 @@ def isolated(seed: int | None = None, device: torch.device | str = "cpu") -> Ite
 @contextmanager
 def as_a_worker(device: torch.device | str = "cpu") -> Iterator[None]:
     """One thread and full float32, as worker processes compute, so that numbers equal theirs; then all as it was."""
-    threads, cuda, cudnn = torch.get_num_threads(), torch.backends.cuda.matmul, torch.backends.cudnn
-    rounded = cuda.allow_tf32, cudnn.allow_tf32
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    cuda.allow_tf32 = cudnn.allow_tf32 = False
     try:
-        with isolated(device=device):
+        with float32.kept(), isolated(device=device):
+            float32.full_float32()
             yield
     finally:
         torch.set_num_threads(threads)
-        cuda.allow_tf32, cudnn.allow_tf32 = rounded

@@ -19,13 +19,14 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as save_tensors
-from torch import Tensor
+from torch import Tensor, nn
 
 from . import ensemble, environment, identity
 from .attack import Attack
 from .attacks.transfer import Transfer
 from .data import Dataset, DatasetInfo
 from .errors import first_line
+from .float32 import full_float32
 from .metrics import broken
 from .plan import Cell, ModelSpec, Probe
 from .prepared import read_prepared, write_prepared
@@ -135,12 +136,6 @@ def worker(context: Context) -> Worker:
     return Worker(context)
 
 
-def full_float32() -> None:
-    """Let a GPU keep all digits of float32: no matrix product or convolution in TF32."""
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.allow_tf32 = False
-
-
 def keep_compiler_out() -> None:
     """Spare each worker 4 s: an optimizer's first call imports torch's compiler, only to be kept off it.
 
@@ -174,6 +169,7 @@ class Worker:
         Raises:
             UserError: Data or a checkpoint is missing or damaged, or the model cannot be judged.
         """
+        full_float32()  # whatever a user's code asked for in the job before
         match job:
             case Train(spec):
                 self._train(spec)
@@ -241,10 +237,15 @@ class Worker:
         (home.model(spec.key) / "failed.json").unlink(missing_ok=True)
 
     def _load_bench(self, spec: ModelSpec) -> Bench:
+        model, classes = self._load(spec)
+        return Bench.of(model, classes, self.context.device, spec.defense.remedy)
+
+    def _load(self, spec: ModelSpec) -> tuple[nn.Module, int]:
+        """A model and the number of its classes."""
         info = self.context.sources[spec.dataset].info()
         model = load_model(self.context.home, spec, info)
         full_float32()  # whatever a user's code has just asked for
-        return Bench.of(model, len(info.classes), self.context.device, spec.defense.remedy)
+        return model, len(info.classes)
 
     def _batch(self, cell: Cell, shard: int) -> tuple[Tensor, Tensor, Tensor]:
         data = self._data(cell.victim)
@@ -305,14 +306,14 @@ class Worker:
 
     def _examine(self, look: Probe) -> None:
         home, spec = self.context.home, look.model
-        info = self.context.sources[spec.dataset].info()
         _, (x, y) = self._data(spec).test_sample(look.n)
+        model, classes = self._load(spec)
         facts = examine(
-            load_model(home, spec, info),
+            model,
             x,
             y,
             look.threat,
-            classes=len(info.classes),
+            classes=classes,
             device=self.context.device,
             remedy=spec.defense.remedy,
             seed=identity.derive_seed(look.key),

@@ -1,0 +1,50 @@
+"""All digits of float32, in whichever of torch's ways a user's code asked for fewer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+
+import torch
+
+_BACKENDS: Final[Any] = torch.backends  # typed without the newer way
+
+_PLACES: Final[tuple[Any, ...]] = (
+    _BACKENDS,  # what others inherit from comes before them
+    _BACKENDS.cudnn,
+    _BACKENDS.cuda.matmul,
+    _BACKENDS.cudnn.conv,
+    _BACKENDS.cudnn.rnn,
+    _BACKENDS.mkldnn.matmul,
+    _BACKENDS.mkldnn.conv,
+    _BACKENDS.mkldnn.rnn,
+)
+"""Where torch is told the precision of float32 operations, as ``"ieee"``, ``"tf32"``, ``"bf16"`` or ``"none"``."""
+
+
+def full_float32() -> None:
+    """Let no matrix product, convolution or recurrent layer round its operands, whatever has been asked for so far."""
+    _set(["ieee"] * len(_PLACES), inherit=False)
+
+
+@contextmanager
+def kept() -> Iterator[None]:
+    """Leave the precision of float32 operations as it was when the block ends."""
+    before = [place.fp32_precision for place in _PLACES]
+    try:
+        yield
+    finally:
+        _set(before, inherit=True)
+
+
+def _set(wanted: Sequence[str], *, inherit: bool) -> None:
+    """Set the older switches, then the newer: torch raises where somebody reads one that another contradicts."""
+    _, _, matmul, conv, _, cpu_matmul, *_ = wanted
+    rounded = "medium" if cpu_matmul == "bf16" else "high"
+    torch.set_float32_matmul_precision(rounded if matmul == "tf32" else "highest")
+    _BACKENDS.cudnn.allow_tf32 = conv == "tf32"
+    for place, precision in zip(_PLACES, wanted, strict=True):
+        place.fp32_precision = "none"
+        if not inherit or place.fp32_precision != precision:
+            place.fp32_precision = precision
