@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from .plan import Cell, ModelSpec
+from .prepared import tensor_files
 from .results import shard_path
 from .store import Home, write_bytes
 from .work import Craft, Examine, Job, Judge, Prepare, Train
@@ -62,7 +63,7 @@ def _model(home: Home, spec: ModelSpec) -> Iterator[Path]:
 def _prepared(home: Home, cell: Cell) -> Iterator[Path]:
     if cell.prepared_key is not None:
         path = home.prepared(cell.prepared_key)
-        yield from (path, *path.parent.glob(f"{path.stem}.*.safetensors"))
+        yield from (path, *tensor_files(path))
 
 
 class Hold:

@@ -10,6 +10,7 @@ from typing import Any
 from .errors import UserError
 from .plan import Cell, ModelSpec, Plan, Probe
 from .pool import Task
+from .prepared import prepared_record
 from .results import Damaged, check_result, is_finished, read_shard, shard_path
 from .store import Home, has_model, read_json, set_aside
 from .work import Craft, Examine, Job, Judge, Prepare, Train, digests, provenance, read_crafted
@@ -75,23 +76,30 @@ class Graph:
 
     def _cell(self, cell: Cell) -> None:
         needs = {_training(cell.victim), _training(cell.crafter)}
-        if cell.prepared_key is not None:
-            name = f"prepare {cell.prepared_key}"
-            if not self._home.prepared(cell.prepared_key).exists():
-                self._add(name, Prepare(cell), {_training(cell.crafter)})
-            needs.add(name)
         folder = self._home.cell(cell.key)
         made = provenance(self._home, cell)
         made_of = provenance(self._home, cell, judged=False)
+        unprepared = False
+        if cell.prepared_key is not None:
+            name = f"prepare {cell.prepared_key}"
+            ready = self._home.prepared(cell.prepared_key)
+            unprepared = not (ready.exists() and self._usable(ready, lambda: prepared_record(ready), made_of))
+            if unprepared:
+                self._add(name, Prepare(cell), {_training(cell.crafter)})
+            needs.add(name)
         self.shards_left[cell.key] = 0
         for shard in range(cell.shards):
             path = shard_path(folder, shard)
+            if unprepared:  # they do not say with what they were attacked
+                path.unlink(missing_ok=True)
             if path.exists() and self._usable(path, lambda p=path: read_shard(p)[1], made):  # type: ignore[misc]
                 continue
             wanted = set(needs)
             if cell.crafted_key is not None:
                 file = self._home.crafted(cell.crafted_key, shard)
                 name = f"craft {cell.crafted_key} {shard}"
+                if unprepared:
+                    file.unlink(missing_ok=True)
                 if not (file.exists() and self._usable(file, lambda f=file: read_crafted(f)[1], made_of)):  # type: ignore[misc]
                     self._add(name, Craft(cell, shard), set(needs))
                 wanted.add(name)
@@ -120,7 +128,7 @@ class Graph:
         """Whether a part of an interrupted cell can be kept: it is whole, and made with what is here now."""
         try:
             found = facts()
-        except Damaged as error:
+        except UserError as error:
             self._say(f"{error}; computing it again")
             path.unlink(missing_ok=True)
             return False

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from .attack import Attack
 from .errors import UserError
-from .store import read_json, write_bytes, write_json
+from .store import read_json, read_record, write_bytes, write_json
 
 
-def write_prepared(path: Path, attack: Attack, ready: Attack, cost: Mapping[str, Any]) -> None:
+def write_prepared(path: Path, attack: Attack, ready: Attack, cost: Mapping[str, Any], made: Mapping[str, Any]) -> None:
     """Write the fields that preparation changed.
 
     A field that became a mapping of names to tensors goes into a file of its own, before the JSON that makes it count.
@@ -28,6 +28,7 @@ def write_prepared(path: Path, attack: Attack, ready: Attack, cost: Mapping[str,
         attack: As declared.
         ready: What its ``prepare`` returned.
         cost: What that took.
+        made: Its provenance, see :func:`harness.work.provenance`.
     """
     fields: dict[str, Any] = {}
     tensors: dict[str, str] = {}
@@ -41,7 +42,21 @@ def write_prepared(path: Path, attack: Attack, ready: Attack, cost: Mapping[str,
             tensors[field.name] = hashlib.sha256(content).hexdigest()
         elif value != getattr(attack, field.name):
             fields[field.name] = value
-    write_json(path, {"fields": fields, "cost": cost} | ({"tensors": tensors} if tensors else {}))
+    write_json(path, {"fields": fields, "cost": cost, **made} | ({"tensors": tensors} if tensors else {}))
+
+
+def prepared_record(path: Path) -> dict[str, Any]:
+    """What is written about a preparation; of one from before it said what it was made with, without ``"weights"``.
+
+    Raises:
+        UserError: It is damaged; the message names it.
+    """
+    return read_record(path, {"fields": dict, "cost": dict})
+
+
+def tensor_files(path: Path) -> list[Path]:
+    """The files of tensors that there are beside a JSON."""
+    return sorted(path.parent.glob(f"{path.stem}.*.safetensors"))
 
 
 def read_prepared(path: Path, attack: Attack) -> Attack:

@@ -19,6 +19,7 @@ import numpy as np
 from .campaign import attempt, read_plan
 from .errors import UserError
 from .metrics import SAMPLE_COLUMNS, Pair
+from .prepared import prepared_record, tensor_files
 from .results import is_finished, read_result, read_shard
 from .store import Home, is_aside, no_runs, read_json, read_record, set_aside, whole_model, write_bytes
 from .work import read_crafted
@@ -84,7 +85,7 @@ class _Merge:
     def __init__(self, source: Home, into: Home) -> None:
         self._source, self._into = source, into
         self._done = Merged()
-        self._weights: dict[str, bool] = {}  # by model: whether the source's are those merged into
+        self._seen: set[str] = set()
         self._digests: dict[str, str | None] = {}
 
     def run(self) -> Merged:
@@ -100,9 +101,10 @@ class _Merge:
         for key in self._names("crafted", folders=True):
             for file in sorted((self._source.path / "crafted" / key).glob("*.safetensors")):
                 self._part("crafted", file, lambda path: read_crafted(path)[1])
-        if all(self._weights.values()):  # it does not say which model it was prepared on
-            for name in sorted(self._names("prepared"), key=lambda name: name.endswith(".json")):
-                self._check("prepared", self._source.path / "prepared" / name, self._prepared, name)
+        for name in self._names("prepared"):
+            if name.endswith(".json"):
+                key = Path(name).stem
+                self._check("prepared", self._source.prepared(key), self._prepared, key)
         return self._done
 
     def _names(self, kind: str, *, folders: bool = False) -> list[str]:
@@ -139,14 +141,11 @@ class _Merge:
 
     # -- models ----------------------------------------------------------------------------------------------
 
-    def _model(self, key: str) -> bool:
-        """Take a model over, after those that it is built upon; whether its weights are now those merged into."""
-        if key not in self._weights:
-            self._weights[key] = True  # a circle of damaged cards comes to an end
-            before = len(self._done.refused) + len(self._done.damaged)
+    def _model(self, key: str) -> None:
+        """Take a model over, after those that it is built upon."""
+        if key not in self._seen:
+            self._seen.add(key)  # a circle of damaged cards comes to an end
             self._check("models", self._source.model(key), self._take_model, key)
-            self._weights[key] = len(self._done.refused) + len(self._done.damaged) == before
-        return self._weights[key]
 
     def _take_model(self, key: str) -> bool | None:
         source, target = self._source.model(key), self._into.model(key)
@@ -240,13 +239,16 @@ class _Merge:
         self._copy(source, target)
         return True
 
-    def _prepared(self, name: str) -> bool:
-        source, target = self._source.path / "prepared" / name, self._into.path / "prepared" / name
+    def _prepared(self, key: str) -> bool | None:
+        source, target = self._source.prepared(key), self._into.prepared(key)
         if target.exists():
             return False
-        if source.suffix == ".json":
-            read_json(source)
-        self._copy(source, target)
+        record = prepared_record(source)
+        if "weights" not in record:  # from before it said on which model: it is made anew
+            return None
+        self._fits(record)
+        for file in (*tensor_files(source), source):
+            self._copy(file, target.with_name(file.name))
         return True
 
     def _plan(self, key: str) -> bool:

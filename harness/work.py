@@ -265,7 +265,8 @@ class Worker:
         with victim.counted() as cost, victim.guarded():
             ready = attack.prepare(victim, x.to(victim.device), y.to(victim.device))
         facts = {"seconds": time.perf_counter() - start, "forwards": cost.forwards, "backwards": cost.backwards}
-        write_prepared(self.context.home.prepared(key), attack, ready, facts)
+        made = provenance(self.context.home, cell, judged=False)
+        write_prepared(self.context.home.prepared(key), attack, ready, facts, made)
 
     def _ready(self, cell: Cell) -> Attack:
         """The cell's attack with what it learned from the training data."""
@@ -356,7 +357,7 @@ def provenance(home: Home, cell: Cell, *, judged: bool = True) -> dict[str, Any]
     Args:
         home: Where the models are.
         cell: The pair.
-        judged: Whether the victim takes part; crafting for transfer knows the source alone.
+        judged: Whether the victim takes part; preparing, and crafting for transfer, know the crafter alone.
     """
     specs = {cell.crafter.key: cell.crafter} | ({cell.victim.key: cell.victim} if judged else {})
     made = {"versions": environment.versions(), "git_commit": environment.git_commit()}

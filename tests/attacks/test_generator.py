@@ -171,7 +171,7 @@ def test_what_was_learned_comes_back_from_disk(
 ) -> None:
     x, y = sample
     path = tmp_path / "prepared" / "abc.json"
-    write_prepared(path, DECLARED, ready, {"seconds": 1.0})
+    write_prepared(path, DECLARED, ready, {"seconds": 1.0}, {})
     again = read_prepared(path, DECLARED)
     assert isinstance(again, Generator)
     threat = Threat("l2", 0.3)
@@ -191,7 +191,7 @@ def test_what_was_learned_comes_back_from_disk(
 def test_plain_fields_come_back_as_before(tmp_path: Path) -> None:
     path = tmp_path / "abc.json"
     found = replace(DECLARED, c=0.25)
-    write_prepared(path, DECLARED, found, {})
+    write_prepared(path, DECLARED, found, {}, {})
     assert set(read_json(path)) == {"fields", "cost"}
     assert read_prepared(path, DECLARED) == found
     assert [file.name for file in tmp_path.iterdir()] == ["abc.json"]
