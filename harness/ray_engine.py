@@ -21,7 +21,7 @@ from .data import DataSource
 from .errors import UserError, describe, first_line
 from .pool import ONE_THREAD, TRIES, Done, Task
 from .ray_session import Session, connect, load
-from .ray_worker import Carried, Reply, Shared, perform
+from .ray_worker import NODES_GPUS, Carried, Reply, Shared, perform
 from .work import Context, Source
 
 PATIENCE: Final = 60.0
@@ -90,7 +90,7 @@ class RayEngine:
         cluster = self._cluster
         self._session: Session = connect(self._ray, cluster.address, cluster.cpus, cluster.gpus)
         options = {"num_cpus": cluster.cpus, "num_gpus": cluster.gpus, "max_retries": 0, "max_calls": 0}
-        self._perform = self._ray.remote(**options, runtime_env={"env_vars": ONE_THREAD})(perform)
+        self._perform = self._ray.remote(**options, runtime_env={"env_vars": ONE_THREAD | NODES_GPUS})(perform)
         self._shared: Any = None
         self._digest = lru_cache(maxsize=4096)(_digest)
         return self

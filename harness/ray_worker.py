@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -21,6 +22,10 @@ from .pool import outcome
 from .ray_session import load
 from .store import Home
 from .work import Context, Job, Source, Worker, worker
+
+NODES_GPUS: Final = {"RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1"}
+"""Environment in which a worker sees all GPUs of its node, of which each task is told its own: torch looks once, so
+that a worker which Ray shows another one for another task would go on with the first."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +117,7 @@ def perform(shared: list[Any], job: Job, files: Mapping[str, Any]) -> Reply:
         job: What is to be done.
         files: The files it needs, by path below the home: bytes, or references to bytes.
     """
-    known, hand, unfit = _crew(shared[0])
+    known, hand, unfit = _crew(shared[0], _gpu())
     if unfit:
         return Reply(unfit=unfit)
     with tempfile.TemporaryDirectory(prefix="gauntlet-", dir=known.scratch) as folder:
@@ -130,11 +135,29 @@ def _bytes(content: Any) -> bytes:
     return content if isinstance(content, bytes) else bytes(load().get(content))
 
 
-@lru_cache(maxsize=1)  # models and data stay in memory between tasks
-def _crew(shared: Any) -> tuple[Shared, Worker, str]:
-    known: Shared = load().get(shared)
-    hand = worker(Context(Home(Path()), known.sources, known.device))
-    return known, hand, _unfit(known)
+def _gpu() -> int | None:
+    """Number, for torch, of the first GPU that Ray lends this task; None if it lends none."""
+    lent = load().get_gpu_ids()
+    if not lent:
+        return None
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")  # the node's: see NODES_GPUS
+    return visible.split(",").index(str(lent[0])) if visible else int(lent[0])
+
+
+_crews: dict[tuple[Any, int | None], tuple[Shared, Worker, str]] = {}
+"""The one of the last task: models and data stay in memory until another GPU is lent."""
+
+
+def _crew(shared: Any, gpu: int | None) -> tuple[Shared, Worker, str]:
+    if (shared, gpu) not in _crews:
+        _crews.clear()
+        torch.cuda.empty_cache()  # the GPU lent before is somebody else's now
+        known: Shared = load().get(shared)
+        device = known.device if gpu is None else f"{known.device}:{gpu}"
+        if gpu is not None and torch.cuda.is_available():
+            torch.cuda.set_device(gpu)  # a user's code may know "the" GPU only
+        _crews[shared, gpu] = known, worker(Context(Home(Path()), known.sources, device)), _unfit(known)
+    return _crews[shared, gpu]
 
 
 def _unfit(known: Shared) -> str:

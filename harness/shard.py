@@ -101,7 +101,7 @@ def _craft(victim: Victim, attack: Attack, threat: Threat, x: Tensor, y: Tensor,
                     x_adv = attack(victim, x.clone(), y.clone(), threat)
                 finally:
                     if x.is_cuda:
-                        torch.cuda.synchronize()
+                        torch.cuda.synchronize(x.device)
                     seconds = time.perf_counter() - start
             if x_adv is None:
                 raise TypeError("the attack returned None")

@@ -86,6 +86,13 @@ def test_every_kind_of_job_leaves_what_it_leaves_with_the_local_engine(tmp_path:
 
 
 @needs_ray
+def test_a_task_is_told_the_gpu_that_ray_lends_it(tmp_path: Path) -> None:
+    done = python(str(SCRIPTS / "ray_gpus.py"), str(tmp_path / "home"))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [f"RuntimeError: cuda:{i} of [{i}], visible: None" for i in (0, 1)]
+
+
+@needs_ray
 def test_a_request_larger_than_the_cluster_is_refused(tmp_path: Path) -> None:
     words = ["-m", "harness.cli", "run", "quick", "--engine", "ray", "--home", str(tmp_path / "home")]
     done = python(*words, "--cpus-per-task", "1000")
@@ -247,6 +254,38 @@ def test_a_node_without_the_data_asks_for_the_copy(tmp_path: Path, monkeypatch: 
         Carried(absent, absent.info(), None).load()
     with pytest.raises(UserError, match="is another one on"):
         Carried(DataSource("digits"), absent.info(), None).load()
+
+
+@pytest.mark.parametrize(
+    ("lent", "visible", "number"),
+    [
+        ([], None, None),
+        ([], "", None),
+        ([1], None, 1),
+        (["3"], "2,3", 1),
+        (["2", "3"], "2,3", 0),
+        (["GPU-b"], "GPU-a,GPU-b", 1),
+    ],
+)
+def test_a_lent_gpu_has_a_number_among_those_of_the_node(
+    lent: list[Any], visible: str | None, number: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_worker, "load", lambda: SimpleNamespace(get_gpu_ids=lambda: lent))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert ray_worker._gpu() == number
+
+
+def test_a_worker_keeps_its_models_until_another_gpu_is_lent(monkeypatch: pytest.MonkeyPatch) -> None:
+    shared = Shared(sources={}, device="cuda", versions={}, commit="", progress=None, scratch=None)
+    monkeypatch.setattr(ray_worker, "load", lambda: SimpleNamespace(get=lambda _: shared))
+    monkeypatch.setattr(ray_worker, "_crews", {})
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    first, same, other, none = (ray_worker._crew("shared", gpu)[1] for gpu in (0, 0, 1, None))
+    assert first is same
+    assert [hand.context.device for hand in (first, other, none)] == ["cuda:0", "cuda:1", "cuda"]
+    assert len(ray_worker._crews) == 1
 
 
 def test_a_node_with_other_versions_is_not_relied_on() -> None:
