@@ -155,11 +155,15 @@ def _prepared(cell: Cell, bench: Bench, x: Tensor, y: Tensor) -> tuple[Attack, P
     attack = cell.attack
     if cell.prepared_key is None:
         return attack, None
-    identity.seed_everything(identity.derive_seed(cell.prepared_key))
+    seed, n, victim = identity.derive_seed(cell.prepared_key), attack.preparation_samples, bench.attacked
+
+    def prepare() -> Attack:
+        identity.seed_everything(seed)
+        with victim.guarded():
+            return attack.prepare(victim, x[:n].clone(), y[:n].clone())
+
     try:
-        with bench.attacked.guarded():
-            n = attack.preparation_samples
-            return attack.prepare(bench.attacked, x[:n].clone(), y[:n].clone()), None
+        return victim.sparing(len(x[:n]), prepare), None
     except VictimError:
         raise
     except Exception as error:  # an attack's failure is recorded, and does not stop the others

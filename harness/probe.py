@@ -137,7 +137,7 @@ def diagnose(
         judge.votes = VOTES if varies else None
         right = judge.predict(x) == y
         with torch.no_grad():
-            probabilities = are_probabilities(judge(x))
+            probabilities = are_probabilities(judge.sparing(len(x), lambda: judge(x)))
         remedy = Remedy(probabilities=probabilities, draws=DRAWS if varies else 1, stand_ins=tuple(stand_ins))
         seen = Victim(model, classes=classes, device=device, remedy=remedy)
         return replace(remedy, temperature=_temperature(seen, judge, x[right], y[right]))
@@ -149,8 +149,12 @@ def _temperature(seen: Victim, judge: Victim, x: Tensor, y: Tensor) -> float:
         return 1.0
     surveys = [Survey(seen, judge, x, y, Threat("linf", eps)) for eps in REACHES]
     gap = -float(margin(surveys[0].logits(x), y).median())
+
+    def saturated() -> bool:
+        return _silent(surveys[0]) > SILENT or any(_gain(survey) > GAIN for survey in surveys)
+
     try:
-        saturates = _silent(surveys[0]) > SILENT or any(_gain(survey) > GAIN for survey in surveys)
+        saturates = seen.sparing(len(x), saturated)
     except (UserError, torch.OutOfMemoryError):
         raise
     except Exception:  # no gradient reaches the images: dividing cannot help
@@ -177,11 +181,14 @@ def stochastic(victim: Victim, x: Tensor, seed: int) -> dict[str, Any]:
         ``draws``: the calls; ``labels``: share of images whose label changed; ``logits``: the largest change of a
         logit over the largest logit.
     """
-    calls = []
-    for call in range(CALLS):
+
+    def ask(call: int) -> Tensor:
         with identity.isolated(identity.derive_seed(seed, "call", call), victim.device):
-            calls.append(victim(x))
-    outputs = torch.stack(calls)
+            logits: Tensor = victim(x)
+        return logits
+
+    # all of them with as many images at once: else rounding would look like chance
+    outputs = victim.sparing(len(x), lambda: torch.stack([ask(call) for call in range(CALLS)]))
     labels = outputs.argmax(2)
     change = outputs.amax(0) - outputs.amin(0)
     return {

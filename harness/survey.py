@@ -69,9 +69,12 @@ class Survey:
         errors: list[str] = []
 
         def attempt(name: str, measure: Callable[[], Any]) -> Any:
-            try:
+            def seeded() -> Any:
                 with identity.isolated(self.seed, self.victim.device):
                     return measure()
+
+            try:
+                return self.victim.sparing(len(self.x), seeded)
             except torch.OutOfMemoryError:
                 raise
             except Exception as error:
@@ -117,9 +120,13 @@ class Survey:
 
     def logits(self, x: Tensor) -> Tensor:
         """What attacks see, under the same random numbers each time: images are compared, not draws."""
-        with identity.isolated(self.seed, self.victim.device), torch.no_grad():
-            logits: Tensor = self.victim(x)
-        return logits
+
+        def ask() -> Tensor:
+            with identity.isolated(self.seed, self.victim.device), torch.no_grad():
+                logits: Tensor = self.victim(x)
+            return logits
+
+        return self.victim.sparing(len(x), ask)
 
     def slope(self, objective: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         """Gradient at the images of an objective of logits (N, K) and labels (N,), under those same numbers."""

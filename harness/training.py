@@ -423,13 +423,29 @@ def score(
         labels: int64 (N,).
         index: Which of them; ``None``: all.
         batch: Images a forward pass; ``None``: 1000 on a GPU, 128 on a CPU, where more of them leave the cache (a
-            convolutional net takes twice the time with 1000).
+            convolutional net takes twice the time with 1000). Halved while they are too many for the memory.
+
+    Raises:
+        torch.OutOfMemoryError: There was not even room for one.
     """
     batch = batch or (1000 if images.is_cuda else 128)
     chosen = torch.arange(len(images), device=images.device) if index is None else index
     if not len(chosen):
         return math.nan, math.nan
     model.eval()
+    batch = min(batch, len(chosen))
+    while True:
+        try:
+            return _score(model, data, images, labels, chosen, batch)
+        except torch.OutOfMemoryError:
+            if batch == 1:
+                raise
+            batch = (batch + 1) // 2
+
+
+def _score(
+    model: nn.Module, data: Dataset, images: Tensor, labels: Tensor, chosen: Tensor, batch: int
+) -> tuple[float, float]:
     loss, correct = 0.0, 0
     for part in chosen.split(batch):  # type: ignore[no-untyped-call]
         logits = model(data.to_float(images[part]))

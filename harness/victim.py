@@ -142,13 +142,17 @@ class Victim(nn.Module):
     def sparing(self, images: int, work: Callable[[], T]) -> T:
         """Do something with a batch of so many images, from the start again with fewer at once until it fits.
 
+        Passes of what did not fit are not counted.
+
         Raises:
             torch.OutOfMemoryError: There was not even room for one.
         """
+        before = Cost(self.cost.forwards, self.cost.backwards)
         while True:
             try:
                 return work()
             except torch.OutOfMemoryError:
+                self.cost.forwards, self.cost.backwards = before.forwards, before.backwards
                 if not self.narrow(images):
                     raise
 

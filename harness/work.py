@@ -260,11 +260,16 @@ class Worker:
         attack = inner(cell.attack)
         _, (x, y) = data.train_sample(min(attack.preparation_samples, len(data.x_train)))
         victim = self._bench(cell.crafter).attacked
-        identity.seed_everything(identity.derive_seed(key))  # now: a model that is loaded first draws its weights
-        start = time.perf_counter()
-        with victim.counted() as cost, victim.guarded():
-            ready = attack.prepare(victim, x.to(victim.device), y.to(victim.device))
-        facts = {"seconds": time.perf_counter() - start, "forwards": cost.forwards, "backwards": cost.backwards}
+
+        def prepare() -> tuple[Attack, dict[str, float]]:
+            identity.seed_everything(identity.derive_seed(key))  # now: a model that is loaded first draws its weights
+            start = time.perf_counter()
+            with victim.counted() as cost, victim.guarded():
+                ready = attack.prepare(victim, x.to(victim.device), y.to(victim.device))
+            seconds = time.perf_counter() - start
+            return ready, {"seconds": seconds, "forwards": cost.forwards, "backwards": cost.backwards}
+
+        ready, facts = victim.sparing(len(x), prepare)
         made = provenance(self.context.home, cell, judged=False)
         write_prepared(self.context.home.prepared(key), attack, ready, facts, made)
 

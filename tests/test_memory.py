@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 
-from harness import identity
+from defenses.standard import Standard
+from harness import evaluation, identity, work
 from harness.attack import Attack
 from harness.attacks.alpha import Alpha
 from harness.attacks.apgd import APGD
@@ -17,23 +21,30 @@ from harness.attacks.jacobian import class_gradients
 from harness.attacks.lbfgs import LBFGS
 from harness.attacks.noise import Noise
 from harness.attacks.square import Square
+from harness.data import Dataset, DataSource
+from harness.inspection import inspect
+from harness.plan import Cell, ModelSpec
+from harness.prepared import prepared_record
+from harness.probe import diagnose, probe
 from harness.shard import Bench, craft, run_shard
+from harness.store import Home
 from harness.threat import Threat
+from harness.training import score
 from harness.victim import Victim
 
 
 class Hungry(nn.Module):
     """A small network that has memory for so many images at once."""
 
-    def __init__(self, limit: int = 10**9) -> None:
+    def __init__(self, limit: int = 10**9, backwards: int = 10**9) -> None:
         super().__init__()
         with identity.isolated(0):
             self.net = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, 10))
-        self.limit = limit
+        self.limit, self.backwards = limit, backwards
         self.largest = 0
 
     def forward(self, x: Tensor) -> Tensor:
-        if len(x) > self.limit:
+        if len(x) > (min(self.limit, self.backwards) if x.requires_grad else self.limit):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate a lot.\nOn two lines.")
         self.largest = max(self.largest, len(x))
         out: Tensor = self.net(x) * 10
@@ -127,3 +138,97 @@ def test_memory_is_really_spared(x: Tensor) -> None:
     whole = kept()
     victim.chunk = 5
     assert kept() < whole
+
+
+def test_what_did_not_fit_is_not_counted(x: Tensor) -> None:
+    victim = Victim(Hungry(6), classes=10)
+
+    def work() -> Tensor:
+        victim(x[:6])
+        logits: Tensor = victim(x)
+        return logits
+
+    with victim.counted() as cost:
+        victim.sparing(20, work)
+    assert (cost.forwards, cost.backwards) == (26, 0)
+
+
+def test_gradients_of_all_classes_that_do_not_fit_are_not_asked_for_again_one_by_one(x: Tensor) -> None:
+    victim = Victim(Hungry(6), classes=10)
+    with pytest.raises(torch.OutOfMemoryError):
+        class_gradients(victim, x)
+    assert victim.cost.forwards == 20
+
+
+def timeless(facts: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in facts.items() if name not in ("seconds", "stochastic")}
+
+
+TIGHT = [{"limit": 6}, {"backwards": 6}]
+
+
+@pytest.mark.parametrize("memory", TIGHT, ids=str)
+def test_a_probe_measures_the_same(memory: dict[str, int], x: Tensor) -> None:
+    y = Victim(Hungry()).predict(x)
+    expected, found = (probe(model, x, y, Threat("linf", 0.05), classes=10) for model in (Hungry(), Hungry(**memory)))
+    assert found["stochastic"]["labels"] == 0
+    assert not found["seen"]["raw"]["errors"]
+    (one,), (other,) = ([facts.pop("seen")["raw"]] for facts in (expected, found))
+    assert timeless(found) == timeless(expected)
+    assert other.pop("rising") == pytest.approx(one.pop("rising"), abs=1e-3)
+    assert other == one
+
+
+@pytest.mark.parametrize("memory", TIGHT, ids=str)
+def test_a_guest_is_looked_at_the_same(memory: dict[str, int], x: Tensor) -> None:
+    models = Hungry(), Hungry(**memory)
+    for model in models:
+        model.net[-1].weight.data *= 100  # type: ignore[union-attr,operator]
+    y = Victim(models[0]).predict(x)
+    expected, found = (diagnose(model, x, y, classes=10) for model in models)
+    assert found == expected
+    assert found.temperature > 1
+    assert inspect(models[1], x, y, 10) == inspect(models[0], x, y, 10)
+
+
+CELL = Cell(
+    victim=ModelSpec(dataset="digits", architecture="mlp-8", defense=Standard()),
+    attack=LBFGS(c="dataset", search_images=20, searches=4, max_evaluations=30),
+    threat=Threat("l2"),
+    n=20,
+    batch=20,
+)
+
+
+@pytest.mark.parametrize("memory", TIGHT, ids=str)
+def test_an_attack_learns_the_same(memory: dict[str, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    records = []
+    for model in (Hungry(), Hungry(**memory)):
+        home = Home(tmp_path / str(model.limit + model.backwards)).create()
+        monkeypatch.setattr(work, "load_model", lambda *_, model=model: model)
+        work.Worker(work.Context(home, {"digits": DataSource("digits")})).run(work.Prepare(CELL))
+        records.append(prepared_record(home.prepared(str(CELL.prepared_key))))
+    expected, found = records
+    assert found["fields"]["c"] == pytest.approx(expected["fields"]["c"], rel=1e-3)
+    assert found["cost"]["forwards"] == expected["cost"]["forwards"] > 0
+    assert found["cost"]["backwards"] == expected["cost"]["backwards"] > 0
+
+
+def test_an_attack_learns_in_an_evaluation_too(x: Tensor) -> None:
+    y = Victim(Hungry()).predict(x)
+    attacks = []
+    for limit in (10**9, 6):
+        attack, failed = evaluation._prepared(CELL, Bench.of(Hungry(limit), 10, "cpu"), x, y)
+        assert failed is None
+        assert isinstance(attack, LBFGS)
+        attacks.append(attack.c)
+    assert attacks[1] == pytest.approx(attacks[0], rel=1e-3)
+
+
+def test_a_trained_model_is_scored_whatever_the_memory(digits: Dataset) -> None:
+    test = digits.x_test, digits.y_test
+    expected, tight = score(Hungry(), digits, *test), Hungry(50)
+    assert score(tight, digits, *test) == pytest.approx(expected, rel=1e-6)
+    assert tight.largest == 32  # a batch of 128 was halved twice
+    with pytest.raises(torch.OutOfMemoryError):
+        score(Hungry(0), digits, *test)

@@ -53,6 +53,8 @@ def class_gradients(
     for part in torch.split(x, chunk_size(victim)):
         try:
             value, jacobian = _chunk(victim, part, outputs, vectorised=True)
+        except torch.OutOfMemoryError:  # whoever called knows what to do about it
+            raise
         except RuntimeError:
             # an operation without a batching rule; an error of another kind comes again from the plain passes
             value, jacobian = _chunk(victim, part, outputs, vectorised=False)
