@@ -309,6 +309,11 @@ def _spared(cell: Record, entry: Record) -> bool:
     return str(cell["attack"]).startswith("transfer:") or bool(cell.get("needs_a_boundary") and entry.get("stochastic"))
 
 
+def misplaced(pair: Pair, entry: Record) -> str:
+    """Name of the first thing that a result says of its pair and the pair's entry in a plan does not; "" if none."""
+    return next((name for name in _OF_A_PAIR if pair.meta.get(name) != entry[name]), "")
+
+
 def cell_name(entry: Record) -> str:
     """A pair's attack and threat for people: the same in every version of it."""
     eps = "" if entry["eps"] is None else f" {entry['eps']:g}"
@@ -358,8 +363,7 @@ def boards_from_home(home: Home, store: str | None = None, spoiled: Spoiled | No
         runs = read_runs(folder)
         run_id = runs.get(store, "") if store is not None else next(iter(runs.values()), "")
         found = read_result(folder, run_id=run_id)
-        other = next((name for name in _OF_A_PAIR if found.meta.get(name) != declared[key][name]), None)
-        if other is not None:
+        if other := misplaced(found, declared[key]):
             raise Damaged(f"{folder / 'result.json'} is damaged (its {other} is not that of its plan)")
         return found
 

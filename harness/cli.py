@@ -306,8 +306,8 @@ def sync(homes: Sequence[Path], home: Path, tracking_uri: str | None) -> None:
 def diff(before: Path, after: Path, csv: Path | None) -> None:
     """Show which numbers moved from HOME_A to HOME_B, and whether beyond noise.
 
-    The same pairs are compared, or other versions of them under the same names; on the same images with an exact paired
-    test.
+    What all attacks of a suite together left of each model, and the same pairs or other versions of them under the same
+    names; on the same images with an exact paired test. Pairs of a cascade count in the worst case alone.
     """
     from .commands import diff as show
 

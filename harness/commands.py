@@ -341,7 +341,7 @@ def sync(given: Sequence[Path], *, home: Path, tracking_uri: str | None) -> None
 
 
 def diff(before: Path, after: Path, csv: Path | None) -> None:
-    """Show which numbers moved between two homes.
+    """Show which worst cases and pairs moved between two homes.
 
     Raises:
         UserError: One of them is no home.
@@ -355,8 +355,11 @@ def diff(before: Path, after: Path, csv: Path | None) -> None:
     moved = frame[frame["state"].isin(["beyond noise", "within noise"])]
     if len(moved):
         console.print(moved_table(moved))
-    console.print(f"A is {before}, B is {after}: ", end="", markup=False, soft_wrap=True)
-    console.print(", ".join(f"{count} {state}" for state, count in counts(frame).items()), soft_wrap=True)
+    console.print(f"A is {before}, B is {after}", markup=False, soft_wrap=True)
+    worst = frame["suite"] != ""
+    for what, rows in (("worst cases of models", frame[worst]), ("pairs", frame[~worst])):
+        found = ", ".join(f"{count} {state}" for state, count in counts(rows).items())
+        console.print(f"{what}: {found}", soft_wrap=True)
     if csv is not None:
         write(frame, csv)
         console.print(f"wrote {csv}", style="dim", markup=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""What moved between two homes: the same pairs, number by number, and whether more than chance could move them."""
+"""What moved between two homes: worst cases and pairs, number by number, and whether more than chance moved them."""
 
 from __future__ import annotations
 
@@ -11,54 +11,58 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
-from .campaign import Spoiled, attempt, read_plans
-from .compare import contrast
-from .metrics import Bools, Pair, broken, wilson
+from .campaign import Record, Spoiled, attempt, read_plans
+from .metrics import Bools, Pair, broken
+from .moved import STATES, share, verdict, worst_cases
 from .results import is_finished, read_result
 from .store import Home, is_aside, no_runs, write_bytes
 
 COLUMNS: Final = (
-    "state", "dataset", "architecture", "defense", "seed", "attack", "source", "norm", "eps", "matched", "cell_a",
-    "cell_b", "status_a", "status_b", "n_a", "n_b", "accuracy_a", "accuracy_b", "difference", "low", "high", "only_a",
-    "only_b", "test", "p_value",
+    "state", "dataset", "architecture", "defense", "seed", "suite", "attack", "source", "part", "norm", "eps",
+    "matched", "cell_a", "cell_b", "status_a", "status_b", "n_a", "n_b", "accuracy_a", "accuracy_b", "difference",
+    "low", "high", "only_a", "only_b", "test", "p_value",
 )  # fmt: skip
-"""Columns of :func:`differences`, a row a pair and eps.
+"""Columns of :func:`differences`, a row a model's worst case or a pair, and eps.
 
-``matched``: ``"key"`` (the same declaration) or ``"name"`` (another version of it). ``accuracy``: share of images that
-stand at that eps. ``difference``: b minus a, with its 95 % interval. ``only_a``: images that stand in a alone.
-``test``: ``"paired"`` on the same images, else ``"intervals"``. ``eps`` is infinite where no plan says at which eps a
-minimal attack is judged: whatever it found counts."""
+``suite``: whose worst case it is, with ``attack`` "worst case" and the model's keys in ``cell_a`` and ``cell_b``; "" of
+a pair, which several suites may share. ``part``: whose images, "test" or "train". ``matched``: ``"key"`` (the same
+declaration) or ``"name"`` (another version of it). ``accuracy``: share of images that stand at that eps; NaN of a pair
+in a cascade. ``difference``: b minus a, with its 95 % interval. ``only_a``: images that stand in a alone. ``test``:
+``"paired"`` on the same images, else ``"intervals"``. ``eps`` is infinite where no plan says at which eps a minimal
+attack is judged: whatever it found counts."""
 
-STATES: Final = ("beyond noise", "within noise", "equal", "only in A", "only in B")
-"""What became of a number, the most telling first."""
-
-NAME: Final = ("dataset", "architecture", "defense", "seed", "attack", "norm", "eps", "source", "cascade")
+NAME: Final = ("dataset", "architecture", "defense", "seed", "attack", "norm", "eps", "source", "cascade", "part")
 """What two versions of one pair have in common."""
 
 _NUMBERS: Final = ("ok", "unclipped")
 """Status of pairs that have a number; the others failed."""
 
-_SHOWN: Final = ("dataset", "architecture", "defense", "seed", "attack", "source", "norm")
+_SHOWN: Final = ("dataset", "architecture", "defense", "seed", "suite", "attack", "source", "part", "norm")
 
 
 @dataclass(frozen=True)
 class _Side:
-    """One home's results by key, and the eps that its plans judge at."""
+    """One home's plans and results by key, and the eps that its plans judge at."""
 
+    plans: Sequence[Record]
     pairs: Mapping[str, Pair]
     written: Mapping[str, int]
     budgets: Mapping[tuple[str, str], frozenset[float]]
 
 
 def differences(a: Home, b: Home, spoiled: Spoiled | None = None) -> pd.DataFrame:
-    """Compare every result of two homes.
+    """Compare every worst case and every result of two homes.
+
+    A worst case is what all attacks of a suite together left of a model (:func:`harness.moved.worst_cases`).
 
     Pairs are matched by key; what is left by the names of model, attack and threat, where a version was bumped or a
-    default changed: with the same number of images if there is such a one, then the newest. On the same images the test
-    is McNemar's, exact (:func:`harness.compare.contrast`), and a number moved beyond noise if p < 0.05. On other
-    images it did if the 95 % Wilson intervals do not overlap, which asks for more. A pair that ran well in one home
-    and failed in the other moved beyond noise: a failure is not chance. Nothing corrects for the number of pairs: of
-    a hundred that chance alone moved, up to five show as beyond it.
+    default changed: with the same number of images if there is such a one, then the newest. A pair that ran well in one
+    home and failed in the other moved beyond noise: a failure is not chance. A pair of a cascade met only the images
+    that the attacks before it had left: it has no accuracy and no verdict, and shows in the worst case alone.
+
+    On the same images the test is McNemar's, exact (:func:`harness.compare.contrast`), and a number moved beyond noise
+    if p < 0.05. On other images it did if the 95 % Wilson intervals do not overlap, which asks for more. Nothing
+    corrects for how many numbers there are: of a hundred that chance alone moved, up to five show as beyond it.
 
     Args:
         a: The home before.
@@ -66,13 +70,13 @@ def differences(a: Home, b: Home, spoiled: Spoiled | None = None) -> pd.DataFram
         spoiled: Told of damaged files, which are then left out.
 
     Returns:
-        :data:`COLUMNS`, in the order of :data:`STATES`, the largest difference first.
+        :data:`COLUMNS`, in the order of :data:`STATES`, worst cases before pairs, the largest difference first.
 
     Raises:
         UserError: One of them is no home; a file is damaged and nobody is to be told.
     """
     this, that = _read(a, spoiled), _read(b, spoiled)
-    rows: list[dict[str, Any]] = []
+    rows = worst_cases(this.plans, that.plans, this.pairs.get, that.pairs.get)
     matched = {key: (key, "key") for key in this.pairs if key in that.pairs}
     matched |= {key: (other, "name") for key, other in _by_name(this, that).items()}
     for key, pair in this.pairs.items():
@@ -87,7 +91,8 @@ def differences(a: Home, b: Home, spoiled: Spoiled | None = None) -> pd.DataFram
     frame["_size"] = (
         -frame["difference"].astype(float).abs().fillna(math.inf)
     )  # a failure has no number, and is told first
-    order = ["_state", "_size", *_SHOWN, "eps", "cell_a", "cell_b"]
+    frame["_pair"] = frame["suite"] == ""
+    order = ["_state", "_pair", "_size", *_SHOWN, "eps", "cell_a", "cell_b"]
     return frame.sort_values(order, kind="stable", ignore_index=True)[list(COLUMNS)]
 
 
@@ -108,11 +113,12 @@ def _read(home: Home, spoiled: Spoiled | None) -> _Side:
             pairs[folder.name] = pair
             written[folder.name] = (folder / "result.json").stat().st_mtime_ns
     budgets: dict[tuple[str, str], frozenset[float]] = {}
-    for plan in read_plans(home, spoiled):
+    plans = read_plans(home, spoiled)
+    for plan in plans:
         for dataset, norms in plan["budgets"].items():
             for norm, grid in norms.items():
                 budgets[dataset, norm] = budgets.get((dataset, norm), frozenset()) | frozenset(map(float, grid))
-    return _Side(pairs, written, budgets)
+    return _Side(plans, pairs, written, budgets)
 
 
 def _grid(pair: Pair, *sides: _Side) -> Sequence[float]:
@@ -142,13 +148,19 @@ def _by_name(a: _Side, b: _Side) -> dict[str, str]:
 
 
 def _name(pair: Pair) -> tuple[Any, ...]:
-    return tuple(pair.meta.get(name) for name in NAME)
+    return tuple(_part(pair) if name == "part" else pair.meta.get(name) for name in NAME)
+
+
+def _part(pair: Pair) -> str:
+    """Whose images a pair was run on: results of earlier versions do not say."""
+    return str(pair.meta.get("part", "test"))
 
 
 def _rows(a: Pair | None, b: Pair | None, how: str, grid: Sequence[float]) -> list[dict[str, Any]]:
     one = a if a is not None else b
     assert one is not None
-    row: dict[str, Any] = {name: one.meta[name] for name in _SHOWN} | {"matched": how, "test": ""}
+    said = {**one.meta, "suite": "", "part": _part(one)}
+    row: dict[str, Any] = {name: said[name] for name in _SHOWN} | {"matched": how, "test": ""}
     for side, pair in (("a", a), ("b", b)):
         row[f"cell_{side}"] = pair.meta["cell"] if pair is not None else ""
         row[f"status_{side}"] = pair.meta["status"] if pair is not None else ""
@@ -161,23 +173,15 @@ def _moved(a: Pair | None, b: Pair | None, eps: float) -> dict[str, Any]:
     known: dict[str, Any] = {"accuracy_a": _accuracy(a, eps), "accuracy_b": _accuracy(b, eps)}
     if a is None or b is None:
         return known | {"state": "only in A" if b is None else "only in B"}
-    known["difference"] = known["accuracy_b"] - known["accuracy_a"]
     if a.meta["status"] != b.meta["status"]:
         return known | {"state": "beyond noise"}
     if a.meta["status"] not in _NUMBERS:
         return known | {"state": "equal"}
+    if a.meta.get("cascade") or b.meta.get("cascade"):
+        return known | {"state": "no verdict"}
     before, after = _order(a), _order(b)
-    if np.array_equal(before[["index", "label"]].to_numpy(), after[["index", "label"]].to_numpy()):
-        found = contrast(_standing(b, after, eps)[None], _standing(a, before, eps)[None])
-        known |= {"test": "paired", "low": found.low, "high": found.high, "p_value": found.p_value}
-        known |= {"only_a": found.only_b, "only_b": found.only_a}
-        same, far = not (found.only_a or found.only_b), found.significant
-    else:
-        ends = [wilson(known[f"accuracy_{side}"] * p.n, p.n) for side, p in (("a", a), ("b", b))]
-        (low_a, high_a), (low_b, high_b) = ends
-        known |= {"test": "intervals", "low": low_b - high_a, "high": high_b - low_a}
-        same, far = known["difference"] == 0, low_b > high_a or high_b < low_a
-    return known | {"state": "equal" if same else "beyond noise" if far else "within noise"}
+    paired = np.array_equal(before[["index", "label"]].to_numpy(), after[["index", "label"]].to_numpy())
+    return known | verdict(_standing(a, before, eps), _standing(b, after, eps), paired=paired)
 
 
 def _order(pair: Pair) -> pd.DataFrame:
@@ -193,10 +197,10 @@ def _standing(pair: Pair, samples: pd.DataFrame, eps: float) -> Bools:
 
 
 def _accuracy(pair: Pair | None, eps: float) -> float:
-    """Share of images that stand; NaN for a pair that failed or has no image."""
-    if pair is None or pair.meta["status"] not in _NUMBERS or not pair.n:
+    """Share of images that stand; NaN for a pair that failed, has no image or did not meet all of them."""
+    if pair is None or pair.meta["status"] not in _NUMBERS or pair.meta.get("cascade"):
         return math.nan
-    return float(_standing(pair, pair.samples, eps).mean())
+    return share(_standing(pair, pair.samples, eps))
 
 
 def write(frame: pd.DataFrame, path: Path) -> None:

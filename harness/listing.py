@@ -211,7 +211,9 @@ def moved_table(moved: DataFrame, most: int = 50) -> Table:
     table = _table("model", "attack", "threat", "A", "B", "B - A", "95 % interval", "p", "")
     for row in moved.head(most).to_dict("records"):
         model = f"{row['dataset']} {row['architecture']} {row['defense']} seed {row['seed']}"
-        source = f" from {row['source']}" if row["source"] else ""
+        about = f" from {row['source']}" if row["source"] else ""
+        about += f" of {row['suite']}" if row["suite"] else ""
+        about += f", {row['part']} images" if row["part"] != "test" else ""
         other = "" if row["matched"] == "key" else ", another version"
         sides = [
             f"{row[f'accuracy_{side}']:.1%}" if row[f"accuracy_{side}"] >= 0 else row[f"status_{side}"] for side in "ab"
@@ -219,7 +221,7 @@ def moved_table(moved: DataFrame, most: int = 50) -> Table:
         known = row["difference"] == row["difference"]  # a failure has no number
         table.add_row(
             escape(model),
-            escape(row["attack"] + source),
+            escape(row["attack"] + about),
             f"{row['norm']} {row['eps']:g}",
             *sides,
             f"{row['difference']:+.1%}" if known else "",

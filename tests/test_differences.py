@@ -21,7 +21,10 @@ from harness.store import Home, write_json
 
 HELPERS = runpy.run_path(str(Path(__file__).parent / "boards.py"))
 CLI = runpy.run_path(str(Path(__file__).parent / "commands.py"))
-budget, minimal, NAN = HELPERS["budget"], HELPERS["pair"], math.nan
+budget, minimal, frame, record = (HELPERS[name] for name in ("budget", "pair", "frame", "record"))
+NAN = math.nan
+MODEL = ("model", "dataset", "architecture", "defense", "seed")
+BATTERY = ("cell", "model", "dataset", "n", "attack", "norm", "eps", "source", "cascade")
 
 
 def needed(broken: int, n: int = 100, first: int = 0) -> Any:
@@ -35,9 +38,19 @@ class Records:
 
     def __init__(self, path: Path, budgets: dict[str, Any] | None = None) -> None:
         self.home = Home(path).create()
-        record = {"plan": "p", "suite": "s", "command": "test", "reference": {}}
-        empty: dict[str, list[str]] = {"models": [], "cells": [], "battery": [], "probes": []}
-        write_json(self.home.plans / "p.json", record | empty | {"budgets": budgets or {"mnist": {"linf": [0.1, 0.2]}}})
+        self.budgets = budgets or {"mnist": {"linf": [0.1]}}
+        self.plan()
+
+    def plan(self, *pairs: Pair, without: str = "") -> None:
+        """Pairs as a suite's battery, recorded; results of all cells but one."""
+        entries = [{name: pair.meta[name] for name in BATTERY} | {"needs_a_boundary": False} for pair in pairs]
+        models = [{name: pair.meta[name] for name in MODEL} for pair in pairs]
+        record = {"plan": "p", "suite": "linf", "command": "test", "reference": {}, "budgets": self.budgets}
+        record |= {"cells": entries, "battery": entries, "probes": []}
+        write_json(self.home.plans / "p.json", record | {"models": list({m["model"]: m for m in models}.values())})
+        for pair in pairs:
+            if pair.meta["cell"] != without:
+                self.add(pair.meta["cell"], pair)
 
     def add(self, cell: str, pair: Pair, **meta: Any) -> Path:
         folder = self.home.cell(cell)
@@ -57,9 +70,9 @@ def b(tmp_path: Path) -> Records:
 
 
 def only(a: Records, b: Records) -> dict[str, Any]:
-    frame = differences(a.home, b.home)
-    assert list(frame) == list(COLUMNS)
-    (row,) = frame.to_dict("records")
+    found = differences(a.home, b.home)
+    assert list(found) == list(COLUMNS)
+    (row,) = found.to_dict("records")
     return row
 
 
@@ -117,14 +130,14 @@ def test_other_labels_are_other_images(a: Records, b: Records) -> None:
     assert only(a, b)["test"] == "intervals"
 
 
-def test_a_minimal_attack_is_looked_at_wherever_a_plan_judges_it(tmp_path: Path, a: Records) -> None:
-    b = Records(tmp_path / "b", {"mnist": {"linf": [0.1, 0.3]}})
+def test_a_minimal_attack_is_looked_at_wherever_a_plan_judges_it(tmp_path: Path) -> None:
+    a, b = (Records(tmp_path / name, {"mnist": {"linf": [0.1, eps]}}) for name, eps in (("a", 0.2), ("b", 0.3)))
     a.add("c", minimal([0.05, 0.15, 0.25, NAN]))
     b.add("c", minimal([0.05, 0.05, 0.25, NAN]))
-    frame = differences(a.home, b.home).set_index("eps")
-    assert sorted(frame.index) == [0.1, 0.2, 0.3]
-    assert dict(frame["state"]) == {0.1: "within noise", 0.2: "equal", 0.3: "equal"}
-    assert frame.loc[0.1, "difference"] == -0.25
+    found = differences(a.home, b.home).set_index("eps")
+    assert sorted(found.index) == [0.1, 0.2, 0.3]
+    assert dict(found["state"]) == {0.1: "within noise", 0.2: "equal", 0.3: "equal"}
+    assert found.loc[0.1, "difference"] == -0.25
 
 
 def test_a_minimal_attack_that_no_plan_judges_counts_at_any_distance(tmp_path: Path) -> None:
@@ -143,12 +156,125 @@ def test_another_version_is_found_by_its_names(a: Records, b: Records) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"attack": "fgsm"}, {"defense": "pgd"}, {"seed": 1}, {"norm": "l2"}, {"source": "x"}, {"cascade": True}]
+    "change",
+    [
+        {"attack": "fgsm"},
+        {"defense": "pgd"},
+        {"seed": 1},
+        {"norm": "l2"},
+        {"source": "x"},
+        {"cascade": True},
+        {"part": "train"},
+    ],
 )
 def test_another_name_is_another_pair(a: Records, b: Records, change: dict[str, Any]) -> None:
     a.add("old", budget(needed(30), 0.1))
     b.add("new", budget(needed(80), 0.1, **change))
     assert counts(differences(a.home, b.home)) == dict.fromkeys(STATES, 0) | {"only in A": 1, "only in B": 1}
+
+
+def test_a_result_that_does_not_say_its_part_is_of_test_images(a: Records, b: Records) -> None:
+    a.add("old", budget(needed(30), 0.1))
+    b.add("new", budget(needed(30), 0.1, part="test"))
+    row = only(a, b)
+    assert (row["matched"], row["part"]) == ("name", "test")
+
+
+def cascade(*broken: int, n: int = 100, **meta: Any) -> list[Pair]:
+    """Attacks of a cascade, each of which broke so many of the images that those before it had left."""
+    pairs, gone = [], 0
+    for number, count in enumerate(broken):
+        samples = frame(needed(count, n, gone), attacked=np.arange(n) >= gone)
+        pairs.append(record(samples, cell=f"c{number}", attack=f"attack {number}", cascade=True, **meta))
+        gone += count
+    return pairs
+
+
+def states(a: Records, b: Records) -> dict[str, str]:
+    found = differences(a.home, b.home)
+    return dict(zip(found["attack"], found["state"], strict=True))
+
+
+def test_what_a_cascade_never_met_does_not_stand(a: Records, b: Records) -> None:
+    a.plan(*cascade(60, 0))
+    b.plan(*cascade(20, 40))
+    assert states(a, b) == {"worst case": "equal", "attack 0": "no verdict", "attack 1": "no verdict"}
+    rows = differences(a.home, b.home).set_index("attack")
+    assert rows.loc["worst case", ["accuracy_a", "accuracy_b"]].tolist() == [0.4, 0.4]
+    assert rows.drop("worst case")[["accuracy_a", "accuracy_b", "difference", "p_value"]].isna().all(axis=None)
+
+
+def test_a_pair_of_a_cascade_that_failed_is_still_told(a: Records, b: Records) -> None:
+    a.plan(*cascade(60, 0))
+    b.plan(*cascade(60), *cascade(60, 0, status="crashed")[1:])
+    assert states(a, b) == {"worst case": "beyond noise", "attack 0": "no verdict", "attack 1": "beyond noise"}
+
+
+def two(broken: int, **meta: Any) -> list[Pair]:
+    """Two attacks that each break so many images, none of them the same."""
+    return [
+        budget(needed(broken, first=50 * one), 0.1, cell=f"c{one}", attack=f"attack {one}", **meta) for one in range(2)
+    ]
+
+
+@pytest.mark.parametrize(("after", "state"), [(20, "equal"), (22, "within noise"), (23, "beyond noise")])
+def test_a_worst_case_moves_where_none_of_its_attacks_does(a: Records, b: Records, after: int, state: str) -> None:
+    a.plan(*two(20))
+    b.plan(*two(after))
+    assert states(a, b)["attack 0"] == ("equal" if after == 20 else "within noise")
+    row = differences(a.home, b.home).set_index("attack").loc["worst case"]
+    assert (row["state"], row["suite"], row["matched"], row["cell_a"]) == (state, "linf", "key", "m0")
+    assert (row["only_a"], row["only_b"]) == (2 * after - 40, 0)
+    assert (row["accuracy_a"], row["accuracy_b"]) == (0.6, 1 - 2 * after / 100)
+    assert row["p_value"] == pytest.approx(2.0 ** (41 - 2 * after) if after > 20 else 1)
+
+
+def test_the_worst_case_of_a_cascade_is_that_of_the_full_matrix(a: Records, b: Records) -> None:
+    a.plan(*cascade(20, 20))
+    b.plan(*(budget(needed(20, first=20 * one), 0.1, cell=f"d{one}", attack=f"attack {one}") for one in range(2)))
+    assert states(a, b)["worst case"] == "equal"
+
+
+@pytest.mark.parametrize("home", [0, 1])
+def test_a_model_that_lacks_a_pair_has_no_worst_case(a: Records, b: Records, home: int) -> None:
+    for number, records in enumerate((a, b)):
+        records.plan(*two(20), without="c1" if number == home else "")
+    row = differences(a.home, b.home).set_index("attack").loc["worst case"]
+    lacking, whole = "ab"[home], "ba"[home]
+    assert (row["state"], row[f"status_{lacking}"], row[f"status_{whole}"]) == ("no verdict", "incomplete", "ok")
+    assert (math.isnan(row[f"accuracy_{lacking}"]), row[f"accuracy_{whole}"]) == (True, 0.6)
+
+
+def test_a_result_that_is_not_its_plans_counts_as_missing(a: Records, b: Records) -> None:
+    for records in (a, b):
+        records.plan(*two(20))
+    b.add("c1", two(20)[1], model="m1")
+    assert states(a, b)["worst case"] == "no verdict"
+
+
+def test_worst_cases_at_other_eps_are_other_numbers(tmp_path: Path) -> None:
+    a, b = (Records(tmp_path / name, {"mnist": {"linf": [0.1, eps]}}) for name, eps in (("a", 0.2), ("b", 0.3)))
+    for records in (a, b):
+        records.plan(minimal([0.05, 0.15, 0.25, NAN], cell="c"))
+    found = differences(a.home, b.home)
+    worst = found[found["attack"] == "worst case"].set_index("eps")
+    assert dict(worst["state"]) == {0.1: "equal", 0.2: "only in A", 0.3: "only in B"}
+    assert (worst.loc[0.2, "accuracy_a"], worst.loc[0.3, "accuracy_b"]) == (0.5, 0.25)
+
+
+def test_a_model_trained_anew_is_found_by_its_names_on_as_many_images_first(a: Records, b: Records) -> None:
+    short = budget(needed(10, n=50), 0.1, cell="short", model="m1")
+    a.plan(budget(needed(20), 0.1, cell="long"))
+    b.plan(budget(needed(80), 0.1, cell="new", model="m1"), short)
+    found = differences(a.home, b.home)
+    worst = found[found["attack"] == "worst case"][["state", "matched", "cell_a", "cell_b", "n_a", "n_b", "test"]]
+    assert worst.to_numpy().tolist() == [
+        ["beyond noise", "name", "m0", "m1", 100, 100, "paired"],
+        ["only in B", "", "", "m1", 0, 50, ""],
+    ]
+    b.plan(short)
+    row = differences(a.home, b.home).set_index("attack").loc["worst case"]
+    assert (row["n_a"], row["n_b"], row["test"], row["state"]) == (100, 50, "intervals", "equal")
 
 
 def test_the_key_comes_before_the_name_and_as_many_images_before_the_newest(a: Records, b: Records) -> None:
@@ -158,8 +284,8 @@ def test_the_key_comes_before_the_name_and_as_many_images_before_the_newest(a: R
     b.add("alike", budget(needed(31), 0.1))
     newest = b.add("longer", budget(needed(30, n=50), 0.1))
     os.utime(newest / "result.json", ns=(2 * 10**18, 2 * 10**18))
-    frame = differences(a.home, b.home)
-    assert dict(zip(frame["cell_a"], frame["cell_b"], strict=True)) == {"same": "same", "old": "alike", "": "longer"}
+    found = differences(a.home, b.home)
+    assert dict(zip(found["cell_a"], found["cell_b"], strict=True)) == {"same": "same", "old": "alike", "": "longer"}
 
 
 def test_a_failure_is_beyond_noise(a: Records, b: Records) -> None:
@@ -206,24 +332,26 @@ def test_damage_is_named_and_left_out(a: Records, b: Records) -> None:
     with pytest.raises(UserError, match="is damaged"):
         differences(a.home, b.home)
     told: list[Path] = []
-    frame = differences(a.home, b.home, lambda path, _: told.append(path))
+    found = differences(a.home, b.home, lambda path, _: told.append(path))
     assert told == [b.home.cell("c")]
-    assert frame["state"].tolist() == ["only in A"]
+    assert found["state"].tolist() == ["only in A"]
 
 
 def test_the_command_shows_what_moved_and_writes_all(a: Records, b: Records, tmp_path: Path) -> None:
-    for name, after in (("still", 30), ("far", 80)):
-        a.add(name, budget(needed(30), 0.1, attack=name))
-        b.add(name, budget(needed(after), 0.1, attack=name))
+    for home, far in ((a, 30), (b, 80)):
+        home.plan(*(budget(needed(n), 0.1, cell=name, attack=name) for name, n in (("still", 30), ("far", far))))
     result = CLI["call"]("diff", a.home.path, b.home.path, "--csv", tmp_path / "out.csv")
     assert result.exit_code == 0, result.output
     table, summary = result.stdout.split("A is ")
     assert "far" in table
     assert "still" not in table
     assert "-50.0%" in table
-    assert "1 beyond noise, 0 within noise, 1 equal, 0 only in A, 0 only in B" in " ".join(summary.split())
-    frame = pd.read_csv(tmp_path / "out.csv", keep_default_na=False)
-    assert frame["attack"].tolist() == ["far", "still"]
+    none = ", 0 no verdict, 0 only in A, 0 only in B"
+    assert f"worst cases of models: 1 beyond noise, 0 within noise, 0 equal{none}" in summary
+    assert f"pairs: 1 beyond noise, 0 within noise, 1 equal{none}" in summary
+    found = pd.read_csv(tmp_path / "out.csv", keep_default_na=False)
+    assert found["attack"].tolist() == ["worst case", "far", "still"]
+    assert found["suite"].tolist() == ["linf", "", ""]
 
 
 @pytest.mark.parametrize("missing", [0, 1])
