@@ -2,9 +2,13 @@
 
     python benchmarks/bench_passes.py [--models mlp-200-200,lenet] [--images 100] [--rounds 5] [--only attacks,trainers]
 
-Attacks are those of the suites ``linf``, ``l2`` and ``black-box``, at the middle eps of the embedded digits, on briefly
-trained networks: passes of the dense one are so cheap that whatever an attack does beside them shows. Passes are those
-that the attack asked for, counted by the victim, at the cost of bare passes on batches of the mean size it asked for.
+Attacks are those of every suite, at the middle eps of the embedded digits, on briefly trained networks: passes of the
+dense one are so cheap that whatever an attack does beside them shows. Of studies, those of a name that no suite has and
+those that prepare, one of each name, at the eps of the smoke profile. A transfer costs what crafting on its source
+does; a preparation is a row of its own, an image a training image. Passes are those that the attack asked for, counted
+by the victim, at the cost of bare passes on batches of the mean size it asked for. An attack that would take long is
+shown fewer images.
+
 A trainer's step is compared with its own passes through the network, counted by hooks; beside them are the optimizer's
 update and, of the generative adversarial trainer, the generator. Ratios near 1 leave nothing to gain but fewer passes.
 """
@@ -12,7 +16,8 @@ update and, of the generative adversarial trainer, the generator. Ratios near 1 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -24,25 +29,59 @@ from defenses.standard import Standard
 from harness import identity
 from harness.attack import Attack
 from harness.attacks.transfer import Transfer
-from harness.data import Dataset, load_dataset
+from harness.blueprint import blueprint
+from harness.data import Dataset, DatasetInfo, load_dataset
 from harness.models import Stages, build_model
 from harness.optim import descend
 from harness.threat import Threat
 from harness.training import Trainer
 from harness.victim import Victim
-from suites import suite
+from suites import studies, suites
 
-SUITES = ("linf", "l2", "black-box")
+FEW = 10
+"""Images that an attack is tried on before it is measured."""
+
+LONG = 15.0
+"""CPU seconds that an attack may take, to judge by those few; beyond that it gets fewer images than the others."""
+
+SHORT = 0.1
+"""CPU seconds on those few below which an attack is measured five times: the median counts."""
 
 
-def passes(work: Callable[[], object], victim: Victim) -> tuple[float, float, list[int]]:
-    """Forward and backward passes in images, and the sizes of the batches asked for."""
+def every_attack(info: DatasetInfo) -> Iterator[tuple[Attack, Threat]]:
+    """Every attack of a suite, each label and norm once; of studies, what has another name or prepares."""
+    seen = set()
+    for battery in suites().values():
+        grid = battery.grid(info)
+        for norm, attacks in battery.attacks.items():
+            for attack in attacks:
+                if (attack.label, norm) not in seen:
+                    seen |= {(attack.label, norm), _sort(attack)}
+                    middle = grid[norm][len(grid[norm]) // 2]
+                    yield attack, Threat(norm, middle if attack.kind == "budget" else None)
+    for study in studies().values():
+        for cell in blueprint(study, "smoke", info, suites()).plan.cells:
+            if _sort(cell.attack) not in seen:
+                seen.add(_sort(cell.attack))
+                yield cell.attack, cell.threat
+
+
+def _sort(attack: Attack) -> tuple[str, bool]:
+    return attack.label.split("(")[0], attack.prepares
+
+
+Cost = tuple[float, float, float, list[int]]
+
+
+def measured(work: Callable[[], object], victim: Victim) -> Cost:
+    """CPU seconds, forward and backward passes in images, and the sizes of the batches asked for."""
     sizes: list[int] = []
     hook = victim.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    identity.seed_everything(0)
     with victim.counted() as cost:
-        work()
+        seconds = cpu(work)
     hook.remove()
-    return cost.forwards, cost.backwards, sizes
+    return seconds, cost.forwards, cost.backwards, sizes
 
 
 def bare(model: nn.Module, x: Tensor, y: Tensor, repeats: int = 20) -> tuple[float, float]:
@@ -64,43 +103,52 @@ def bare(model: nn.Module, x: Tensor, y: Tensor, repeats: int = 20) -> tuple[flo
 
 
 def of_attacks(name: str, data: Dataset, images: int) -> None:
-    identity.seed_everything(0)
-    model = Standard(epochs=5).resolve(data.info).fit(name, data).model
-    victim = Victim(model, classes=10)
+    @lru_cache
+    def trained(defense: type[Trainer], seed: int) -> Victim:
+        identity.seed_everything(seed)
+        model = defense(epochs=5).resolve(data.info).fit(name, data).model
+        return Victim(model.requires_grad_(False), classes=10)
+
+    victim = trained(Standard, 0)
     _, (x, y) = data.test_sample(min(images, data.info.test_size or images))
+    _, (x_train, y_train) = data.train_sample(images)
     keep = victim.predict(x) == y
     x, y = x[keep], y[keep]
-    model.requires_grad_(False)
-    print(f"\n{name}: attacks on {len(x)} digits")
-    print(f"{'':78}{'norm':>6}{'CPU ms/img':>12}{'forwards':>10}{'backwards':>10}{'of bare':>9}")
-    seen = set()
-    for battery in map(suite, SUITES):
-        grid = battery.grid(data.info)
-        for norm, attacks in battery.attacks.items():
-            for attack in attacks:
-                if isinstance(attack, Transfer) or attack.prepares or (attack, norm) in seen:
-                    continue
-                seen.add((attack, norm))
-                one_attack(attack, Threat(norm, grid[norm][1] if attack.kind == "budget" else None), victim, x, y)
+    print(f"\n{name}: attacks on digits")
+    print(f"{'':88}{'norm':>6}{'images':>8}{'CPU ms/img':>12}{'forwards':>10}{'backwards':>10}{'of bare':>9}")
+    for attack, threat in every_attack(data.info):
+        crafter = trained(type(attack.defense), 1) if isinstance(attack, Transfer) else victim
+        attack.warm_up()
+        if attack.prepares:
+            attack = prepared(attack, threat, crafter, x_train, y_train)
+        one_attack(attack, threat, crafter, x, y)
+
+
+def prepared(attack: Attack, threat: Threat, victim: Victim, x: Tensor, y: Tensor) -> Attack:
+    made = []
+    cost = measured(lambda: made.append(attack.prepare(victim, x, y)), victim)
+    row("preparation of the next", threat, cost, victim, x, y)
+    return made[0]
 
 
 def one_attack(attack: Attack, threat: Threat, victim: Victim, x: Tensor, y: Tensor) -> None:
-    def work() -> None:
-        identity.seed_everything(0)
-        attack(victim, x, y, threat)
+    few = measured(lambda: attack(victim, x[:FEW], y[:FEW], threat), victim)[0]
+    n = min(len(x), max(FEW, int(FEW * LONG / max(few, 1e-9))))
+    x, y = x[:n], y[:n]
+    costs = [measured(lambda: attack(victim, x, y, threat), victim) for _ in range(5 if few < SHORT else 1)]
+    row(attack.label, threat, sorted(costs)[len(costs) // 2], victim, x, y)
 
-    attack.warm_up()
-    forwards, backwards, sizes = passes(work, victim)
-    seconds = cpu(work)
-    size = min(max(round(statistics.mean(sizes)), 1), len(x)) if sizes else len(x)
+
+def row(label: str, threat: Threat, cost: Cost, victim: Victim, x: Tensor, y: Tensor) -> None:
+    seconds, forwards, backwards, sizes = cost
+    n = len(x)
+    size = min(max(round(statistics.mean(sizes)), 1), n) if sizes else n
     forward, backward = bare(victim, x[:size], y[:size])
     raw = forwards * forward + backwards * backward
     ratio = f"{seconds / raw:9.2f}" if raw else f"{'-':>9}"
-    n = len(x)
-    print(
-        f"  {attack.label:76}{threat.norm:>6}{1e3 * seconds / n:12.2f}{forwards / n:10.1f}{backwards / n:10.1f}{ratio}",
-        flush=True,
-    )
+    name = label if len(label) <= 84 else f"{label[:81]}..."
+    passes = f"{forwards / n:10.1f}{backwards / n:10.1f}"
+    print(f"  {name:86}{threat.norm:>6}{n:8}{1e3 * seconds / n:12.2f}{passes}{ratio}", flush=True)
 
 
 class Counter:
