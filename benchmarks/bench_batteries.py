@@ -1,13 +1,14 @@
-"""The ``linf`` battery against ART's own AutoAttack and a plain Foolbox script; one thread, process CPU seconds.
+"""A battery against ART's own AutoAttack and a plain Foolbox script; one thread, process CPU seconds.
 
-    python benchmarks/bench_batteries.py [--data-root DATA] [--images 1000] [--epochs 2] [--cache DIR] [--only ROWS]
+    python benchmarks/bench_batteries.py [--norm linf] [--data-root DATA] [--images 1000] [--epochs 2] [--cache DIR]
+        [--only ROWS]
 
-A LeNet is trained on MNIST (and its twin of another seed, that images are transferred from), then each battery runs on
-the same images at 0.1, 0.2 and 0.3. Whatever comes back is judged by the referee alone. A battery is better if it
-leaves less accuracy, and at equal accuracy if it costs less. Ratios are within this one run. ART's AutoAttack has a
-random search of 25,000 queries for every image that stands: a script is stopped at ``--patience`` times the cascade's
-cost, and its row says where. Without a data folder
-(``--data-root`` or ``GAUNTLET_DATA``) it says so and measures nothing.
+A LeNet is trained on MNIST (and its twin of another seed, that images are transferred from), then each battery of that
+norm (``linf`` or ``l2``) runs on the same images at MNIST's eps. Whatever comes back is judged by the referee alone. A
+battery is better if it leaves less accuracy, and at equal accuracy if it costs less. Ratios are within this one run.
+ART's AutoAttack has a random search of 25,000 queries for every image that stands: a script is stopped at
+``--patience`` times the cascade's cost, and its row says where. Without a data folder (``--data-root`` or
+``GAUNTLET_DATA``) it says so and measures nothing.
 """
 
 from __future__ import annotations
@@ -34,14 +35,13 @@ from harness.data import Dataset, load_dataset
 from harness.metrics import broken
 from harness.models import build_model
 from harness.shard import Bench, craft, run_shard
-from harness.threat import Threat
+from harness.threat import Norm, Threat
 from harness.victim import Victim
 from suites import suite
 
-EPS = (0.1, 0.2, 0.3)
 ROWS = {
-    "cascade": "gauntlet linf, cascade",
-    "matrix": "gauntlet linf, full matrix",
+    "cascade": "gauntlet, cascade",
+    "matrix": "gauntlet, full matrix",
     "foolbox": "Foolbox alone",
     "art": "ART's AutoAttack",
 }
@@ -50,8 +50,9 @@ BATCH = 250
 
 @dataclass
 class Tally:
-    """What a battery costs, and at which distance it lost each image."""
+    """What a battery costs, and at which of the eps values it lost each image."""
 
+    grid: tuple[float, ...]
     reach: Tensor
     forwards: float = 0
     backwards: float = 0
@@ -60,7 +61,7 @@ class Tally:
 
     def left(self) -> list[float]:
         """Accuracy at each eps."""
-        return [float((self.reach > eps * (1 + 1e-4)).float().mean()) for eps in EPS]
+        return [float((self.reach > eps * (1 + 1e-4)).float().mean()) for eps in self.grid]
 
 
 def trained(defense: str, seed: int, epochs: int, data: Dataset, cache: Path | None) -> nn.Module:
@@ -77,17 +78,19 @@ def trained(defense: str, seed: int, epochs: int, data: Dataset, cache: Path | N
     return model.eval()
 
 
-def cells(attacks: tuple[Attack, ...]) -> Iterator[tuple[Attack, Threat, float]]:
+def cells(norm: Norm, grid: tuple[float, ...]) -> Iterator[tuple[Attack, Threat, float]]:
     """Attack, threat, and the eps at which an image must still stand in a cascade."""
-    for attack in attacks:
-        for eps in EPS if attack.kind == "budget" else (None,):
-            yield attack, Threat("linf", eps), eps if eps is not None else min(EPS)
+    for attack in suite(norm).attacks[norm]:
+        for eps in grid if attack.kind == "budget" else (None,):
+            yield attack, Threat(norm, eps), eps if eps is not None else min(grid)
 
 
-def gauntlet(bench: Bench, source: Victim, x: Tensor, y: Tensor, *, cascade: bool) -> Tally:
-    """The ``linf`` suite, as the runner runs it."""
-    tally = Tally(torch.full((len(x),), torch.inf))
-    for number, (attack, threat, floor) in enumerate(cells(tuple(suite("linf").attacks["linf"]))):
+def gauntlet(
+    bench: Bench, source: Victim, x: Tensor, y: Tensor, norm: Norm, grid: tuple[float, ...], *, cascade: bool
+) -> Tally:
+    """The suite of that name, as the runner runs it."""
+    tally = Tally(grid, torch.full((len(x),), torch.inf))
+    for number, (attack, threat, floor) in enumerate(cells(norm, grid)):
         for rows in torch.arange(len(x)).split(BATCH):
             crafted = None
             if isinstance(attack, Transfer):
@@ -107,8 +110,8 @@ def gauntlet(bench: Bench, source: Victim, x: Tensor, y: Tensor, *, cascade: boo
             tally.backwards += outcome.facts["backwards"]
             tally.seconds += outcome.facts["seconds"]
             frame = outcome.samples
-            for eps in EPS:
-                lost = torch.from_numpy(broken(frame, "linf", eps))
+            for eps in grid:
+                lost = torch.from_numpy(broken(frame, norm, eps))
                 tally.reach[rows[lost]] = tally.reach[rows[lost]].clamp_max(eps)
     return tally
 
@@ -121,7 +124,17 @@ Run = Callable[[Tensor, Tensor, float], Tensor]
 """An attack of a script: images, labels and eps to images."""
 
 
-def script(victim: Victim, x: Tensor, y: Tensor, attacks: dict[str, Run], limit: float, *, standing: bool) -> Tally:
+def script(
+    victim: Victim,
+    x: Tensor,
+    y: Tensor,
+    attacks: dict[str, Run],
+    norm: Norm,
+    grid: tuple[float, ...],
+    limit: float,
+    *,
+    standing: bool,
+) -> Tally:
     """Attacks one after another at each eps, the largest first, on images that the model gets right.
 
     All images are one batch: what a toolkit spends on each batch whatever its size, it spends once.
@@ -131,13 +144,15 @@ def script(victim: Victim, x: Tensor, y: Tensor, attacks: dict[str, Run], limit:
         x: Images.
         y: Their labels.
         attacks: By name.
+        norm: What they are judged in.
+        grid: Values of eps.
         limit: CPU seconds after which it is stopped in the middle of an attack.
         standing: Whether an attack is shown only what none before it broke at that eps, or all.
     """
-    tally = Tally(torch.full((len(x),), torch.inf))
+    tally = Tally(grid, torch.full((len(x),), torch.inf))
     right = torch.cat([victim.predict(part) for part in x.split(BATCH)]) == y
     tally.reach[~right] = 0
-    for name, eps in ((name, eps) for name in attacks for eps in reversed(EPS)):
+    for name, eps in ((name, eps) for name in attacks for eps in reversed(grid)):
         rows = (right & (tally.reach > eps) if standing else right).nonzero().squeeze(1)
         if not len(rows):
             continue
@@ -154,7 +169,7 @@ def script(victim: Victim, x: Tensor, y: Tensor, attacks: dict[str, Run], limit:
         if x_adv is None:
             tally.stopped = f"stopped within {name} at {eps}"
             break
-        good = Threat("linf", eps).within(x[rows], x_adv) & torch.isfinite(x_adv).flatten(1).all(1)
+        good = Threat(norm, eps).within(x[rows], x_adv) & torch.isfinite(x_adv).flatten(1).all(1)
         lost = rows[good & (victim.predict(x_adv.clamp(0, 1)) != y[rows])]
         tally.reach[lost] = tally.reach[lost].clamp_max(eps)
     return tally
@@ -175,7 +190,7 @@ def stopped_at(victim: Victim, deadline: float) -> Iterator[None]:
         hook.remove()
 
 
-def autoattack(victim: Victim) -> dict[str, Run]:
+def autoattack(victim: Victim, norm: Norm) -> dict[str, Run]:
     """The parts of ART's AutoAttack, each by itself: so it can be seen how far it came."""
     from art.attacks import evasion
     from art.estimators.classification import PyTorchClassifier
@@ -186,7 +201,8 @@ def autoattack(victim: Victim) -> dict[str, Run]:
 
     def part(number: int) -> Run:
         def run(x: Tensor, y: Tensor, eps: float) -> Tensor:
-            attack = evasion.AutoAttack(estimator, eps=eps, eps_step=eps * 0.1, batch_size=len(x))
+            p = math.inf if norm == "linf" else 2
+            attack = evasion.AutoAttack(estimator, norm=p, eps=eps, eps_step=eps * 0.1, batch_size=len(x))
             attack.attacks = attack.attacks[number : number + 1]
             attack.attacks[0].verbose = False
             return torch.from_numpy(attack.generate(x.numpy(), y.numpy()))
@@ -196,7 +212,7 @@ def autoattack(victim: Victim) -> dict[str, Run]:
     return {name: part(number) for number, name in enumerate(("APGD-CE", "APGD-DLR", "DeepFool", "Square"))}
 
 
-def foolbox_script(victim: Victim) -> dict[str, Run]:
+def foolbox_script(victim: Victim, norm: Norm) -> dict[str, Run]:
     """What Foolbox alone has of the battery's attacks, at its own defaults."""
     model = foolbox.PyTorchModel(victim, bounds=(0, 1), device="cpu")
     kinds = foolbox.attacks
@@ -204,6 +220,16 @@ def foolbox_script(victim: Victim) -> dict[str, Run]:
     def plain(attack: foolbox.attacks.Attack) -> Run:
         return lambda x, y, eps: attack(model, x, y, epsilons=eps)[1]
 
+    if norm == "l2":
+        return {
+            "noise": plain(kinds.L2AdditiveGaussianNoiseAttack()),
+            "one step": plain(kinds.L2FastGradientAttack()),
+            "pgd": plain(kinds.L2PGD(steps=100)),
+            "pgd again": plain(kinds.L2AdamPGD(steps=100)),
+            "deepfool": plain(kinds.L2DeepFoolAttack()),
+            "ddn": plain(kinds.DDNAttack()),
+            "fmn": plain(kinds.L2FMNAttack()),
+        }
     return {
         "noise": plain(kinds.LinfAdditiveUniformNoiseAttack()),
         "one step": plain(kinds.LinfFastGradientAttack()),
@@ -216,6 +242,7 @@ def foolbox_script(victim: Victim) -> dict[str, Run]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--norm", choices=["linf", "l2"], default="linf")
     parser.add_argument("--data-root", type=Path, default=os.environ.get("GAUNTLET_DATA"))
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--epochs", type=int, default=2)
@@ -234,13 +261,14 @@ def main() -> None:
     _, (x, y) = data.test_sample(options.images)
     victim = Victim(model, classes=10)
     limit = [math.inf]
+    norm, grid = options.norm, data.info.budgets[options.norm]
     runs: dict[str, Callable[[], Tally]] = {
-        "cascade": lambda: gauntlet(Bench.of(model, 10, "cpu"), twin, x, y, cascade=True),
-        "matrix": lambda: gauntlet(Bench.of(model, 10, "cpu"), twin, x, y, cascade=False),
-        "foolbox": lambda: script(victim, x, y, foolbox_script(victim), limit[0], standing=False),
-        "art": lambda: script(victim, x, y, autoattack(victim), limit[0], standing=True),
+        "cascade": lambda: gauntlet(Bench.of(model, 10, "cpu"), twin, x, y, norm, grid, cascade=True),
+        "matrix": lambda: gauntlet(Bench.of(model, 10, "cpu"), twin, x, y, norm, grid, cascade=False),
+        "foolbox": lambda: script(victim, x, y, foolbox_script(victim, norm), norm, grid, limit[0], standing=False),
+        "art": lambda: script(victim, x, y, autoattack(victim, norm), norm, grid, limit[0], standing=True),
     }
-    print(f"LeNet ({options.defense}, {options.epochs} epochs), {len(x)} MNIST images, eps {EPS}")
+    print(f"LeNet ({options.defense}, {options.epochs} epochs), {len(x)} MNIST images, {norm} eps {grid}")
     print(f"{'':28}{'left at each eps':>24}{'CPU s':>10}{'forwards/img':>14}{'backwards/img':>15}{'seconds':>9}")
     base = None
     for name in ("cascade", *(name for name in ROWS if name in options.only.split(",") and name != "cascade")):

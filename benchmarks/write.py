@@ -40,6 +40,12 @@ SECTIONS = (
     Section(
         "The linf battery against scripts of ART and Foolbox", "bench_batteries", "--images 100 --patience 2.5", True
     ),
+    Section(
+        "The l2 battery against scripts of ART and Foolbox",
+        "bench_batteries",
+        "--norm l2 --images 50 --patience 2",
+        True,
+    ),
     Section("What the harness adds, and what a second job gives", "bench_harness"),
     Section("Growth with pairs in a home", "bench_store", "--pairs 1000,10000"),
     Section("Growth with images a pair", "bench_store", "--pairs 1000 --images 50,359"),
