@@ -86,7 +86,7 @@ def scaling(rounds: int) -> None:
         wall = sorted(one[jobs] for one in seconds)
         faster = sorted(one[1] / one[jobs] for one in seconds)
         print(
-            f"scaling   {jobs} jobs: median {statistics.median(wall):6.1f} s (min {wall[0]:.1f}, max {wall[-1]:.1f}); "
+            f"scaling   --jobs {jobs}: median {statistics.median(wall):.1f} s (min {wall[0]:.1f}, max {wall[-1]:.1f}); "
             f"times as fast as 1: median {statistics.median(faster):.2f} (min {faster[0]:.2f}, max {faster[-1]:.2f})"
         )
 
