@@ -62,13 +62,20 @@ def older() -> list[Any]:
     return found
 
 
-@pytest.fixture(autouse=True)
-def as_torch_begins() -> Iterator[None]:
-    yield
+def begin() -> None:
+    """As torch begins."""
     torch.set_float32_matmul_precision("highest")
     backends.cudnn.allow_tf32 = True
     for place in (*GENERAL, *PLACES):
         place.fp32_precision = "tf32" if place in (backends.cudnn.conv, backends.cudnn.rnn) else "none"
+
+
+@pytest.fixture(autouse=True)
+def undisturbed() -> Iterator[None]:
+    """Other tests leave what a worker leaves."""
+    begin()
+    yield
+    begin()
 
 
 def full() -> bool:
