@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 from collections.abc import Callable
@@ -185,7 +186,7 @@ def test_a_linear_victim_is_measured_exactly(norm: str) -> None:
 
 def test_facts_are_plain_and_repeat(trained: nn.Module, sample: tuple[Tensor, Tensor]) -> None:
     x, y = sample[0][:20], sample[1][:20]
-    model = RandomInput(trained).train()
+    model = RandomInput(copy.deepcopy(trained)).train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
 
     def look() -> Facts:
