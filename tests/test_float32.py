@@ -66,6 +66,7 @@ def begin() -> None:
     """As torch begins."""
     torch.set_float32_matmul_precision("highest")
     backends.cudnn.allow_tf32 = True
+    backends.mkldnn.set_flags(_fp32_precision="none")  # torch.export leaves what it read there
     for place in (*GENERAL, *PLACES):
         place.fp32_precision = "tf32" if place in (backends.cudnn.conv, backends.cudnn.rnn) else "none"
 
