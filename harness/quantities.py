@@ -182,11 +182,11 @@ From a model's card: ``test_error``, ``test_accuracy``, ``train_error``, on the 
 of the training history at ``epoch``.
 
 From a cell's images: ``clean_error`` before the attack, ``error`` and ``accuracy`` after it; ``newly_wrong`` is the
-share that is right before and wrong after it. ``distortion`` is the mean
-distance of the adversarials found of images that the model gets right (``norm``, by default the root mean square over
-pixels), ``median_distance`` its median, ``distance_std`` its standard deviation; ``distance_share`` is the share of the
-images that the model gets right with a distance in [``low``, ``high``) (``norm``, by default L2). ``gaussian_model``
-(``std``) and ``linear_density`` (``std``, ``width``) are errors under noise that a model of the distances foretells,
-``crossing`` (``std``) those that the distances do by themselves.
+share that is right before and wrong after it. ``distortion`` is the mean distance of the adversarials found of images
+that the model gets right (``norm``, by default the root mean square over pixels), ``median_distance`` its median,
+``distance_std`` its standard deviation; ``distance_share`` is the share of the images that the model gets right with a
+distance in [``low``, ``high``) (``norm``, by default L2). ``gaussian_model`` (``std``) and ``linear_density`` (``std``,
+``width``) are errors under noise that a model of the distances foretells, ``crossing`` (``std``) those that the
+distances do by themselves.
 
 From the cost of the attack: ``backwards``, passes an attacked image; ``seconds``, wall time of the whole cell."""
