@@ -138,6 +138,9 @@ OPTIONS: dict[str, Callable[[Callable[..., Any]], Callable[..., Any]]] = {
         metavar="MODULE=FUNCTION",
         help="Gradient for a part of a --victim that has none: identity, or FILE.py:FUNCTION.",
     ),
+    "batch": click.option(
+        "--batch", type=click.IntRange(min=1), help="Images that a --victim takes at once. Default: found out."
+    ),
     "cascade": click.option(
         "--cascade", is_flag=True, help="Attack only what still stands; the worst case is the same."
     ),
@@ -169,7 +172,7 @@ def list_(what: str) -> None:
 @cli.command()
 @click.argument("suite")
 @_options("dataset", "model", "defense", "seeds", "samples", "attack", "cascade", "home", "data", "download")
-@_options("device", "part", "victim", "mean", "std", "remedy", "stand-in", "tracking")
+@_options("device", "part", "victim", "mean", "std", "remedy", "stand-in", "batch", "tracking")
 @click.option("--profile", help="Where SUITE is a study, of which: smoke, cpu (default) or full.")
 @click.pass_context
 def plan(ctx: click.Context, /, suite: str, home: Path, device: str, profile: str | None, **options: Any) -> None:
@@ -192,7 +195,7 @@ def plan(ctx: click.Context, /, suite: str, home: Path, device: str, profile: st
         return
     if profile is not None:
         raise UserError(f"{suite} is no study: only studies have profiles")
-    made, _, _ = make_plan(suite, home=home, device=check_device(device), **options)
+    made, _, _ = make_plan(suite, home=home, device=check_device(device), thorough=False, **options)
     foresee([made], home, device)
 
 
@@ -201,14 +204,14 @@ def plan(ctx: click.Context, /, suite: str, home: Path, device: str, profile: st
 def train(**options: Any) -> None:
     """Train models without attacking them."""
     options |= {"samples": None, "attacks": (), "tracking_uri": None, "cascade": False}
-    options |= {"victims": (), "mean": None, "std": None, "remedies": (), "stand_ins": ()}
+    options |= {"victims": (), "mean": None, "std": None, "remedies": (), "stand_ins": (), "batch": None}
     execute(None, **options)
 
 
 @cli.command("run")
 @click.argument("suite")
 @_options("dataset", "model", "defense", "seeds", "samples", "attack", "cascade", "jobs", "device", "home", "data")
-@_options("engine", "download", "part", "victim", "mean", "std", "remedy", "stand-in", "tracking")
+@_options("engine", "download", "part", "victim", "mean", "std", "remedy", "stand-in", "batch", "tracking")
 @click.option("--dry-run", is_flag=True, help="Only list what there is to do, and what it may cost.")
 def run_(suite: str, **options: Any) -> None:
     """Train what is missing, attack it with SUITE, judge, track, and write the report.

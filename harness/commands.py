@@ -36,9 +36,13 @@ def make_plan(
     data_root: Path | None,
     download: bool,
     part: str | None = None,
+    thorough: bool = True,
     **guests: Any,
 ) -> tuple[Plan, dict[str, DataSource], list[Guest]]:
-    """The plan of a command line, where its data sets come from, and the models that the user brings."""
+    """The plan of a command line, where its data sets come from, and the models that the user brings.
+
+    Not ``thorough``, it asks of a user's model no more than its declaration needs.
+    """
     from defenses import defenses as kinds
     from suites import suite as find
 
@@ -56,7 +60,7 @@ def make_plan(
         source = DataSource(name, root=data_root, download=download)
         sources[source.info().name] = source
     infos = {name: source.info() for name, source in sources.items()}
-    brought = _guests(list(sources.values()), **guests)
+    brought = _guests(list(sources.values()), thorough=thorough, **guests)
     # who brings a model asks for the others by name
     chosen = defenses or (() if brought and not models else DEFAULT_DEFENSES)
     trainers = [parse_chain(text, kinds()) for text in chosen]
@@ -76,12 +80,14 @@ def _guests(
     std: str | None,
     remedies: Sequence[str],
     stand_ins: Sequence[str],
+    batch: int | None,
     home: Path,
     device: str,
     tracking_uri: str | None,
+    thorough: bool,
 ) -> list[Guest]:
     """Models that the user brings, each looked at on every data set."""
-    given = {"--mean": mean, "--std": std, "--remedy": remedies, "--stand-in": stand_ins}
+    given = {"--mean": mean, "--std": std, "--remedy": remedies, "--stand-in": stand_ins, "--batch": batch}
     if not victims:
         if alone := [name for name, value in given.items() if value]:
             raise UserError(f"{alone[0]} says something about a --victim, and none is given")
@@ -92,20 +98,27 @@ def _guests(
     from .tracking import tracking_uri as choose
 
     channels = {"mean": parse_channels(mean, "--mean"), "std": parse_channels(std, "--std")}
-    return [
-        admit(
-            text,
-            source.load(),
-            **channels,
-            remedy=parse_remedy(remedies, stand_ins),
-            stand_ins=parse_stand_ins(stand_ins),
-            device=device,
-            fetched=home / "fetched",
-            tracking_uri=choose(Home(home), tracking_uri),
-        )
-        for text in dict.fromkeys(victims)
-        for source in sources
-    ]
+    found = []
+    for text in dict.fromkeys(victims):
+        for source in sources:
+            console.print(f"looking at {text} on {source.name}", style="dim", markup=False, soft_wrap=True)
+            guest = admit(
+                text,
+                source.load(),
+                **channels,
+                remedy=parse_remedy(remedies, stand_ins),
+                stand_ins=parse_stand_ins(stand_ins),
+                batch=batch,
+                device=device,
+                thorough=thorough,
+                fetched=home / "fetched",
+                tracking_uri=choose(Home(home), tracking_uri),
+            )
+            for note in guest.notes:
+                console.print(note, style="yellow", markup=False, soft_wrap=True)
+            console.print(guest.asked, style="dim", markup=False, soft_wrap=True)
+            found.append(guest)
+    return found
 
 
 def default_model(shape: tuple[int, int, int]) -> str:
@@ -141,15 +154,15 @@ def execute(
     from .work import Context
 
     here = check_device(device, engine)
-    made, sources, guests = make_plan(suite, home=home, device=here, tracking_uri=tracking_uri, **options)
+    made, sources, guests = make_plan(
+        suite, home=home, device=here, tracking_uri=tracking_uri, thorough=not dry_run, **options
+    )
     if dry_run:
         foresee([made], home, here)
         return
     place = Home(home).create()
     for guest in guests:
         guest.register(place)
-        for note in guest.notes:
-            console.print(note, style="yellow", markup=False, soft_wrap=True)
     if options["download"]:
         for source in sources.values():
             source.load()  # once, here: workers would all fetch at the same time

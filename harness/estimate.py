@@ -195,7 +195,7 @@ class _Probe:
         x = torch.rand(size, *self._infos[spec.dataset].shape, device=self._device, requires_grad=True)
         for _ in range(2):
             start = time.perf_counter()
-            out: Tensor = model(x)
+            out: Tensor = model(x.clone())  # it may work in place
             float(out.detach().sum())  # a GPU's work is done when its result is read
             forward = time.perf_counter() - start
             loss = F.cross_entropy(out, out.detach().argmax(1))

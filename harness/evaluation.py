@@ -14,12 +14,12 @@ from . import campaign, environment, identity
 from .attack import Attack
 from .data import DatasetInfo, default_info
 from .errors import UserError, describe
-from .external import External, digest
-from .guests import LOOK
+from .external import External, bare, digest
 from .health import trust
+from .inspection import inspect
 from .metrics import Board, Pair, pair_rows, worst_case
 from .plan import Cell, ModelSpec, Suite, plan
-from .probe import diagnose, probe
+from .probe import probe
 from .remedy import Remedy
 from .results import pair_from_outcomes
 from .shard import Bench, Proposal, run_shard
@@ -37,15 +37,19 @@ def evaluate(
     device: torch.device | str = "cpu",
     name: str = "model",
     remedy: Remedy | None = None,
+    batch: int | None = None,
     health: bool = True,
 ) -> pd.DataFrame:
     """Attack a model with a suite, in this process, and judge every returned image.
+
+    The model goes through the same admission as one that the command line names (:mod:`harness.inspection`).
 
     The model is copied, frozen and put in eval mode; the one passed in is left as it is, and so are the caller's
     thread count and random generators. Every image given is judged, whatever the suite's own number.
 
     Args:
-        model: Takes float32 images (N, C, H, W) in [0, 1], gives logits (N, K). Normalisation belongs inside.
+        model: Takes float32 images (N, C, H, W) in [0, 1], gives logits (N, K), or one of the other answers that
+            :mod:`harness.interface` can read. Normalisation belongs inside.
         x: Images, (N, C, H, W) in [0, 1].
         y: True labels, (N,), whole numbers in [0, K).
         suite: Name of a suite, or one made by hand. Transfers from other models are left out: they need training
@@ -55,16 +59,19 @@ def evaluate(
         device: Where to run.
         name: What to call the model in the frame.
         remedy: How attacks are to see the model; None finds out (saturated logits, probabilities, random predictions).
+        batch: Images that the model takes at once; None finds out.
         health: Probe the model, without which no grade is better than B. Takes as long as a few strong attacks on
             :data:`harness.plan.PROBE_SAMPLES` images.
 
     Returns:
         A frame of :data:`harness.metrics.PAIR_COLUMNS`, a row a pair and eps. In its ``attrs``: ``trust`` (by norm,
         ``(grade, reasons)``, see :mod:`harness.health`), ``worst_case`` (by ``(norm, eps)``, the accuracy that all
-        attacks together leave), ``remedy`` (in words), ``left_out`` (labels of attacks).
+        attacks together leave), ``remedy`` (in words), ``notes`` (what was noticed of the model, a line each),
+        ``left_out`` (labels of attacks).
 
     Raises:
-        UserError: Images, labels or the model's output are not as described; unknown suite; no attack is left.
+        UserError: Images, labels or the model's output are not as described, or the model cannot be judged; unknown
+            suite; no attack is left.
     """
     if isinstance(suite, str):
         from suites import suite as find  # the one place in the core that knows suites by name
@@ -76,22 +83,20 @@ def evaluate(
     if len(x) != len(y):
         raise UserError(f"{len(x)} images, but {len(y)} labels")
     with identity.as_a_worker(device):
-        bench = Bench.of(model, None, device)
-        classes = _classes(bench, x, device)
-        if int(y.min()) < 0 or int(y.max()) >= classes:
-            raise UserError(f"labels run from {int(y.min())} to {int(y.max())}, the model has {classes} classes")
+        wanted = len(dataset.classes) if dataset is not None else None
+        found = inspect(model, x, y, wanted, device, remedy=remedy, batch=batch)
+        remedy, seen = found.remedy, found.interface.around(model)
+        classes = found.classes
         info = _info(dataset, x, classes)
-        if remedy is None:
-            remedy = diagnose(model, x[:LOOK], y[:LOOK], classes=classes, device=device)
-        bench = Bench.of(model, classes, device, remedy)
-        defense = External(weights=digest(model), remedy=remedy)
+        bench = Bench.of(seen, classes, device, remedy)
+        defense = External(weights=digest(bare(model)), remedy=remedy, interface=found.interface)
         spec = ModelSpec(dataset=info.name, architecture=name, defense=defense)
         suite, left_out = _without_transfers(suite)
         made = plan(suite, [spec], {info.name: info}, samples=info.test_size)
         pairs = [_pair(cell, bench, x.to(device), y.to(device), info, suite.name) for cell in made.cells]
         facts = {
             str(look.threat.norm): probe(
-                model,
+                seen,
                 x[: look.n],
                 y[: look.n],
                 look.threat,
@@ -103,7 +108,14 @@ def evaluate(
             for look in (made.probes if health else ())
         }
     budgets = {str(norm): eps for norm, eps in suite.grid(info).items()}
-    known = {spec.key: {**campaign.model_record(spec, info), "status": "ok", "error": "", "card": {}}}
+    known = {
+        spec.key: {
+            **campaign.model_record(spec, info),
+            "status": "ok",
+            "error": "",
+            "card": {"inspection": found.facts},
+        }
+    }
     board = Board(suite=suite.name, budgets={info.name: budgets}, pairs=pairs, models=known, health={spec.key: facts})
     grades = {norm: trust(board, spec.key, norm) for norm in budgets}
     frame = pair_rows(board)
@@ -111,6 +123,7 @@ def evaluate(
         "trust": {norm: (grade.grade, list(grade.reasons)) for norm, grade in grades.items() if grade is not None},
         "worst_case": {(norm, eps): worst_case(pairs, norm, eps).accuracy for norm in budgets for eps in budgets[norm]},
         "remedy": str(remedy),
+        "notes": list(found.notes),
         "left_out": left_out,
     }
     return frame
@@ -200,19 +213,6 @@ def _tensor(values: Any, what: str) -> Tensor:
         return torch.from_numpy(np.array(values))  # a copy: read-only and reversed arrays are welcome
     except (TypeError, ValueError) as error:
         raise UserError(f"{what} must be a tensor or an array of numbers: {error}") from None
-
-
-def _classes(bench: Bench, x: Tensor, device: torch.device | str) -> int:
-    with torch.no_grad():
-        try:
-            logits = bench.referee(x[:2].to(device))
-        except UserError:
-            raise
-        except Exception as error:
-            raise UserError(
-                f"the model does not take images of shape {tuple(x.shape[1:])}: {describe(error)}"
-            ) from None
-    return int(logits.shape[1])
 
 
 def _info(dataset: DatasetInfo | None, x: Tensor, classes: int) -> DatasetInfo:

@@ -19,6 +19,7 @@ from . import registry
 from .address import Reference, check_normalisation, listed
 from .data import DatasetInfo
 from .errors import UserError
+from .interface import Interface
 from .remedy import Remedy
 from .training import Trainer
 
@@ -35,6 +36,7 @@ class External(Trainer):
         mean: Subtracted from the images, one value or one a channel; ``()``: nothing is put in front.
         std: Then divides them.
         remedy: How attacks are to see it.
+        interface: How it is called and read.
         reference: Where it is loaded from. No part of its identity.
 
     Raises:
@@ -51,6 +53,7 @@ class External(Trainer):
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     remedy: Remedy = _NONE
+    interface: Interface = dataclasses.field(default=Interface(), metadata={"identity": "set"})
     reference: Reference | None = dataclasses.field(default=None, compare=False, metadata={"identity": False})
 
     def __post_init__(self) -> None:
@@ -63,13 +66,14 @@ class External(Trainer):
 
     def seed_identity(self) -> External:
         """The same without the code: a model draws the same random numbers in whatever form it comes."""
-        return dataclasses.replace(self, program="")
+        return dataclasses.replace(self, program="", interface=Interface())
 
     def label(self, info: DatasetInfo) -> str:
         """Name for people: no two models share it."""
         parts = ["-".join(part[:8] for part in (self.weights, self.program) if part)]
         parts += [f"mean={listed(self.mean)}, std={listed(self.std)}"] if self.mean else []
         parts += [str(self.remedy)] if self.remedy else []
+        parts += [f"batch={self.interface.batch}"] if self.interface.batch else []
         return f"{self.name}({', '.join(filter(None, parts))})"
 
     def build(self, *arguments: Any, **named: Any) -> NoReturn:
@@ -106,15 +110,17 @@ def load(reference: Reference) -> nn.Module:
     return Normalised(model, reference.mean, reference.std) if reference.mean else model
 
 
-def describe_model(model: nn.Module, reference: Reference, remedy: Remedy | None = None) -> External:
+def describe_model(
+    model: nn.Module, reference: Reference, remedy: Remedy = _NONE, interface: Interface | None = None
+) -> External:
     """The declaration of a model that :func:`load` returned."""
-    remedy = remedy or Remedy()
     return External(
         weights=digest(bare(model)),
         program=program(reference, model, remedy),
         mean=reference.mean,
         std=reference.std,
         remedy=remedy,
+        interface=interface or Interface(),
         reference=reference,
     )
 
@@ -126,6 +132,8 @@ def words(declared: External) -> list[str]:
     for name in ("mean", "std"):
         if values := getattr(declared, name):
             found += [f"--{name}", listed(values)]
+    if declared.interface.batch:
+        found += ["--batch", str(declared.interface.batch)]
     remedy = declared.remedy
     for module, function in remedy.stand_ins:
         found += ["--stand-in", f"{module}={function}"]
@@ -139,20 +147,20 @@ def words(declared: External) -> list[str]:
 
 
 def restore(reference: Reference, declared: External) -> nn.Module:
-    """Load a model and make sure that it is the one that was declared.
+    """Load a model, make sure that it is the one that was declared, and put it behind its interface.
 
     Raises:
         UserError: As :func:`load`; or it is another one by now.
     """
     model = load(reference)
-    made = describe_model(model, reference, declared.remedy)
+    made = describe_model(model, reference, declared.remedy, declared.interface)
     if made.weights != declared.weights:
         raise UserError(
             f"{reference.text} has other weights than when the run began: they were changed, or differ at every load"
         )
     if made != declared:
         raise UserError(f"{reference.text} has other code than when the run began: start the run again")
-    return model
+    return declared.interface.around(model)
 
 
 def bare(model: nn.Module) -> nn.Module:

@@ -10,13 +10,10 @@ from typing import Any
 from . import address, external, identity, inspection
 from .data import Dataset
 from .float32 import full_float32
+from .inspection import LOOK
 from .plan import ModelSpec
-from .probe import diagnose
 from .remedy import Remedy
 from .store import Home, write_json
-
-LOOK: int = 256
-"""Test images that a guest is looked at with before anything is run."""
 
 
 @dataclass(frozen=True)
@@ -27,11 +24,13 @@ class Guest:
         spec: Its place among the models.
         card: Facts for people, and the fingerprint by which a change is noticed.
         notes: Lines that its owner should read.
+        asked: A line that says what looking at it took, and what was left unasked.
     """
 
     spec: ModelSpec
     card: dict[str, Any]
     notes: tuple[str, ...]
+    asked: str = ""
 
     def register(self, home: Home) -> None:
         """Write its card, which makes it count as a model that is there."""
@@ -46,7 +45,9 @@ def admit(
     std: Sequence[float] = (),
     remedy: Remedy | None = None,
     stand_ins: Sequence[tuple[str, str]] = (),
+    batch: int | None = None,
     device: str = "cpu",
+    thorough: bool = True,
     fetched: Path,
     tracking_uri: str | None = None,
 ) -> Guest:
@@ -59,7 +60,9 @@ def admit(
         std: Per channel, what they are then divided by.
         remedy: How attacks are to see it; None finds out.
         stand_ins: Gradients for parts that have none, see :class:`harness.remedy.Remedy`.
+        batch: Images that it takes at once; None finds out.
         device: Where to look at it.
+        thorough: Ask all that :func:`harness.inspection.inspect` asks; False for a plan.
         fetched: Folder for what comes from a registry.
         tracking_uri: Where ``models:`` and ``runs:`` are looked up.
 
@@ -72,23 +75,25 @@ def admit(
         full_float32()  # whatever its code has just asked for
         _, (x, y) = data.test_sample(min(LOOK, len(data.x_test)))
         classes = len(data.info.classes)
-        found = inspection.inspect(model, x, y, classes, device)
-        if remedy is None:
-            remedy = diagnose(model, x, y, classes=classes, device=device, stand_ins=tuple(stand_ins))
-        defense = external.describe_model(model, reference, remedy)
-        print_ = inspection.fingerprint(model, data.info.shape, classes)
+        found = inspection.inspect(
+            model, x, y, classes, device, remedy=remedy, stand_ins=stand_ins, batch=batch, thorough=thorough
+        )
+        defense = external.describe_model(model, reference, found.remedy, found.interface)
+        behaviour = inspection.fingerprint(found.interface.around(model), data.info.shape, classes)
     spec = ModelSpec(dataset=data.info.name, architecture=reference.name, defense=defense, seed=0)
     card = {
         **{field: getattr(spec, field) for field in ("dataset", "architecture", "seed")},
         "defense": defense.label(data.info),
         "parameters": sum(p.numel() for p in model.parameters()),
         "reference": reference.to_json(),
-        "remedy": str(remedy),
-        "inspection": found,
-        "sha256": print_,
+        "remedy": str(found.remedy),
+        "inspection": dict(found.facts),
+        "sha256": behaviour,
         "declaration": identity.canonical(spec),
     }
-    notes = [*found.get("notes", [])]
-    if remedy:
-        notes.append(f"attacks see it through {remedy}")
-    return Guest(spec, card, tuple(f"{reference.text}: {note}" for note in notes))
+    seen = found.facts
+    asked = f"{reference.text}: {seen['passes']} passes of an image, "
+    asked += f"clean accuracy {seen['clean_accuracy']:.1%} on {seen['images']}"
+    if not thorough:
+        asked += "; not asked: other batches, orders and modes, which a run asks first"
+    return Guest(spec, card, tuple(f"{reference.text}: {note}" for note in found.notes), asked)

@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from typing import Final
 
 from .checks import GRADES, WORST_CASE, Check, Evidence, Grade, Question, Status, family
+from .health_answers import ANSWER_QUESTIONS
 from .health_facts import FACT_QUESTIONS
 from .health_pairs import PAIR_QUESTIONS
 from .metrics import Board
 
 __all__ = ["trust", "Trust", "Check", "Grade", "Status", "GRADES", "QUESTIONS"]
 
-QUESTIONS: Final[tuple[Question, ...]] = (*PAIR_QUESTIONS, *FACT_QUESTIONS)
+QUESTIONS: Final[tuple[Question, ...]] = (*PAIR_QUESTIONS, *FACT_QUESTIONS, *ANSWER_QUESTIONS)
 """Every check, in the order in which equals are reported."""
 
 

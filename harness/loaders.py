@@ -34,7 +34,7 @@ class Part(NamedTuple):
     mend: str = ""
 
 
-def stratified_order(y: Tensor, salt: int) -> Tensor:
+def stratified_order(y: Tensor, salt: int | None) -> Tensor:
     """A fixed pseudo-random order of a labelled set in which every prefix is stratified.
 
     Each class is shuffled, then the classes are dealt out in proportion to their sizes: the k-th of n images of a
@@ -43,16 +43,18 @@ def stratified_order(y: Tensor, salt: int) -> Tensor:
 
     Args:
         y: Labels, int64 (N,).
-        salt: Another salt gives another order.
+        salt: Another salt gives another order; None leaves the images of a class in theirs.
 
     Returns:
         A permutation of 0..N-1, int64 (N,).
     """
     label = y.numpy()
-    mixed = np.arange(1, len(label) + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(salt)
-    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-        mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
-    mixed ^= mixed >> np.uint64(31)
+    mixed = np.arange(1, len(label) + 1, dtype=np.uint64)
+    if salt is not None:
+        mixed = mixed * np.uint64(0x9E3779B97F4A7C15) + np.uint64(salt)
+        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+            mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
+        mixed ^= mixed >> np.uint64(31)
     by_class = np.lexsort((mixed, label))
     size = np.unique(label, return_counts=True)[1]
     rank = np.arange(len(label)) - np.repeat(size.cumsum() - size, size)

@@ -13,14 +13,16 @@ from dataclasses import replace
 from typing import Any, Final
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import identity
+from .attacks.losses import objective
 from .errors import UserError
 from .remedy import VOTES, Remedy
-from .survey import PlainPgd, Survey, are_probabilities, cross_entropy, is_flat, margin
+from .survey import Survey, are_probabilities, cross_entropy, is_flat, margin
 from .threat import Threat
-from .victim import Victim
+from .victim import SURE, Cost, Victim
 
 CALLS: Final = 8
 """Calls under different seeds that show whether a model draws random numbers."""
@@ -31,14 +33,18 @@ WAVER: Final = 1e-4
 DRAWS: Final = 16
 """Draws to average over for a model that varies."""
 
-REACHES: Final = (4 / 255, 0.06, 0.2)
-"""L-infinity eps at which :func:`diagnose` looks for saturation: on any data one of them breaks some images."""
+FEW: Final = 16
+"""Images that decide whether logits saturate, unless they are divided."""
 
-SILENT: Final = 0.05
-"""Share of images whose cross-entropy may have no gradient where the margin has one."""
+SATURATED: Final = 0.25
+"""Share of images on which the cross-entropy may have another direction than the log-odds."""
 
-GAIN: Final = 0.05
-"""What dividing the logits may gain the plain attack, as a share of the images."""
+PARALLEL: Final = 0.99
+"""Cosine of the angle between the two that is put down to rounding."""
+
+GAP: Final = 8.0
+"""Gap of logits at which float32 keeps four digits of the other classes' probability, and the nearest of them counts
+most."""
 
 
 def probe(
@@ -112,6 +118,8 @@ def diagnose(
     classes: int,
     device: torch.device | str = "cpu",
     stand_ins: Sequence[tuple[str, str]] = (),
+    varies: bool | None = None,
+    spent: Cost | None = None,
 ) -> Remedy:
     """The remedy that attacks on a model need, from cheap measurements; beyond the stand-ins none for an honest one.
 
@@ -120,11 +128,13 @@ def diagnose(
 
     Args:
         model: Classifier of images in [0, 1]; it is copied.
-        x: Images (N, C, H, W) in [0, 1], about a hundred.
+        x: Images (N, C, H, W) in [0, 1]; at most :data:`harness.victim.SURE` are used.
         y: Labels (N,).
         classes: Number of logits K.
         device: Where to run.
         stand_ins: As in :class:`~harness.remedy.Remedy`.
+        varies: Whether the outputs vary from call to call; None finds out.
+        spent: Passes are added to it.
 
     Raises:
         UserError: A stand-in does not fit the model.
@@ -132,45 +142,54 @@ def diagnose(
     """
     with identity.isolated(0, device):
         judge = Victim(model, classes=classes, device=device)
-        x, y = x.to(judge.device), y.to(judge.device)
-        varies = wavers(stochastic(judge, x, 0))
-        judge.votes = VOTES if varies else None
+        x, y = x[:SURE].to(judge.device), y[:SURE].to(judge.device)
+        if varies is None:
+            varies = wavers(stochastic(judge, x, 0))
         right = judge.predict(x) == y
         with torch.no_grad():
             probabilities = are_probabilities(judge.sparing(len(x), lambda: judge(x)))
         remedy = Remedy(probabilities=probabilities, draws=DRAWS if varies else 1, stand_ins=tuple(stand_ins))
-        seen = Victim(model, classes=classes, device=device, remedy=remedy)
-        return replace(remedy, temperature=_temperature(seen, judge, x[right], y[right]))
+        # one draw shows saturation as well as many
+        seen = Victim(model, classes=classes, device=device, remedy=replace(remedy, draws=1))
+        temperature = _temperature(Survey(seen, judge, x[right], y[right], Threat("linf", 1.0)))
+        if spent is not None:
+            spent.forwards += judge.cost.forwards + seen.cost.forwards + len(x)
+            spent.backwards += seen.cost.backwards
+        return replace(remedy, temperature=temperature)
 
 
-def _temperature(seen: Victim, judge: Victim, x: Tensor, y: Tensor) -> float:
-    """The typical gap between the two largest logits where the cross-entropy saturates, 1 where it does not."""
-    if not len(x):
+def _temperature(survey: Survey) -> float:
+    """What brings the typical gap between the two largest logits down to :data:`GAP`; 1 where nothing saturates.
+
+    The gradient of the cross-entropy is that of the log-odds times a probability. In float32 it is not where that
+    probability is lost in rounding, at gaps above 16: then it points elsewhere or is zero. A few images decide, more
+    where they are divided.
+    """
+
+    def saturated(images: int) -> float:
+        few = replace(survey, x=survey.x[:images], y=survey.y[:images])
+        entropy, odds = few.slope(cross_entropy), few.slope(lambda logits, y: objective("ce", logits, y))
+        return float(((_cosine(entropy, odds) < PARALLEL) & ~is_flat(odds)).double().mean())
+
+    if not len(survey.x):
         return 1.0
-    surveys = [Survey(seen, judge, x, y, Threat("linf", eps)) for eps in REACHES]
-    gap = -float(margin(surveys[0].logits(x), y).median())
-
-    def saturated() -> bool:
-        return _silent(surveys[0]) > SILENT or any(_gain(survey) > GAIN for survey in surveys)
-
     try:
-        saturates = seen.sparing(len(x), saturated)
+        share = survey.victim.sparing(len(survey.x), lambda: saturated(FEW))
+        if 0 < share < 0.5:
+            share = survey.victim.sparing(len(survey.x), lambda: saturated(len(survey.x)))
     except (UserError, torch.OutOfMemoryError):
         raise
     except Exception:  # no gradient reaches the images: dividing cannot help
         return 1.0
-    return float(f"{gap:.0e}") if saturates and gap > 1 else 1.0
+    gap = -float(margin(survey.logits(survey.x[:FEW]), survey.y[:FEW]).median())
+    return float(f"{gap / GAP:.0e}") if share > SATURATED and gap > 1.5 * GAP else 1.0
 
 
-def _silent(survey: Survey) -> float:
-    """Share of images whose cross-entropy has no gradient where the margin has one."""
-    return float((is_flat(survey.slope(cross_entropy)) & ~is_flat(survey.slope(margin))).double().mean())
-
-
-def _gain(survey: Survey) -> float:
-    """Share of images that the plain attack breaks more when the logits are divided by 20."""
-    plain, divided = (survey.stand(PlainPgd(factor=factor, steps=10)) for factor in (1.0, 0.05))
-    return float((plain.double() - divided.double()).mean())
+def _cosine(a: Tensor, b: Tensor) -> Tensor:
+    """Cosine of the angle between gradients (N, ...), however small; 0 where one is zero or not finite."""
+    a, b = (g.double().flatten(1).nan_to_num(0, 0, 0) for g in (a, b))
+    a, b = (g / g.abs().amax(1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny) for g in (a, b))
+    return F.cosine_similarity(a, b, dim=1)
 
 
 @torch.no_grad()

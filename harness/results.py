@@ -187,11 +187,24 @@ def pair_from_outcomes(
         "backwards": sum(fact["backwards"] for fact in facts) / attacked,
         "errors": sorted(errors),
         "unchanged": unchanged,
+        "unsteady": sum(fact.get("unsteady", 0) for fact in facts),
+        "answers": _together([fact.get("answers", {}) for fact in facts]),
         "invalid": {flag: int(samples[flag].sum()) for flag in FLAGS},
         "status": state,
         "summary": summary(samples),
     }
     return Pair(result, samples, gallery)
+
+
+def _together(answers: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, dict[str, float]]:
+    """Agreements of a cell's shards as those of the cell: see :class:`harness.agreement.Agreement`."""
+    found: dict[str, dict[str, float]] = {}
+    for shard in answers:
+        for who, one in shard.items():
+            total = found.setdefault(who, dict.fromkeys(one, 0))
+            for name, value in one.items():
+                total[name] = max(total[name], value) if name == "change" else total[name] + value
+    return found
 
 
 def status(samples: pd.DataFrame, *, boxed: bool = True) -> str:

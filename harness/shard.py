@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from . import identity
+from .agreement import Agreement
 from .attack import Attack
 from .errors import describe
 from .metrics import DISTANCES, FLAGS, SAMPLE_COLUMNS
@@ -21,6 +22,9 @@ from .remedy import Remedy
 from .results import GALLERY
 from .threat import Threat
 from .victim import Victim, VictimError
+
+AGAIN: Final = 16
+"""Images in each batch that is asked once more after an attack."""
 
 
 @dataclass(frozen=True)
@@ -162,7 +166,7 @@ def run_shard(
     Raises:
         VictimError: The model cannot be judged.
     """
-    clean_pred = _clean_labels(bench.referee, x)
+    clean_pred, logits, unsteady = _clean_labels(bench.referee, x, y)
     correct = clean_pred == y
     if standing is not None and crafted is None:  # judging images that are there already costs next to nothing
         correct = correct & standing
@@ -181,19 +185,48 @@ def run_shard(
         "errors": list(proposal.errors),
         "unchanged": _unchanged(proposal.x_adv, x[chosen], correct[chosen]),
         "boxed": attack.boxed,
+        "unsteady": unsteady,
+        "answers": _answers_after(bench, x, logits),
     }
     return Outcome(samples, facts, _gallery(verdict, index, x, y, chosen, proposal.x_adv))
 
 
-def _clean_labels(victim: Victim, x: Tensor) -> Tensor:
-    """The victim's labels, asked for twice: an attack could choose its draw of a victim that changes its mind."""
+def _clean_labels(victim: Victim, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor | None, int]:
+    """The victim's labels (N,) and logits (N, K), and how many images it gives another label when asked again.
+
+    A model that draws is asked twice for the label that it gives most often. Where the two differ, for no seed reaches
+    its random numbers, the image counts as wrong: an attack could choose its draw. Logits are None then.
+    """
+    if victim.votes is None:
+        logits = victim.logits(x)
+        return logits.argmax(1), logits, 0
     first, second = victim.predict(x), victim.predict(x)
-    if not torch.equal(first, second):
-        raise VictimError(
-            f"the model's predictions vary from call to call ({int((first != second).sum())} of {len(x)} images): "
-            "a stochastic model is judged over repeated draws, which its remedy must declare (draws=16, say)"
-        )
-    return first
+    return torch.where(first == y, second, first), None, int((first != second).sum())
+
+
+def _answers_after(bench: Bench, x: Tensor, logits: Tensor | None) -> dict[str, dict[str, float]]:
+    """Whether both copies of the model, after the attack, still answer the clean images as the referee's did before.
+
+    The referee's is asked in another order and in small batches, the attacked one on a few images. What depends on the
+    images beside it, on the number of calls or on chance shows here, whichever images and batches the attack used.
+
+    Raises:
+        VictimError: The model draws at random, and was not declared to.
+    """
+    if logits is None:
+        return {}
+    turned = x.flip(0).split(AGAIN)  # type: ignore[no-untyped-call]
+    later = torch.cat([bench.referee.logits(part) for part in turned]).flip(0)
+    found = Agreement.of(logits, later)
+    if found.labels and not torch.equal(again := bench.referee.logits(x), logits):
+        changed = int((again.argmax(1) != logits.argmax(1)).sum())
+        if changed and not torch.equal(bench.referee.logits(x), again):
+            raise VictimError(
+                f"the model's predictions vary from call to call ({changed} of {len(x)} images): a stochastic model is "
+                "judged over repeated draws, which its remedy must declare (draws=16, say)"
+            )
+    attacked = Agreement.of(logits[:AGAIN], bench.attacked.logits(x[:AGAIN]))
+    return {"referee": asdict(found), "attacked": asdict(attacked)}
 
 
 def _unchanged(x_adv: object, x: Tensor, counted: Tensor) -> int:

@@ -1,0 +1,83 @@
+"""Checks of whether all were asked the same model: batch after batch, call after call, class by class."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from .checks import Check, Evidence, Grade, Question, percent
+from .class_order import better_order
+from .metrics import reference
+
+OTHER_LABEL: Final = 0.01
+"""Share of images that may get another label when they are asked otherwise. Networks in float32 show none; weights and
+activations of eight bits up to this."""
+
+_WHERE: Final[Mapping[str, str]] = {
+    "referee": "asked again in other batches after the attack, the model answers {} otherwise",
+    "attacked": "after the attack, the copy that was attacked answers {} otherwise than the one that judges",
+}
+
+
+def _answers(question: Question, evidence: Evidence) -> Check:
+    found: list[tuple[Grade, float, str]] = []
+    asked = 0
+    for text, seen in _seen(evidence):
+        asked += int(seen["images"])
+        if not seen["differ"]:
+            continue
+        other = seen["labels"] > OTHER_LABEL * seen["images"]
+        what = f"{int(seen['differ'])} of {int(seen['images'])} clean images"
+        more = f"logits differ by up to {percent(seen['change'])}, labels of {int(seen['labels'])}"
+        found.append(("D" if other else "C", seen["change"], f"{text.format(what)} ({more})"))
+    if found:
+        grade, _, text = max(found, key=lambda item: item[:2])
+        return question.graded(grade, text)
+    reference_pair = reference(evidence.everything)
+    if unsteady := max((int(pair.meta.get("unsteady") or 0) for pair in evidence.pairs), default=0):
+        return question.graded(
+            "B",
+            f"two votes differ on {unsteady} of {reference_pair.n} images, which count as wrong: no seed reaches "
+            "the model's random numbers",
+        )
+    if not asked:
+        return question.skipped("nothing was asked twice")
+    return question.graded("A", "other batches, orders and later calls gave the same answers")
+
+
+def _seen(evidence: Evidence) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """What is known of answers to the same images: from admission, and from each pair."""
+    card = evidence.board.models.get(evidence.model, {}).get("card") or {}
+    for way, found in ((card.get("inspection") or {}).get("answers") or {}).items():
+        yield f"{way}, the model answers {{}} otherwise", found
+    for pair in evidence.pairs:
+        for who, found in (pair.meta.get("answers") or {}).items():
+            yield f"{_WHERE[who]} ({pair.meta['attack']})", found
+
+
+def _order(question: Question, evidence: Evidence) -> Check:
+    columns = reference(evidence.everything).columns
+    classes = max(int(columns["label"].max(initial=0)), int(columns["clean_pred"].max(initial=0))) + 1
+    better = better_order(columns["clean_pred"], columns["label"], classes)
+    return (
+        question.graded("A", "no other order of the classes fits better")
+        if better is None
+        else question.graded("B", str(better))
+    )
+
+
+ANSWER_QUESTIONS: Final = (
+    Question(
+        "consistent-answers",
+        "Does an image get the same answer however it is asked?",
+        "Find what depends on the batch, on earlier calls or on the mode, and take it out; a model that draws at "
+        "random needs --remedy draws=N.",
+        _answers,
+    ),
+    Question(
+        "class-order",
+        "Are the model's classes those of the data set?",
+        "Put the model's outputs in the order of the data set's classes; folders are read in the order of their names.",
+        _order,
+    ),
+)
