@@ -62,14 +62,14 @@ _CUT: Final = (
 )
 
 _WAYS: Final[Mapping[str, str]] = {
+    "asked again": "it keeps state from call to call",
     "alone": "does it use statistics of the batch?",
     "in a larger batch": "it is another function for batches of another size",
     "in another order": "it looks at the place of an image in its batch",
     "with gradients recorded": "attacks would meet another function than the one that is judged",
     "after train() and eval()": "its train() or eval() does more than set a mode",
-    "asked again": "it keeps state from call to call",
 }
-"""Ways of asking the same, with what a difference means."""
+"""Ways of asking the same, with what a difference means. The first explains the others, and is asked after them."""
 
 
 def inspect(
@@ -236,10 +236,10 @@ def _agreement(
         found["in a larger batch"] = Agreement.of(first, logits[: len(first)])
     if recorded is not None:
         found["with gradients recorded"] = Agreement.of(first, recorded)
+    found["asked again"] = Agreement.of(first, ask(few, 6))
     victim.model.train()
     victim.model.eval()
-    found["after train() and eval()"] = Agreement.of(first, ask(few, 6))
-    found["asked again"] = Agreement.of(first, ask(few, 7))
+    found["after train() and eval()"] = Agreement.of(first, ask(few, 7))
     return {way: found[way] for way in _WAYS if way in found}
 
 

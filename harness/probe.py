@@ -145,44 +145,48 @@ def diagnose(
         x, y = x[:SURE].to(judge.device), y[:SURE].to(judge.device)
         if varies is None:
             varies = wavers(stochastic(judge, x, 0))
-        right = judge.predict(x) == y
-        with torch.no_grad():
-            probabilities = are_probabilities(judge.sparing(len(x), lambda: judge(x)))
+        probabilities = are_probabilities(judge.logits(x[:FEW]))
         remedy = Remedy(probabilities=probabilities, draws=DRAWS if varies else 1, stand_ins=tuple(stand_ins))
         # one draw shows saturation as well as many
         seen = Victim(model, classes=classes, device=device, remedy=replace(remedy, draws=1))
-        temperature = _temperature(Survey(seen, judge, x[right], y[right], Threat("linf", 1.0)))
+        temperature = _temperature(seen, x, y)
         if spent is not None:
-            spent.forwards += judge.cost.forwards + seen.cost.forwards + len(x)
+            spent.forwards += judge.cost.forwards + seen.cost.forwards + len(x[:FEW])
             spent.backwards += seen.cost.backwards
         return replace(remedy, temperature=temperature)
 
 
-def _temperature(survey: Survey) -> float:
+def _temperature(victim: Victim, x: Tensor, y: Tensor) -> float:
     """What brings the typical gap between the two largest logits down to :data:`GAP`; 1 where nothing saturates.
 
     The gradient of the cross-entropy is that of the log-odds times a probability. In float32 it is not where that
     probability is lost in rounding, at gaps above 16: then it points elsewhere or is zero. A few images decide, more
     where they are divided.
     """
-
-    def saturated(images: int) -> float:
-        few = replace(survey, x=survey.x[:images], y=survey.y[:images])
-        entropy, odds = few.slope(cross_entropy), few.slope(lambda logits, y: objective("ce", logits, y))
-        return float(((_cosine(entropy, odds) < PARALLEL) & ~is_flat(odds)).double().mean())
-
-    if not len(survey.x):
-        return 1.0
-    try:
-        share = survey.victim.sparing(len(survey.x), lambda: saturated(FEW))
-        if 0 < share < 0.5:
-            share = survey.victim.sparing(len(survey.x), lambda: saturated(len(survey.x)))
-    except (UserError, torch.OutOfMemoryError):
-        raise
-    except Exception:  # no gradient reaches the images: dividing cannot help
-        return 1.0
-    gap = -float(margin(survey.logits(survey.x[:FEW]), survey.y[:FEW]).median())
+    share = gap = 0.0
+    for images in (FEW, len(x)):
+        survey = Survey(victim, victim, x[:images], y[:images], Threat("linf", 1.0))
+        gaps = -margin(survey.logits(survey.x), survey.y)
+        right = gaps > 0
+        if not right.any():
+            continue
+        survey = replace(survey, x=survey.x[right], y=survey.y[right])
+        try:
+            turned = victim.sparing(len(survey.x), lambda: _turned(survey))  # noqa: B023
+        except (UserError, torch.OutOfMemoryError):
+            raise
+        except Exception:  # no gradient reaches the images: dividing cannot help
+            return 1.0
+        share, gap = float(turned.double().mean()), float(gaps[right].median())
+        if not 0 < share < 0.5:
+            break
     return float(f"{gap / GAP:.0e}") if share > SATURATED and gap > 1.5 * GAP else 1.0
+
+
+def _turned(survey: Survey) -> Tensor:
+    """Where the cross-entropy has another direction than the log-odds, bool (N,)."""
+    entropy, odds = survey.slope(cross_entropy), survey.slope(lambda logits, y: objective("ce", logits, y))
+    return (_cosine(entropy, odds) < PARALLEL) & ~is_flat(odds)
 
 
 def _cosine(a: Tensor, b: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from harness.address import Reference, parse
 from harness.data import Dataset
 from harness.errors import UserError
 from harness.external import External, Normalised, bare, describe_model, digest, load, restore
+from harness.interface import Interface
 from harness.remedy import Remedy
 from harness.shard import Bench
 from harness.victim import Victim, input_gradient
@@ -624,7 +625,7 @@ class Through(nn.Module):
         return self.do(self.model, x)
 
 
-def looked_at(digits: Dataset, model: nn.Module, y: Callable[[Tensor], Tensor] = lambda y: y) -> dict[str, Any]:
+def looked_at(digits: Dataset, model: nn.Module, y: Callable[[Tensor], Tensor] = lambda y: y) -> inspection.Inspection:
     _, (x, labels) = digits.test_sample(100)
     return inspection.inspect(model, x, y(labels), 10)
 
@@ -633,50 +634,63 @@ def test_a_sound_model_is_let_in(digits: Dataset, trained: nn.Module) -> None:
     _, (x, y) = digits.test_sample(100)
     model = copy.deepcopy(trained).train()
     before = digest(model)
-    assert looked_at(digits, model) == {
+    found = looked_at(digits, model)
+    assert (found.notes, found.interface, found.remedy) == ((), Interface(), Remedy())
+    answers = found.facts["answers"]
+    assert len(answers) == 6
+    assert all(seen["differ"] == seen["labels"] == 0 for seen in answers.values())
+    assert {name: found.facts[name] for name in found.facts if name not in ("answers", "clean_accuracy", "passes")} == {
         "outputs": "logits",
         "dtype": "float32",
         "train_mode": True,
+        "images": 64,
         "changed_labels": 0,
-        "clean_accuracy": float((trained(x).argmax(1) == y).double().mean()),
-        "notes": [],
+        "writes": False,
+        "gradients": True,
     }
+    assert found.facts["clean_accuracy"] == pytest.approx(float((trained(x).argmax(1) == y).double().mean()), abs=0.05)
+    assert found.facts["passes"] < 600
     assert model.training
     assert digest(model) == before
-    assert not looked_at(digits, trained)["train_mode"]
+    assert not looked_at(digits, trained).facts["train_mode"]
 
 
 def test_facts_of_a_model(digits: Dataset, trained: nn.Module) -> None:
-    def seen(do: Callable[[nn.Module, Tensor], Any]) -> dict[str, Any]:
+    def seen(do: Callable[[nn.Module, Tensor], Any]) -> inspection.Inspection:
         return looked_at(digits, Through(trained, do))
 
-    assert seen(lambda f, x: f(x).softmax(1))["outputs"] == "probabilities"
-    assert seen(lambda f, x: f(x).log_softmax(1))["outputs"] == "log-probabilities"
-    assert seen(lambda f, x: f(x).sigmoid())["outputs"] == "logits"
-    assert 0 < seen(lambda f, x: f(x + 0.5 * torch.randn_like(x)))["changed_labels"] <= 100
+    assert seen(lambda f, x: f(x).softmax(1)).facts["outputs"] == "probabilities"
+    assert seen(lambda f, x: f(x).log_softmax(1)).facts["outputs"] == "log-probabilities"
+    assert seen(lambda f, x: f(x).sigmoid()).facts["outputs"] == "logits"
+    random = seen(lambda f, x: f(x + 0.5 * torch.randn_like(x)))
+    assert 0 < random.facts["changed_labels"] <= 16
+    assert random.remedy.draws == 16
+    assert random.facts["answers"] == {}
     doubled = looked_at(digits, Through(copy.deepcopy(trained).double(), lambda f, x: f(x.double())))
-    assert doubled["notes"] == ["the model holds float32, float64 and returns float64; images are float32"]
+    assert doubled.notes == ("the model holds float32, float64 and returns float64; images are float32",)
     shifted = looked_at(digits, trained, lambda y: (y + 1) % 10)
-    assert "no better than chance: are labels and normalisation (mean, std) those" in shifted["notes"][0]
+    assert "with its classes in another order the model would be right on" in shifted.notes[0]
     constant = seen(lambda f, x: torch.eye(10)[torch.zeros(len(x), dtype=torch.int64)])
-    assert "no better than chance" in constant["notes"][0]
+    assert any(
+        "no better than chance: are labels and normalisation (mean, std) those" in note for note in constant.notes
+    )
 
 
 @pytest.mark.parametrize(
     ("do", "said"),
     [
         (lambda f, x: f(x)[:, :5], "the model returned 5 logits, the data set has 10 classes"),
-        (lambda f, x: f(x).argmax(1), "the model returned shape (100,) for 100 images"),
+        (lambda f, x: f(x).argmax(1), "the model returned shape (16,) for 16 images"),
         (lambda f, x: f(x).squeeze(0), "the model returned shape (10,) for 1 images"),  # breaks for one image alone
-        (lambda f, x: (f(x), x), "the model returned tuple, expected a tensor of logits"),
+        (lambda f, x: (f(x), f(x)), "the model returned tuple, expected a tensor of logits (N, 10): which of [0], [1]"),
         (lambda f, x: f(x).round().long(), "the model returned torch.int64, expected floating-point logits"),
-        (lambda f, x: f(x) / 0, "the model returned NaN or infinite logits for 100 of 100 images"),
+        (lambda f, x: f(x) / 0, "the model returned NaN or infinite logits for 16 of 16 images"),
         (
             lambda f, x: f(x[..., :-1]),
-            "the model does not take 100 images of shape (1, 8, 8): RuntimeError: addmm: mat1",
+            "the model does not take 16 images of shape (1, 8, 8): RuntimeError: addmm: mat1",
         ),
-        (lambda f, x: f(x.double()), "the model does not take 100 images of shape (1, 8, 8): RuntimeError: "),
-        (lambda f, x: f(x) - f(x).mean(0), "what the model says of an image depends on the images beside it (8 of 8"),
+        (lambda f, x: f(x.double()), "the model does not take 16 images of shape (1, 8, 8): RuntimeError: "),
+        (lambda f, x: f(x) - f(x).mean(0), "the model answers 4 of 4 images otherwise alone"),
     ],
     ids=["classes", "labels", "squeezed", "tuple", "integers", "infinite", "size", "raises", "batch"],
 )
