@@ -1,0 +1,76 @@
+"""A model that comes in by the command line and from Python is judged alike: numbers, grade and notes."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import harness
+from harness import external
+from harness.address import parse
+from harness.campaign import boards_from_home
+from harness.data import DataSource, load_dataset
+from harness.guests import admit
+from harness.health import trust
+from harness.metrics import worst_case
+from harness.plan import plan
+from harness.runner import run
+from harness.store import Home
+from harness.work import Context
+from suites import suite
+
+MODELS = Path(__file__).with_name("doors.py")
+NAMES = re.findall(r"^def (\w+)\(\)", MODELS.read_text(), re.MULTILINE)
+SAMPLES = 100
+
+
+def by_the_command(name: str, home: Path) -> dict[str, Any]:
+    source = DataSource("digits")
+    guest = admit(f"{MODELS}:{name}", source.load(), fetched=home / "fetched")
+    made = plan(suite("quick"), [guest.spec], {"digits": source.info()}, samples=SAMPLES)
+    place = Home(home).create()
+    guest.register(place)
+    ended = run(made, Context(place, {"digits": source}), jobs=1, command="")
+    assert not ended.failures, ended.failures
+    (board,) = boards_from_home(place)
+    pairs = board.by_model[guest.spec.key]
+    grades = {norm: trust(board, guest.spec.key, norm) for norm in board.budgets["digits"]}
+    return {
+        "worst": {
+            (norm, eps): worst_case(pairs, norm, eps).accuracy
+            for norm, grid in board.budgets["digits"].items()
+            for eps in grid
+        },
+        "trust": {norm: (grade.grade, list(grade.reasons)) for norm, grade in grades.items() if grade is not None},
+        "notes": [note.removeprefix(f"{MODELS}:{name}: ") for note in guest.notes],
+    }
+
+
+def from_python(name: str) -> dict[str, Any]:
+    data = load_dataset("digits")
+    _, (x, y) = data.test_sample(SAMPLES)
+    model = external.load(parse(f"{MODELS}:{name}"))
+    frame = harness.evaluate(model, x, y, "quick", dataset=data.info)
+    return {"worst": frame.attrs["worst_case"], "trust": frame.attrs["trust"], "notes": frame.attrs["notes"]}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_both_doors_agree(name: str, tmp_path: Path) -> None:
+    try:
+        expected: Any = by_the_command(name, tmp_path / "home")
+    except harness.errors.UserError as error:
+        with pytest.raises(harness.errors.UserError, match=re.escape(str(error))):
+            from_python(name)
+        return
+    assert from_python(name) == expected
+
+
+def test_there_are_twenty_kinds() -> None:
+    assert len(NAMES) >= 20
+    assert all(isinstance(external.load(parse(f"{MODELS}:{name}")), nn.Module) for name in NAMES)
+    assert torch.get_default_dtype() == torch.float32
