@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from .ray_engine import Cluster
     from .work import Context
 
+UNASKED = "looked at one batch; a run asks first in other batches, orders and modes, and may refuse it then"
+
 DEFAULT_DEFENSES = ("standard", "dropout", "gaussian-noise", "fast-gradient", "pgd")
 
 
@@ -116,9 +118,21 @@ def _guests(
             )
             for note in guest.notes:
                 console.print(note, style="yellow", markup=False, soft_wrap=True)
-            console.print(guest.asked, style="dim", markup=False, soft_wrap=True)
+            if not thorough:
+                console.print(f"{text}: {UNASKED}", style="dim", markup=False, soft_wrap=True)
             found.append(guest)
     return found
+
+
+def admission(guest: Guest, made: Plan) -> str:
+    """What looking at a model cost, beside what its battery declares."""
+    from .estimate import passes
+
+    cells = [cell for cell in made.battery if cell.victim.key == guest.spec.key]
+    spent, images = guest.card["inspection"]["passes"], max((cell.n for cell in cells), default=0)
+    battery = sum(passes(cell.attack) * cell.n for cell in cells)
+    line = f"{guest.spec.architecture}: looked at with {spent} passes of an image"
+    return f"{line}, {spent / images:.1f} an image and {spent / battery:.1%} of its battery's" if battery else line
 
 
 def default_model(shape: tuple[int, int, int]) -> str:
@@ -163,6 +177,7 @@ def execute(
     place = Home(home).create()
     for guest in guests:
         guest.register(place)
+        console.print(admission(guest, made), style="dim", markup=False, soft_wrap=True)
     if options["download"]:
         for source in sources.values():
             source.load()  # once, here: workers would all fetch at the same time

@@ -24,13 +24,11 @@ class Guest:
         spec: Its place among the models.
         card: Facts for people, and the fingerprint by which a change is noticed.
         notes: Lines that its owner should read.
-        asked: A line that says what looking at it took, and what was left unasked.
     """
 
     spec: ModelSpec
     card: dict[str, Any]
     notes: tuple[str, ...]
-    asked: str = ""
 
     def register(self, home: Home) -> None:
         """Write its card, which makes it count as a model that is there."""
@@ -91,9 +89,4 @@ def admit(
         "sha256": behaviour,
         "declaration": identity.canonical(spec),
     }
-    seen = found.facts
-    asked = f"{reference.text}: {seen['passes']} passes of an image, "
-    asked += f"clean accuracy {seen['clean_accuracy']:.1%} on {seen['images']}"
-    if not thorough:
-        asked += "; not asked: other batches, orders and modes, which a run asks first"
-    return Guest(spec, card, tuple(f"{reference.text}: {note}" for note in found.notes), asked)
+    return Guest(spec, card, tuple(f"{reference.text}: {note}" for note in found.notes))

@@ -7,7 +7,7 @@ import fnmatch
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Final
+from typing import ClassVar, Final
 
 from . import identity
 from .attack import Attack
@@ -45,6 +45,8 @@ class ModelSpec:
         UserError: A base or front that the defense needs is missing; a front without a base; parts of another data set;
             seeds side by side under a defense that cannot.
     """
+
+    name: ClassVar[str] = "ModelSpec"
 
     dataset: str
     architecture: str
@@ -132,6 +134,8 @@ class Cell:
         part: Whose images: those of the test part, or, where a paper measured on them, those of the training part.
     """
 
+    name: ClassVar[str] = "Cell"
+
     victim: ModelSpec
     attack: Attack
     threat: Threat
@@ -215,6 +219,8 @@ class Probe:
         n: Images: the first n of the data set's fixed test order.
         version: Bumped by hand when the probe measures anything else.
     """
+
+    name: ClassVar[str] = "Probe"
 
     model: ModelSpec
     threat: Threat

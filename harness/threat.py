@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Final, Literal, get_args
+from typing import ClassVar, Final, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -68,6 +68,8 @@ class Threat:
     Raises:
         ValueError: Unknown norm; eps negative, infinite or NaN.
     """
+
+    name: ClassVar[str] = "Threat"
 
     norm: Norm
     eps: float | None = None

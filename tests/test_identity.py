@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from harness.identity import canonical, derive_seed, key, seed_everything
+from harness.plan import Cell, ModelSpec, Probe
 from harness.threat import Threat
 
 
@@ -101,6 +102,12 @@ def test_the_version_and_the_public_name_count_the_class_name_does_not() -> None
     assert key(renamed()) == key(Thing())
     assert key(renamed(version=2)) != key(Thing())
     assert key(renamed(name="other")) != key(Thing())
+
+
+def test_what_keys_are_made_of_has_a_name_of_its_own() -> None:
+    """A class may be renamed, a key may not move."""
+    names = {kind: vars(kind)["name"] for kind in (Threat, ModelSpec, Cell, Probe)}
+    assert list(names.values()) == ["Threat", "ModelSpec", "Cell", "Probe"]
 
 
 @dataclass(frozen=True)
