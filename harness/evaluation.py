@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from . import campaign, environment, identity
 from .attack import Attack
-from .data import DatasetInfo, default_info
+from .data import Dataset, DatasetInfo, default_info
 from .errors import UserError, describe
 from .external import External, bare, digest
 from .health import trust
@@ -33,7 +33,7 @@ def evaluate(
     y: Tensor | np.ndarray[Any, Any],
     suite: str | Suite = "quick",
     *,
-    dataset: DatasetInfo | None = None,
+    dataset: Dataset | DatasetInfo | None = None,
     device: torch.device | str = "cpu",
     name: str = "model",
     remedy: Remedy | None = None,
@@ -55,7 +55,8 @@ def evaluate(
         suite: Name of a suite, or one made by hand. Transfers from other models are left out: they need training
             data, and so ``gauntlet run``.
         dataset: Says the budgets, if they are not the suite's; by default MNIST's for gray images and CIFAR's for
-            colour, with L1 and L2 budgets scaled to the number of pixels.
+            colour, with L1 and L2 budgets scaled to the number of pixels. A whole data set also has the training images
+            that some attacks prepare on, as ``gauntlet run`` does; without, they look at the images given.
         device: Where to run.
         name: What to call the model in the frame.
         remedy: How attacks are to see the model; None finds out (saturated logits, probabilities, random predictions).
@@ -83,7 +84,9 @@ def evaluate(
     if len(x) != len(y):
         raise UserError(f"{len(x)} images, but {len(y)} labels")
     with identity.as_a_worker(device):
-        wanted = len(dataset.classes) if dataset is not None else None
+        learned = dataset if isinstance(dataset, Dataset) else None
+        dataset = learned.info if learned is not None else dataset
+        wanted = len(dataset.classes) if isinstance(dataset, DatasetInfo) else None
         found = inspect(model, x, y, wanted, device, remedy=remedy, batch=batch)
         remedy, seen = found.remedy, found.interface.around(model)
         classes = found.classes
@@ -93,7 +96,7 @@ def evaluate(
         spec = ModelSpec(dataset=info.name, architecture=name, defense=defense)
         suite, left_out = _without_transfers(suite)
         made = plan(suite, [spec], {info.name: info}, samples=info.test_size)
-        pairs = [_pair(cell, bench, x.to(device), y.to(device), info, suite.name) for cell in made.cells]
+        pairs = [_pair(cell, bench, x.to(device), y.to(device), info, suite.name, learned) for cell in made.cells]
         facts = {
             str(look.threat.norm): probe(
                 seen,
@@ -138,8 +141,10 @@ def _without_transfers(suite: Suite) -> tuple[Suite, list[str]]:
     return dataclasses.replace(suite, attacks=kept), list(dict.fromkeys(left_out))
 
 
-def _pair(cell: Cell, bench: Bench, x: Tensor, y: Tensor, info: DatasetInfo, suite: str) -> Pair:
-    attack, failed = _prepared(cell, bench, x, y)
+def _pair(
+    cell: Cell, bench: Bench, x: Tensor, y: Tensor, info: DatasetInfo, suite: str, learned: Dataset | None
+) -> Pair:
+    attack, failed = _prepared(cell, bench, x, y, learned)
     outcomes = [
         run_shard(
             bench,
@@ -163,12 +168,17 @@ def _pair(cell: Cell, bench: Bench, x: Tensor, y: Tensor, info: DatasetInfo, sui
     return pair_from_outcomes(meta, [(o.samples, o.facts, o.gallery) for o in outcomes])
 
 
-def _prepared(cell: Cell, bench: Bench, x: Tensor, y: Tensor) -> tuple[Attack, Proposal | None]:
-    """The attack after its look at the images (there are no others), or the record of its failure to look."""
+def _prepared(
+    cell: Cell, bench: Bench, x: Tensor, y: Tensor, learned: Dataset | None
+) -> tuple[Attack, Proposal | None]:
+    """The attack after its look at training images (without any, at those it attacks), or its failure to look."""
     attack = cell.attack
     if cell.prepared_key is None:
         return attack, None
     seed, n, victim = identity.derive_seed(cell.prepared_key), attack.preparation_samples, bench.attacked
+    if learned is not None:
+        _, (x, y) = learned.train_sample(min(n, len(learned.x_train)))
+        x, y = x.to(victim.device), y.to(victim.device)
 
     def prepare() -> Attack:
         identity.seed_everything(seed)

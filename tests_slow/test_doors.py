@@ -55,7 +55,7 @@ def from_python(name: str) -> dict[str, Any]:
     data = load_dataset("digits")
     _, (x, y) = data.test_sample(SAMPLES)
     model = external.load(parse(f"{MODELS}:{name}"))
-    frame = harness.evaluate(model, x, y, "quick", dataset=data.info)
+    frame = harness.evaluate(model, x, y, "quick", dataset=data)
     return {"worst": frame.attrs["worst_case"], "trust": frame.attrs["trust"], "notes": frame.attrs["notes"]}
 
 
