@@ -211,17 +211,19 @@ def duplicate(model: nn.Module) -> nn.Module:
     Raises:
         UserError: It can neither be copied nor loaded again as it is; the line says what in it is to blame.
     """
-    for attempt in (lambda: copy.deepcopy(model), lambda: _detached(model, {})):
-        with suppress(_NoCopy):
-            return _apart(model, attempt)
+    with suppress(_NoCopy):
+        return _apart(model, lambda: copy.deepcopy(model))
     try:
-        again = {id(part): _again(part) for part in _loaded(model)}
+        return _apart(model, lambda: _detached(model, {}))
+    except _NoCopy as error:
+        why = _culprit(model) or str(error)
+    again = {id(part): _again(part, why) for part in _loaded(model)}
+    try:
         return _apart(model, lambda: _detached(model, again))
     except _NoCopy as error:
         raise UserError(
-            f"the model cannot be copied, and attack and referee need one each: {_culprit(model) or error}; make that "
-            "in forward, leave it out of the copy in __deepcopy__, or name the model as FILE.py:FACTORY, which is "
-            "loaded as often as it takes"
+            f"the model cannot be copied, and attack and referee need one each: {why}; make that in forward, leave it "
+            "out of the copy in __deepcopy__, or name the model as FILE.py:FACTORY, which can be loaded twice"
         ) from error
 
 
@@ -246,10 +248,13 @@ def _apart(model: nn.Module, make: Callable[[], nn.Module]) -> nn.Module:
         raise
     except Exception as error:  # copying runs code of the model's own
         raise _NoCopy(registry.said(error)) from error
-    tensors = {id(value) for value in (*model.parameters(), *model.buffers())}
-    if made is model or any(id(value) in tensors for value in (*made.parameters(), *made.buffers())):
+    if made is model or _tensors(made) & _tensors(model):
         raise _NoCopy("its copy shares weights with it")
     return made
+
+
+def _tensors(model: nn.Module) -> set[int]:
+    return {id(value) for value in (*model.parameters(), *model.buffers())}
 
 
 def _loaded(model: nn.Module) -> list[nn.Module]:
@@ -259,17 +264,17 @@ def _loaded(model: nn.Module) -> list[nn.Module]:
     return [part for child in model.children() for part in _loaded(child)]
 
 
-def _again(model: nn.Module) -> nn.Module:
-    """Load a model that :func:`load` made once more.
+def _again(model: nn.Module, why: str) -> nn.Module:
+    """Load a model that :func:`load` made once more, because of what says why.
 
     Raises:
         UserError: It does not come out the same.
     """
     origin: _Origin = vars(model)[_ORIGIN]
-    made = _load(origin.reference, fresh=True)
-    text, why = origin.reference.text, _culprit(model)
+    text = origin.reference.text
     if _code(origin.reference) != origin.code:
         raise UserError(f"{text} has other code than when it was loaded: start again")
+    made = _load(origin.reference, fresh=True)  # its factory may remember what it has made
     if digest(made) != digest(model):
         raise UserError(
             f"{text} must be loaded twice, because it cannot be copied ({why}), and has other weights then: return the "

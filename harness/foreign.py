@@ -232,9 +232,10 @@ class World:
         if path is None:
             if name in sys.builtin_module_names:
                 return None
-            spec = PathFinder.find_spec(name, [e for e in sys.path if name not in OURS or Path(e).resolve() != _HOME])
+            ours = {*self._usual, _HOME} if name in OURS else set()
+            spec = PathFinder.find_spec(name, [entry for entry in sys.path if Path(entry).resolve() not in ours])
             home = None if spec is None else _home_of(spec)
-            if home is None or home in self._usual or (name in OURS and home == _HOME):
+            if home is None or home in self._usual:
                 return ModuleSpec(name, _Ours(self)) if name in OURS else None
             self._tops.add(name)
         elif top in self._tops:
