@@ -48,6 +48,10 @@ def _placed(path: Path) -> tuple[Path, str]:
     return base, ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
 
 
+def _in_package(path: Path) -> bool:
+    return (path.parent / "__init__.py").is_file()
+
+
 def _places(path: Path, root: Path | None) -> tuple[list[Path], list[Path]]:
     """Folders that a file's imports are looked for in: before those of what is installed, and after them.
 
@@ -172,15 +176,17 @@ class World:
         first: Folders whose modules come before installed ones.
         last: Folders whose modules come after them.
         program: What ``sys.argv[0]`` says.
+        package: A name that means the user's package, whatever has it.
     """
 
-    def __init__(self, first: Sequence[Path], last: Sequence[Path] = (), program: str = "") -> None:
+    def __init__(self, first: Sequence[Path], last: Sequence[Path] = (), program: str = "", package: str = "") -> None:
         self.first = [str(folder) for folder in first]
         self.last = [str(folder) for folder in last]
         self.modules: dict[str, ModuleType] = {}
         self.module: ModuleType | None = None
         self.settings: dict[str, Any] = {}
         self.late = False
+        self._package = package
         self._tops: set[str] = set()  # top-level names that are the user's
         self._apart: set[str] = set()  # and those that outside may mean something else
         self._beside: set[str] | None = None  # names that their folders hold
@@ -232,8 +238,10 @@ class World:
         if path is None:
             if name in sys.builtin_module_names:
                 return None
-            ours = {*self._usual, _HOME} if name in OURS else set()
-            spec = PathFinder.find_spec(name, [entry for entry in sys.path if Path(entry).resolve() not in ours])
+            known = {*self._usual, _HOME}
+            spec = PathFinder.find_spec(
+                name, [e for e in sys.path if name not in OURS or Path(e).resolve() not in known]
+            )
             home = None if spec is None else _home_of(spec)
             if home is None or home in self._usual:
                 return ModuleSpec(name, _Ours(self)) if name in OURS else None
@@ -243,8 +251,7 @@ class World:
         else:
             spec = None
         if spec is None:
-            known = top in OURS and path is not None and _is_ours(name)
-            return ModuleSpec(name, _Ours(self)) if known else None
+            return ModuleSpec(name, _Ours(self)) if top in OURS and _is_ours(name) else None
         if type(spec.loader) is SourceFileLoader:
             spec.loader = _Source(spec.loader.name, spec.loader.path, self)
         return spec
@@ -285,7 +292,7 @@ class World:
         }
         if self._beside is None:
             self._beside = {name for folder in self.first for name in _modules_in(folder)} - _SHARED
-        self._apart = {*OURS, *self._tops, *self._beside}
+        self._apart = {*OURS, *self._tops, *self._beside, self._package}
         for name in self._before:
             if name.partition(".")[0] in self._apart:
                 del sys.modules[name]
@@ -406,7 +413,8 @@ def _run(path: Path, root: Path | None, fresh: bool = False) -> Iterator[tuple[M
     digest = hashlib.sha256(repr((str(path), str(root or ""), listed)).encode()).hexdigest()[:16]
     world = None if fresh else _WORLDS.get(digest)
     if world is None:
-        world = World(*_places(path, root), program=str(path))
+        package = _placed(path)[1].partition(".")[0] if _in_package(path) else ""
+        world = World(*_places(path, root), program=str(path), package=package)
     with _blaming(path, world), surroundings.kept() as before:
         surroundings.assume(world.settings)  # as the file left them when it was run
         with world.entered():
@@ -422,9 +430,8 @@ def _run(path: Path, root: Path | None, fresh: bool = False) -> Iterator[tuple[M
 
 
 def _execute(path: Path, content: bytes, alias: str, world: World) -> ModuleType:
-    _, name = _placed(path)
-    if (path.parent / "__init__.py").is_file():
-        return importlib.import_module(name)
+    if _in_package(path):
+        return importlib.import_module(_placed(path)[1])
     spec = importlib.util.spec_from_file_location(alias, path)
     assert spec is not None
     module = importlib.util.module_from_spec(spec)

@@ -60,12 +60,15 @@ def size(text: str) -> int:
     return int(load(parse(text))(X).shape[1])
 
 
-@pytest.mark.parametrize("name", [*foreign.OURS, "art", "pandas", "utils"])
-@pytest.mark.parametrize("form", ["{}", "{}__INIT", "{}__inner"])
-def test_a_neighbour_wins_over_what_is_loaded(name: str, form: str) -> None:
+@pytest.mark.parametrize(
+    ("form", "name"),
+    [
+        *((form, name) for form in ("{}", "{}__INIT") for name in (*foreign.OURS, "art", "pandas", "utils")),
+        *(("{}__inner", name) for name in foreign.OURS),  # else a folder without __init__.py comes after a package
+    ],
+)
+def test_a_neighbour_wins_over_what_is_loaded(form: str, name: str) -> None:
     """Whether a module, a package, or (for our names) a folder of modules."""
-    if form == "{}__inner" and name not in foreign.OURS:
-        pytest.skip("a folder without __init__.py never comes before a package")
     module = f"{name}.inner" if form == "{}__inner" else name
     write(**{form.format(name): linear(4), "net": f"from {module} import make\n"})
     ours = sys.modules.get(name)
@@ -174,6 +177,27 @@ def test_a_module_of_a_package_may_have_the_name_of_what_it_uses() -> None:
     )
     assert size("zoo/click.py:make") == 9
     assert size("zoo/plain.py:make") == 5  # as scripts in a package's folder do
+
+
+@pytest.mark.parametrize("name", ["code", "reports", "torchvision", "own-zoo"])
+def test_a_package_may_have_any_name(name: str) -> None:
+    """Also one of the standard library's, of ours, of an installed package, and one that no statement can import."""
+    import code
+
+    import torchvision
+
+    write(**{f"{name}__INIT": "", f"{name}__net": "from .base import make\n", f"{name}__base": linear(5)})
+    assert size(f"{name}/net.py:make") == 5
+    assert sys.modules["code"] is code
+    assert sys.modules["torchvision"] is torchvision
+
+
+def test_pickled_models_find_their_code(there: Path) -> None:
+    write(models__INIT="", models__base="from torch import nn\nclass Net(nn.Flatten): pass\n")
+    write(net="import torch\ndef make(): return torch.load('whole.pt', weights_only=False)\n")
+    write(save="import torch\nfrom models.base import Net\ntorch.save(Net(), 'whole.pt')\n")
+    subprocess.run([sys.executable, "-B", "save.py"], check=True)
+    assert type(load(parse("net.py:make"))).__module__ == "models.base"
 
 
 def test_the_working_directory_counts(there: Path, monkeypatch: pytest.MonkeyPatch) -> None:
