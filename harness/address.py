@@ -35,6 +35,7 @@ class Reference:
         mean: As ``External.mean``.
         std: As ``External.std``.
         folder: Where :func:`parse` has put a model of MLflow.
+        root: The working directory when a Python file was named: its imports are looked for there too.
 
     Raises:
         UserError: As ``External``.
@@ -47,6 +48,7 @@ class Reference:
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     folder: str = ""
+    root: str = dataclasses.field(default="", compare=False)
 
     def __post_init__(self) -> None:
         check_normalisation(self.mean, self.std)
@@ -129,7 +131,8 @@ def parse(
         if not factory.isidentifier():
             raise UserError(f"which function of {found[1]} returns the model? write {found[1]}:FACTORY")
         arguments = _arguments(words) if words is not None else ()
-        return Reference(kind="python", place=file, factory=factory, arguments=arguments, mean=mean, std=std)
+        named = {"place": file, "factory": factory, "root": str(Path.cwd())}
+        return Reference(kind="python", arguments=arguments, mean=mean, std=std, **named)
     if text.endswith(".pt2"):
         return Reference(kind="export", place=_file(text), mean=mean, std=std)
     if text.lower().endswith(_PICKLES):

@@ -12,6 +12,9 @@ from typing import Any
 import click
 from rich.markup import escape
 
+import gauntlet_bench
+
+from . import shadowed
 from .commands import check_device, execute, foresee, make_plan
 from .environment import cores, without_password
 from .errors import UserError
@@ -421,6 +424,9 @@ def doctor(
 
 def main() -> None:
     """Entry point of the ``gauntlet`` command."""
+    if trouble := shadowed(gauntlet_bench.OURS):
+        complaints.print(f"gauntlet: {escape(trouble)}", style="red", soft_wrap=True)
+        sys.exit(2)
     try:
         cli(prog_name="gauntlet")
     except SystemExit as end:

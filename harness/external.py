@@ -6,16 +6,20 @@ Load only what you would run.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import hashlib
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Final, NoReturn
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
-from . import registry
+from . import foreign, registry
 from .address import Reference, check_normalisation, listed
 from .data import DatasetInfo
 from .errors import UserError
@@ -24,6 +28,7 @@ from .remedy import Remedy
 from .training import Trainer
 
 _NONE: Final = Remedy()
+_ORIGIN: Final = "_gauntlet_origin"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,14 +91,19 @@ class External(Trainer):
 
 
 def load(reference: Reference) -> nn.Module:
-    """Load a model, on the CPU, in the mode it comes in. Runs its code.
+    """Load a model, on the CPU, in the mode it comes in. Runs its code, which changes nothing of ours by that.
 
     Raises:
         UserError: One line that says what is wrong, and in which file and line if it is the user's code.
     """
+    return _load(reference)
+
+
+def _load(reference: Reference, *, fresh: bool = False) -> nn.Module:
     match reference.kind:
         case "python":
-            made = registry.from_file(Path(reference.place), reference.factory, dict(reference.arguments))
+            arguments = dict(reference.arguments)
+            made = foreign.from_file(Path(reference.place), reference.factory, arguments, _root(reference), fresh=fresh)
             model = registry.house(made, reference.text)
         case "export":
             model = registry.from_export(Path(reference.place))
@@ -107,7 +117,22 @@ def load(reference: Reference) -> nn.Module:
         raise UserError(
             f"{reference.text} has parameters without a size yet: call the model once before it is returned"
         )
-    return Normalised(model, reference.mean, reference.std) if reference.mean else model
+    code = _code(reference)
+    vars(model)[_ORIGIN] = _Origin(dataclasses.replace(reference, mean=(), std=()), code)
+    if not reference.mean:
+        return model
+    behind = Normalised(model, reference.mean, reference.std)
+    vars(behind)[_ORIGIN] = _Origin(reference, code)
+    return behind
+
+
+def _root(reference: Reference) -> Path | None:
+    return Path(reference.root) if reference.root else None
+
+
+def _code(reference: Reference) -> list[tuple[str, bytes]]:
+    """A Python file and what it imports; of any other model nothing, since its files are not edited."""
+    return foreign.sources(Path(reference.place), _root(reference)) if reference.kind == "python" else []
 
 
 def describe_model(
@@ -163,6 +188,128 @@ def restore(reference: Reference, declared: External) -> nn.Module:
     return declared.interface.around(model)
 
 
+@dataclass(frozen=True)
+class _Origin:
+    """Where a model comes from, noted on the module itself, and the code that made it."""
+
+    reference: Reference
+    code: list[tuple[str, bytes]]
+
+
+class _Detaching(TorchFunctionMode):
+    """Lets deep copies of modules hold tensors that were computed with a gradient, as copies without one.
+
+    Exact: an attack differentiates logits by the images, and neither the value of such a tensor nor its part in that
+    gradient depends on how it was computed before there were any images.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is Tensor.__deepcopy__ and not args[0].is_leaf:
+            return copy.deepcopy(args[0].detach(), args[1])  # shares storage with whatever it shared it with
+        return func(*args, **(kwargs or {}))
+
+
+def duplicate(model: nn.Module) -> nn.Module:
+    """A copy of a model that shares nothing with it: attack and referee work on one each.
+
+    A deep copy where there is one. Of a model that cannot be copied (it holds a lock, an open file, a generator),
+    whatever part of it :func:`load` made is loaded again, its code run anew; mode, device and what requires a gradient
+    are as in ``model``.
+
+    Raises:
+        UserError: It can neither be copied nor loaded again as it is; the line says what in it is to blame.
+    """
+    with suppress(_NoCopy):
+        return _apart(model, lambda: copy.deepcopy(model))
+    try:
+        return _apart(model, lambda: _detached(model, {}))
+    except _NoCopy as error:
+        why = _culprit(model) or str(error)
+    again = {id(part): _again(part, why) for part in _loaded(model)}
+    try:
+        return _apart(model, lambda: _detached(model, again))
+    except _NoCopy as error:
+        raise UserError(
+            f"the model cannot be copied, and attack and referee need one each: {why}; make that in forward, leave it "
+            "out of the copy in __deepcopy__, or name the model as FILE.py:FACTORY, which can be loaded twice"
+        ) from error
+
+
+class _NoCopy(Exception):
+    """There is no copy, or one that shares tensors with what it was made of; the message says why."""
+
+
+def _detached(value: Any, memo: dict[int, Any]) -> Any:
+    with _Detaching():
+        return copy.deepcopy(value, memo)
+
+
+def _apart(model: nn.Module, make: Callable[[], nn.Module]) -> nn.Module:
+    """What a function makes, if that shares no tensor with a model.
+
+    Raises:
+        _NoCopy: It does, or the function raised.
+    """
+    try:
+        made = make()
+    except (MemoryError, torch.OutOfMemoryError, UserError):
+        raise
+    except Exception as error:  # copying runs code of the model's own
+        raise _NoCopy(registry.said(error)) from error
+    if made is model or _tensors(made) & _tensors(model):
+        raise _NoCopy("its copy shares weights with it")
+    return made
+
+
+def _tensors(model: nn.Module) -> set[int]:
+    return {id(value) for value in (*model.parameters(), *model.buffers())}
+
+
+def _loaded(model: nn.Module) -> list[nn.Module]:
+    """The outermost parts of a model that :func:`load` made."""
+    if _ORIGIN in vars(model):
+        return [model]
+    return [part for child in model.children() for part in _loaded(child)]
+
+
+def _again(model: nn.Module, why: str) -> nn.Module:
+    """Load a model that :func:`load` made once more, because of what says why.
+
+    Raises:
+        UserError: It does not come out the same.
+    """
+    origin: _Origin = vars(model)[_ORIGIN]
+    text = origin.reference.text
+    if _code(origin.reference) != origin.code:
+        raise UserError(f"{text} has other code than when it was loaded: start again")
+    made = _load(origin.reference, fresh=True)  # its factory may remember what it has made
+    if digest(made) != digest(model):
+        raise UserError(
+            f"{text} must be loaded twice, because it cannot be copied ({why}), and has other weights then: return the "
+            "same ones each time, or leave out what cannot be copied"
+        )
+    devices = {value.device for value in (*model.parameters(), *model.buffers())}
+    for device in devices if len(devices) == 1 else ():
+        made = made.to(device)
+    for mine, theirs in zip(made.modules(), model.modules(), strict=True):
+        mine.training = theirs.training
+    for weight, its in zip(made.parameters(), model.parameters(), strict=True):
+        weight.requires_grad_(its.requires_grad)
+    return made
+
+
+def _culprit(model: nn.Module) -> str:
+    """What in a model cannot be copied, and why; "" if all that is in it can."""
+    for path, part in reversed(list(model.named_modules())):  # what is within comes first
+        for name, value in (*vars(part).items(), ("", part)):
+            try:
+                _detached(value, {})
+            except Exception as error:
+                place = ".".join(filter(None, (path, name))) or "it"
+                return f"{place} is a {type(value).__name__} ({registry.said(error)})"
+    return ""
+
+
 def bare(model: nn.Module) -> nn.Module:
     """A model without what :func:`load` put around it."""
     while isinstance(model, registry.Housed):
@@ -183,15 +330,16 @@ def digest(model: nn.Module) -> str:
 def program(reference: Reference, model: nn.Module, remedy: Remedy = _NONE) -> str:
     """Digest of a model's code: 16 hexadecimal digits.
 
-    Of a Python file its bytes, those of the files below its folder that it imports, the factory's name and its
-    arguments; of an exported program the graph with its constants; of any other model of MLflow its files, weights
-    included. Programs that a Python file loads count with theirs, and so do files that hold stand-in gradients. Not
-    seen: installed packages, files that hold settings. :func:`harness.inspection.fingerprint` sees what they do.
+    Of a Python file its bytes, those of the files of its owner's that it imports (:func:`harness.foreign.sources`), the
+    factory's name and its arguments; of an exported program the graph with its constants; of any other model of MLflow
+    its files, weights included. Programs that a Python file loads count with theirs, and so do files that hold stand-in
+    gradients. Not seen: installed packages, files that hold settings. :func:`harness.inspection.fingerprint` sees what
+    they do.
     """
     total = hashlib.sha256()
     given = model.inner if isinstance(model, Normalised) else model
     if reference.kind == "python":
-        total.update(repr(registry.sources(Path(reference.place))).encode())
+        total.update(repr(_code(reference)).encode())
         total.update(repr((reference.factory, reference.arguments)).encode())
     elif not isinstance(given, registry.Exported):
         total.update(repr(registry.contents(Path(reference.folder), "code", "data")).encode())
@@ -206,6 +354,8 @@ def program(reference: Reference, model: nn.Module, remedy: Remedy = _NONE) -> s
     for _, function in remedy.stand_ins:
         if (file := Path(function.rpartition(":")[0])).is_file():
             total.update(file.read_bytes())
+            if helpers := foreign.sources(file.resolve(), Path.cwd())[1:]:
+                total.update(repr(helpers).encode())
     return total.hexdigest()[:16]
 
 

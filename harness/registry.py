@@ -1,18 +1,14 @@
-"""Doors to other people's models: Python files, exported programs, MLflow. What comes in runs its own code.
+"""Doors to other people's models: exported programs, MLflow; Python files have :mod:`harness.foreign`.
 
 The only module beside :mod:`harness.tracking` that imports MLflow, and only once it is needed.
 """
 
 from __future__ import annotations
 
-import ast
 import hashlib
-import importlib.util
 import logging
 import os
 import shutil
-import sys
-import traceback
 import uuid
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -23,152 +19,17 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from . import identity
+from . import surroundings
 from .environment import without_password, without_password_of
-from .errors import UserError, unknown
+from .errors import UserError
+from .foreign import World
+from .foreign import said as said
+from .foreign import sources as sources
 
 DYNAMIC: Final = (
     "export it with a dynamic batch dimension: dynamic_shapes=({0: torch.export.Dim.DYNAMIC},), on an example of two "
     "images or more"
 )
-
-
-def said(error: BaseException) -> str:
-    """An exception with all that it says, on one line."""
-    text = " ".join((error.msg if isinstance(error, SyntaxError) else str(error)).split())
-    return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__
-
-
-# -- Python files --------------------------------------------------------------------------------------------------
-
-
-def from_file(path: Path, factory: str, arguments: Mapping[str, Any]) -> object:
-    """Run a file and call one of its functions, under a fixed seed.
-
-    The file is run from its source as it lies there, once a process unless it changes. Modules in its folder can be
-    imported while it runs and while the factory does, and are forgotten afterwards: two models may each have a
-    ``net.py`` of their own.
-
-    Raises:
-        UserError: The file or the factory raised; the message names file and line. There is no such factory.
-    """
-    with _blaming(path), _neighbours(path.parent):
-        module = _execute(path)
-        make = vars(module).get(factory)
-        if not callable(make):
-            raise unknown(f"factory in {path}", factory, _callables(vars(module)))
-        with identity.isolated(0):  # a model that draws its weights is the same one in every process
-            return make(**arguments)
-
-
-def sources(path: Path) -> list[tuple[str, bytes]]:
-    """Name and content of a file, and of every file below its folder that it imports, directly or through another.
-
-    Read from the import statements: what is imported by other means, or installed, is not among them.
-    """
-    folder = path.parent
-    found: dict[Path, bytes] = {}
-    waiting = [path]
-    while waiting:
-        file = waiting.pop()
-        if file in found or not file.is_file():
-            continue
-        found[file] = file.read_bytes()
-        for name in _imported(found[file], file.relative_to(folder).parent.parts):
-            stems = [folder.joinpath(*name[:depth]) for depth in range(1, len(name) + 1)]
-            waiting += [stem.with_name(f"{stem.name}.py") for stem in stems]
-            waiting += [stem / "__init__.py" for stem in stems]
-    return [(file.relative_to(folder).as_posix(), found[file]) for file in sorted(found, key=lambda f: (f != path, f))]
-
-
-def _imported(content: bytes, package: tuple[str, ...]) -> list[tuple[str, ...]]:
-    """Dotted names that a source imports, split; ``from a import b`` may mean the module ``a.b``."""
-    try:
-        tree = ast.parse(content)
-    except (SyntaxError, ValueError):
-        return []  # who runs it is told
-    names: list[tuple[str, ...]] = []
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            names += [tuple(alias.name.split(".")) for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            near = package[: len(package) - node.level + 1] if node.level else ()
-            base = (*near, *(node.module.split(".") if node.module else ()))
-            names += [(*base, alias.name) for alias in node.names]
-    return names
-
-
-def _execute(path: Path) -> Any:
-    listed = sources(path)
-    digest = hashlib.sha256(repr((str(path), listed)).encode()).hexdigest()
-    name = f"gauntlet_external_{digest[:16]}"
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # before it is run: dataclasses look for their module
-    try:
-        exec(compile(listed[0][1], str(path), "exec", dont_inherit=True), vars(module))
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return module
-
-
-def _callables(names: Mapping[str, Any]) -> list[str]:
-    """Public functions and classes that a file defines; if none, those that it imports."""
-    public = [name for name, value in names.items() if callable(value) and not name.startswith("_")]
-    own = [name for name in public if getattr(names[name], "__module__", None) == names["__name__"]]
-    return own or public
-
-
-@contextmanager
-def _neighbours(folder: Path) -> Iterator[None]:
-    """A folder on the import path; what only that path could find is forgotten at the end."""
-    loaded, path, silent = set(sys.modules), list(sys.path), sys.dont_write_bytecode
-    usual = {Path(entry).resolve() for entry in path} - {folder}
-    sys.path.insert(0, str(folder))
-    sys.dont_write_bytecode = True  # the folder is somebody else's
-    importlib.invalidate_caches()
-    try:
-        yield
-    finally:
-        sys.path[:] = path
-        sys.dont_write_bytecode = silent
-        tops = {name.partition(".")[0] for name in set(sys.modules) - loaded} - loaded
-        theirs = {top for top in tops if (home := _home_of(sys.modules.get(top))) is not None and home not in usual}
-        for name in [name for name in sys.modules if name.partition(".")[0] in theirs]:
-            del sys.modules[name]
-
-
-def _home_of(module: Any) -> Path | None:
-    """The folder that a top-level module was found in; None for one that is no file, and for a factory's own."""
-    spec = getattr(module, "__spec__", None)
-    if spec is None or spec.name.startswith("gauntlet_"):
-        return None
-    places = list(spec.submodule_search_locations or ()) or ([spec.origin] if spec.has_location else [])
-    return Path(places[0]).resolve().parent if places and places[0] else None
-
-
-@contextmanager
-def _blaming(path: Path) -> Iterator[None]:
-    """Turn whatever a user's code raises into one line that says where."""
-    try:
-        yield
-    except UserError:
-        raise
-    except SyntaxError as error:
-        raise UserError(f"{error.filename or path}, line {error.lineno}: {said(error)}") from error
-    except (Exception, SystemExit) as error:
-        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_theirs(frame.filename, path)]
-        where = f"{frames[-1].filename}, line {frames[-1].lineno}" if frames else str(path)
-        raise UserError(f"{where}: {said(error)}") from error
-
-
-def _is_theirs(file: str, path: Path) -> bool:
-    installed = {"site-packages", "dist-packages"} & set(Path(file).parts)
-    return file != __file__ and Path(file).is_relative_to(path.parent) and not installed
 
 
 # -- exported programs ---------------------------------------------------------------------------------------------
@@ -239,7 +100,8 @@ def from_export(path: Path) -> nn.Module:
         UserError: It is none, or cannot be used; see :class:`Exported`.
     """
     try:
-        program = torch.export.load(path)
+        with surroundings.kept():
+            program = torch.export.load(path)
     except Exception as error:  # zip, pickle, JSON and the file system each have exceptions of their own
         raise UserError(f"{path} is no program that torch.export.save wrote ({said(error)})") from error
     exported: nn.Module = house(program.module(), str(path))
@@ -390,9 +252,11 @@ def load_folder(path: Path, name: str) -> nn.Module:
     Raises:
         UserError: It cannot be loaded.
     """
-    with _mlflow() as mlflow, _neighbours(path / "code"):  # where it keeps a model's own modules
+    world = World([path / "code"])  # where it keeps a model's own modules
+    with _mlflow() as mlflow, surroundings.kept() as before, world.entered():
         try:
             model = mlflow.pytorch.load_model(str(path), map_location="cpu")
+            surroundings.hold(model, before)
         except ModuleNotFoundError as error:
             raise UserError(f"{name} cannot be loaded ({said(error)}); log it with code_paths=[...]") from error
         except Exception as error:  # a pickle may raise anything

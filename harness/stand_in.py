@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .errors import UserError, describe, unknown
+from . import foreign
+from .errors import UserError, unknown
 
 Function = Callable[[Tensor], Tensor]
 
@@ -78,20 +77,7 @@ def find_function(name: str) -> Function:
     file = Path(path)
     if not file.is_file():
         raise UserError(f"no file {path} for the stand-in gradient {name!r}")
-    spec = importlib.util.spec_from_file_location(
-        f"gauntlet_stand_in_{hashlib.sha256(path.encode()).hexdigest()}", file
-    )
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise UserError(f"{path} cannot be imported: {describe(error)}") from None
-    function = getattr(module, wanted, None)
-    if not callable(function):
-        raise unknown(f"function in {path}", wanted, [n for n, v in vars(module).items() if callable(v)])
-    found: Function = function
+    found: Function = foreign.function_of(file.resolve(), wanted, Path.cwd())
     return found
 
 
