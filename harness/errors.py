@@ -35,3 +35,9 @@ def describe(error: Exception) -> str:
     """One line for the record, ``"Type: message"``."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0] if lines else ''}"
+
+
+def said(error: BaseException) -> str:
+    """An exception with all that it says, on one line."""
+    text = " ".join((error.msg if isinstance(error, SyntaxError) else str(error)).split())
+    return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__

@@ -85,12 +85,12 @@ def evaluate(
         raise UserError(f"{len(x)} images, but {len(y)} labels")
     with identity.as_a_worker(device):
         learned = dataset if isinstance(dataset, Dataset) else None
-        dataset = learned.info if learned is not None else dataset
-        wanted = len(dataset.classes) if isinstance(dataset, DatasetInfo) else None
+        declared = dataset.info if isinstance(dataset, Dataset) else dataset
+        wanted = len(declared.classes) if declared is not None else None
         found = inspect(model, x, y, wanted, device, remedy=remedy, batch=batch)
         remedy, seen = found.remedy, found.interface.around(model)
         classes = found.classes
-        info = _info(dataset, x, classes)
+        info = _info(declared, x, classes)
         bench = Bench.of(seen, classes, device, remedy)
         defense = External(weights=digest(bare(model)), remedy=remedy, interface=found.interface)
         spec = ModelSpec(dataset=info.name, architecture=name, defense=defense)

@@ -19,7 +19,7 @@ from types import ModuleType
 from typing import Any, Final
 
 from . import identity, surroundings
-from .errors import UserError, unknown
+from .errors import UserError, said, unknown
 
 OURS: Final = ("harness", "defenses", "suites", "reports")
 """Names of ours that a user's own modules may have too."""
@@ -28,12 +28,6 @@ _HOME: Final = Path(__file__).resolve().parent.parent
 _INSTALLED: Final = {"site-packages", "dist-packages"}
 _SHARED: Final = frozenset({*sys.stdlib_module_names, "torch", "numpy"})
 """What a neighbour of the same name does not replace once it is loaded: the standard library, and what loads once."""
-
-
-def said(error: BaseException) -> str:
-    """An exception with all that it says, on one line."""
-    text = " ".join((error.msg if isinstance(error, SyntaxError) else str(error)).split())
-    return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__
 
 
 # -- what is run, and where its imports are found ----------------------------------------------------------------------

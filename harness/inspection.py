@@ -14,10 +14,10 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from . import identity, registry
+from . import identity
 from .agreement import Agreement
 from .class_order import better_order
-from .errors import UserError
+from .errors import UserError, said
 from .external import add_to_digest, bare, digest
 from .interface import TRIED, Interface, find
 from .loaders import stratified_order
@@ -198,7 +198,7 @@ def _set_up(model: nn.Module, classes: int | None, device: torch.device | str) -
     except UserError:
         raise
     except Exception as error:  # copying runs code of the model's own
-        raise UserError(f"the model cannot be set up on {device}: {registry.said(error)}") from error
+        raise UserError(f"the model cannot be set up on {device}: {said(error)}") from error
 
 
 def _with_gradients(victim: Victim, few: Tensor) -> tuple[Tensor | None, bool]:
@@ -304,7 +304,7 @@ def _ask(victim: Victim, x: Tensor, dtype: str = "") -> Tensor:
 def _unable(x: Tensor, dtype: str, error: Exception) -> UserError:
     if dtype not in ("", "float32", "none"):
         return UserError(f"the model computes in {dtype}, images are float32: call its .float() first")
-    return UserError(f"the model does not take {len(x)} images of shape {tuple(x.shape[1:])}: {registry.said(error)}")
+    return UserError(f"the model does not take {len(x)} images of shape {tuple(x.shape[1:])}: {said(error)}")
 
 
 def _outputs(values: Tensor) -> str:

@@ -11,26 +11,19 @@ import os
 import shutil
 import uuid
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from . import surroundings
 from .environment import without_password, without_password_of
-from .errors import UserError
+from .errors import UserError, said
 from .foreign import World
-from .foreign import said as said
 from .foreign import sources as sources
-
-DYNAMIC: Final = (
-    "export it with a dynamic batch dimension: dynamic_shapes=({0: torch.export.Dim.DYNAMIC},), on an example of two "
-    "images or more"
-)
-
 
 # -- exported programs ---------------------------------------------------------------------------------------------
 
@@ -55,7 +48,7 @@ class Exported(Housed):
     devices named in its graph stay where they were when the rest is moved.
 
     Raises:
-        UserError: It takes one batch size only, or was exported in train mode.
+        UserError: It takes other inputs than one batch of images, or was exported in train mode.
     """
 
     inner: torch.fx.GraphModule
@@ -134,15 +127,6 @@ def _check_inputs(graph: torch.fx.GraphModule) -> None:
     shapes = [getattr(node.meta.get("val"), "shape", None) for node in graph.graph.find_nodes(op="placeholder")]
     if len(shapes) != 1 or not shapes[0]:
         raise UserError(f"takes {len(shapes)} inputs, expected one batch of images")
-    size = shapes[0][0]
-    if isinstance(size, int):
-        raise UserError(f"takes batches of {size} only; {DYNAMIC}")
-    ranges: Mapping[Any, Any] = getattr(graph, "range_constraints", None) or {}
-    allowed = ranges.get(size.node.expr)
-    # torch writes 2 for a dimension without a lower bound, and takes a single image all the same
-    if not size.node.expr.is_symbol or allowed is None or allowed.lower > 2 or allowed.upper < 2**31:
-        bounds = f"{allowed.lower} to {allowed.upper}" if allowed is not None else str(size.node.expr)
-        raise UserError(f"takes only some batch sizes ({bounds}); {DYNAMIC}")
 
 
 def _check_mode(model: nn.Module) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from . import identity
+from .duplicates import duplicate
 from .errors import UserError
 from .remedy import Remedy
 from .stand_in import give_gradients
@@ -87,7 +87,7 @@ class Victim(nn.Module):
         super().__init__()
         self.remedy = remedy or Remedy()
         self.votes = votes
-        model = model if own else copy.deepcopy(model)
+        model = model if own else duplicate(model)
         self.model = give_gradients(model, self.remedy.stand_ins).to(device).eval().requires_grad_(False)
         self.classes = classes
         self.device = torch.device(device)

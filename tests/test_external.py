@@ -534,18 +534,33 @@ def test_exported_programs_that_cannot_be_judged(net: Path) -> None:
     export(nn.Sequential(nn.BatchNorm2d(1), nn.Flatten()), path)
     assert "was exported in train mode (aten::batch_norm)" in refused()
     model.eval()
-    export(model, path, dynamic_shapes=None)
-    assert "takes batches of 2 only; export it with a dynamic batch dimension: dynamic_shapes=(" in refused()
-    export(model, path, dynamic_shapes=({0: torch.export.Dim("batch", max=64)},))
-    assert "takes only some batch sizes (0 to 64); export it with a dynamic batch dimension" in refused()
-    export(model, path, 4, dynamic_shapes=({0: 2 * torch.export.Dim("half")},))
-    assert "takes only some batch sizes" in refused()
     torch.export.save(torch.export.export(Two(), (torch.rand(2, 1), torch.rand(2, 1))), path)
     assert "takes 2 inputs, expected one batch of images" in refused()
     path.write_bytes(b"none")
     assert "is no program that torch.export.save wrote (" in refused()
     torch.save({}, path)
     assert "is no program that torch.export.save wrote (" in refused()
+
+
+@pytest.mark.parametrize(
+    ("shapes", "interface"),
+    [
+        (None, Interface(batch=2, fixed=True)),
+        (({0: torch.export.Dim("batch", max=64)},), Interface()),
+        (({0: torch.export.Dim("batch", max=9)},), Interface(batch=8)),
+    ],
+)
+def test_an_exported_program_of_some_batch_sizes_is_served(
+    shapes: Any, interface: Interface, net: Path, digits: Dataset
+) -> None:
+    path = net.with_suffix(".pt2")
+    export(load(parse(f"{net}:build")).eval(), path, dynamic_shapes=shapes)
+    model = load(parse(str(path)))
+    _, (x, y) = digits.test_sample(150)
+    found = inspection.inspect(model, x, y, 10)
+    assert found.interface == interface
+    expected = load(parse(f"{net}:build")).eval()(x)
+    torch.testing.assert_close(Victim(found.interface.around(model))(x), expected)
 
 
 class Two(nn.Module):
@@ -718,7 +733,7 @@ def test_more_models_that_cannot_be_judged(digits: Dataset, trained: nn.Module) 
             raise RuntimeError("only one of me")
 
     said = line(lambda: looked_at(digits, Selfish(trained, lambda f, x: f(x))))
-    assert said == "the model cannot be set up on cpu: RuntimeError: only one of me"
+    assert "the model cannot be copied, and attack and referee need one each: it is a Selfish (RuntimeError: " in said
 
 
 # -- MLflow ------------------------------------------------------------------------------------------------------------

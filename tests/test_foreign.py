@@ -18,8 +18,9 @@ from torch import Tensor, nn
 import harness.threat
 from harness import foreign
 from harness.address import Reference, parse
+from harness.duplicates import duplicate
 from harness.errors import UserError
-from harness.external import describe_model, duplicate, load, program
+from harness.external import describe_model, load, program
 from harness.remedy import Remedy
 from harness.shard import Bench
 from harness.stand_in import find_function

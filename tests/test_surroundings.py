@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from harness import surroundings
 from harness.address import parse
-from harness.external import duplicate, load
+from harness.duplicates import duplicate
+from harness.external import load
 from harness.victim import Victim
 
 ROOT = Path(__file__).parent.parent
