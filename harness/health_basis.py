@@ -57,8 +57,8 @@ def _asked(question: Question, evidence: Evidence) -> Check:
     )
     total = len(evidence.pairs) + len(absent) + len(left)
     if not left:
-        return question.graded("A", f"all {total} pairs were asked for")
-    finding = f"{len(left)} of the suite's {total} pairs were not asked for"
+        return question.graded("A", f"all {total} {evidence.norm} pairs were asked for")
+    finding = f"{len(left)} of the suite's {total} {evidence.norm} pairs were not asked for"
     return question.skipped(finding, "B", question.remedy)
 
 

@@ -255,8 +255,8 @@ def test_pairs_that_nobody_asked_for(labels: list[str], count: int, missing: lis
     check, complete = found["battery-asked"], found["battery-complete"]
     assert (check.status, check.grade) == (("skipped", "B") if count else ("passed", "A"))
     total = 13 + count + len(missing)
-    said = f"{count} of the suite's {total} pairs were not asked for"
-    assert check.finding == (said if count else f"all {total} pairs were asked for")
+    said = f"{count} of the suite's {total} linf pairs were not asked for"
+    assert check.finding == (said if count else f"all {total} linf pairs were asked for")
     assert bool(check.remedy) == bool(count)
     assert complete.grade == ("D" if missing else "A")
     assert complete.finding.startswith(f"{len(missing)} of {13 + len(missing)} pairs are missing")
