@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -146,6 +146,7 @@ def plan_record(plan: Plan, command_line: str) -> dict[str, Any]:
             for cell in plan.battery
         ],
         "probes": [{"probe": probe.key, "model": probe.model.key, "norm": probe.threat.norm} for probe in plan.probes],
+        "left_out": list(plan.left_out),
     }
 
 
@@ -161,6 +162,8 @@ def read_plan(path: Path) -> dict[str, Any]:
         grid = norms.get(cell["norm"]) if isinstance(norms, dict) else None
         if not grid or misfit(grid, [(int, float)]):
             raise UserError(f"{path} is damaged (no budget of {cell['dataset']} in {cell['norm']})")
+    if wrong := misfit(record.get("left_out", []), [str], "left_out"):  # older records have none
+        raise UserError(f"{path} is damaged ({wrong})")
     return record
 
 
@@ -216,7 +219,11 @@ def boards(
     """One board a suite, data set and number of images, from every plan of it.
 
     A model is complete once every pair of the suite's newest battery is done, also those that no command asked for
-    (``--attack`` picks some): a model that met fewer attacks must not rank above one that met all.
+    (``--attack`` picks some): a model that met fewer attacks must not rank above one that met all. The board tells the
+    two apart: a pair that was asked for and has no result is missing, one that nobody asked for is unasked.
+
+    Attacks that a plan leaves out of its batteries on purpose (``left_out``) are no part of them. What an earlier plan
+    found with one of them counts nevertheless: adversarials do not go away because nobody looks.
 
     Where a trainer or an attack was declared anew under the same name (a bumped version, a changed default), the newest
     plan's model or pair stands and the older one is left out.
@@ -228,15 +235,17 @@ def boards(
         facts: Finds what a probe found, by the keys of model and probe; None if there is nothing.
     """
     found = []
+    asked = frozenset(cell["cell"] for record in plans for cell in record["cells"])
     for suite in dict.fromkeys(record["suite"] for record in plans):
         mine = [record for record in plans if record["suite"] == suite]
         sets = dict.fromkeys((cell["dataset"], cell["n"]) for record in mine for cell in record["battery"])
-        found += [_board(mine, suite, dataset, n, pair, model, facts) for dataset, n in sets]
+        found += [_board(mine, asked, suite, dataset, n, pair, model, facts) for dataset, n in sets]
     return found
 
 
 def _board(
     plans: Sequence[Record],
+    wanted: Collection[str],
     suite: str,
     dataset: str,
     n: int,
@@ -249,6 +258,7 @@ def _board(
     budgets: dict[str, list[float]] = {}
     newest: dict[str, Record] = {}
     probes: dict[str, dict[str, str]] = {}
+    out: dict[str, Sequence[str]] = {}  # by model key, what its newest plan leaves out
     for record in plans:
         here = [cell for cell in record["battery"] if (cell["dataset"], cell["n"]) == (dataset, n)]
         if not here:
@@ -262,9 +272,12 @@ def _board(
         asked: dict[str, set[str]] = {}
         for cell in here:
             asked.setdefault(cell["model"], set()).add(cell_name(cell))
-        # a plan lists all that its suite asks of a model: what it lacks is asked no more
+        # a plan lists all that its suite asks of a model: what it lacks is asked no more, unless it says why
+        left = record.get("left_out", ())
         for key, names in asked.items():
-            battery[key] = {name: cell for name, cell in battery.get(key, {}).items() if name in names}
+            before = battery.get(key, {}).items()
+            battery[key] = {name: cell for name, cell in before if name in names or cell["attack"] in left}
+            out[key] = left
         for cell in here:
             known = battery[cell["model"]]
             name = cell_name(cell)
@@ -276,17 +289,31 @@ def _board(
                 probes.setdefault(look["model"], {})[look["norm"]] = look["probe"]
     pairs: list[Pair] = []
     missing: dict[str, list[str]] = {}
+    unasked: dict[str, list[str]] = {}
+    left_out: dict[str, list[str]] = {}
     first = {name[:-1]: place for place, name in reversed(list(enumerate(models)))}
     # seeds in their order, whichever plan came first: a mean over them is the same to the last bit
     models = dict(sorted(models.items(), key=lambda item: (first[item[0][:-1]], item[0][-1])))
     for entry in models.values():
-        cells = battery[entry["model"]]
+        key = entry["model"]
+        cells, left = battery[key], out[key]
         results = {name: pair(cell["cell"]) for name, cell in cells.items()}
         pairs += [result for result in results.values() if result is not None]
-        absent = [name for name, result in results.items() if result is None]
-        absent += sorted(name for name, cell in newest.items() if name not in cells and not _spared(cell, entry))
-        if absent:
-            missing[entry["model"]] = absent
+        none = [name for name, result in results.items() if result is None and cells[name]["attack"] not in left]
+        nobodys = [name for name in none if cells[name]["cell"] not in wanted]
+        absent = [name for name in none if cells[name]["cell"] in wanted]
+        absent += sorted(
+            name
+            for name, cell in newest.items()
+            if name not in cells and cell["attack"] not in left and not _spared(cell, entry)
+        )
+        done = {
+            label: [results[name] is not None for name in cells if cells[name]["attack"] == label] for label in left
+        }
+        never = [label for label, ran in done.items() if not ran or not all(ran)]
+        for kind, labels in ((missing, absent), (unasked, nobodys), (left_out, never)):
+            if labels:
+                kind[key] = labels
     health = {
         key: {norm: found for norm, probe in looks.items() if (found := facts(key, probe)) is not None}
         for key, looks in probes.items()
@@ -298,6 +325,8 @@ def _board(
         missing=missing,
         models={entry["model"]: {**entry, **model(entry["model"])} for entry in models.values()},
         health=health,
+        unasked=unasked,
+        left_out=left_out,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -193,6 +194,12 @@ def exceeded(value: float, bounds: Mapping[Grade, float]) -> Grade:
     """The worst grade whose bound a value exceeds; A if there is none."""
     over: list[Grade] = [grade for grade, bound in bounds.items() if value > bound]
     return max(over, default="A")
+
+
+def concerns(label: str, norm: str) -> bool:
+    """Whether a pair that is not there is of that norm: by its label, and any that does not say counts everywhere."""
+    said = re.search(r"\((\w+)(?: [^()]*)?\)$", label)
+    return said is None or said[1] == norm or said[1] not in ("linf", "l2", "l1", "l0")
 
 
 def percent(share: float) -> str:

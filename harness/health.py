@@ -11,13 +11,14 @@ from typing import Final
 
 from .checks import GRADES, WORST_CASE, Check, Evidence, Grade, Question, Status, family
 from .health_answers import ANSWER_QUESTIONS
+from .health_basis import BASIS_QUESTIONS
 from .health_facts import FACT_QUESTIONS
 from .health_pairs import PAIR_QUESTIONS
 from .metrics import Board
 
 __all__ = ["trust", "Trust", "Check", "Grade", "Status", "GRADES", "QUESTIONS"]
 
-QUESTIONS: Final[tuple[Question, ...]] = (*PAIR_QUESTIONS, *FACT_QUESTIONS, *ANSWER_QUESTIONS)
+QUESTIONS: Final[tuple[Question, ...]] = (*BASIS_QUESTIONS, *PAIR_QUESTIONS, *FACT_QUESTIONS, *ANSWER_QUESTIONS)
 """Every check, in the order in which equals are reported."""
 
 
@@ -43,7 +44,8 @@ def trust(board: Board, model: str, norm: str) -> Trust | None:
     """Put every question to the evaluation of one model in one norm.
 
     The grade is the worst that any answer leaves. A question that cannot be asked for want of something essential (a
-    model that was not probed, a suite without black-box attacks) leaves a B at best: nobody looked.
+    model that was not probed, a suite without black-box attacks) leaves a B at best: nobody looked. So does a number
+    with little behind it: few images, a model at chance, attacks that were not asked for.
 
     Args:
         board: The records. Facts of the probe are taken from :attr:`Board.health` where they are there.

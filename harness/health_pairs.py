@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Mapping
 from itertools import pairwise
 from typing import Final
@@ -19,6 +18,7 @@ from .checks import (
     Evidence,
     Grade,
     Question,
+    concerns,
     family,
     grade_of,
     listed,
@@ -84,6 +84,7 @@ def _alone(question: Question, evidence: Evidence, weak: Collection[str], strong
 
 _ADD: Final = "Run a suite that holds {}."
 _WHOLE: Final = "Run the suite without --cascade."
+_TRANSFERS: Final = "Run the suite with its transfers: they need another trained model."
 
 
 def _one_step(question: Question, evidence: Evidence) -> Check:
@@ -101,7 +102,12 @@ def _black_box(question: Question, evidence: Evidence) -> Check:
 
 
 def _transfer(question: Question, evidence: Evidence) -> Check:
-    return _alone(question, evidence, {"transfer"}, WHITE_BOX, "transferred images")
+    """Where transfers that the suite declares were left out on purpose, those that ran (if any) answer at best a B."""
+    answer = _alone(question, evidence, {"transfer"}, WHITE_BOX, "transferred images")
+    left = [label for label in evidence.board.left_out.get(evidence.model, ()) if concerns(label, evidence.norm)]
+    if left and answer.grade == "A":
+        return question.skipped("not asked: transfers from other models were left out", "B", _TRANSFERS)
+    return answer
 
 
 def _noise(question: Question, evidence: Evidence) -> Check:
@@ -187,16 +193,10 @@ def _crashed(question: Question, evidence: Evidence) -> Check:
 
 
 def _complete(question: Question, evidence: Evidence) -> Check:
-    absent = [label for label in evidence.board.missing.get(evidence.model, ()) if _concerns(label, evidence.norm)]
+    absent = [label for label in evidence.board.missing.get(evidence.model, ()) if concerns(label, evidence.norm)]
     total = len(evidence.pairs) + len(absent)
     more = f" ({listed(absent)})" if absent else ""
     return question.graded("D" if absent else "A", f"{len(absent)} of {total} pairs are missing{more}")
-
-
-def _concerns(label: str, norm: str) -> bool:
-    """Whether a missing pair is of that norm: by its label, and any that does not say counts everywhere."""
-    said = re.search(r"\((\w+)(?: [^()]*)?\)$", label)
-    return said is None or said[1] == norm or said[1] not in ("linf", "l2", "l1", "l0")
 
 
 def _toolkits(question: Question, evidence: Evidence) -> Check:
@@ -220,7 +220,7 @@ def _toolkits(question: Question, evidence: Evidence) -> Check:
 PAIR_QUESTIONS: Final = (
     Question(
         "battery-complete",
-        "Did every attack of the suite run?",
+        "Did every attack that was asked for run?",
         "Run the same command again: only what is missing is done.",
         _complete,
     ),

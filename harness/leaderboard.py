@@ -52,8 +52,9 @@ def leaderboard(board: Board) -> pd.DataFrame:
     "" where there is none; ``trust_reasons`` says what lowers it.
 
     **Who has a rank.** A model has none (NA) while one of its pairs is missing, crashed or returned invalid images,
-    while one of its seeds failed, or with trust D in that norm: ``note`` says why. Models that nothing was run on,
-    because their training failed, have rows without numbers (``n`` and ``seeds`` 0).
+    while pairs of the suite were not asked for, while one of its seeds failed, or with trust D in that norm: ``note``
+    says why. Models that nothing was run on, because their training failed, have rows without numbers (``n`` and
+    ``seeds`` 0). Attacks that were left out on purpose, such as transfers, cost no rank.
 
     **Shared ranks.** Going down from the highest accuracy, the first model opens a group, and a model that
     :mod:`harness.compare` cannot tell from the group's first (p >= 0.05) joins it; the first that can be told opens the
@@ -138,17 +139,21 @@ def _problems(board: Board, model: _Model) -> list[str]:
             if pair.meta["status"] != "ok":
                 found.append(f"{pair.meta['attack']} ({pair.meta['norm']}): {pair.meta['status']}")
     for key, known in board.models.items():
-        labels = board.missing.get(key, ())
-        failed = known.get("status") == "failed"
-        if _name(known) != model.name:
-            continue
-        if not labels and not failed:
-            if not model.seeds:
-                found.append(f"seed {known.get('seed')}: nothing was run")
-            continue
-        reason = known.get("error") or (f"{len(labels)} pairs not run" if labels else "failed")
-        found.append(f"seed {known.get('seed')}: {reason}")
+        if _name(known) == model.name:
+            found += [f"seed {known.get('seed')}: {reason}" for reason in _lacks(board, model, key, known)]
     return list(dict.fromkeys(found))
+
+
+def _lacks(board: Board, model: _Model, key: str, known: Mapping[str, Any]) -> list[str]:
+    """Why one seed of a model is incomplete."""
+    labels, unasked = board.missing.get(key, ()), board.unasked.get(key, ())
+    reasons = []
+    if labels or known.get("status") == "failed":
+        reasons.append(str(known.get("error") or (f"{len(labels)} pairs not run" if labels else "failed")))
+    if unasked:
+        total = len(board.by_model.get(key, ())) + len(labels) + len(unasked)
+        reasons.append(f"{len(unasked)} of the suite's {total} pairs were not asked for")
+    return reasons or ([] if model.seeds else ["nothing was run"])
 
 
 def _trust_columns(grades: Sequence[Trust | None]) -> dict[str, str]:

@@ -117,10 +117,15 @@ class Board:
         suite: Its name.
         budgets: Per data set and norm, ascending eps values in pixel units of [0, 1].
         pairs: The records. A pair may belong to several boards.
-        missing: Labels of declared pairs without a record (not run, or failed before the attack), by model key.
+        missing: Labels of pairs that were asked for and have no record (not run, or failed before the attack), by
+            model key.
         models: What is known of each model by key: ``dataset, architecture, defense, seed, status`` ("ok" or
             "failed"), ``error`` and ``card`` (the training card: fields, accuracies, seconds).
         health: Facts of the probe by model key and norm; see :mod:`harness.health`.
+        unasked: Labels of the suite's other pairs, which no command asked for (``--attack`` selects some), by model
+            key. No failure, but no rank either.
+        left_out: Labels of attacks of the suite that were left out of a model's battery on purpose, such as transfers,
+            which need another model; by model key. They cost no rank.
     """
 
     suite: str
@@ -129,6 +134,8 @@ class Board:
     missing: Mapping[str, Sequence[str]] = field(default_factory=dict)
     models: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     health: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
+    unasked: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    left_out: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @cached_property
     def by_model(self) -> Mapping[str, list[Pair]]:

@@ -15,10 +15,10 @@ from .compare import contrast, images, standing
 from .metrics import Bools, Pair, wilson
 
 STATES: Final = ("beyond noise", "within noise", "equal", "no verdict", "only in A", "only in B")
-"""What became of a number, the most telling first. ``no verdict``: there is no number on either side to compare."""
+"""What became of a number, the most telling first. ``no verdict``: there are no two numbers to compare."""
 
 INCOMPLETE: Final = "incomplete"
-"""Status of a model that lacks pairs of its battery: what the rest left says nothing of what all would."""
+"""Status of a model that lacks pairs of its battery, asked for or not: what the rest left is not what all would."""
 
 _NAME: Final = ("dataset", "architecture", "defense", "seed")
 
@@ -30,6 +30,7 @@ class _Judged:
     model: str
     pairs: Sequence[Pair]
     status: str
+    left_out: frozenset[str]
     budgets: frozenset[tuple[str, float]]
 
 
@@ -67,7 +68,8 @@ def worst_cases(
 
     A row a model, suite, norm and eps. Models are matched by their names, those on as many images first. A model that
     lacks pairs of its battery has no number and moves nowhere; one whose attack failed has none either, and if it had
-    one in the other home, that is beyond noise.
+    one in the other home, that is beyond noise. Nor is there a verdict where one home left out attacks that the other
+    did not: its number may be higher for that alone.
 
     Args:
         a: Plans of the home before, oldest first.
@@ -99,11 +101,13 @@ def _judged(plans: Sequence[Record], pair: Callable[[str], Pair | None]) -> dict
         for key, pairs in board.by_model.items():
             model, norms = board.models[key], {pair.meta["norm"] for pair in pairs}
             failed = [pair.meta["status"] for pair in pairs if pair.meta["status"] != "ok"]
-            status = INCOMPLETE if key in board.missing else next(iter(failed), "ok")
+            incomplete = key in board.missing or key in board.unasked
+            status = INCOMPLETE if incomplete else next(iter(failed), "ok")
+            left_out = frozenset(board.left_out.get(key, ()))
             grids: Mapping[str, Sequence[float]] = board.budgets[model["dataset"]]
             budgets = frozenset((norm, float(eps)) for norm in norms for eps in grids[norm])
             name = (board.suite, *(model[part] for part in _NAME))
-            judged.setdefault(name, {})[pairs[0].n] = _Judged(key, pairs, status, budgets)
+            judged.setdefault(name, {})[pairs[0].n] = _Judged(key, pairs, status, left_out, budgets)
     return judged
 
 
@@ -129,8 +133,8 @@ def _row(name: tuple[Any, ...], a: _Judged | None, b: _Judged | None, norm: str,
     if a is None or b is None:
         return row | {"state": "only in B" if a is None else "only in A"}
     row["matched"] = "key" if a.model == b.model else "name"
-    if len(stands) == 2:
+    if len(stands) == 2 and a.left_out == b.left_out:
         return row | verdict(stands["a"], stands["b"], paired=np.array_equal(images(a.pairs), images(b.pairs)))
-    if INCOMPLETE in (a.status, b.status):
+    if INCOMPLETE in (a.status, b.status) or len(stands) == 2:
         return row | {"state": "no verdict"}
     return row | {"state": "equal" if a.status == b.status else "beyond noise"}

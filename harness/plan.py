@@ -286,6 +286,7 @@ class Plan:
         probes: Looks at the models that will be ranked.
         arguments: How each data set is named on the command line, where that is not its own name.
         again: The command that measures all of it again, where that is not ``gauntlet run`` with the suite.
+        left_out: Labels of attacks that the suite declares and these batteries leave out on purpose.
     """
 
     suite: Suite
@@ -297,6 +298,7 @@ class Plan:
     probes: tuple[Probe, ...] = ()
     arguments: Mapping[str, str] = dataclasses.field(default_factory=dict)
     again: str = ""
+    left_out: tuple[str, ...] = ()
 
     @cached_property
     def key(self) -> str:

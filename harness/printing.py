@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from .errors import UserError
 
@@ -110,43 +112,100 @@ def waiting(trouble: str, results: int, pending: Path) -> None:
 
 
 def print_leaderboard(boards: Sequence[Board], made: Plan) -> None:
-    """Worst-case accuracies, a table a norm: models in the order of the eps that defenses train at."""
+    """Worst-case accuracies with their intervals, a table a norm, ranked at the eps that defenses train at."""
     from .leaderboard import leaderboard
 
     for board in boards:
         rows = leaderboard(board)
         rows = rows[rows["dataset"].isin(list(made.infos))]
+        labels = {str(pair.meta["attack"]) for pair in board.pairs}
         for (dataset, norm, n), group in rows.groupby(["dataset", "norm", "n"], sort=False):
             grid = sorted(group["eps"].unique())
-            reference = made.infos[str(dataset)].eps.get(cast("Norm", norm), grid[0])
-            shown = group[group["eps"] == (reference if reference in grid else grid[0])]
-            table = Table(
-                title=f"{dataset}, {norm}: accuracy left by the worst case of all attacks ({board.suite}, {n} images)",
-                title_justify="left",
-            )
-            table.add_column("rank", justify="right")
-            table.add_column("model")
-            table.add_column("clean", justify="right")
-            for eps in grid:
-                table.add_column(f"eps {eps:.3g}", justify="right", style="bold" if eps == reference else None)
-            table.add_column("trust")
-            table.add_column("strongest attack, or why there is no rank")
-            for row in shown.to_dict("records"):
-                same = group[(group["architecture"] == row["architecture"]) & (group["defense"] == row["defense"])]
-                left = [f"{value:.1%}" for value in same.sort_values("eps")["worst_case_accuracy"]]
-                table.add_row(
-                    "-" if row["note"] else str(row["rank"]),
-                    escape(f"{row['architecture']} {row['defense']}"),
-                    f"{row['clean_accuracy']:.1%}",
-                    *left,
-                    row["trust"] or "-",
-                    escape(row["note"] or row["strongest_attack"]),
-                )
+            eps = made.infos[str(dataset)].eps.get(cast("Norm", norm), grid[0])
+            eps = eps if eps in grid else grid[0]
+            what = f"worst case of all attacks with its 95 % interval, ranked at eps {eps:.3g}"
+            title = f"{dataset}, {norm}, {board.suite}, {n} images: {what}"
+            # intervals beside accuracies where no line breaks, else below them, else at one eps, so that no word breaks
+            for stacked, shown in ((False, grid), (True, grid), (True, [eps])):
+                table = _ranking(title, group, eps, shown, labels, stacked=stacked)
+                size = console.measure(table, options=console.options.update(max_width=10_000))
+                if (size.minimum if stacked else size.maximum) <= console.width:
+                    break
             console.print(table)
-            for row in shown.to_dict("records"):
-                if row["trust_reasons"]:
-                    name = f"{row['architecture']} {row['defense']}"
-                    console.print(escape(f"trust {row['trust']}, {name}: {row['trust_reasons']}"), style="dim")
+            if len(shown) < len(grid):
+                console.print("other eps: in a wider terminal, and in the report", style="dim")
+            _remarks(group[group["eps"] == eps].to_dict("records"))
+
+
+def _ranking(
+    title: str, group: pd.DataFrame, eps: float, grid: Sequence[float], labels: Collection[str], *, stacked: bool
+) -> Table:
+    """The models of one competition in their order at one eps, with what is left of them at some."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("#", justify="right", no_wrap=True)
+    table.add_column("model", overflow="fold", max_width=40)
+    table.add_column("clean", justify="right", no_wrap=True, min_width=len("12.3 %"))
+    for value in grid:
+        style = "bold" if value == eps else None
+        width = len("12.3 to 45.6")  # rich takes the longest word for the least width, also where no line may break
+        table.add_column(f"eps {value:.3g}", justify="right", no_wrap=True, min_width=width, style=style)
+    table.add_column("trust", no_wrap=True)
+    table.add_column("strongest attack", overflow="fold", max_width=30)
+    shown = group[group["eps"] == eps].to_dict("records")
+    held = Counter(row["rank"] for row in shown if not row["note"])
+    for row in shown:
+        same = group[(group["architecture"] == row["architecture"]) & (group["defense"] == row["defense"])]
+        same = same[same["eps"].isin(grid)]
+        table.add_row(
+            "-" if row["note"] else f"{row['rank']}{'=' if held[row['rank']] > 1 else ''}",
+            escape(_name(row)),
+            _percent(row["clean_accuracy"]),
+            *(_left(one, stacked) for one in same.sort_values("eps").to_dict("records")),
+            row["trust"] or "-",
+            escape(_short(row["strongest_attack"], labels)) or "none broke any",
+        )
+    return table
+
+
+def _remarks(rows: Sequence[Mapping[Hashable, Any]]) -> None:
+    """What a shared rank means, why there is no rank and no better grade: each once, with the models it is said of."""
+    said: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        note, trust, reasons = row["note"], row["trust"], row["trust_reasons"]
+        if note:
+            said.setdefault(("no rank", note), []).append(_name(row))
+        if reasons and note != f"trust {trust}: {reasons}":
+            said.setdefault((f"trust {trust}", reasons), []).append(_name(row))
+    lines = [f"{head}, {', '.join(names)}: {text}" for (head, text), names in said.items()]
+    held = Counter(row["rank"] for row in rows if not row["note"])
+    if shared := [rank for rank, count in held.items() if count > 1]:
+        lines.insert(0, f"{shared[0]}= shared rank: not told apart from the best of these on these images")
+    for line in lines:
+        console.print(escape(line), style="dim")
+
+
+def _name(row: Mapping[Hashable, Any]) -> str:
+    return f"{row['architecture']} {row['defense']}"
+
+
+def _percent(share: float) -> str:
+    return "-" if math.isnan(share) else f"{100 * share:.1f} %"
+
+
+def _left(row: Mapping[Hashable, Any], stacked: bool) -> Text:
+    """Accuracy and its interval; of a model without a rank an upper bound."""
+    accuracy = row["worst_case_accuracy"]
+    if math.isnan(accuracy):
+        return Text("-")
+    interval = f"{100 * row['worst_case_low']:.1f} to {100 * row['worst_case_high']:.1f}"
+    bound = "<= " if row["note"] else ""
+    return Text.assemble(bound + _percent(accuracy), (f"\n{interval}" if stacked else f" ({interval})", "not bold dim"))
+
+
+def _short(label: str, labels: Collection[str]) -> str:
+    """An attack's label without its settings, unless others differ from it in these alone."""
+    name = label.partition("(")[0]
+    return label if sum(other.partition("(")[0] == name for other in labels) > 1 else name
 
 
 def write_report(boards: Sequence[Board], out: Path) -> None:

@@ -135,6 +135,8 @@ def _part(board: Board, keys: set[str]) -> Board:
         missing={key: names for key, names in board.missing.items() if key in keys},
         models={key: entry for key, entry in board.models.items() if key in keys},
         health={key: facts for key, facts in board.health.items() if key in keys},
+        unasked={key: names for key, names in board.unasked.items() if key in keys},
+        left_out={key: names for key, names in board.left_out.items() if key in keys},
     )
 
 

@@ -435,7 +435,8 @@ class Tracker:
         The model's run carries ``acc/<attack> <norm> <eps>``, ``worst/<norm> <eps>``, ``score/worst_case`` (the
         lowest of its norms, each at the eps that defenses train at), ``score/clean``, ``cost/...`` and the
         attacks as the table ``attacks.json``: what the UI's charts and comparison show. A model with a pair missing
-        or failed has no worst case, its run says why in the tag ``no_rank`` and ends as failed.
+        or failed has no worst case, its run says why in the tag ``no_rank`` and ends as failed. One of which not all
+        of the suite's pairs were asked for has none either and says so, and is no failure.
 
         Args:
             plan: The command.
@@ -460,10 +461,12 @@ class Tracker:
                 ]
                 trouble = [f"{p.meta['attack']}: {p.meta['status']}" for p in pairs if p.meta["status"] != "ok"]
                 trouble += [f"{name}: not run" for name in board.missing.get(key, ())]
+                unasked = board.unasked.get(key, ())
+                why = [*trouble, *(f"{name}: not asked for" for name in unasked)]
                 budgets, reference = board.budgets[entry["dataset"]], plan["reference"].get(entry["dataset"], {})
-                values = model_metrics(pairs, mine, budgets, reference, whole=not trouble)
+                values = model_metrics(pairs, mine, budgets, reference, whole=not why)
                 grades = {norm: trust(board, key, norm) for norm in budgets}
-                self._guard(self._summarise, run_id, values, mine, trouble, plan["suite"], grades)
+                self._guard(self._summarise, run_id, values, mine, why, plan["suite"], grades)
                 looks = [look["probe"] for look in plan["probes"] if look["model"] == key]
                 facts = {look: found for look in looks if (found := probe_facts(self.home, look)) is not None}
                 if facts:
@@ -484,7 +487,7 @@ class Tracker:
         run_id: str,
         values: Mapping[str, float],
         rows: pd.DataFrame,
-        trouble: Sequence[str],
+        no_rank: Sequence[str],
         suite: str,
         grades: Mapping[str, Trust | None],
     ) -> None:
@@ -496,7 +499,7 @@ class Tracker:
             self.client.log_batch(run_id, metrics=part)
         self.client.log_dict(run_id, attack_table(rows, values), "attacks.json")
         marker = RunTag("mlflow.loggedArtifacts", '[{"path": "attacks.json", "type": "table"}]')
-        tags = [marker, RunTag("no_rank", "; ".join(trouble)[:5000])]
+        tags = [marker, RunTag("no_rank", "; ".join(no_rank)[:5000])]
         for norm, grade in grades.items():
             if grade is not None:
                 words = "; ".join((grade.grade, *grade.reasons))

@@ -1,4 +1,4 @@
-"""What has to be explained before a model gets a rank, and what a reader should be cautious about."""
+"""What has to be explained before a model gets a rank, and what a reader should know besides."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 
 MOSTLY: Final = 0.5
 """Share of unchanged images above which an attack with a budget is pointed out."""
+
+NEUTRAL: Final = ("noted", "caution", "not asked", "left out")
+"""Statuses that are no failure."""
 
 
 def failures(section: Section) -> list[Failure]:
@@ -50,6 +53,22 @@ def cautions(section: Section) -> list[Failure]:
             reason = f"{percent(record.unchanged)} % of the attacked images came back unchanged"
             what = _what(section, record)
             found.append(Failure(entry.name, str(meta["seed"]), what, "caution", reason, (), record))
+    return found
+
+
+def omissions(section: Section) -> list[Failure]:
+    """What the suite holds and nobody asked of a model, a line a model and kind."""
+    board, found = section.board, []
+    for key, model in section.known.items():
+        name, seed = f"{model.get('defense')} / {model.get('architecture')}", str(model.get("seed"))
+        unasked, left_out = board.unasked.get(key, ()), board.left_out.get(key, ())
+        if unasked:
+            total = len(board.by_model.get(key, ())) + len(board.missing.get(key, ())) + len(unasked)
+            what = f"{len(unasked)} of the suite's {plural(total, 'pair')}"
+            found.append(Failure(name, seed, what, "not asked", ", ".join(unasked)))
+        if left_out:
+            what = plural(len(left_out), "attack")
+            found.append(Failure(name, seed, what, "left out", "on purpose: " + ", ".join(left_out)))
     return found
 
 

@@ -17,6 +17,7 @@ from markupsafe import Markup, escape
 
 from . import text
 from .charts import sparkline
+from .failures import NEUTRAL
 from .trust import ANSWERS, GRADE_MEANS
 from .view import column
 
@@ -81,6 +82,7 @@ def environment() -> jinja2.Environment:
         "MISSING": text.MISSING,
         "PALETTE": PALETTE,
         "GRADE_MEANS": GRADE_MEANS,
+        "NEUTRAL": NEUTRAL,
         "ANSWERS": ANSWERS,
     }
     env.tests["number"] = text.is_number

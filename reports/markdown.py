@@ -32,9 +32,9 @@ def render(sections: Sequence[Section], title: str, command: str) -> str:
     lines += [
         "Robust accuracy in percent: the share of all images, clean errors included, that no attack broke.",
         "Intervals are Wilson's at 95 % over the images; \u00b1 is the standard deviation over training seeds.",
-        f"{MISSING} means that there is no number. A model with a missing, crashed or invalid pair or with trust D has",
-        "no rank, and its worst case is an upper bound (\u2264). Models whose worst cases cannot be told apart from",
-        "the best of a group share its rank (1=).",
+        f"{MISSING} means that there is no number. A model with a missing, crashed or invalid pair, with trust D or",
+        "under some of the suite's attacks only has no rank, and its worst case is an upper bound (\u2264). Models",
+        "whose worst cases cannot be told apart from the best of a group share its rank (1=).",
         "",
         "Trust says how far the evaluation can be believed: "
         + "; ".join(f"**{grade}** {means}" for grade, means in GRADE_MEANS.items())
@@ -58,15 +58,16 @@ def _section(section: Section) -> Iterator[str]:
             yield from _ranking(n, rows)
         yield from _heat(panel)
     yield from _versus(section)
-    if section.failures or section.cautions:
-        yield from ("### Failures and invalid results", "")
-        yield from table(
-            ("model", "seed", "what", "status", "reason"),
-            (
-                [md(f.entry), md(f.seed), md(f.what), md(f.status), md(f.reason)]
-                for f in (*section.failures, *section.cautions)
-            ),
-        )
+    for heading, lines in (
+        ("Failures and invalid results", (*section.failures, *section.cautions)),
+        ("Not asked for", section.omissions),
+    ):
+        if lines:
+            yield from (f"### {heading}", "")
+            yield from table(
+                ("model", "seed", "what", "status", "reason"),
+                ([md(f.entry), md(f.seed), md(f.what), md(f.status), md(f.reason)] for f in lines),
+            )
     yield from ("### Where the numbers come from", "", "<details><summary>Command and run of every pair</summary>", "")
     pairs = (record.pair for entry in section.entries for record in section.records[entry.anchor])
     yield from table(

@@ -26,7 +26,7 @@ from harness.metrics import (
 
 from . import names
 from .costs import costs
-from .failures import cautions, failures
+from .failures import cautions, failures, omissions
 from .panels import panels
 from .text import NORM_NAMES, counts, unbounded
 from .view import Column, Cost, Entry, Failure, Panel, Record, column
@@ -237,6 +237,22 @@ class Section:
     def failures(self) -> list[Failure]:
         """Failed models, pairs that did not run, crashed and invalid pairs."""
         return failures(self)
+
+    @cached_property
+    def omissions(self) -> list[Failure]:
+        """Pairs that nobody asked for, and attacks that were left out on purpose: no failures."""
+        return omissions(self)
+
+    def reduced(self, entry: Entry) -> bool:
+        """Whether an entry lacks a rank for want of pairs that nobody asked for, and for nothing else."""
+        board, keys = self.board, {*entry.models, *entry.known}
+        failed = [model.get("status") == "failed" or bool(model.get("error")) for model in entry.known.values()]
+        failed += [pair.meta["status"] != "ok" for pair in entry.pairs]
+        failed += [bool(board.missing.get(key)) for key in keys]
+        failed += [
+            found.grade == "D" for key in entry.models for norm in self.norms if (found := self.trust(key, norm))
+        ]
+        return any(board.unasked.get(key) for key in keys) and not any(failed)
 
     @cached_property
     def cautions(self) -> list[Failure]:

@@ -35,13 +35,14 @@ def frame(
     called = clean if attacked is None else clean & np.asarray(attacked, bool)
     found = np.isfinite(distance) & called
     kept = found if survives is None else found & np.asarray(survives, bool)
+    label = np.arange(n) % 10
     values: dict[str, Any] = {
         "index": np.arange(n) if index is None else np.asarray(index, int),
-        "label": np.zeros(n, int),
-        "clean_pred": (~clean).astype(int),
+        "label": label,
+        "clean_pred": np.where(clean, label, (label + 1) % 10),
         "clean_correct": clean,
         "attacked": called,
-        "adv_pred": np.where(called, found.astype(int), -1),
+        "adv_pred": np.where(called, (label + found) % 10, -1),
         "adversarial": found,
         "wrong_share": np.where(called, found.astype(float), NAN),
         "survives_rounding": kept,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import runpy
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,21 +11,28 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pytest
 
-from harness.campaign import boards, write_plan
+from harness.campaign import boards, boards_from_home, read_plan, write_plan
+from harness.errors import UserError
+from harness.health import trust
 from harness.leaderboard import leaderboard
 from harness.metrics import DISTANCES, FLAGS, Board, Pair
-from harness.store import Home
+from harness.results import samples_to_bytes
+from harness.store import Home, write_json
+from harness.tracking import Tracker, default_uri
 
 N = 10
 
 
 def samples(broken: int) -> pd.DataFrame:
     found = np.arange(N) < broken
-    frame = pd.DataFrame({"index": np.arange(N), "label": 0, "clean_pred": 0, "clean_correct": True, "attacked": True})
+    label = np.arange(N) % 10
+    frame = pd.DataFrame({"index": np.arange(N), "label": label, "clean_pred": label, "clean_correct": True})
+    frame["attacked"] = True
     frame["wrong_share"] = found.astype(float)
     frame["survives_rounding"] = found
-    frame["adv_pred"] = found.astype(int)
+    frame["adv_pred"] = (label + found) % 10
     frame["adversarial"] = found
     for name in FLAGS:
         frame[name] = False
@@ -49,8 +57,10 @@ class Records:
         cascade: bool = False,
         walkers: tuple[str, ...] = (),
         stochastic: bool = False,
+        left_out: tuple[str, ...] | None = None,
+        lost: tuple[str, ...] = (),
     ) -> None:
-        """Models as (defense, key); ``run`` says which attacks, and how many images they break."""
+        """Models as (defense, key); ``run`` says which attacks, and how many images they break; some ``lost`` that."""
         way = "-cascade" if cascade else ""
         cells = [
             {
@@ -73,12 +83,14 @@ class Records:
         wanted = [cell for cell in cells if cell["attack"] in run]
         record = {"suite": "s", "budgets": {"digits": {"linf": [0.1]}}, "models": entries, "cells": wanted}
         looks = [{"probe": f"probe-{key}", "model": key, "norm": "linf"} for _, key in models]
-        self.plans.append(record | {"battery": cells, "probes": looks})
+        said = {} if left_out is None else {"left_out": list(left_out)}  # older records do not say
+        self.plans.append(record | {"battery": cells, "probes": looks} | said)
         named = {key: defense for defense, key in models}
         for cell in wanted:
             meta = {"architecture": "mlp-8", "defense": named[cell["model"]], "seed": 0, "toolkit": "gauntlet"}
             meta |= {"kind": "budget", "status": "ok", "forwards": 1, "backwards": 1, "seconds": 1.0}
-            self.results[cell["cell"]] = Pair(cell | meta, samples(run[cell["attack"]]))
+            if cell["attack"] not in lost:
+                self.results[cell["cell"]] = Pair(cell | meta, samples(run[cell["attack"]]))
 
     def board(self) -> Board:
         (board,) = boards(
@@ -88,6 +100,22 @@ class Records:
             self.facts,
         )
         return board
+
+
+ALL = ("noise", "pgd", "square")
+
+
+def grade(board: Board, model: str) -> str:
+    found = trust(board, model, "linf")
+    assert found is not None
+    return found.grade
+
+
+def answer(board: Board, model: str, name: str) -> tuple[str, str]:
+    """Status and grade of one check."""
+    found = trust(board, model, "linf")
+    assert found is not None
+    return next((check.status, check.grade) for check in found.checks if check.name == name)
 
 
 def ranks(board: Board) -> dict[str, tuple[object, str]]:
@@ -104,8 +132,93 @@ def test_a_model_that_met_fewer_attacks_has_no_rank() -> None:
     records.plan(("dropout", "b"), run={"noise": 0})
     found = ranks(records.board())
     assert found["standard"] == (1, "")
-    assert found["dropout"][0] is None
-    assert "not run" in found["dropout"][1]
+    assert found["dropout"] == (None, "seed 0: 1 of the suite's 2 pairs were not asked for")
+    board = records.board()
+    assert (dict(board.unasked), dict(board.missing)) == ({"b": ["pgd (linf 0.1)"]}, {})
+
+
+@pytest.mark.parametrize("asked_again", [False, True])
+def test_what_was_asked_for_and_has_no_result_is_missing_whoever_asked(asked_again: bool) -> None:
+    records = Records()
+    records.plan(("standard", "a"), run={"noise": 1, "pgd": 2, "square": 3}, attacks=ALL, lost=("pgd",))
+    if asked_again:  # a choice of attacks afterwards makes no failure a choice
+        records.plan(("standard", "a"), run={"noise": 1}, attacks=ALL)
+    board = records.board()
+    assert (dict(board.unasked), dict(board.missing)) == ({}, {"a": ["pgd (linf 0.1)"]})
+    assert ranks(board)["standard"] == (None, "seed 0: 1 pairs not run")
+    assert grade(board, "a") == "D"
+
+
+def test_missing_and_unasked_pairs_are_told_apart() -> None:
+    records = Records()
+    records.plan(("standard", "a"), run={"noise": 1, "pgd": 2}, attacks=ALL, lost=("pgd",))
+    board = records.board()
+    assert (dict(board.unasked), dict(board.missing)) == ({"a": ["square (linf 0.1)"]}, {"a": ["pgd (linf 0.1)"]})
+    note = "seed 0: 1 pairs not run; seed 0: 1 of the suite's 3 pairs were not asked for"
+    assert ranks(board)["standard"] == (None, note)
+
+
+def test_a_battery_reduced_by_hand_is_no_failure() -> None:
+    records = Records()
+    records.plan(("standard", "a"), run={"noise": 1, "pgd": 2}, attacks=ALL)
+    board = records.board()
+    assert grade(board, "a") == "B"
+    found = trust(board, "a", "linf")
+    assert found is not None
+    answers = {check.name: check for check in found.checks}
+    assert (answers["battery-asked"].status, answers["battery-complete"].status) == ("skipped", "passed")
+    assert ranks(board)["standard"][0] is None
+    records.plan(("standard", "a"), run={"square": 3}, attacks=ALL)  # the rest comes later
+    assert (dict(records.board().unasked), ranks(records.board())["standard"]) == ({}, (1, ""))
+
+
+WITH_TRANSFER = ("noise", "pgd", "transfer:pgd")
+LEFT_OUT = ("transfer:pgd",)
+
+
+def test_transfers_that_were_left_out_cost_no_rank_and_the_a() -> None:
+    records = Records()
+    records.plan(("standard", "a"), run={"noise": 1, "pgd": 8}, left_out=LEFT_OUT)
+    records.plan(("dropout", "b"), run={"noise": 1, "pgd": 7, "transfer:pgd": 2}, attacks=WITH_TRANSFER, left_out=())
+    board = records.board()
+    assert (dict(board.left_out), dict(board.unasked), dict(board.missing)) == ({"a": ["transfer:pgd"]}, {}, {})
+    assert [ranks(board)[name][1] for name in ("standard", "dropout")] == ["", ""]
+    assert answer(board, "a", "white-box-vs-transfer") == ("skipped", "B")
+    assert answer(board, "b", "white-box-vs-transfer")[1] == "A"
+
+
+def test_a_suite_without_transfers_leaves_none_out() -> None:
+    records = Records()
+    records.plan(("standard", "a"), run={"noise": 1, "pgd": 8})
+    records.plan(("dropout", "b"), run={"noise": 1, "pgd": 8}, left_out=())
+    assert dict(records.board().left_out) == {}
+    assert answer(records.board(), "a", "white-box-vs-transfer") == ("skipped", "A")
+
+
+def test_what_a_transfer_found_stays_found_when_it_is_left_out_later() -> None:
+    records = Records()
+    records.plan(("standard", "a"), run={"noise": 1, "pgd": 2, "transfer:pgd": 9}, attacks=WITH_TRANSFER)
+    for _ in range(2):
+        records.plan(("standard", "a"), run={"noise": 1, "pgd": 2}, left_out=LEFT_OUT)
+        board = records.board()
+        assert {pair.meta["attack"] for pair in board.pairs} == set(WITH_TRANSFER)
+        assert leaderboard(board)["worst_case_accuracy"].tolist() == [0.1]
+        assert dict(board.left_out) == {}
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_transfer_that_failed_and_is_left_out_later_was_not_asked_and_is_not_missing(times: int) -> None:
+    records = Records()
+    run = {"noise": 1, "pgd": 2, "transfer:pgd": 9}
+    records.plan(("standard", "a"), run=run, attacks=WITH_TRANSFER, lost=LEFT_OUT)
+    assert dict(records.board().missing) == {"a": ["transfer:pgd (linf 0.1)"]}
+    for _ in range(times):
+        records.plan(("standard", "a"), run={"noise": 1, "pgd": 2}, left_out=LEFT_OUT)
+    board = records.board()
+    assert (dict(board.missing), dict(board.left_out)) == ({}, {"a": ["transfer:pgd"]})
+    assert ranks(board)["standard"] == (1, "")
+    records.plan(("standard", "a"), run=run, attacks=WITH_TRANSFER, lost=LEFT_OUT)  # and asked for again
+    assert dict(records.board().missing) == {"a": ["transfer:pgd (linf 0.1)"]}
 
 
 def test_an_attack_added_to_the_suite_is_owed_by_everybody() -> None:
@@ -125,13 +238,13 @@ def test_a_model_that_draws_owes_no_walk_along_its_boundary() -> None:
     records.plan(("standard", "a"), run={"noise": 1, "hop": 2}, **walk)  # type: ignore[arg-type]
     assert ranks(records.board())["noisy"] == (1, "")
     records.plan(("other", "c"), run={"noise": 1}, **walk)  # type: ignore[arg-type]
-    assert "not run" in ranks(records.board())["other"][1]
+    assert "1 of the suite's 2 pairs were not asked for" in ranks(records.board())["other"][1]
 
 
 def test_what_a_plan_no_longer_asks_of_a_model_is_not_asked() -> None:
     records = Records()
     records.plan(("noisy", "b"), run={"noise": 1}, attacks=("noise", "hop"), walkers=("hop",), stochastic=True)
-    assert "not run" in ranks(records.board())["noisy"][1]
+    assert "1 of the suite's 2 pairs were not asked for" in ranks(records.board())["noisy"][1]
     records.plan(("noisy", "b"), run={"noise": 1}, attacks=("noise",), stochastic=True)
     assert ranks(records.board())["noisy"] == (1, "")
 
@@ -187,3 +300,68 @@ def test_a_clock_that_was_set_back_does_not_make_a_new_plan_an_old_one(tmp_path:
     kept = (home.plans / "a.json").stat().st_mtime_ns
     write_plan(home, {"plan": "a", "n": 2})
     assert (home.plans / "a.json").stat().st_mtime_ns == kept
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Home:
+    """A home of three models under one suite: under all of it, under some by hand, and without its transfer."""
+    home = Home(tmp_path / "home").create()
+    sound = runpy.run_path(str(Path(__file__).parent / "boards.py"))["sound"]()
+    for place, (key, asked, left_out) in enumerate(
+        (("whole", None, []), ("chosen", {"fgsm", "pgd", "noise"}, []), ("lonely", None, ["transfer:pgd"]))
+    ):
+        model = {"model": key, "dataset": "mnist", "architecture": "mlp-200-200", "defense": key, "seed": 0}
+        write_json(home.model(key) / "card.json", {"sha256": key, "seconds": 1.0})
+        cells = []
+        for number, pair in enumerate(sound.pairs):
+            if pair.meta["attack"] in left_out:
+                continue
+            meta = {**pair.meta, **model, "cell": f"{key}{number:02d}", "command": "x", "declaration": {"is": "Cell"}}
+            meta |= {"versions": {"torch": "1"}, "git_commit": ""}
+            names = ("cell", "model", "dataset", "n", "attack", "norm", "eps", "source", "cascade", "command")
+            cells.append({name: meta[name] for name in names} | {"needs_a_boundary": False})
+            if asked is None or meta["attack"] in asked:
+                write_json(home.cell(meta["cell"]) / "result.json", meta)
+                (home.cell(meta["cell"]) / "samples.parquet").write_bytes(samples_to_bytes(pair.samples))
+        record = {"plan": f"p{place}", "suite": "quick", "command": "x", "probes": [], "reference": {}}
+        record |= {"budgets": {"mnist": {"linf": [0.05, 0.1]}}, "models": [model | {"declaration": {"is": key}}]}
+        wanted = [cell for cell in cells if asked is None or cell["attack"] in asked]
+        write_plan(home, record | {"cells": wanted, "battery": cells, "left_out": left_out})
+    return home
+
+
+@pytest.mark.slow
+def test_boards_from_home_and_from_mlflow_say_the_same(written: Home) -> None:
+    tracker = Tracker(written, default_uri(written))
+    tracker.rebuild()
+    (here,), (there,) = boards_from_home(written), tracker.read_boards()
+    for board in (here, there):
+        assert {key: len(names) for key, names in board.unasked.items()} == {"chosen": 7}
+        assert dict(board.left_out) == {"lonely": ["transfer:pgd"]}
+        assert dict(board.missing) == {}
+    for model in ("whole", "chosen", "lonely"):
+        assert trust(here, model, "linf") == trust(there, model, "linf")
+    assert answer(there, "chosen", "battery-asked") == ("skipped", "B")
+    assert answer(there, "lonely", "white-box-vs-transfer") == ("skipped", "B")
+    pd.testing.assert_frame_equal(leaderboard(here), leaderboard(there))
+    found = {run.data.tags["gauntlet.model"]: run for run in tracker._find("model", "chosen")}
+    run = found["chosen"]
+    assert run.info.status == "FINISHED"  # a choice is no failure
+    assert "apgd (linf 0.1): not asked for" in run.data.tags["no_rank"]
+    assert "score/worst_case" not in run.data.metrics
+    assert "score/worst_case" in tracker._find("model", "lonely")[0].data.metrics
+
+
+@pytest.mark.parametrize("left_out", ["transfer:pgd", [1], {"a": "b"}, None])
+def test_a_plan_that_leaves_out_nonsense_is_damaged(written: Home, left_out: object) -> None:
+    path = written.plans / "p0.json"
+    write_json(path, read_plan(path) | {"left_out": left_out})
+    with pytest.raises(UserError, match="is damaged"):
+        read_plan(path)
+
+
+def test_plans_of_before_leave_nothing_out(written: Home) -> None:
+    path = written.plans / "p2.json"
+    write_json(path, {name: value for name, value in read_plan(path).items() if name != "left_out"})
+    (board,) = boards_from_home(written)
+    assert dict(board.left_out) == {}

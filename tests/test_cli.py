@@ -103,6 +103,9 @@ def test_both_sources_give_the_same_tables(small_home: tuple[Path, list[str]], t
         assert result.exit_code == 0, result.output
     for name in ("leaderboard.csv", "pairs.csv", "leaderboard.md"):
         assert (tmp_path / "home" / name).read_text() == (tmp_path / "mlflow" / name).read_text()
+    told = (tmp_path / "mlflow" / "leaderboard.md").read_text()
+    assert "of the suite's 31 pairs were not asked for" in told
+    assert "Failures" not in told
 
 
 def test_a_damaged_result_is_named_and_left_out(small_home: tuple[Path, list[str]], tmp_path: Path) -> None:

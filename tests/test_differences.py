@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import runpy
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,15 +42,16 @@ class Records:
         self.budgets = budgets or {"mnist": {"linf": [0.1]}}
         self.plan()
 
-    def plan(self, *pairs: Pair, without: str = "") -> None:
-        """Pairs as a suite's battery, recorded; results of all cells but one."""
+    def plan(self, *pairs: Pair, without: str = "", unasked: str = "", left_out: Sequence[str] = ()) -> None:
+        """Pairs as a suite's battery, recorded; results of all cells but one, and but one that is not asked for."""
         entries = [{name: pair.meta[name] for name in BATTERY} | {"needs_a_boundary": False} for pair in pairs]
         models = [{name: pair.meta[name] for name in MODEL} for pair in pairs]
         record = {"plan": "p", "suite": "linf", "command": "test", "reference": {}, "budgets": self.budgets}
-        record |= {"cells": entries, "battery": entries, "probes": []}
+        asked = [entry for entry in entries if entry["cell"] != unasked]
+        record |= {"cells": asked, "battery": entries, "probes": [], "left_out": list(left_out)}
         write_json(self.home.plans / "p.json", record | {"models": list({m["model"]: m for m in models}.values())})
         for pair in pairs:
-            if pair.meta["cell"] != without:
+            if pair.meta["cell"] not in (without, unasked):
                 self.add(pair.meta["cell"], pair)
 
     def add(self, cell: str, pair: Pair, **meta: Any) -> Path:
@@ -236,13 +238,32 @@ def test_the_worst_case_of_a_cascade_is_that_of_the_full_matrix(a: Records, b: R
 
 
 @pytest.mark.parametrize("home", [0, 1])
-def test_a_model_that_lacks_a_pair_has_no_worst_case(a: Records, b: Records, home: int) -> None:
+@pytest.mark.parametrize("lack", ["without", "unasked"])
+def test_a_model_that_lacks_a_pair_has_no_worst_case(a: Records, b: Records, home: int, lack: str) -> None:
     for number, records in enumerate((a, b)):
-        records.plan(*two(20), without="c1" if number == home else "")
+        records.plan(*two(20), **{lack: "c1" if number == home else ""})  # type: ignore[arg-type]
     row = differences(a.home, b.home).set_index("attack").loc["worst case"]
     lacking, whole = "ab"[home], "ba"[home]
     assert (row["state"], row[f"status_{lacking}"], row[f"status_{whole}"]) == ("no verdict", "incomplete", "ok")
     assert (math.isnan(row[f"accuracy_{lacking}"]), row[f"accuracy_{whole}"]) == (True, 0.6)
+
+
+@pytest.mark.parametrize(
+    ("left_out", "state"),
+    [
+        ((["transfer:x"], ["transfer:x"]), "beyond noise"),
+        ((["transfer:x"], []), "no verdict"),
+        (([], ["y"]), "no verdict"),
+    ],
+)
+def test_what_one_home_left_out_moves_nothing(
+    a: Records, b: Records, left_out: tuple[list[str], list[str]], state: str
+) -> None:
+    for records, broken, labels in ((a, 40, left_out[0]), (b, 20, left_out[1])):
+        records.plan(*two(broken), left_out=labels)
+    row = differences(a.home, b.home).set_index("attack").loc["worst case"]
+    assert (row["state"], row["status_a"], row["status_b"]) == (state, "ok", "ok")
+    assert (row["accuracy_a"], row["accuracy_b"]) == pytest.approx((0.2, 0.6))
 
 
 def test_a_result_that_is_not_its_plans_counts_as_missing(a: Records, b: Records) -> None:
@@ -306,7 +327,7 @@ def test_the_same_failure_is_equal(a: Records, b: Records) -> None:
 def test_what_left_the_box_is_compared_by_its_predictions(a: Records, b: Records) -> None:
     for home, wrong in ((a, 10), (b, 60)):
         pair = budget(needed(0), 0.1)
-        prediction = np.where(np.arange(100) < wrong, 3, 0)
+        prediction = pair.samples["label"] + np.where(np.arange(100) < wrong, 3, 0)
         home.add("c", Pair(pair.meta, pair.samples.assign(adv_pred=prediction)), status="unclipped")
     row = only(a, b)
     assert (row["accuracy_a"], row["accuracy_b"], row["state"]) == (0.9, 0.4, "beyond noise")

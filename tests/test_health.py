@@ -12,11 +12,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from harness import health_facts, health_pairs
 from harness.checks import FEW, MANY, Check, Grade, family, grade_of
+from harness.data import load_dataset
 from harness.health import GRADES, QUESTIONS, trust
-from harness.metrics import Board, Pair
+from harness.health_basis import ABOVE, ENOUGH
+from harness.metrics import Board, Pair, wilson
+from harness.models import build_model
 from harness.remedy import Remedy
 
 HELPERS = runpy.run_path(str(Path(__file__).parent / "boards.py"))
@@ -49,13 +53,21 @@ def breaking(n: int, images: Any, eps: float | None = 0.1, *, attacked: Any = No
 # ---------------------------------------------------------------- the grade
 
 
-@pytest.mark.parametrize("n", [20, 100, 1000])
+@pytest.mark.parametrize("n", [100, 1000])
 def test_a_sound_evaluation_deserves_an_a(n: int) -> None:
     found = trust(sound(n), "m0", "linf")
     assert found is not None
     assert (found.grade, found.reasons) == ("A", ())
     assert {check.status for check in found.checks} == {"passed"}
     assert len(found.checks) == len(QUESTIONS)
+
+
+@pytest.mark.parametrize("n", [1, 20, 99])
+def test_a_sound_evaluation_on_few_images_deserves_a_b(n: int) -> None:
+    found = trust(sound(n), "m0", "linf")
+    assert found is not None
+    assert found.grade == "B"
+    assert f"judged on {n} image{'' if n == 1 else 's'}, fewer than 100" in found.reasons
 
 
 def test_chance_raises_no_alarm_on_twenty_images() -> None:
@@ -155,6 +167,101 @@ def test_older_records_tell_their_family(meta: dict[str, str], expected: str) ->
     assert family(Pair({"kind": "budget", **meta}, frame([]))) == expected
 
 
+# ---------------------------------------------------------------- what a number rests on
+
+
+def guessed(right: int, labels: Any, classes: int = 10, *, named: bool = True) -> Check:
+    """The answer for a model that gets the first so many images right, and of whose other images nothing is broken."""
+    labels = np.asarray(labels)
+    clean = np.arange(len(labels)) < right
+    samples = frame(np.full(len(labels), NAN), clean=clean)
+    samples = samples.assign(label=labels, clean_pred=np.where(clean, labels, (labels + 1) % classes))
+    names = {"class_names": [str(name) for name in range(classes)]} if named else {}
+    board = Board("s", {"mnist": {"linf": (0.1,)}}, [record(samples, **names)])
+    return checks(board)["better-than-chance"]
+
+
+class TestChance:
+    @pytest.mark.parametrize(
+        ("n", "classes", "share", "grade"),
+        [
+            (100, 10, 0.30, "A"),  # an honest model of little accuracy
+            (1000, 100, 0.14, "A"),
+            (400, 2, 0.61, "A"),
+            (6, 10, 1 / 3, "B"),  # untrained networks; 24 % is the most that one of many hundred has
+            (359, 10, 0.10, "B"),
+            (359, 10, 0.16, "B"),
+            (359, 10, 0.226, "B"),
+            (1000, 100, 0.12, "B"),
+            (400, 2, 0.58, "B"),
+            (200, 10, 0.0, "B"),
+        ],
+    )
+    def test_takes_more_than_a_lucky_network(self, n: int, classes: int, share: float, grade: Grade) -> None:
+        check = guessed(round(share * n), np.arange(n) % classes, classes)
+        assert (check.grade, check.status) == (grade, "passed" if grade == "A" else "failed")
+        assert f"({round(share * n)} of {n}) is {'above' if grade == 'A' else 'not above'} chance" in check.finding
+
+    @pytest.mark.parametrize("n", [100, 359, 5000])
+    @pytest.mark.parametrize("classes", [2, 7, 10, 100])
+    def test_begins_where_the_interval_leaves_the_bound(self, n: int, classes: int) -> None:
+        labels, bound = np.arange(n) % classes, 1 / classes + ABOVE * (1 - 1 / classes)
+        first = next(right for right in range(n + 1) if wilson(right, n)[0] > max(bound, np.bincount(labels).max() / n))
+        assert [guessed(right, labels, classes).grade for right in (first - 1, first)] == ["B", "A"]
+
+    def test_a_constant_answer_is_chance(self) -> None:
+        """Nine in ten images are of one class: so is a model that says nothing else."""
+        labels = np.where(np.arange(500) < 450, 0, 1 + np.arange(500) % 9)
+        check = guessed(450, labels)
+        assert check.grade == "B"
+        assert check.finding == "clean accuracy 90.0 % (450 of 500) is not above chance (90.0 %)"
+        assert guessed(475, labels).grade == "A"
+
+    def test_images_of_one_class_say_nothing(self) -> None:
+        assert guessed(200, np.full(200, 3)).grade == "B"
+
+    def test_older_records_name_no_classes(self) -> None:
+        assert guessed(60, np.arange(200) % 10, named=False) == guessed(60, np.arange(200) % 10)
+
+    def test_no_image_at_all(self) -> None:
+        assert guessed(0, []).grade == "B"
+
+    @pytest.mark.parametrize("n", [6, 359])
+    @pytest.mark.parametrize("architecture", ["softmax", "mlp-16", "lenet"])
+    def test_untrained_networks(self, n: int, architecture: str) -> None:
+        data = load_dataset("digits")
+        _, (x, y) = data.test_sample(n)
+        for seed in range(5):
+            torch.manual_seed(seed)
+            with torch.no_grad():
+                right = build_model(architecture, data.info.shape, 10).eval()(x).argmax(1) == y
+            order = np.argsort(~right.numpy(), kind="stable")
+            assert guessed(int(right.sum()), y.numpy()[order]).grade == "B"
+
+
+@pytest.mark.parametrize(
+    ("labels", "count"),
+    [
+        ([], 0),
+        (["fmn (linf)"], 1),
+        (["pgd (linf 0.1)", "transfer:pgd from mlp standard seed 1 (linf 0.05)"], 2),
+        (["pgd(norm=l2) (l2 0.5)", "fmn (l2)"], 0),
+        (["what is this"], 1),
+    ],
+)
+@pytest.mark.parametrize("missing", [[], ["deepfool (linf)"]])
+def test_pairs_that_nobody_asked_for(labels: list[str], count: int, missing: list[str]) -> None:
+    found = checks(sound(unasked={"m0": labels, "m1": ["fmn (linf)"]}, missing={"m0": missing}))
+    check, complete = found["battery-asked"], found["battery-complete"]
+    assert (check.status, check.grade) == (("skipped", "B") if count else ("passed", "A"))
+    total = 13 + count + len(missing)
+    said = f"{count} of the suite's {total} linf pairs were not asked for"
+    assert check.finding == (said if count else f"all {total} linf pairs were asked for")
+    assert bool(check.remedy) == bool(count)
+    assert complete.grade == ("D" if missing else "A")
+    assert complete.finding.startswith(f"{len(missing)} of {13 + len(missing)} pairs are missing")
+
+
 # ---------------------------------------------------------------- one attack against another
 
 ALONE = {
@@ -234,6 +341,31 @@ class TestAlone:
         strong = breaking(100, np.setdiff1d(np.arange(10), images), cascade=True, attack="strong")
         check = checks(Board("s", {"mnist": {"linf": (0.1,)}}, [strong, weak]))[name]
         assert check.status == "failed"
+
+
+class TestTransfersLeftOut:
+    NOT_ASKED = "not asked: transfers from other models were left out"
+
+    @pytest.mark.parametrize("labels", [["transfer:PGD(steps=40)"], ["transfer:pgd", "transfer:fgsm"]])
+    def test_costs_the_a(self, labels: list[str]) -> None:
+        found = trust(sound(without=["transfer:pgd"], left_out={"m0": labels}), "m0", "linf")
+        assert found is not None
+        assert (found.grade, found.reasons) == ("B", (self.NOT_ASKED,))
+        assert found.checks[0].name == "white-box-vs-transfer"
+        assert found.checks[0].status == "skipped"
+        assert found.checks[0].remedy
+
+    @pytest.mark.parametrize("left_out", [{}, {"m0": []}, {"m1": ["transfer:pgd"]}, {"m0": ["transfer:pgd (l2 0.5)"]}])
+    def test_where_none_was_left_out_it_costs_nothing(self, left_out: Mapping[str, list[str]]) -> None:
+        check = checks(sound(without=["transfer:pgd"], left_out=left_out))["white-box-vs-transfer"]
+        assert (check.status, check.grade) == ("skipped", "A")
+
+    @pytest.mark.parametrize(("count", "grade"), [(0, "B"), (3, "C"), (6, "D")])
+    def test_those_that_ran_still_count(self, count: int, grade: Grade) -> None:
+        weak = breaking(100, standing(100)[:count], attack="weak", **ALONE["white-box-vs-transfer"])
+        check = checks(sound(extra=[weak], left_out={"m0": ["transfer:other"]}))["white-box-vs-transfer"]
+        assert check.grade == grade
+        assert (check.finding == self.NOT_ASKED) == (count == 0)
 
 
 def test_a_single_step_is_asked_of_the_probe_where_the_suite_takes_none() -> None:
@@ -587,6 +719,7 @@ class TestBatteryStrength:
 HEADINGS = ("What it asks", "How it is measured", "When it is raised", "What to do", "Source")
 
 QUOTED: Mapping[str, tuple[Any, ...]] = {
+    "enough-images": (float(ENOUGH),),
     **dict.fromkeys(ALONE, (health_pairs.ALONE,)),
     "iterated-vs-one-step": (health_pairs.ALONE, health_pairs.PROBED_ALONE),
     "larger-eps": (health_pairs.RISE,),

@@ -102,6 +102,25 @@ class TestNoRank:
             "d": "seed 1: failed",
         }
 
+    def test_pairs_that_nobody_asked_for_cost_the_rank_and_are_counted(self) -> None:
+        models = {"a-0": model("a", 0), "b-0": model("b", 0), "c-0": model("c", 0), "d-0": model("d", 0)}
+        board = make(
+            {name: [lost(0)] for name in "abcd"},
+            models=models,
+            unasked={"b-0": ["x", "y"], "c-0": ["z"], "a-0": []},
+            missing={"c-0": ["u", "v"]},
+            left_out={"d-0": ["transfer:pgd"]},
+        )
+        rows = leaderboard(board).set_index("defense")
+        assert rows["note"].to_dict() == {
+            "a": "",
+            "b": "seed 0: 2 of the suite's 3 pairs were not asked for",
+            "c": "seed 0: 2 pairs not run; seed 0: 1 of the suite's 4 pairs were not asked for",
+            "d": "",
+        }
+        assert rows["rank"].isna().to_dict() == {"a": False, "b": True, "c": True, "d": False}
+        assert rows["trust"].to_dict() == {"a": "B", "b": "B", "c": "D", "d": "B"}
+
     def test_a_model_that_failed_training_has_rows_without_numbers(self) -> None:
         models = {"a-0": model("a", 0), "x-0": model("x", 0, "failed", "diverged"), "x-1": model("x", 1)}
         models["x-2"] = model("x", 2)
@@ -161,6 +180,18 @@ class TestTrust:
         row = leaderboard(make({"a": [lost(0), lost(0)]})).iloc[0]
         reasons = row["trust_reasons"].split("; ")
         assert len(reasons) == len(set(reasons))
+
+    @pytest.mark.parametrize("n", [6, 99])
+    def test_few_images_and_chance_cost_no_rank(self, n: int) -> None:
+        """A network that guesses is ranked, as every B."""
+        blind = pair([NAN] * n, clean=np.arange(n) % 10 == 0, model="blind-0", defense="blind")
+        board = make({"a": [lost(n, n)]})
+        rows = leaderboard(Board("quick", board.budgets, [*board.pairs, blind])).set_index("defense")
+        assert rows["rank"].notna().all()
+        assert set(rows["trust"]) == {"B"}
+        assert f"judged on {n} images, fewer than 100" in rows.loc["a", "trust_reasons"]
+        assert "is not above chance" in rows.loc["blind", "trust_reasons"]
+        assert "chance" not in rows.loc["a", "trust_reasons"] or n == 6
 
 
 class TestRanks:

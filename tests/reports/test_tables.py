@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -115,6 +116,39 @@ def test_pairs_without_a_record_are_listed_one_by_one(pair: Callable[..., Pair])
     board = Board("quick", {"mnist": {"linf": (0.1,)}}, [pair([1], [0.1])], {"m0": ["pgd (linf)"]}, models)
     (section,) = sections([board], [leaderboard(board)])
     assert [(failure.what, failure.status) for failure in section.failures] == [("pgd (linf)", "not run")]
+
+
+def test_what_was_not_asked_for_is_no_failure(pair: Callable[..., Pair]) -> None:
+    model = {"dataset": "mnist", "architecture": "mlp-200-200", "defense": "standard", "seed": 0, "status": "ok"}
+    parts: dict[str, Any] = {"unasked": {"m0": ["a (linf)", "b (linf)"]}, "left_out": {"m0": ["transfer:pgd"]}}
+    board = Board("quick", {"mnist": {"linf": (0.1,)}}, [pair([1], [0.1])], {}, {"m0": model}, **parts)
+    (section,) = sections([board], [leaderboard(board)])
+    assert not section.failures
+    assert [(one.what, one.status, one.reason) for one in section.omissions] == [
+        ("2 of the suite's 3 pairs", "not asked", "a (linf), b (linf)"),
+        ("1 attack", "left out", "on purpose: transfer:pgd"),
+    ]
+    (entry,) = section.entries
+    assert section.reduced(entry)
+    assert entry.unranked == ["linf"]
+
+
+@pytest.mark.parametrize("trouble", ["missing", "failed", "crashed", "masked", "nothing unasked"])
+def test_only_a_battery_reduced_by_hand_is_called_reduced(pair: Callable[..., Pair], trouble: str) -> None:
+    model = {"dataset": "mnist", "architecture": "mlp-200-200", "defense": "standard", "seed": 0, "status": "ok"}
+    pairs = [pair([1] * 100, [0.1] * 100, family="iterated", eps=0.1)]
+    if trouble == "crashed":
+        pairs.append(pair([1] * 100, [math.nan] * 100, status="crashed", attack="other"))
+    if trouble == "masked":
+        pairs.append(pair([1] * 100, [math.nan] * 100, family="iterated", attack="other", eps=0.1))
+        pairs[0] = pair([1] * 100, [0.1] * 100, family="score", eps=0.1)
+    parts: dict[str, Any] = {"missing": {"m0": ["x"]}} if trouble == "missing" else {}
+    parts |= {"unasked": {"m0": ["y"]}} if trouble != "nothing unasked" else {}
+    if trouble == "failed":
+        model |= {"status": "failed", "error": "diverged"}
+    board = Board("quick", {"mnist": {"linf": (0.1,)}}, pairs, models={"m0": model}, **parts)
+    (section,) = sections([board], [leaderboard(board)])
+    assert not section.reduced(section.entries[0])
 
 
 def test_costs_are_means_over_the_pairs_that_have_them(pair: Callable[..., Pair]) -> None:

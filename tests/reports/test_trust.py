@@ -24,9 +24,14 @@ def own(section: Section, pages: Pages, defense: str) -> Any:
     return pages[f"models/{next(e.page for e in section.attacked if e.defense == defense)}.html"]
 
 
-def test_the_board_has_every_grade(section: Section) -> None:
+@pytest.mark.parametrize(("images", "expected"), [(20, {"B", "C", "D"}), (120, {"A", "B", "C", "D"})])
+def test_the_boards_have_every_grade(board: Board, small_board: Board, images: int, expected: set[str]) -> None:
+    """On twenty images nothing deserves an A."""
+    chosen = {120: board, 20: small_board}[images]
+    assert chosen.pairs[0].n == images
+    (section,) = sections([chosen], [leaderboard(chosen)])
     grades = {verdict(section, entry, norm).grade for entry in section.attacked for norm in section.norms}  # type: ignore[union-attr]
-    assert grades == {"A", "B", "C", "D"}
+    assert grades == expected
 
 
 def test_every_check_is_on_the_page_with_what_was_found_and_what_to_do(

@@ -186,6 +186,27 @@ def test_missing_numbers_look_like_nothing(pair: Callable[..., Pair], tmp_path: 
     assert "not recorded" in shown
 
 
+def test_what_was_not_asked_for_is_said_in_neutral_words(
+    pair: Callable[..., Pair], tmp_path: Path, parse: Parse
+) -> None:
+    known = {"dataset": "mnist", "architecture": "mlp-200-200", "defense": "standard", "seed": 0, "status": "ok"}
+    lists: dict[str, Any] = {"unasked": {"m0": ["DDN (l2)"]}, "left_out": {"m0": ["transfer:pgd"]}}
+    board = Board("quick", {"mnist": {"linf": (8 / 255,)}}, [pair([1] * 4, [0.01] * 4)], {}, {"m0": known}, **lists)
+    written = write(tmp_path, board)
+    page = parse(written["index.html"])
+    assert "None: every pair that was asked for ran" in page.text
+    styles = {
+        attrs["class"].strip() for tag, attrs in page.tags if tag == "span" and "status" in attrs.get("class", "")
+    }
+    assert styles == {"status noted"}
+    flat = " ".join(written["leaderboard.md"].split())
+    assert "has no rank: seed 0: 1 of the suite's 2 pairs were not asked for" in flat
+    assert "| 1 of the suite's 2 pairs | not asked | DDN (l2) |" in flat
+    assert "| 1 attack | left out | on purpose: transfer:pgd |" in flat
+    assert "Failures and invalid results" not in flat
+    assert "\u2264 0.0" in flat
+
+
 @pytest.mark.timeout(20)
 def test_an_empty_attack_never_looks_robust(pair: Callable[..., Pair], tmp_path: Path, parse: Parse) -> None:
     written = write(tmp_path, Board("quick", {"mnist": {"linf": (8 / 255,)}}, [pair([], [])]))
@@ -207,7 +228,7 @@ def test_unchanged_images_are_pointed_out(pair: Callable[..., Pair], tmp_path: P
     shown = parse(written["index.html"]).text
     assert "75.0 % unchanged" in shown
     assert "25.0 % unchanged" in shown
-    assert "None: every declared pair ran" in shown  # a caution is no failure
+    assert "None: every pair that was asked for ran" in shown  # a caution is no failure
     for name, content in (("index.html", shown), ("leaderboard.md", written["leaderboard.md"])):
         assert content.count("of the attacked images came back unchanged") == 1, name
 
