@@ -71,6 +71,14 @@ class Attack(ABC):
         """Whether it walks along the decision boundary, which a model that draws does not have: suites leave it out."""
         return False
 
+    def for_classes(self, count: int) -> Attack | None:
+        """What takes this attack's place in a suite where there are ``count`` classes, at least 2.
+
+        By default the attack itself. Another declaration where this one needs more classes (a loss of three logits), or
+        where its cost grows with their number; None where it cannot do without them: it is then left out.
+        """
+        return self
+
     @property
     def supported_norms(self) -> tuple[Norm, ...]:
         """Norms this very declaration can be asked for."""

@@ -366,6 +366,7 @@ def plan(
 
     A budget attack becomes a cell for every eps of the suite, a minimal attack one cell that serves them all. A model
     that draws at random is spared attacks that need a boundary to walk along: they would raise, and say nothing.
+    Attacks are taken as they are for the data set's number of classes (:meth:`Attack.for_classes`).
 
     Args:
         suite: The battery.
@@ -378,15 +379,17 @@ def plan(
         arguments: See :class:`Plan`.
 
     Raises:
-        UserError: No image, or no attack of that label; a cascade of chosen attacks.
+        UserError: No image, or no attack of that label; a cascade of chosen attacks; no attack for so few classes.
     """
     if cascade and only:
         raise UserError("a cascade runs the whole battery; choose attacks, or a cascade")
     if samples is not None and samples < 1:
         raise UserError(f"samples must be at least 1, got {samples}")
     labels = {attack.label for attacks in suite.attacks.values() for attack in attacks}
+    sets = {spec.dataset: infos[spec.dataset] for spec in models}.values()
+    fitted = {each.label for attacks in suite.attacks.values() for i in sets for _, each in _fitting(attacks, i)}
     for pattern in only:
-        if not any(_matches(label, [pattern]) for label in labels):
+        if not any(_matches(label, [pattern]) for label in labels | fitted):
             raise unknown(f"attack in suite {suite.name}", pattern, sorted(labels))
     cells: dict[str, Cell] = {}
     battery: dict[str, Cell] = {}
@@ -397,10 +400,10 @@ def plan(
         grid = suite.grid(info)
         last = ""
         for norm, attacks in suite.attacks.items():
-            for attack in attacks:
+            for declared, attack in _fitting(attacks, info):
                 if attack.needs_a_boundary and spec.defense.remedy.stochastic:
                     continue
-                wanted = not only or _matches(attack.label, only)
+                wanted = not only or _matches(declared.label, only) or _matches(attack.label, only)
                 source = _source(attack, spec, info)
                 if source is not None and source.key == spec.key:
                     continue  # crafted on itself it would be the white-box cell under another name
@@ -447,6 +450,22 @@ def _probes(suite: Suite, spec: ModelSpec, info: DatasetInfo, samples: int | Non
             nearest = min(grid, key=lambda value: abs(value - eps))
             found.append(Probe(model=spec, threat=Threat(norm, nearest), n=n))
     return found
+
+
+def _fitting(attacks: Sequence[Attack], info: DatasetInfo) -> list[tuple[Attack, Attack]]:
+    """Attacks as declared, and as they are for a data set's number of classes: each of these once, and not without any.
+
+    Raises:
+        UserError: None of them works with so few classes, and nothing would be left to judge by.
+    """
+    found: dict[str, tuple[Attack, Attack]] = {}
+    for declared in attacks:
+        attack = declared.for_classes(len(info.classes))
+        if attack is not None:
+            found.setdefault(identity.key(attack), (declared, attack))
+    if attacks and not found:
+        raise UserError(f"{attacks[0].label} does not work with the {len(info.classes)} classes of {info.name}")
+    return list(found.values())
 
 
 def _matches(label: str, patterns: Sequence[str]) -> bool:

@@ -162,11 +162,14 @@ def _start(_: None) -> Callable[[_Work], list[Finding]]:
 def _examine(item: _Work) -> list[Finding]:
     """Answers to one expectation after the other, up to the first that is not met: it explains the others."""
     reference = references()[item.victim]
-    rule = stated(item.attack, item.norm, reference)
+    attack = item.attack.for_classes(reference.classes)
+    if attack is None:
+        return []
+    rule = stated(attack, item.norm, reference)
     found: list[Finding] = []
     start = time.perf_counter()
     with _quiet():
-        for answer in () if rule.skip else _answers(item.attack, item.norm, reference, rule):
+        for answer in () if rule.skip else _answers(attack, item.norm, reference, rule):
             now = time.perf_counter()
             found.append(item.finding(answer, now - start, rule.why))
             start = now

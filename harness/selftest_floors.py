@@ -103,13 +103,6 @@ _L1_STEPS: Final = ("fgm*", "bim*", "pgd*", "mim*", "apgd-art*", "adam*")
 
 _NOT_ASKED: Final = (
     Rule(
-        attacks=("*difference_logits_ratio*",),
-        toolkits=("art",),
-        victims=("flat linear*",),
-        skip=True,
-        why="ART's ratio of logit differences needs three classes",
-    ),
-    Rule(
         attacks=("lbfgs(*c=*",),
         victims=("flat linear*",),
         skip=True,

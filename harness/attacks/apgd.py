@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import ClassVar
@@ -18,7 +19,7 @@ from .apgd_dense import Dense
 from .apgd_l1 import Sparse
 from .draws import Draws
 from .line import CHUNK, is_fooled
-from .losses import LOSSES, Loss, likely_rivals, objective
+from .losses import LOSSES, Loss, dlr_classes, likely_rivals, objective
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +80,11 @@ class APGD(Attack):
             raise UserError(f"steps and restarts must be >= 1, got {self.steps} and {self.restarts}")
         if not 0 < self.rho < 1:
             raise UserError(f"rho must be in (0, 1), got {self.rho}")
+
+    def for_classes(self, count: int) -> Attack:
+        """Below the classes that the difference-of-logits ratio needs, the margin, which it would climb anyway."""
+        few = self.loss == "dlr" and count < dlr_classes(targeted=self.targets > 0)
+        return dataclasses.replace(self, loss="margin") if few else self
 
     def run(self, victim: Victim, x: Tensor, y: Tensor, threat: Threat) -> Tensor:
         """Propose one image for each, within eps and the box."""

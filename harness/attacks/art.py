@@ -76,6 +76,8 @@ class Art(Foreign):
         eps = diameter if entry.kind == "minimal" or threat.eps is None else threat.eps
         if options.get("freq_dim", 0) is None:
             options["freq_dim"] = min(x.shape[-2:])
+        if "p_init" in options:
+            options["p_init"] = _first_square(options["p_init"], x.shape[-2], x.shape[-1], odd=threat.norm == "l2")
         filled = {
             "batch_size": 1 if entry.one_by_one else len(x),
             "verbose": False,
@@ -87,6 +89,16 @@ class Art(Foreign):
         if entry.recipe == "frames":
             options["eps"] = float(eps)
         return options | {name: filled[name] for name in entry.fills}
+
+
+def _first_square(share: float, height: int, width: int, *, odd: bool) -> float:
+    """The share of the pixels that Square begins with: less where ART's square would be as long as a side, and raise.
+
+    So it is on most images that are not square themselves, and on some in L2, where lengths are rounded up to odd ones.
+    """
+    side = min(height, width)
+    length = round(math.sqrt(share * height * width)) | odd
+    return share if length < side else (side - 2) ** 2 / (height * width)
 
 
 class _Border(nn.Module):
@@ -140,6 +152,9 @@ def _plain(kind: Any, estimator: Any, arguments: dict[str, Any], x: Array, y: Ar
 
 def _battery(kind: Any, estimator: Any, arguments: dict[str, Any], x: Array, y: Array) -> Array:
     attack = kind(estimator, **arguments)
+    if estimator.nb_classes < 3:
+        parts = [part for part in attack.attacks if getattr(part, "loss_type", "") != "difference_logits_ratio"]
+        attack.set_params(attacks=parts)
     for part in attack.attacks:
         part.set_params(verbose=False, batch_size=len(x))
     return cast(Array, attack.generate(x=x, y=y))

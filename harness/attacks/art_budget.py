@@ -22,6 +22,13 @@ ART_BUDGET: Final[tuple[ArtCapability, ...]] = (
         # the published first step is 2 eps; the losses need logits
         options={"max_iter": 100, "nb_random_init": 5, "loss_type": "cross_entropy", "step_ratio": 2.0},
         choices={"loss_type": ("cross_entropy", "difference_logits_ratio")},
+        variants=(
+            (
+                "loss_type",
+                "difference_logits_ratio",
+                {"min_classes": 3, "fewer": {"loss_type": "cross_entropy"}},
+            ),
+        ),
         defect="judges the last iterate, not the best one; in l1 weak (0.33 where SparseL1DescentAttack reaches 0.86)",
         smoke={"max_iter": 5, "nb_random_init": 1},
     ),
@@ -84,6 +91,7 @@ ART_BUDGET: Final[tuple[ArtCapability, ...]] = (
         fills=("batch_size", "targeted", "norm", "eps", "eps_step"),
         options={"step_ratio": 2.0},
         needs=("multiprocess",),
+        # with two classes APGD has one loss alone: the other needs three
         defect="not the published battery: APGD with two losses, DeepFool and Square",
         min_side=8,
         recipe="battery",

@@ -233,6 +233,7 @@ _BLACK_BOX = (
             "alpha": 0.2,
             "beta": 0.001,
         },
+        min_classes=3,  # it takes two for one output, and raises
         smoke={"num_trial": 5, "max_iter": 2, "query_limit": 200, "k": 5},
     ),
     ArtCapability(
@@ -281,6 +282,7 @@ _BLACK_BOX = (
             ("es", 0, {"refused": True, "defect": "CMA-ES (es=0) is not reproducible under a seed", "instead": "es=1"}),
         ),
         defect="tens of thousands of forwards an image",
+        min_classes=3,  # it takes two for one output, and raises
         recipe="bytes",
         smoke={"th": 3, "max_iter": 1},
     ),
@@ -298,6 +300,7 @@ _BLACK_BOX = (
             ("es", 0, {"refused": True, "defect": "CMA-ES (es=0) is not reproducible under a seed", "instead": "es=1"}),
         ),
         defect="tens of thousands of forwards an image",
+        min_classes=3,  # it takes two for one output, and raises
         recipe="bytes",
         smoke={"th": 20, "max_iter": 1},
     ),

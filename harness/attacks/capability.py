@@ -44,6 +44,8 @@ class Capability:
         instead: What to use instead of a refused attack.
         aliases: Other class names of the same attack.
         min_side: Smallest image side, in pixels, on which it works.
+        min_classes: Smallest number of classes with which it works.
+        fewer: Options that make it work with fewer; none: a suite leaves it out there.
         smoke: Options for the shortest meaningful run, for tests.
     """
 
@@ -63,6 +65,8 @@ class Capability:
     instead: str = ""
     aliases: tuple[str, ...] = ()
     min_side: int = 1
+    min_classes: int = 2
+    fewer: Mapping[str, Value] = field(default_factory=dict, hash=False)
     smoke: Mapping[str, Value] = field(default_factory=dict, hash=False)
 
     def under(self, options: Mapping[str, Value]) -> Capability:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib
 import importlib.util
 import logging.config
@@ -92,6 +93,14 @@ class Foreign(Attack):
             return "transformation"
         return "noise" if "Noise" in self.attack else super().family
 
+    def for_classes(self, count: int) -> Self | None:
+        """Itself, with the options that the table names for fewer classes than it needs, or None if it names none."""
+        entry = self.capability
+        if count >= entry.min_classes:
+            return self
+        options = {**dict(self.options), **entry.fewer}
+        return dataclasses.replace(self, options=tuple(options.items())) if entry.fewer else None
+
     @property
     def supported_norms(self) -> tuple[Norm, ...]:
         """Norms this very declaration can be asked for."""
@@ -119,13 +128,16 @@ class Foreign(Attack):
         """Run the toolkit's attack; its own verdict is never looked at.
 
         Raises:
-            UserError: The images are too small for this attack.
+            UserError: The images are too small for this attack, or the classes too few.
         """
         if len(x) == 0 or (self.kind == "budget" and threat.eps == 0):
             return x.clone()  # the ball is a point, and the toolkits divide by eps
         if min(x.shape[-2:]) < self.capability.min_side:
             side = self.capability.min_side
             raise UserError(f"{self.toolkit} {self.attack} needs images of at least {side} pixels a side")
+        if victim.classes is not None and victim.classes < self.capability.min_classes:
+            least = self.capability.min_classes
+            raise UserError(f"{self.label} needs at least {least} classes, the model has {victim.classes}")
         with warnings.catch_warnings(), torch.enable_grad():
             warnings.simplefilter("ignore")
             x_adv = self._attack(victim, x.detach().clamp(0, 1), y, threat)

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final, Literal
 
 import torch
 from torch import Tensor
 
 from ..victim import Victim
+from .losses import likely_rivals
 
 ROWS: Final = 320
 """Gradient rows (images times classes) of one batched backward pass."""
 
 
-def chunk_size(victim: Victim) -> int:
-    """Images of one chunk: :data:`ROWS` over the number of classes, ten of them if that is unknown."""
-    return max(1, ROWS // (victim.classes or 10))
+def chunk_size(victim: Victim, candidates: int | None = None) -> int:
+    """Images of one chunk: :data:`ROWS` over the rows of an image, ten of them if the number of classes is unknown."""
+    rows = victim.classes or 10
+    return max(1, ROWS // (rows if candidates is None else min(rows, candidates + 2)))
 
 
 def class_gradients(
@@ -51,25 +54,63 @@ def class_gradients(
     """
     values, jacobians = [], []
     for part in torch.split(x, chunk_size(victim)):
-        try:
-            value, jacobian = _chunk(victim, part, outputs, vectorised=True)
-        except torch.OutOfMemoryError:  # whoever called knows what to do about it
-            raise
-        except RuntimeError:
-            # an operation without a batching rule; an error of another kind comes again from the plain passes
-            value, jacobian = _chunk(victim, part, outputs, vectorised=False)
+        value, jacobian = _rows(victim, part, lambda logits: logits.softmax(1) if outputs == "softmax" else logits)
         values.append(value)
         jacobians.append(jacobian)
     return torch.cat(values), torch.cat(jacobians)
 
 
-def _chunk(victim: Victim, x: Tensor, outputs: str, *, vectorised: bool) -> tuple[Tensor, Tensor]:
+def candidate_gradients(victim: Victim, x: Tensor, y: Tensor, candidates: int) -> tuple[Tensor, Tensor]:
+    """Logits and their Jacobian for the label, the most likely wrong classes, and all others as if they were one.
+
+    The one has the logarithm of their summed exponentials as its logit, so that the softmax of the others is what it
+    is with all K classes. It is no class: its boundary with the label is not one of the model's.
+
+    Args:
+        victim: The model.
+        x: Images (N, C, H, W) in [0, 1].
+        y: Labels (N,).
+        candidates: Wrong classes, >= 1.
+
+    Returns:
+        ``(logits (N, candidates + 2), jacobian (N, candidates + 2, C, H, W))``, detached, the label's first; K rows of
+        all classes, and none of others, where K is no more than ``candidates + 1``.
+    """
+
+    def merged(logits: Tensor, labels: Tensor) -> Tensor:
+        chosen = torch.cat((labels.unsqueeze(1), likely_rivals(logits.detach(), labels, candidates)), 1)
+        if chosen.shape[1] == logits.shape[1]:
+            return logits.gather(1, chosen)
+        others = logits.scatter(1, chosen, -torch.inf).logsumexp(1, keepdim=True)
+        return torch.cat((logits.gather(1, chosen), others), 1)
+
+    values, jacobians = [], []
+    size = chunk_size(victim, candidates)
+    for part, labels in zip(torch.split(x, size), torch.split(y, size), strict=True):
+        value, jacobian = _rows(victim, part, lambda logits, labels=labels: merged(logits, labels))  # type: ignore[misc]
+        values.append(value)
+        jacobians.append(jacobian)
+    return torch.cat(values), torch.cat(jacobians)
+
+
+def _rows(victim: Victim, x: Tensor, outputs: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    """A function of the logits of one chunk, and its Jacobian."""
+    try:
+        return _chunk(victim, x, outputs, vectorised=True)
+    except torch.OutOfMemoryError:  # whoever called knows what to do about it
+        raise
+    except RuntimeError:
+        # an operation without a batching rule; an error of another kind comes again from the plain passes
+        return _chunk(victim, x, outputs, vectorised=False)
+
+
+def _chunk(
+    victim: Victim, x: Tensor, outputs: Callable[[Tensor], Tensor], *, vectorised: bool
+) -> tuple[Tensor, Tensor]:
     before = victim.cost.backwards
     with torch.enable_grad():
         x = x.detach().requires_grad_(True)
-        value = victim(x)
-        if outputs == "softmax":
-            value = value.softmax(1)
+        value = outputs(victim(x))
     n, classes = value.shape
     if vectorised:
         basis = torch.eye(classes, dtype=value.dtype, device=value.device).unsqueeze(1).expand(classes, n, classes)

@@ -43,12 +43,17 @@ def objective(loss: Loss, logits: Tensor, y: Tensor, target: Tensor | None = Non
         margin = logits.scatter(1, label, -math.inf).amax(1) - own
     else:
         margin = logits.gather(1, target.unsqueeze(1)).squeeze(1) - own
-    needed = 3 if target is None else 4
+    needed = dlr_classes(targeted=target is not None)
     if loss == "margin" or logits.shape[1] < needed:
         return margin
     top = logits.topk(needed, dim=1).values
     spread = top[:, 0] - top[:, 2:].mean(1)
     return margin / torch.where(spread > 0, spread, 1)
+
+
+def dlr_classes(*, targeted: bool) -> int:
+    """Classes that the difference-of-logits ratio needs: it divides by a span of as many logits."""
+    return 4 if targeted else 3
 
 
 def likely_rivals(logits: Tensor, y: Tensor, count: int) -> Tensor:

@@ -66,6 +66,13 @@ class Transfer(Attack):
         defense = getattr(self.defense, "name", "standard")
         return f"transfer:{self.attack.label}" + (f":{defense}" if defense != "standard" else "")
 
+    def for_classes(self, count: int) -> Attack | None:
+        """As the crafting attack."""
+        crafting = self.attack.for_classes(count)
+        if crafting is None or crafting is self.attack:
+            return crafting and self
+        return dataclasses.replace(self, attack=crafting)
+
     @property
     def prepares(self) -> bool:
         """As the crafting attack."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -57,6 +58,11 @@ class Unclipped(Attack):
     def family(self) -> Family:
         """As the attack that gives the direction."""
         return self.attack.family
+
+    def for_classes(self, count: int) -> Attack:
+        """As the attack that gives the direction."""
+        fitted = self.attack.for_classes(count) if isinstance(self.attack, Alpha) else self.attack
+        return self if fitted is self.attack else dataclasses.replace(self, attack=fitted)
 
     @property
     def supported_norms(self) -> tuple[Norm, ...]:

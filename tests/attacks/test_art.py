@@ -283,3 +283,15 @@ def test_deepfool_reaches_the_plane() -> None:
     x_adv = Art("DeepFool", nb_grads=2)(victim, x, y, Threat("l2"))
     assert (victim.predict(x_adv) != y).all()
     torch.testing.assert_close(Threat("l2").distance(x, x_adv).float(), 1.02 * distance, rtol=2e-3, atol=0)
+
+
+@pytest.mark.parametrize("size", [(9, 8), (8, 9), (8, 20), (9, 9), (11, 11), (32, 32)], ids=str)
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_square_takes_images_of_any_shape(norm: Norm, size: tuple[int, int]) -> None:
+    seed_everything(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(3 * size[0] * size[1], 4))
+    victim, x = Victim(net, classes=4), torch.rand(6, 3, *size)
+    threat = Threat(norm, EPS[norm])
+    x_adv = Art("SquareAttack", max_iter=10)(victim, x, victim.predict(x), threat)
+    assert threat.within(x, x_adv).all()
+    assert not torch.equal(x_adv, x)
