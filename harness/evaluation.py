@@ -52,8 +52,8 @@ def evaluate(
             :mod:`harness.interface` can read. Normalisation belongs inside.
         x: Images, (N, C, H, W) in [0, 1].
         y: True labels, (N,), whole numbers in [0, K).
-        suite: Name of a suite, or one made by hand. Transfers from other models are left out: they need training
-            data, and so ``gauntlet run``.
+        suite: Name of a suite, or one made by hand. Transfers from other models are left out, as ``gauntlet run
+            --no-surrogate`` does, and the grade is B at best where the suite has them.
         dataset: Says the budgets, if they are not the suite's; by default MNIST's for gray images and CIFAR's for
             colour, with L1 and L2 budgets scaled to the number of pixels. A whole data set also has the training images
             that some attacks prepare on, as ``gauntlet run`` does; without, they look at the images given.
@@ -119,7 +119,14 @@ def evaluate(
             "card": {"inspection": found.facts},
         }
     }
-    board = Board(suite=suite.name, budgets={info.name: budgets}, pairs=pairs, models=known, health={spec.key: facts})
+    board = Board(
+        suite=suite.name,
+        budgets={info.name: budgets},
+        pairs=pairs,
+        models=known,
+        health={spec.key: facts},
+        left_out={spec.key: left_out},
+    )
     grades = {norm: trust(board, spec.key, norm) for norm in budgets}
     frame = pair_rows(board)
     frame.attrs = {

@@ -60,7 +60,8 @@ def record(samples: pd.DataFrame, run_id: str = "", **meta: Any) -> Pair:
         "seed": 0, "suite": "quick", "attack": "pgd", "toolkit": "gauntlet", "access": "gradients",
         "kind": "budget", "family": "iterated", "cascade": False, "norm": "linf", "eps": 0.1, "source": "",
         "n": len(samples), "levels": 255, "forwards": 2.0, "backwards": 1.0, "seconds": 0.5, "status": "ok",
-        "errors": [], "invalid": {}, "unchanged": 0,
+        "errors": [], "invalid": {}, "unchanged": 0, "unsteady": 0,
+        "answers": {"referee": {"images": len(samples), "differ": 0, "labels": 0, "change": 0.0}},
     }  # fmt: skip
     return Pair(base | meta, samples, {}, run_id)
 

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import torch
 
-from harness import health_facts, health_pairs
-from harness.checks import FEW, MANY, Check, Grade, family, grade_of
+from harness import health_answers, health_facts, health_pairs
+from harness.checks import FEW, MANY, Check, Evidence, Grade, family, grade_of
 from harness.data import load_dataset
 from harness.health import GRADES, QUESTIONS, trust
 from harness.health_basis import ABOVE, ENOUGH
@@ -714,6 +714,72 @@ class TestBatteryStrength:
         assert checks(sound(health={}))["battery-strength"].grade == "B"
 
 
+# ---------------------------------------------------------------- the same model throughout
+
+
+def agreement(images: int = 200, differ: int = 0, labels: int = 0, change: float = 0.0) -> dict[str, float]:
+    return {"images": images, "differ": differ, "labels": labels, "change": change}
+
+
+def answered(answers: Mapping[str, Any], inspection: Mapping[str, Any] | None = None, **meta: Any) -> Any:
+    """The check of answers, on one pair and a model's card."""
+    one = pair(np.full(200, np.inf), answers=answers, **meta)
+    card = {"inspection": {"answers": inspection}} if inspection is not None else {}
+    board = Board(suite="s", budgets={"mnist": {"linf": [0.1]}}, pairs=[one], models={"m0": {"card": card}})
+    (question,) = [question for question in QUESTIONS if question.name == "consistent-answers"]
+    return question.ask(Evidence(board, "m0", "linf"))
+
+
+@pytest.mark.parametrize(
+    ("seen", "grade"),
+    [
+        (agreement(), "A"),
+        (agreement(differ=5, change=0.02), "C"),
+        (agreement(differ=200, labels=2, change=0.02), "C"),  # 1 % is not more than 1 %
+        (agreement(differ=200, labels=3, change=0.5), "D"),
+    ],
+)
+@pytest.mark.parametrize("where", ["referee", "attacked", "admission"])
+def test_other_answers_cost_the_grade(seen: Any, grade: str, where: str) -> None:
+    fine = {"referee": agreement()}
+    check = answered(fine, {"alone": seen}) if where == "admission" else answered(fine | {where: seen})
+    assert check.grade == grade
+    assert (check.status == "passed") == (grade == "A")
+    words = {"referee": "asked again in other batches", "attacked": "the copy that was attacked", "admission": "alone"}
+    assert (words[where] in check.finding) == (grade != "A")
+
+
+def test_the_gravest_answer_is_named_and_older_records_are_not_blamed() -> None:
+    check = answered(
+        {"referee": agreement(differ=9, labels=9, change=0.3), "attacked": agreement(differ=1, change=0.9)}
+    )
+    assert check.grade == "D"
+    assert "9 of 200 clean images" in check.finding
+    assert answered({}).status == "skipped"
+    assert answered({}).grade == "A"
+
+
+def test_votes_that_differ_leave_a_b() -> None:
+    check = answered({}, unsteady=3)
+    assert (check.grade, check.status) == ("B", "failed")
+    assert "two votes differ on 3 of 200 images, which count as wrong" in check.finding
+
+
+def test_classes_in_another_order_leave_a_b() -> None:
+    samples = frame(np.full(100, np.inf))
+    (question,) = [question for question in QUESTIONS if question.name == "class-order"]
+
+    def ask(said: Any) -> Any:
+        one = record(samples.assign(clean_pred=said, clean_correct=said == samples["label"]), eps=None, kind="minimal")
+        return question.ask(Evidence(Board(suite="s", budgets={"mnist": {"linf": [0.1]}}, pairs=[one]), "m0", "linf"))
+
+    label = samples["label"].to_numpy()
+    assert ask(label).grade == "A"
+    moved = ask(np.where(label == 2, 3, np.where(label == 3, 2, label)))
+    assert moved.grade == "B"
+    assert "right on 100.0% of the clean images instead of 80.0%" in moved.finding
+
+
 # ---------------------------------------------------------------- pages
 
 HEADINGS = ("What it asks", "How it is measured", "When it is raised", "What to do", "Source")
@@ -728,6 +794,7 @@ QUOTED: Mapping[str, tuple[Any, ...]] = {
     "steps-saturated": (health_facts.STEPS, health_facts.RISING),
     "battery-strength": (health_facts.STRENGTH,),
     "stochastic-predictions": (health_facts.DRAWN,),
+    "consistent-answers": ({"D": health_answers.OTHER_LABEL},),
 }
 """Thresholds that a page must name; the other checks have none."""
 
