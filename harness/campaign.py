@@ -262,8 +262,12 @@ def _board(
         asked: dict[str, set[str]] = {}
         for cell in here:
             asked.setdefault(cell["model"], set()).add(cell_name(cell))
-        # a plan lists all that its suite asks of a model: what it lacks is asked no more
+        # a plan lists all that its suite asks of a model: what it lacks is asked no more; but what was left out on
+        # purpose counts if it was measured before, or an attack that succeeded could be left out afterwards
+        spared = set(record.get("left_out", ()))
         for key, names in asked.items():
+            before = battery.get(key, {}).items()
+            names |= {name for name, cell in before if cell["attack"] in spared and pair(cell["cell"])}
             battery[key] = {name: cell for name, cell in battery.get(key, {}).items() if name in names}
         for cell in here:
             known = battery[cell["model"]]
