@@ -147,6 +147,12 @@ OPTIONS: dict[str, Callable[[Callable[..., Any]], Callable[..., Any]]] = {
     "cascade": click.option(
         "--cascade", is_flag=True, help="Attack only what still stands; the worst case is the same."
     ),
+    "no-surrogate": click.option(
+        "--no-surrogate",
+        is_flag=True,
+        help="Leave out attacks that need another trained model (transfers): nothing is trained for them, and no "
+        "model gets a better grade than B.",
+    ),
     "part": click.option(
         "--part",
         metavar="I/N",
@@ -175,7 +181,7 @@ def list_(what: str) -> None:
 @cli.command()
 @click.argument("suite")
 @_options("dataset", "model", "defense", "seeds", "samples", "attack", "cascade", "home", "data", "download")
-@_options("device", "part", "victim", "mean", "std", "remedy", "stand-in", "batch", "tracking")
+@_options("device", "part", "no-surrogate", "victim", "mean", "std", "remedy", "stand-in", "batch", "tracking")
 @click.option("--profile", help="Where SUITE is a study, of which: smoke, cpu (default) or full.")
 @click.pass_context
 def plan(ctx: click.Context, /, suite: str, home: Path, device: str, profile: str | None, **options: Any) -> None:
@@ -214,7 +220,9 @@ def train(**options: Any) -> None:
 @cli.command("run")
 @click.argument("suite")
 @_options("dataset", "model", "defense", "seeds", "samples", "attack", "cascade", "jobs", "device", "home", "data")
-@_options("engine", "download", "part", "victim", "mean", "std", "remedy", "stand-in", "batch", "tracking")
+@_options(
+    "engine", "download", "part", "no-surrogate", "victim", "mean", "std", "remedy", "stand-in", "batch", "tracking"
+)
 @click.option("--dry-run", is_flag=True, help="Only list what there is to do, and what it may cost.")
 def run_(suite: str, **options: Any) -> None:
     """Train what is missing, attack it with SUITE, judge, track, and write the report.

@@ -39,6 +39,7 @@ def make_plan(
     download: bool,
     part: str | None = None,
     thorough: bool = True,
+    no_surrogate: bool = False,
     **guests: Any,
 ) -> tuple[Plan, dict[str, DataSource], list[Guest]]:
     """The plan of a command line, where its data sets come from, and the models that the user brings.
@@ -70,7 +71,8 @@ def make_plan(
     for info in infos.values():
         wanted += specs([info], models or (default_model(info.shape),), trainers, parse_seeds(seeds))
     arguments = {info: source.name for info, source in sources.items() if source.name != info}
-    made = make(battery, wanted, infos, samples=samples, only=attacks, cascade=cascade, arguments=arguments)
+    chosen_pairs: dict[str, Any] = {"samples": samples, "only": attacks, "cascade": cascade}
+    made = make(battery, wanted, infos, **chosen_pairs, arguments=arguments, transfers=not no_surrogate)
     return take(made, *share) if share is not None else made, sources, brought
 
 
@@ -396,7 +398,7 @@ def diff(before: Path, after: Path, csv: Path | None) -> None:
 def foresee(plans: Sequence[Plan], home: Path, device: str, *, titles: bool = False) -> None:
     """Show the pairs of plans, what of them is done, and a line with what the rest may cost."""
     from .estimate import estimate
-    from .listing import plan_table
+    from .listing import plan_table, surrogates
     from .store import Home
 
     for plan in plans:
@@ -404,7 +406,12 @@ def foresee(plans: Sequence[Plan], home: Path, device: str, *, titles: bool = Fa
         if titles:
             table.title = f"{plan.suite.name}: {plan.suite.summary}"
         console.print(table)
-    console.print(str(estimate(plans, Home(home), device)), style="dim", markup=False, soft_wrap=True)
+        if plan.left_out:
+            console.print(f"left out: {', '.join(plan.left_out)}", markup=False, soft_wrap=True)
+    found = estimate(plans, Home(home), device)
+    for line in surrogates(plans, Home(home), found.training_of):
+        console.print(line, markup=False, soft_wrap=True)
+    console.print(str(found), style="dim", markup=False, soft_wrap=True)
 
 
 def _workers(engine: Cluster | None, context: Context) -> AbstractContextManager[Engine | None]:

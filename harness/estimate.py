@@ -49,6 +49,7 @@ class Estimate:
         device: Where the probe ran.
         seconds: How long it took.
         missed: Declarations that it did not come to, and that are taken for the mean of the others.
+        training_of: Seconds that a model's training takes, by its key; those alone that were probed.
     """
 
     trainings: int
@@ -60,6 +61,7 @@ class Estimate:
     device: str
     seconds: float
     missed: int
+    training_of: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     def __str__(self) -> str:
         counted = (
@@ -72,8 +74,8 @@ class Estimate:
             return f"{counted}; no estimate of hours: the probe on {self.device} came to nothing"
         missed = f"; {self.missed} of the declarations taken for the mean of the others" if self.missed else ""
         return (
-            f"{counted}; rough estimate: {_hours(self.training_hours + self.attack_hours)} of one worker on "
-            f"{self.device} ({_hours(self.training_hours)} training, {_hours(self.attack_hours)} attacks), from a "
+            f"{counted}; rough estimate: {duration(self.training_hours + self.attack_hours)} of one worker on "
+            f"{self.device} ({duration(self.training_hours)} training, {duration(self.attack_hours)} attacks), from a "
             f"probe of {self.seconds:.0f} s on random images{missed}"
         )
 
@@ -93,10 +95,14 @@ def estimate(plans: Sequence[Plan], home: Home, device: str = "cpu", limit: floa
     infos = {name: info for plan in plans for name, info in plan.infos.items()}
     specs = {s.key: s for plan in plans for s in plan.models if not has_model(home, s) and s.defense.trainable}
     cells = {c.key: c for plan in plans for c in plan.cells if not is_finished(home.cell(c.key))}
+    crafting = {s.key for plan in plans for s in plan.crafters if shown(s, infos[s.dataset])}
     start = time.perf_counter()
     keep_compiler_out()
     with identity.as_a_worker(device):
         probe = _Probe(infos, device, start + limit)
+        for spec in specs.values():
+            if spec.key in crafting:
+                probe.training(spec)  # a line of its own says what it costs
         for cell in cells.values():  # the cheaper ones first: the limit is to leave neither sort without any
             probe.passing(cell.crafter, cell.batch)
         for spec in specs.values():
@@ -107,16 +113,18 @@ def estimate(plans: Sequence[Plan], home: Home, device: str = "cpu", limit: floa
     prepared = {key: cell for key, cell in learned.items() if not home.prepared(key).exists()}
     attacks += [(cell, preparation(cell.attack)) for cell in prepared.values()]
     images = {key: shown(spec, infos[spec.dataset]) for key, spec in specs.items()}
+    costs = {key: probe.trained.get(_kind(spec)) for key, spec in specs.items()}
     return Estimate(
         trainings=len(specs),
         images=sum(images.values()),
         pairs=len(cells),
         passes=sum(number for _, number in attacks),
-        training_hours=_total([(probe.trained.get(_kind(spec)), images[key]) for key, spec in specs.items()]),
+        training_hours=_total([(costs[key], images[key]) for key in specs]),
         attack_hours=_total([(_cost(probe, cell), number) for cell, number in attacks]),
         device=device,
         seconds=time.perf_counter() - start,
         missed=sum(value is None for value in (*probe.trained.values(), *probe.passed.values())),
+        training_of={key: cost * images[key] for key, cost in costs.items() if cost is not None},
     )
 
 
@@ -261,5 +269,6 @@ def _short(number: float) -> str:
     return f"{number:.0f}"
 
 
-def _hours(hours: float) -> str:
+def duration(hours: float) -> str:
+    """Hours as people say them, with a unit that fits."""
     return f"{hours:.1f} h" if hours >= 1 else f"{60 * hours:.0f} min" if hours >= 1 / 60 else f"{3600 * hours:.0f} s"

@@ -24,7 +24,6 @@ from .remedy import Remedy
 from .results import pair_from_outcomes
 from .shard import Bench, Proposal, run_shard
 from .victim import VictimError
-from .work import inner
 
 
 def evaluate(
@@ -94,8 +93,7 @@ def evaluate(
         bench = Bench.of(seen, classes, device, remedy)
         defense = External(weights=digest(bare(model)), remedy=remedy, interface=found.interface)
         spec = ModelSpec(dataset=info.name, architecture=name, defense=defense)
-        suite, left_out = _without_transfers(suite)
-        made = plan(suite, [spec], {info.name: info}, samples=info.test_size)
+        made = plan(suite, [spec], {info.name: info}, samples=info.test_size, transfers=False)
         pairs = [_pair(cell, bench, x.to(device), y.to(device), info, suite.name, learned) for cell in made.cells]
         facts = {
             str(look.threat.norm): probe(
@@ -110,7 +108,7 @@ def evaluate(
             )
             for look in (made.probes if health else ())
         }
-    budgets = {str(norm): eps for norm, eps in suite.grid(info).items()}
+    budgets = {str(norm): eps for norm, eps in made.suite.grid(info).items()}
     known = {
         spec.key: {
             **campaign.model_record(spec, info),
@@ -125,7 +123,7 @@ def evaluate(
         pairs=pairs,
         models=known,
         health={spec.key: facts},
-        left_out={spec.key: left_out},
+        left_out={spec.key: made.left_out},
     )
     grades = {norm: trust(board, spec.key, norm) for norm in budgets}
     frame = pair_rows(board)
@@ -134,18 +132,9 @@ def evaluate(
         "worst_case": {(norm, eps): worst_case(pairs, norm, eps).accuracy for norm in budgets for eps in budgets[norm]},
         "remedy": str(remedy),
         "notes": list(found.notes),
-        "left_out": left_out,
+        "left_out": list(made.left_out),
     }
     return frame
-
-
-def _without_transfers(suite: Suite) -> tuple[Suite, list[str]]:
-    """The suite without attacks that are crafted on other models, and their labels."""
-    left_out = [a.label for attacks in suite.attacks.values() for a in attacks if inner(a) is not a]
-    kept = {norm: tuple(a for a in attacks if inner(a) is a) for norm, attacks in suite.attacks.items()}
-    if not any(kept.values()):
-        raise UserError(f"{left_out[0]} needs another trained model: use gauntlet run {suite.name}")
-    return dataclasses.replace(suite, attacks=kept), list(dict.fromkeys(left_out))
 
 
 def _pair(

@@ -19,13 +19,21 @@ from .work import Craft, Examine, Job, Judge, Prepare, Train, digests, provenanc
 class Graph:
     """Tasks that are left to do, and which of them may start.
 
+    Tasks start in the plan's order: trainings, then probes, then pairs. Where something can be attacked at once, its
+    model being there already, those attacks come first and its probes after them, and trainings that only transfers
+    need stand aside: they start when every worker has begun with something else, on at most half of the workers (a lone
+    worker trains last); and on any worker as soon as nothing else can start, so that nobody is idle. So the first
+    attacks wait for no surrogate, and several workers do not end with one of them training. No number depends on the
+    order.
+
     Args:
         plan: What is asked for.
         home: What is there already.
         say: Told about damaged files that are set aside.
+        workers: How many take tasks.
     """
 
-    def __init__(self, plan: Plan, home: Home, say: Callable[[str], None]) -> None:
+    def __init__(self, plan: Plan, home: Home, say: Callable[[str], None], workers: int = 1) -> None:
         self._home = home
         self._say = say
         self._jobs: dict[str, Job] = {}
@@ -41,7 +49,25 @@ class Graph:
         for cell in plan.cells:
             if not self._finished(cell):
                 self._cell(cell)
-        self._ready = deque(name for name, needs in self._needs.items() if not needs)
+        self._workers = workers
+        self._begun = 0
+        self._ready, self._aside = self._queues({_training(spec) for spec in plan.crafters})
+        self._beside: set[str] = set()
+
+    def _queues(self, crafting: set[str]) -> tuple[deque[str], deque[str]]:
+        """What may start now, in its order; and apart from it trainings that are not to delay the rest."""
+        ready = [name for name, needs in self._needs.items() if not needs]
+        trainings = [name for name in ready if isinstance(self._jobs[name], Train)]
+        looks = [name for name in ready if isinstance(self._jobs[name], Examine)]
+        attacks = [name for name in ready if not isinstance(self._jobs[name], Train | Examine)]
+        if not attacks:
+            return deque(ready), deque()
+        aside = [name for name in trainings if name in crafting and not self._stood_upon(name)]
+        return deque([*(name for name in trainings if name not in aside), *attacks, *looks]), deque(aside)
+
+    def _stood_upon(self, name: str) -> bool:
+        """Whether other models wait for this training."""
+        return any(isinstance(self._jobs[other], Train) for other in self._dependents.get(name, ()))
 
     def _add(self, name: str, job: Job, needs: set[str]) -> str:
         if name not in self._jobs:
@@ -150,14 +176,21 @@ class Graph:
 
     def take(self) -> Task | None:
         """The next task that may start, None if there is none just now."""
-        if not self._ready:
+        beside = self._begun >= self._workers and len(self._beside) < self._workers // 2
+        if self._aside and (beside or not self._ready):
+            name = self._aside.popleft()
+            self._beside.add(name)
+        elif self._ready:
+            name = self._ready.popleft()
+            self._begun += 1
+        else:
             return None
-        name = self._ready.popleft()
         return Task(name, self._jobs[name])
 
     def done(self, name: str) -> None:
         """A task ended well: what waited for it alone may start."""
         del self._jobs[name]
+        self._beside.discard(name)
         for dependent in self._dependents.pop(name, ()):
             if dependent in self._needs:
                 self._needs[dependent].discard(name)
@@ -167,6 +200,7 @@ class Graph:
     def failed(self, name: str) -> list[Job]:
         """A task failed: drop it and everything that needs it; returns the jobs dropped."""
         job = self._jobs.pop(name, None)
+        self._beside.discard(name)
         if job is None:
             return []
         dropped = [job]

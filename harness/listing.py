@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Group
@@ -13,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .attack import Attack
-from .plan import Plan
+from .plan import ModelSpec, Plan
 from .results import is_finished
 from .store import Home, has_model, load_card
 
@@ -146,6 +147,36 @@ def plan_table(plan: Plan, home: Home) -> Table:
     )
     table.caption_justify = "left"
     return table
+
+
+def surrogates(plans: Sequence[Plan], home: Home, seconds: Mapping[str, float]) -> list[str]:
+    """A line for each network that is trained for nothing but transfers from it, those that differ by seed in one.
+
+    Args:
+        plans: What is asked for.
+        home: What is there already.
+        seconds: What a training takes, by key, as far as it is known.
+    """
+    from .estimate import duration
+
+    kinds: dict[str, list[ModelSpec]] = {}
+    for plan in plans:
+        for spec in plan.crafters:
+            name = f"{spec.architecture} {spec.label(plan.infos[spec.dataset])} on {spec.dataset}"
+            if spec not in kinds.setdefault(name, []):
+                kinds[name].append(spec)
+    lines = []
+    for name, specs in kinds.items():
+        missing = [spec for spec in specs if not has_model(home, spec)]
+        known = [seconds[spec.key] for spec in missing if spec.key in seconds]
+        each = " each" if len(missing) > 1 else ""
+        cost = f"about {duration(max(known) / 3600)}{each}" if known else "of unknown cost"
+        state = f"{cost}; kept for later commands" if missing else "trained already"
+        if missing and len(missing) < len(specs):
+            state = f"{len(specs) - len(missing)} of {len(specs)} trained already, the others {state}"
+        seeds = ", ".join(str(spec.seed) for spec in specs)
+        lines.append(f"surrogate for transfers: {name}, seed{'s' if len(specs) > 1 else ''} {seeds}, {state}")
+    return lines
 
 
 def trained_table(plan: Plan, home: Home) -> Table:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Final
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import generator, maxout
@@ -147,6 +148,35 @@ def lenet(shape: Shape, classes: int) -> Stages:
     return _convnet("lenet", shape, classes, maps=(20, 50), units=500)
 
 
+class Thumbnail(nn.Module):
+    """The image averaged over windows, so that no side is longer than 32 pixels; a side that is not stays as it is.
+
+    Args:
+        shape: Of the image, (C, H, W).
+
+    Attributes:
+        window: Pixels that become one, (height, width).
+        shape: Of what comes out.
+    """
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        channels, *sides = shape
+        self.window = (-(-sides[0] // 32), -(-sides[1] // 32))
+        self.shape: Shape = (channels, -(-sides[0] // self.window[0]), -(-sides[1] // self.window[1]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Smaller images (N, C, h, w) in the same range; windows that reach over the edge average what they hold."""
+        return F.avg_pool2d(x, self.window, ceil_mode=True) if max(self.window) > 1 else x
+
+
+def lenet_32(shape: Shape, classes: int) -> Stages:
+    """The layers of lenet, on the image averaged down to 32 pixels a side at most: any size costs the same."""
+    small = Thumbnail(shape)
+    network = lenet(small.shape, classes)
+    return Stages(OrderedDict([("thumbnail", small), *network.stages.items()]), network.hidden)
+
+
 def convnet_gu(shape: Shape, classes: int) -> Stages:
     """The same layers as lenet, fewer units (Gu & Rigazio 2014, ConvNet; the paper gives no widths)."""
     return _convnet("convnet-gu", shape, classes, maps=(16, 32), units=128)
@@ -215,6 +245,7 @@ ARCHITECTURES: Final[dict[str, Callable[[Shape, int], Stages]]] = {
     "conv-maxout-small": conv_maxout_small,
     "convnet-gu": convnet_gu,
     "lenet": lenet,
+    "lenet-32": lenet_32,
     "maxout": maxout_network,
     "resnet": resnet,
     "softmax": softmax,

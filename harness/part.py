@@ -7,7 +7,7 @@ from itertools import accumulate, groupby
 from typing import Any, Final
 
 from .errors import UserError
-from .plan import Cell, ModelSpec, Plan, with_parents
+from .plan import Cell, Plan, with_parents
 
 SLACK: Final = 0.1
 """How far the end of a part may move to keep a model's pairs together, as a share of what a part holds on average."""
@@ -75,12 +75,7 @@ def _place(cell: Cell) -> tuple[Any, ...]:
     """Where a pair stands in the order that is cut into parts: what shares work stands together."""
     victim = cell.victim
     source = cell.source.key if cell.source is not None else ""
-    return victim.dataset, victim.architecture, victim.seed, _root(victim).key, victim.key, source, cell.key
-
-
-def _root(spec: ModelSpec) -> ModelSpec:
-    """What a model was built upon in the end."""
-    return spec if spec.base is None else _root(spec.base)
+    return victim.dataset, victim.architecture, victim.seed, victim.root.key, victim.key, source, cell.key
 
 
 def _cut(cells: list[Cell], k: int, of: int) -> int:

@@ -16,15 +16,13 @@ from .data import DatasetInfo, Half
 from .ensemble import check as check_side_by_side
 from .errors import UserError, unknown
 from .models import check_architecture
+from .surrogate import recipe
 from .threat import Norm, Threat
 from .training import Trainer
 from .upon import Upon
 
 PROBE_SAMPLES: Final = 128
 """Images that a model's health is looked at with."""
-
-SURROGATES: Final = {1: "lenet", 3: "resnet"}
-"""Architecture, by colour channels, of a transfer's source where the victim's own cannot be trained."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +79,11 @@ class ModelSpec:
     def parents(self) -> tuple[ModelSpec, ...]:
         """Models that have to be trained before this one."""
         return tuple(part for part in (self.base, self.front) if part is not None)
+
+    @property
+    def root(self) -> ModelSpec:
+        """What the defense is built upon in the end; the model itself if it is built upon nothing."""
+        return self if self.base is None else self.base.root
 
     @cached_property
     def group(self) -> tuple[ModelSpec, ...]:
@@ -286,7 +289,7 @@ class Plan:
         probes: Looks at the models that will be ranked.
         arguments: How each data set is named on the command line, where that is not its own name.
         again: The command that measures all of it again, where that is not ``gauntlet run`` with the suite.
-        left_out: Labels of attacks that the suite declares and these batteries leave out on purpose.
+        left_out: Labels of attacks of the suite that were left out on purpose.
     """
 
     suite: Suite
@@ -299,6 +302,12 @@ class Plan:
     arguments: Mapping[str, str] = dataclasses.field(default_factory=dict)
     again: str = ""
     left_out: tuple[str, ...] = ()
+
+    @property
+    def crafters(self) -> tuple[ModelSpec, ...]:
+        """Models that nobody asked to judge, and that images are transferred from."""
+        sources = {cell.source.key for cell in self.cells if cell.source is not None} - self.ranked
+        return tuple(spec for spec in self.models if spec.key in sources)
 
     @cached_property
     def key(self) -> str:
@@ -361,12 +370,14 @@ def plan(
     only: Sequence[str] = (),
     cascade: bool = False,
     arguments: Mapping[str, str] | None = None,
+    transfers: bool = True,
 ) -> Plan:
     """List the cells of a suite over models.
 
     A budget attack becomes a cell for every eps of the suite, a minimal attack one cell that serves them all. A model
     that draws at random is spared attacks that need a boundary to walk along: they would raise, and say nothing.
     Attacks are taken as they are for the data set's number of classes (:meth:`Attack.for_classes`).
+    Transfers to a model of a user's are crafted on a surrogate, one for all of a data set (:mod:`harness.surrogate`).
 
     Args:
         suite: The battery.
@@ -377,10 +388,16 @@ def plan(
             ``?``); empty: all.
         cascade: Each attack sees only images that no earlier one broke, in the suite's order.
         arguments: See :class:`Plan`.
+        transfers: Whether to ask for attacks that are crafted on another model. Without them nothing is trained but the
+            models to judge; what is left out is in :attr:`Plan.left_out`.
 
     Raises:
-        UserError: No image, or no attack of that label; a cascade of chosen attacks; no attack for so few classes.
+        UserError: No image, or no attack of that label; a cascade of chosen attacks; no attack for so few classes;
+            nothing but transfers, and none are asked for.
     """
+    left_out: tuple[str, ...] = ()
+    if not transfers:
+        suite, left_out = _without_transfers(suite, only)
     if cascade and only:
         raise UserError("a cascade runs the whole battery; choose attacks, or a cascade")
     if samples is not None and samples < 1:
@@ -435,7 +452,22 @@ def plan(
         battery=tuple(battery.values()),
         probes=tuple(probe for spec in models for probe in _probes(suite, spec, infos[spec.dataset], samples)),
         arguments=dict(arguments or {}),
+        left_out=left_out,
     )
+
+
+def _without_transfers(suite: Suite, only: Sequence[str]) -> tuple[Suite, tuple[str, ...]]:
+    """A suite without what needs another trained model, and the labels that this takes."""
+    attacks = [attack for norm in suite.attacks.values() for attack in norm]
+    labels = dict.fromkeys(attack.label for attack in attacks if isinstance(attack, Transfer))
+    kept = {attack.label for attack in attacks if not isinstance(attack, Transfer)}
+    if labels and not kept:
+        raise UserError(f"suite {suite.name} holds nothing but transfers, and these are to be left out")
+    for label in labels:
+        if pattern := next((p for p in only if _matches(label, [p]) and not any(_matches(k, [p]) for k in kept)), ""):
+            raise UserError(f"{pattern} asks for {label}, and transfers are to be left out: drop one of the two")
+    stay = {norm: tuple(a for a in asked if not isinstance(a, Transfer)) for norm, asked in suite.attacks.items()}
+    return dataclasses.replace(suite, attacks={norm: asked for norm, asked in stay.items() if asked}), tuple(labels)
 
 
 def _probes(suite: Suite, spec: ModelSpec, info: DatasetInfo, samples: int | None) -> list[Probe]:
@@ -474,12 +506,15 @@ def _matches(label: str, patterns: Sequence[str]) -> bool:
 
 
 def _source(attack: Attack, victim: ModelSpec, info: DatasetInfo) -> ModelSpec | None:
+    """What a transfer is crafted on: a twin of the victim, or the data set's surrogate where we cannot train a twin."""
     if not isinstance(attack, Transfer):
         return None
-    own = victim.architecture if victim.defense.trainable else SURROGATES.get(info.shape[0], "resnet")
+    if not victim.root.defense.trainable:
+        architecture, trainer = recipe(info, attack.defense, attack.architecture)
+        return ModelSpec(dataset=info.name, architecture=architecture, defense=trainer)
     return dataclasses.replace(
         victim,
-        architecture=attack.architecture or own,
+        architecture=attack.architecture or victim.architecture,
         defense=attack.defense.resolve(info),
         seed=victim.seed + attack.seed_offset,
         base=None,

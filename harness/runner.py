@@ -242,7 +242,7 @@ def run(
         home.sweep()
         record = campaign.plan_record(plan, command)
         campaign.write_plan(home, record)
-        graph = Graph(plan, home, say)
+        graph = Graph(plan, home, say, jobs)
         watch.models, watch.shards = graph.models, graph.count(Judge)
         watch.cells_done = len(plan.cells) - len(graph.shards_left)
         if tracker is not None:

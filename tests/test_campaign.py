@@ -249,6 +249,19 @@ def test_what_a_plan_no_longer_asks_of_a_model_is_not_asked() -> None:
     assert ranks(records.board())["noisy"] == (1, "")
 
 
+def test_what_is_left_out_afterwards_still_counts() -> None:
+    records = Records()
+    both = ("noise", "pgd", "transfer:pgd")
+    records.plan(("standard", "a"), run={"noise": 1, "pgd": 2, "transfer:pgd": 7}, attacks=both)
+    records.plan(("dropout", "b"), run={"noise": 1, "pgd": 2}, attacks=both)
+    for model in (("standard", "a"), ("dropout", "b")):
+        records.plan(model, run={"noise": 1, "pgd": 2})
+        records.plans[-1] = {**records.plans[-1], "left_out": ["transfer:pgd"]}
+    rows = leaderboard(records.board()).set_index("defense")
+    assert rows["worst_case_accuracy"].to_dict() == {"dropout": 0.8, "standard": 0.3}
+    assert rows["rank"].notna().all()
+
+
 def test_a_model_declared_anew_takes_the_place_of_the_old_one() -> None:
     records = Records()
     records.plan(("standard", "old"), run={"noise": 0, "pgd": 0})

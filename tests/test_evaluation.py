@@ -404,7 +404,7 @@ def test_an_unknown_suite(trained: nn.Module, sample: Any) -> None:
 
 def test_a_suite_that_needs_other_models(trained: nn.Module, sample: Any) -> None:
     suite = only(Transfer(attack=Step(), defense=Standard()))
-    with pytest.raises(UserError, match="transfer:step needs another trained model: use gauntlet run one"):
+    with pytest.raises(UserError, match="suite one holds nothing but transfers, and these are to be left out"):
         evaluate(trained, *sample, suite)
 
 
