@@ -335,7 +335,7 @@ def _spared(cell: Record, entry: Record) -> bool:
 
     It may be a transfer from this very model, and a model that draws has no boundary to walk along.
     """
-    return str(cell["attack"]).startswith("transfer:") or bool(cell.get("needs_a_boundary") and entry.get("stochastic"))
+    return bool(cell["source"] or (cell.get("needs_a_boundary") and entry.get("stochastic")))
 
 
 def misplaced(pair: Pair, entry: Record) -> str:

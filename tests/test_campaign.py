@@ -71,7 +71,8 @@ class Records:
                 "n": N,
                 "attack": attack,
             }
-            | {"norm": "linf", "eps": 0.1, "source": "", "needs_a_boundary": attack in walkers}
+            | {"norm": "linf", "eps": 0.1, "needs_a_boundary": attack in walkers}
+            | {"source": "mlp-8 standard seed 1" if attack.startswith("transfer:") else ""}
             for _, key in models
             for attack in attacks
         ]
@@ -176,6 +177,16 @@ WITH_TRANSFER = ("noise", "pgd", "transfer:pgd")
 LEFT_OUT = ("transfer:pgd",)
 
 
+def test_a_transfer_from_the_model_itself_is_not_missed_and_any_other_pair_is() -> None:
+    """Of two seeds of one defense the one is the other's source: its battery lacks that transfer by nature."""
+    records = Records()
+    records.plan(("standard", "a"), run={"noise": 1, "pgd": 8})
+    records.plan(("dropout", "b"), run={"noise": 1, "pgd": 7, "transfer:pgd": 2}, attacks=WITH_TRANSFER)
+    assert dict(records.board().missing) == {}
+    records.plan(("dropout", "c"), run={"noise": 1, "pgd": 7, "square": 2}, attacks=ALL)
+    assert records.board().missing["a"] == ["square (linf 0.1)"]
+
+
 def test_transfers_that_were_left_out_cost_no_rank_and_the_a() -> None:
     records = Records()
     records.plan(("standard", "a"), run={"noise": 1, "pgd": 8}, left_out=LEFT_OUT)
@@ -211,14 +222,14 @@ def test_a_transfer_that_failed_and_is_left_out_later_was_not_asked_and_is_not_m
     records = Records()
     run = {"noise": 1, "pgd": 2, "transfer:pgd": 9}
     records.plan(("standard", "a"), run=run, attacks=WITH_TRANSFER, lost=LEFT_OUT)
-    assert dict(records.board().missing) == {"a": ["transfer:pgd (linf 0.1)"]}
+    assert dict(records.board().missing) == {"a": ["transfer:pgd from mlp-8 standard seed 1 (linf 0.1)"]}
     for _ in range(times):
         records.plan(("standard", "a"), run={"noise": 1, "pgd": 2}, left_out=LEFT_OUT)
     board = records.board()
     assert (dict(board.missing), dict(board.left_out)) == ({}, {"a": ["transfer:pgd"]})
     assert ranks(board)["standard"] == (1, "")
     records.plan(("standard", "a"), run=run, attacks=WITH_TRANSFER, lost=LEFT_OUT)  # and asked for again
-    assert dict(records.board().missing) == {"a": ["transfer:pgd (linf 0.1)"]}
+    assert dict(records.board().missing) == {"a": ["transfer:pgd from mlp-8 standard seed 1 (linf 0.1)"]}
 
 
 def test_an_attack_added_to_the_suite_is_owed_by_everybody() -> None:
