@@ -1,8 +1,14 @@
-"""The first look: a few minutes on two cores, every kind of attack, three toolkits."""
+"""The first look: a few minutes on two cores, every kind of attack, three toolkits.
+
+What an attack costs here has to buy images. APGD towards each of nine classes is what the others leave a gap without:
+on MLPs on digits trained with PGD at 0.2 they overstate by 4 points what the exact optimum leaves, and twenty steps a
+class close it. It is paid for by attacks that break nothing alone (Foolbox's PGD, ART's Square) and by fewer steps.
+"""
 
 from __future__ import annotations
 
 from harness.attacks.alpha import Alpha
+from harness.attacks.apgd import APGD
 from harness.attacks.art import Art
 from harness.attacks.foolbox import Foolbox
 from harness.attacks.gradient import Gradient
@@ -19,21 +25,20 @@ SUITE = Suite(
             Noise(distribution="uniform"),
             Gradient(),
             Alpha(mode="minimal"),
-            Art("AutoProjectedGradientDescent", max_iter=50, nb_random_init=1),
-            Art("SquareAttack"),
-            Foolbox("LinfPGD"),
+            Art("AutoProjectedGradientDescent", max_iter=20, nb_random_init=1),
             Foolbox("LInfFMNAttack"),
+            Square(queries=300),
+            APGD(loss="dlr", targets=9, steps=20),
         ),
         "l2": (
             Noise(),
             Gradient(),
             Alpha(mode="minimal"),
-            LBFGS(),
-            Art("AutoProjectedGradientDescent", max_iter=50, nb_random_init=1),
-            Foolbox("L2PGD"),
+            Art("AutoProjectedGradientDescent", max_iter=20, nb_random_init=1),
             Foolbox("L2DeepFoolAttack"),
-            Foolbox("DDNAttack"),
-            Square(queries=300),
+            LBFGS(),
+            Square(queries=100),
+            APGD(loss="dlr", targets=9, steps=20),
         ),
     },
 )
