@@ -16,9 +16,10 @@ import gauntlet_bench
 
 from . import shadowed
 from .commands import check_device, execute, foresee, make_plan
-from .environment import cores, without_password
+from .environment import cores
 from .errors import UserError
 from .printing import Spoils, complaints, console, waiting, write_report
+from .redaction import without_password
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells have it."""

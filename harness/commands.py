@@ -8,9 +8,10 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .environment import command_line, cores, without_password
+from .environment import command_line, cores
 from .errors import UserError
 from .printing import Spoils, complain, console, print_claims, print_leaderboard, print_search, waiting, write_report
+from .redaction import without_password
 
 if TYPE_CHECKING:
     from .data import DataSource

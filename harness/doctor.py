@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.markup import escape
 from rich.table import Table
 
-from . import environment
+from . import environment, redaction
 from .attack import Attack
 from .attacks.art import Art
 from .attacks.foolbox import Foolbox
@@ -64,7 +64,7 @@ def examine(home: Home, data_root: Path | None, uri: str | None) -> tuple[Table,
     try:
         tracker = Tracker(home, store)
         experiment = tracker.experiment
-        table.add_row("tracking", escape(f"{environment.without_password(store)} (reachable, experiment {experiment})"))
+        table.add_row("tracking", escape(f"{redaction.without_password(store)} (reachable, experiment {experiment})"))
     except Unreachable as error:
         table.add_row("tracking", escape(f"out of reach: {error}"), style="red")
         healthy = False

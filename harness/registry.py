@@ -20,10 +20,10 @@ import torch
 from torch import Tensor, nn
 
 from . import surroundings
-from .environment import without_password, without_password_of
 from .errors import UserError, said
 from .foreign import World
 from .foreign import sources as sources
+from .redaction import without_password, without_password_of
 
 # -- exported programs ---------------------------------------------------------------------------------------------
 

@@ -23,10 +23,10 @@ from urllib.parse import urlparse
 from urllib.request import url2pathname
 
 from .campaign import Spoiled, attempt, boards, boards_from_home, model_state, probe_facts, read_plans, read_runs
-from .environment import without_password, without_password_of
 from .errors import UserError, describe
 from .health import Trust, trust
 from .metrics import Board, Pair, pair_rows
+from .redaction import without_password, without_password_of
 from .registry import quiet_environment
 from .results import is_finished, read_result
 from .store import Home, earlier, finite, read_json, set_aside, write_bytes, write_json

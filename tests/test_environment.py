@@ -9,8 +9,9 @@ from urllib.parse import quote, quote_plus
 import pytest
 from sqlalchemy.engine import make_url
 
-from harness.environment import command_line, without_password, without_password_of
+from harness.environment import command_line
 from harness.errors import UserError
+from harness.redaction import without_password, without_password_of
 from harness.registry import fetch
 from harness.store import Home
 from harness.tracking import Tracker, Unreachable
