@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from defenses import defenses
-from harness import identity
+from harness import determinism
 from harness.attack import Attack
 from harness.attacks.transfer import Transfer
 from harness.data import Dataset, load_dataset
@@ -70,7 +70,7 @@ def trained(defense: str, seed: int, epochs: int, data: Dataset, cache: Path | N
         model: nn.Module = build_model("lenet", data.info.shape, len(data.info.classes))
         model.load_state_dict(torch.load(path, weights_only=True))
         return model.eval()
-    identity.seed_everything(seed)
+    determinism.seed_everything(seed)
     model = defenses()[defense](epochs=epochs).resolve(data.info).fit("lenet", data).model
     if path:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -156,7 +156,7 @@ def script(
         rows = (right & (tally.reach > eps) if standing else right).nonzero().squeeze(1)
         if not len(rows):
             continue
-        identity.seed_everything(0)
+        determinism.seed_everything(0)
         start = time.process_time()
         x_adv = None
         with victim.counted() as cost, stopped_at(victim, start + limit - tally.seconds), suppress(Enough):

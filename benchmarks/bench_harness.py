@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from defenses.standard import Standard
-from harness import identity
+from harness import determinism
 from harness.attack import Attack
 from harness.attacks.foolbox import Foolbox
 from harness.attacks.gradient import Gradient
@@ -61,7 +61,7 @@ def overhead(attack: Attack, model: str, repeats: int = 3) -> None:
             for shard in range(cell.shards):
                 part = cell.shard_slice(shard)
                 chosen = correct[part]
-                identity.seed_everything(cell.shard_seed(shard))
+                determinism.seed_everything(cell.shard_seed(shard))
                 attack(victim, x[part][chosen], y[part][chosen], cell.threat)
             bare = time.perf_counter() - start
             start = time.perf_counter()

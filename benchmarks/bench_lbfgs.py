@@ -26,7 +26,7 @@ from defenses.standard import Standard
 from harness.attacks._targeted import choose_target
 from harness.attacks.lbfgs import LBFGS
 from harness.data import Dataset, load_dataset
-from harness.identity import seed_everything
+from harness.determinism import seed_everything
 from harness.models import build_model
 from harness.threat import Threat
 from harness.victim import Victim

@@ -26,7 +26,7 @@ from turns import cpu, options
 
 from defenses import defenses
 from defenses.standard import Standard
-from harness import identity
+from harness import determinism
 from harness.attack import Attack
 from harness.attacks.transfer import Transfer
 from harness.blueprint import blueprint
@@ -77,7 +77,7 @@ def measured(work: Callable[[], object], victim: Victim) -> Cost:
     """CPU seconds, forward and backward passes in images, and the sizes of the batches asked for."""
     sizes: list[int] = []
     hook = victim.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
-    identity.seed_everything(0)
+    determinism.seed_everything(0)
     with victim.counted() as cost:
         seconds = cpu(work)
     hook.remove()
@@ -105,7 +105,7 @@ def bare(model: nn.Module, x: Tensor, y: Tensor, repeats: int = 20) -> tuple[flo
 def of_attacks(name: str, data: Dataset, images: int) -> None:
     @lru_cache
     def trained(defense: type[Trainer], seed: int) -> Victim:
-        identity.seed_everything(seed)
+        determinism.seed_everything(seed)
         model = defense(epochs=5).resolve(data.info).fit(name, data).model
         return Victim(model.requires_grad_(False), classes=10)
 

@@ -19,7 +19,7 @@ import torch
 
 import reports
 from defenses.standard import Standard
-from harness import campaign, identity
+from harness import campaign, determinism
 from harness.attacks.gradient import Gradient
 from harness.attacks.noise import Noise
 from harness.data import DataSource
@@ -51,7 +51,7 @@ def fill(home: Home, made: Plan) -> None:
     data = SOURCE.load()
     context = Context(home, {data.info.name: SOURCE})
     first = made.models[0]
-    identity.seed_everything(0)
+    determinism.seed_everything(0)
     model = first.defense.fit("softmax", data).model
     card = {"dataset": "digits", "architecture": "softmax", "defense": "standard", "seed": 0, "parameters": 650}
     card |= {"epochs": 1, "seconds": 0.0, "train_accuracy": 0.9, "test_accuracy": 0.9, "history": []}

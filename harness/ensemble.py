@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 from torch.overrides import TorchFunctionMode
 
-from . import identity
+from . import determinism, identity
 from .computing import computing
 from .data import Dataset
 from .errors import UserError
@@ -193,14 +193,14 @@ def fit(
     data = mine.part(data)
     networks, opponents, streams = [], [], []
     for seed in seeds:
-        identity.seed_everything(seed)
+        determinism.seed_everything(seed)
         networks.append(build_model(architecture, data.info.shape, len(data.info.classes)))
         opponents.append(mine.opponent(data.info))
         streams.append(torch.Generator())
         streams[-1].set_state(torch.get_rng_state())
     if networks[0].unsupervised:
         raise UserError(f"{architecture} has layers that are trained without labels: not side by side")
-    identity.seed_everything(identity.derive_seed(list(seeds)))  # what no stream is asked for
+    determinism.seed_everything(identity.derive_seed(list(seeds)))  # what no stream is asked for
     model = Ensemble(networks).to(device)
     others = [opponent for opponent in opponents if opponent is not None]
     if others:

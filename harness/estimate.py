@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import identity
+from . import determinism, identity
 from .attack import Attack
 from .autoencoder import Purified, purifier
 from .data import Dataset, DatasetInfo
@@ -98,7 +98,7 @@ def estimate(plans: Sequence[Plan], home: Home, device: str = "cpu", limit: floa
     crafting = {s.key for plan in plans for s in plan.crafters if shown(s, infos[s.dataset])}
     start = time.perf_counter()
     keep_compiler_out()
-    with identity.as_a_worker(device):
+    with determinism.as_a_worker(device):
         probe = _Probe(infos, device, start + limit)
         for spec in specs.values():
             if spec.key in crafting:

@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from . import campaign, environment, identity
+from . import campaign, determinism, environment, identity
 from .attack import Attack
 from .data import Dataset, DatasetInfo, default_info
 from .errors import UserError, describe
@@ -82,7 +82,7 @@ def evaluate(
     x, y = _images(x), _labels(y)
     if len(x) != len(y):
         raise UserError(f"{len(x)} images, but {len(y)} labels")
-    with identity.as_a_worker(device):
+    with determinism.as_a_worker(device):
         learned = dataset if isinstance(dataset, Dataset) else None
         declared = dataset.info if isinstance(dataset, Dataset) else dataset
         wanted = len(declared.classes) if declared is not None else None
@@ -177,7 +177,7 @@ def _prepared(
         x, y = x.to(victim.device), y.to(victim.device)
 
     def prepare() -> Attack:
-        identity.seed_everything(seed)
+        determinism.seed_everything(seed)
         with victim.guarded():
             return attack.prepare(victim, x[:n].clone(), y[:n].clone())
 

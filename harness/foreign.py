@@ -18,7 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
-from . import identity, surroundings
+from . import determinism, surroundings
 from .errors import UserError, said, unknown
 
 OURS: Final = ("harness", "defenses", "suites", "reports")
@@ -381,7 +381,7 @@ def from_file(
         make = vars(module).get(factory)
         if not callable(make):
             raise unknown(f"factory in {path}", factory, _callables(vars(module)))
-        with identity.isolated(0):  # a model that draws its weights is the same one in every process
+        with determinism.isolated(0):  # a model that draws its weights is the same one in every process
             made: object = make(**arguments)
         surroundings.hold(made, before)
         return made

@@ -9,7 +9,7 @@ from typing import Any
 
 from . import address, external, identity, inspection
 from .data import Dataset
-from .float32 import full_float32
+from .determinism import as_a_worker, full_float32, isolated
 from .inspection import LOOK
 from .plan import ModelSpec
 from .remedy import Remedy
@@ -68,7 +68,7 @@ def admit(
         UserError: It cannot be loaded, or cannot be judged; one line says why.
     """
     reference = address.parse(text, mean=tuple(mean), std=tuple(std), fetched=fetched, tracking_uri=tracking_uri)
-    with identity.as_a_worker(device), identity.isolated(0, device):
+    with as_a_worker(device), isolated(0, device):
         model = external.load(reference)
         full_float32()  # whatever its code has just asked for
         _, (x, y) = data.test_sample(min(LOOK, len(data.x_test)))

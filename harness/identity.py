@@ -10,15 +10,8 @@ import dataclasses
 import hashlib
 import json
 import math
-import random
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
-
-import numpy as np
-import torch
-
-from . import float32
 
 
 def canonical(value: Any) -> Any:
@@ -67,43 +60,3 @@ def key(*values: Any) -> str:
 def derive_seed(*values: Any) -> int:
     """A seed in [0, 2**32) that depends on nothing but the declarations given."""
     return int(key(*values)[:8], 16)
-
-
-def seed_everything(seed: int) -> None:
-    """Seed Python, NumPy and torch (all devices): the toolkits draw from all three."""
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
-
-
-@contextmanager
-def isolated(seed: int | None = None, device: torch.device | str = "cpu") -> Iterator[None]:
-    """Leave every generator (Python, NumPy, torch) as it was when the block ends.
-
-    Args:
-        seed: Seed them all for the block; None leaves them where they are.
-        device: Whose torch generator to keep, beside the CPU's.
-    """
-    device = torch.device(device)
-    python, numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        try:
-            if seed is not None:
-                seed_everything(seed)
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)
-
-
-@contextmanager
-def as_a_worker(device: torch.device | str = "cpu") -> Iterator[None]:
-    """One thread and full float32, as worker processes compute, so that numbers equal theirs; then all as it was."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with float32.kept(), isolated(device=device):
-            float32.full_float32()
-            yield
-    finally:
-        torch.set_num_threads(threads)

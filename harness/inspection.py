@@ -14,7 +14,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from . import identity
+from . import determinism
 from .agreement import Agreement
 from .class_order import better_order
 from .errors import UserError, said
@@ -113,7 +113,7 @@ def inspect(
 
     def ask(images: Tensor, seed: int = 0) -> Tensor:
         """Logits on the CPU, each time under random numbers of its own."""
-        with identity.isolated(seed, device), torch.no_grad():
+        with determinism.isolated(seed, device), torch.no_grad():
             return _ask(victim, images, dtype).cpu()
 
     first = ask(few)
@@ -181,7 +181,7 @@ def _called(
     bare_copy = _set_up(model, None, device).model
     given = few[:2].clone()
     try:
-        with identity.isolated(0, device), torch.no_grad():
+        with determinism.isolated(0, device), torch.no_grad():
             interface = find(bare_copy, few, classes, batch)
             interface.around(bare_copy)(given)
     except UserError:
@@ -203,7 +203,7 @@ def _set_up(model: nn.Module, classes: int | None, device: torch.device | str) -
 
 def _with_gradients(victim: Victim, few: Tensor) -> tuple[Tensor | None, bool]:
     """Logits where gradients are recorded, and whether one reaches the images; None where the model raises then."""
-    with identity.isolated(5, victim.device), torch.enable_grad():
+    with determinism.isolated(5, victim.device), torch.enable_grad():
         x = few.clone().requires_grad_()
         try:
             logits = victim.sparing(len(x), lambda: victim(x))
@@ -329,7 +329,7 @@ def fingerprint(model: nn.Module, shape: tuple[int, int, int], classes: int) -> 
         UserError: The model does not take such images; see :func:`inspect`.
     """
     x = torch.rand((TRIED, *shape), generator=torch.Generator().manual_seed(TRIED))
-    with identity.as_a_worker(), identity.isolated(0), torch.enable_grad():
+    with determinism.as_a_worker(), determinism.isolated(0), torch.enable_grad():
         victim = Victim(model, classes=classes)
         logits = _ask(victim, x.requires_grad_())
         try:

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import identity
+from . import determinism, identity
 from .attacks.losses import objective
 from .errors import UserError
 from .remedy import VOTES, Remedy
@@ -86,7 +86,7 @@ def probe(
         raise UserError(f"a probe needs an eps above 0 in linf, l2 or l1, got {threat}")
     remedy = remedy or Remedy()
     start = time.perf_counter()
-    with identity.isolated(seed, device):
+    with determinism.isolated(seed, device):
         judge = Victim(model, classes=classes, device=device)
         x, y = x.to(judge.device), y.to(judge.device)
         varies = stochastic(judge, x, seed)
@@ -140,7 +140,7 @@ def diagnose(
         UserError: A stand-in does not fit the model.
         VictimError: A plain forward pass gives no finite (N, K) logits.
     """
-    with identity.isolated(0, device):
+    with determinism.isolated(0, device):
         judge = Victim(model, classes=classes, device=device)
         x, y = x[:SURE].to(judge.device), y[:SURE].to(judge.device)
         if varies is None:
@@ -206,7 +206,7 @@ def stochastic(victim: Victim, x: Tensor, seed: int) -> dict[str, Any]:
     """
 
     def ask(call: int) -> Tensor:
-        with identity.isolated(identity.derive_seed(seed, "call", call), victim.device):
+        with determinism.isolated(identity.derive_seed(seed, "call", call), victim.device):
             logits: Tensor = victim(x)
         return logits
 

@@ -18,7 +18,7 @@ from typing import Final, NamedTuple
 
 import torch
 
-from . import identity
+from . import determinism, identity
 from .attack import Access, Attack
 from .attacks.transfer import Transfer
 from .errors import describe
@@ -227,7 +227,7 @@ def _propose(bench: Bench, attack: Attack, threat: Threat, case: Case) -> Propos
     try:
         ready = attack
         if attack.prepares:
-            identity.seed_everything(SEED)
+            determinism.seed_everything(SEED)
             with bench.attacked.guarded():
                 ready = attack.prepare(bench.attacked, case.x_train, case.y_train)
         return craft(bench.attacked, ready, threat, case.x, case.y, SEED)

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import identity
+from . import determinism
 from .broken import BROKEN
 from .data import Dataset, load_dataset
 from .models import Stages
@@ -154,7 +154,7 @@ class _Training(Trainer):
 @lru_cache
 def plain_network() -> nn.Module:
     """A small MLP that has learned the embedded digits; the same one in every process."""
-    with identity.isolated(0):
+    with determinism.isolated(0):
         return _Training(epochs=20, lr=3e-3).fit("mlp-64-64", digits()).model
 
 
@@ -164,7 +164,7 @@ def hardened_network() -> nn.Module:
 
     Source: Kurakin et al. 2017 (label leaking), Tramer et al. 2018.
     """
-    with identity.isolated(0):
+    with determinism.isolated(0):
         return _Training(epochs=60, lr=5e-3, batch_size=256, eps=0.3).fit("mlp-128-128", digits()).model
 
 

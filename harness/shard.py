@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from . import identity
+from . import determinism
 from .agreement import Agreement
 from .attack import Attack
 from .errors import describe
@@ -92,7 +92,7 @@ def craft(victim: Victim, attack: Attack, threat: Threat, x: Tensor, y: Tensor, 
 
 
 def _craft(victim: Victim, attack: Attack, threat: Threat, x: Tensor, y: Tensor, seed: int) -> Proposal:
-    identity.seed_everything(seed)
+    determinism.seed_everything(seed)
     errors: tuple[str, ...] = ()
     x_adv: object = None
     seconds = 0.0

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from . import float32, identity
+from . import determinism
 
 _torch: Final[Any] = torch  # not all of it is typed
 _LOGGER: Final = ("level", "disabled", "propagate", "handlers", "filters")
@@ -197,7 +197,7 @@ def kept() -> Iterator[dict[str, Any]]:
     Yields:
         The settings as they were.
     """
-    with warnings.catch_warnings(), decimal.localcontext(), float32.kept(), identity.isolated():
+    with warnings.catch_warnings(), decimal.localcontext(), determinism.kept(), determinism.isolated():
         before = settings()
         try:
             yield before

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import identity
+from . import determinism, identity
 from .attack import Attack
 from .attacks.apgd import APGD
 from .attacks.gradient import Gradient
@@ -70,7 +70,7 @@ class Survey:
 
         def attempt(name: str, measure: Callable[[], Any]) -> Any:
             def seeded() -> Any:
-                with identity.isolated(self.seed, self.victim.device):
+                with determinism.isolated(self.seed, self.victim.device):
                     return measure()
 
             try:
@@ -114,7 +114,7 @@ class Survey:
     def propose(self, attack: Attack, rows: Tensor, seed: int = 0) -> Tensor:
         """What an attack makes of some images, rows (M,), within the threat whatever it returns."""
         x = self.x[rows]
-        with identity.isolated(identity.derive_seed(self.seed, seed), self.victim.device):
+        with determinism.isolated(identity.derive_seed(self.seed, seed), self.victim.device):
             x_adv = attack(self.victim, x, self.y[rows], self.threat)
         return self.threat.project(x, torch.where(x_adv.isfinite(), x_adv, x))
 
@@ -122,7 +122,7 @@ class Survey:
         """What attacks see, under the same random numbers each time: images are compared, not draws."""
 
         def ask() -> Tensor:
-            with identity.isolated(self.seed, self.victim.device), torch.no_grad():
+            with determinism.isolated(self.seed, self.victim.device), torch.no_grad():
                 logits: Tensor = self.victim(x)
             return logits
 
@@ -130,7 +130,7 @@ class Survey:
 
     def slope(self, objective: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         """Gradient at the images of an objective of logits (N, K) and labels (N,), under those same numbers."""
-        with identity.isolated(self.seed, self.victim.device):
+        with determinism.isolated(self.seed, self.victim.device):
             return input_gradient(self.victim, self.x, lambda logits: objective(logits, self.y))[1]
 
     def slopes(self) -> dict[str, Any]:

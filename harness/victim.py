@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from . import identity
+from . import determinism
 from .duplicates import duplicate
 from .errors import UserError
 from .remedy import Remedy
@@ -238,7 +238,7 @@ class Victim(nn.Module):
     def _ballots(self, x: Tensor) -> Tensor:
         if self.votes is None:  # unseeded: one that draws all the same is to be found out
             return self._ballot(x)
-        with identity.isolated(_VOTE_SEED, self.device):
+        with determinism.isolated(_VOTE_SEED, self.device):
             return torch.stack([self._ballot(x) for _ in range(self.votes)]).sum(0)
 
     def _ballot(self, x: Tensor) -> Tensor:

@@ -25,8 +25,8 @@ from . import ensemble, environment, identity
 from .attack import Attack
 from .attacks.transfer import Transfer
 from .data import Dataset, DatasetInfo
+from .determinism import full_float32, seed_everything
 from .errors import first_line
-from .float32 import full_float32
 from .metrics import broken
 from .plan import Cell, ModelSpec, Probe
 from .prepared import read_prepared, write_prepared
@@ -201,7 +201,7 @@ class Worker:
             if spec.beside:
                 made = ensemble.fit(spec.defense, spec.architecture, data, seeds, device=device, progress=say)
             else:
-                identity.seed_everything(seeds[0])
+                seed_everything(seeds[0])
                 made = [spec.defense.fit(spec.architecture, data, device=device, base=base, progress=say)]
         except Diverged as error:
             for one in missing:
@@ -262,7 +262,7 @@ class Worker:
         victim = self._bench(cell.crafter).attacked
 
         def prepare() -> tuple[Attack, dict[str, float]]:
-            identity.seed_everything(identity.derive_seed(key))  # now: a model that is loaded first draws its weights
+            seed_everything(identity.derive_seed(key))  # now: a model that is loaded first draws its weights
             start = time.perf_counter()
             with victim.counted() as cost, victim.guarded():
                 ready = attack.prepare(victim, x.to(victim.device), y.to(victim.device))

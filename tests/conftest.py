@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from harness.attack import Attack
 from harness.data import Dataset, load_dataset
-from harness.identity import seed_everything
+from harness.determinism import seed_everything
 from harness.threat import Threat
 from harness.training import Trainer
 from harness.victim import Victim

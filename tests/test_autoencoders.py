@@ -19,8 +19,8 @@ from defenses.standard import Standard
 from harness.attacks.lbfgs import LBFGS
 from harness.autoencoder import Autoencoder, Purified, Reconstruction, purifier
 from harness.data import Dataset
+from harness.determinism import seed_everything
 from harness.errors import UserError
-from harness.identity import seed_everything
 from harness.models import build_model
 from harness.plan import ModelSpec
 from harness.remedy import Remedy

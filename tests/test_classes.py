@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 import harness
 from defenses.standard import Standard
-from harness import identity
+from harness import determinism, identity
 from harness.attack import Attack
 from harness.attacks.alpha import CANDIDATES, Alpha, alpha_perturbation
 from harness.attacks.apgd import APGD
@@ -75,7 +75,7 @@ def declared() -> list[Any]:
 
 def victim(classes: int) -> tuple[Victim, Tensor, Tensor]:
     """A small network and images of two of its classes at most, all of them right."""
-    identity.seed_everything(classes)
+    determinism.seed_everything(classes)
     net = nn.Sequential(nn.Flatten(), nn.Linear(216, 12), nn.ReLU(), nn.Linear(12, classes))
     made, x = Victim(net, classes=classes), torch.rand(64, *SHAPE)
     y = made.predict(x)
@@ -107,7 +107,7 @@ def test_every_declared_attack_runs_with_few_classes_and_with_many(attack: Attac
     if fitted.family == "transformation":
         threat = Threat(norm, 1.0)
     seen, x, y = victim(classes)
-    identity.seed_everything(0)
+    determinism.seed_everything(0)
     verdict = judge(seen, x, y, short(fitted)(seen, x.clone(), y.clone(), threat), threat)
     assert verdict.valid.all()
     assert seen.cost.backwards <= 130 * len(x)  # no attack takes a pass a class

@@ -15,8 +15,8 @@ from defenses import defenses
 from defenses.contractive import Contractive
 from defenses.standard import Standard
 from harness.data import DATASETS, Dataset
+from harness.determinism import seed_everything
 from harness.errors import UserError
-from harness.identity import seed_everything
 from harness.jacobians import exact, trace
 from harness.models import Stages, build_model
 from harness.options import parse_defense

@@ -27,10 +27,11 @@ from harness.attack import Attack
 from harness.attacks.gradient import Gradient
 from harness.attacks.transfer import Transfer
 from harness.data import DATASETS, Dataset, DataSource
+from harness.determinism import seed_everything
 from harness.ensemble import Beside, Draws, Ensemble, fit
 from harness.errors import UserError
 from harness.graph import Graph
-from harness.identity import canonical, seed_everything
+from harness.identity import canonical
 from harness.models import build_model
 from harness.plan import ModelSpec, Plan, Suite, plan
 from harness.results import is_finished

@@ -22,9 +22,9 @@ from harness.attack import Attack, Kind
 from harness.attacks.transfer import Transfer
 from harness.broken import BROKEN
 from harness.data import DATASETS, Dataset
+from harness.determinism import seed_everything
 from harness.errors import UserError
 from harness.evaluation import External, digest
-from harness.identity import seed_everything
 from harness.metrics import PAIR_COLUMNS, Board, Pair, pair_rows
 from harness.plan import ModelSpec, Suite, plan
 from harness.remedy import Remedy

@@ -10,10 +10,9 @@ import pytest
 import torch
 from torch import Tensor, backends
 
-from harness import identity
 from harness.attacks.gradient import Gradient
 from harness.data import Dataset, DataSource
-from harness.float32 import full_float32, kept
+from harness.determinism import as_a_worker, full_float32, kept
 from harness.guests import admit
 from harness.plan import Suite, plan
 from harness.store import Home
@@ -88,7 +87,7 @@ def full() -> bool:
 def test_all_digits_whatever_was_asked_for_and_then_as_it_was(ask: str) -> None:
     exec(ASKS[ask])
     before = precisions(), older()
-    with identity.as_a_worker():
+    with as_a_worker():
         assert full()
         exec(ASKS[ask])
         full_float32()

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from harness.identity import canonical, derive_seed, key, seed_everything
+from harness.determinism import seed_everything
+from harness.identity import canonical, derive_seed, key
 from harness.plan import Cell, ModelSpec, Probe
 from harness.threat import Threat
 

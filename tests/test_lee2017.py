@@ -19,7 +19,7 @@ from harness.attacks.generator import Generator
 from harness.attacks.transfer import Transfer
 from harness.blueprint import Blueprint, blueprint
 from harness.data import DATASETS, Dataset, DataSource, load_dataset
-from harness.identity import seed_everything
+from harness.determinism import seed_everything
 from harness.store import Home
 from harness.threat import Threat
 from harness.work import Context, Judge, Prepare, Train, Worker

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from defenses.standard import Standard
-from harness import evaluation, identity, work
+from harness import determinism, evaluation, work
 from harness.attack import Attack
 from harness.attacks.alpha import Alpha
 from harness.attacks.apgd import APGD
@@ -38,7 +38,7 @@ class Hungry(nn.Module):
 
     def __init__(self, limit: int = 10**9, backwards: int = 10**9) -> None:
         super().__init__()
-        with identity.isolated(0):
+        with determinism.isolated(0):
             self.net = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, 10))
         self.limit, self.backwards = limit, backwards
         self.largest = 0

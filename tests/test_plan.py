@@ -18,8 +18,9 @@ from harness.attack import Attack, Kind
 from harness.attacks.gradient import Gradient
 from harness.attacks.transfer import Transfer
 from harness.data import DATASETS
+from harness.determinism import seed_everything
 from harness.errors import UserError
-from harness.identity import canonical, seed_everything
+from harness.identity import canonical
 from harness.plan import Cell, ModelSpec, Plan, Suite, plan, specs
 from harness.reference import LinearVictim
 from harness.threat import Norm, Threat

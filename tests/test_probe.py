@@ -23,8 +23,8 @@ from harness import survey
 from harness.attack import Attack
 from harness.broken import BROKEN, RandomInput, ScaledLogits
 from harness.data import Dataset
+from harness.determinism import seed_everything
 from harness.errors import UserError
-from harness.identity import seed_everything
 from harness.probe import DRAWS, GAP, diagnose, probe, stochastic, wavers
 from harness.reference import LinearVictim
 from harness.remedy import Remedy

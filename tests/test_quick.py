@@ -16,7 +16,7 @@ from harness.attack import Attack
 from harness.attacks.alpha import Alpha
 from harness.attacks.lbfgs import LBFGS
 from harness.data import Dataset
-from harness.identity import seed_everything
+from harness.determinism import seed_everything
 from harness.referee import judge
 from harness.threat import Norm, Threat
 from harness.victim import Victim

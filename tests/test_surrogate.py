@@ -20,10 +20,10 @@ from harness.attacks.gradient import Gradient
 from harness.attacks.noise import Noise
 from harness.attacks.transfer import Transfer
 from harness.data import DATASETS, Dataset, DatasetInfo, default_info, load_dataset
+from harness.determinism import seed_everything
 from harness.errors import UserError
 from harness.estimate import shown
 from harness.external import External
-from harness.identity import seed_everything
 from harness.models import Shape, build_model
 from harness.part import part
 from harness.plan import ModelSpec, Plan, Suite, plan, specs

@@ -19,8 +19,9 @@ from defenses.gradient_regularization import GradientRegularization
 from defenses.standard import Standard
 from harness import ensemble
 from harness.data import DATASETS, Dataset
+from harness.determinism import seed_everything
 from harness.errors import UserError
-from harness.identity import canonical, key, seed_everything
+from harness.identity import canonical, key
 from harness.models import Stages, build_model
 from harness.optim import limit_norms
 from harness.pretraining import ACTIVITY, Decoder, reconstruction_loss, sparsity

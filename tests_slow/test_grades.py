@@ -21,7 +21,7 @@ from defenses.pgd import Pgd
 from defenses.standard import Standard
 from harness.broken import BROKEN, RandomInput, RoundedInputs
 from harness.data import Dataset, load_dataset
-from harness.identity import seed_everything
+from harness.determinism import seed_everything
 from harness.remedy import Remedy
 
 EPS = 0.1

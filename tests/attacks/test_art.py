@@ -17,8 +17,9 @@ from harness.attacks import foolbox as foolbox_door
 from harness.attacks.art import Art, capabilities
 from harness.attacks.capability import ArtCapability
 from harness.attacks.foreign import load, rivals
+from harness.determinism import seed_everything
 from harness.errors import UserError
-from harness.identity import key, seed_everything
+from harness.identity import key
 from harness.threat import NORMS, Norm, Threat
 from harness.victim import Victim
 

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from harness.attacks.capability import FoolboxCapability
 from harness.attacks.foolbox import Foolbox, capabilities
 from harness.attacks.foreign import load
+from harness.determinism import seed_everything
 from harness.errors import UserError
-from harness.identity import key, seed_everything
+from harness.identity import key
 from harness.threat import NORMS, Norm, Threat
 from harness.victim import Victim, VictimError
 

@@ -13,10 +13,11 @@ from harness.attacks.generator import Generator
 from harness.attacks.gradient import Gradient
 from harness.attacks.transfer import Transfer
 from harness.data import Dataset
+from harness.determinism import seed_everything
 from harness.errors import UserError
 from harness.evaluation import evaluate
 from harness.generator import generator_loss
-from harness.identity import canonical, key, seed_everything
+from harness.identity import canonical, key
 from harness.plan import Cell, ModelSpec, Suite
 from harness.prepared import read_prepared, write_prepared
 from harness.store import read_json

@@ -12,7 +12,7 @@ from torch import nn
 from harness.attacks._lbfgsb import Evaluation, minimise
 from harness.attacks._targeted import TargetedLoss, choose_target
 from harness.attacks.lbfgs import LBFGS
-from harness.identity import seed_everything
+from harness.determinism import seed_everything
 from harness.models import build_model
 from harness.reference import LinearVictim
 from harness.threat import Threat

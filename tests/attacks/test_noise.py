@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from harness.attacks.noise import Gaussian, Noise
-from harness.identity import seed_everything
+from harness.determinism import seed_everything
 from harness.reference import LinearVictim
 from harness.threat import Threat, magnitude
 

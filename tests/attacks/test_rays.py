@@ -11,7 +11,7 @@ from harness.attacks.line import fooled
 from harness.attacks.rays import CHANGES, RayS, _Blocks, _z_order
 from harness.broken import CorrugatedLoss, DeadUnits, RandomInput, RoundedInputs, ZeroGradient
 from harness.data import Dataset
-from harness.identity import seed_everything
+from harness.determinism import seed_everything
 from harness.reference import LinearVictim
 from harness.remedy import Remedy
 from harness.threat import Threat

@@ -26,8 +26,8 @@ from harness.attacks.transforms import (
     Transformation,
 )
 from harness.data import Dataset
+from harness.determinism import seed_everything
 from harness.errors import UserError
-from harness.identity import seed_everything
 from harness.referee import judge
 from harness.reference import LinearVictim
 from harness.threat import Threat

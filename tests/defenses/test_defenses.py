@@ -20,8 +20,9 @@ from defenses.pgd import Pgd
 from defenses.standard import Standard
 from harness.autoencoder import Autoencoder, Purified
 from harness.data import DATASETS, Dataset
+from harness.determinism import seed_everything
 from harness.errors import UserError
-from harness.identity import key, seed_everything
+from harness.identity import key
 from harness.models import Stages, build_model
 from harness.threat import Threat
 from harness.training import Loss, Trainer

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from defenses.gaussian_noise import GaussianNoise
 from harness.data import Dataset
+from harness.determinism import seed_everything
 from harness.errors import UserError
-from harness.identity import canonical, key, seed_everything
+from harness.identity import canonical, key
 from harness.models import build_model
 from harness.noise import hidden_noise, noisy
 from harness.pretraining import Decoder, autoencoder_loss

@@ -13,8 +13,9 @@ from defenses.generative_adversarial_trainer import GenerativeAdversarialTrainer
 from defenses.random_perturbation import RandomPerturbation
 from defenses.standard import Standard
 from harness.data import DATASETS, Dataset
+from harness.determinism import seed_everything
 from harness.errors import UserError
-from harness.identity import key, seed_everything
+from harness.identity import key
 from harness.models import Stages, build_model
 from harness.training import score
 

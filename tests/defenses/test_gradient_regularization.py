@@ -15,8 +15,9 @@ from defenses.gradient_regularization import GradientRegularization, dual_norm
 from harness.attacks.gradient import fgsm
 from harness.attacks.unclipped import Unclipped
 from harness.data import DATASETS, Dataset
+from harness.determinism import seed_everything
 from harness.errors import UserError
-from harness.identity import key, seed_everything
+from harness.identity import key
 from harness.models import Stages, build_model
 from harness.threat import Threat, dual_exponent
 from harness.victim import Victim

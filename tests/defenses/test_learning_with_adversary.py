@@ -11,8 +11,8 @@ from defenses.learning_with_adversary import LearningWithAdversary, LearningWith
 from defenses.standard import Standard
 from harness.attacks.line import log_odds
 from harness.data import DATASETS, Dataset
+from harness.determinism import seed_everything
 from harness.errors import UserError
-from harness.identity import seed_everything
 from harness.models import Stages, build_model
 from harness.threat import EXPONENT, magnitude, steepest
 

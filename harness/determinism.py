@@ -1,11 +1,13 @@
-"""All digits of float32, in whichever of torch's ways a user's code asked for fewer."""
+"""Seeds, isolated random generators, and float32 without TF32 or bfloat16, through both of torch's APIs."""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
+import numpy as np
 import torch
 
 _BACKENDS: Final[Any] = torch.backends  # typed without the newer way
@@ -48,3 +50,43 @@ def _set(wanted: Sequence[str], *, inherit: bool) -> None:
         place.fp32_precision = "none"
         if not inherit or place.fp32_precision != precision:
             place.fp32_precision = precision
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, NumPy and torch (all devices): the toolkits draw from all three."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+@contextmanager
+def isolated(seed: int | None = None, device: torch.device | str = "cpu") -> Iterator[None]:
+    """Leave every generator (Python, NumPy, torch) as it was when the block ends.
+
+    Args:
+        seed: Seed them all for the block; None leaves them where they are.
+        device: Whose torch generator to keep, beside the CPU's.
+    """
+    device = torch.device(device)
+    python, numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        try:
+            if seed is not None:
+                seed_everything(seed)
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
+
+
+@contextmanager
+def as_a_worker(device: torch.device | str = "cpu") -> Iterator[None]:
+    """One thread and full float32, as worker processes compute, so that numbers equal theirs; then all as it was."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with kept(), isolated(device=device):
+            full_float32()
+            yield
+    finally:
+        torch.set_num_threads(threads)
