@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from . import identity
+from .attacks.transfer import inner
 from .data import DatasetInfo
 from .errors import UserError
 from .external import External
@@ -23,7 +24,6 @@ from .plan import Cell, ModelSpec, Plan
 from .results import Damaged, is_finished, read_result
 from .shape import PLAN, misfit
 from .store import Home, no_runs, read_json, read_record, set_aside, write_json
-from .work import inner
 
 T = TypeVar("T")
 Record = Mapping[str, Any]

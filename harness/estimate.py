@@ -18,13 +18,14 @@ from torch import Tensor, nn
 
 from . import determinism, identity
 from .attack import Attack
+from .attacks.transfer import inner
 from .autoencoder import Purified, purifier
 from .data import Dataset, DatasetInfo
 from .external import External, restore
 from .plan import Cell, ModelSpec, Plan
 from .results import is_finished
 from .store import Home, has_model
-from .work import inner, keep_compiler_out
+from .work import keep_compiler_out
 
 STEPS: Final = ("steps", "max_iter", "queries", "max_evaluations", "iterations")
 """How declarations call the number of passes that one run of an attack makes over an image ..."""

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from . import ensemble, environment, identity
 from .attack import Attack
-from .attacks.transfer import Transfer
+from .attacks.transfer import inner
 from .data import Dataset, DatasetInfo
 from .determinism import full_float32, seed_everything
 from .errors import first_line
@@ -339,11 +339,6 @@ class Worker:
             part.replace(path)
 
         return say
-
-
-def inner(attack: Attack) -> Attack:
-    """The attack that is really run: what a transfer crafts with, or the attack itself."""
-    return attack.attack if isinstance(attack, Transfer) else attack
 
 
 def standing(home: Home, cell: Cell, shard: int, before: Sequence[str]) -> Tensor:

@@ -90,3 +90,8 @@ class Transfer(Attack):
     def run(self, victim: Victim, x: Tensor, y: Tensor, threat: Threat) -> Tensor:
         """Craft on ``victim``, which is the source model here."""
         return self.attack.run(victim, x, y, threat)
+
+
+def inner(attack: Attack) -> Attack:
+    """The attack that is really run: what a transfer crafts with, or the attack itself."""
+    return attack.attack if isinstance(attack, Transfer) else attack
