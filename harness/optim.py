@@ -42,3 +42,15 @@ def limit_norms(model: nn.Module, largest: float) -> None:
         if isinstance(part, nn.Linear | nn.Conv2d) and part.weight.requires_grad:
             norms = torch.linalg.vector_norm(part.weight.flatten(1), dim=1).clamp_min(1e-30)
             part.weight.mul_(per_sample((largest / norms).clamp(max=1), part.weight))
+
+
+def keep_compiler_out() -> None:
+    """Spare each worker 4 s: an optimizer's first call imports torch's compiler, only to be kept off it.
+
+    torch remembers the version of a method that the compiler leaves alone; in a process that compiles nothing that is
+    the method itself.
+    """
+    for name in ("add_param_group", "zero_grad", "state_dict", "load_state_dict"):
+        method = getattr(getattr(torch.optim.Optimizer, name), "__wrapped__", None)
+        if method is not None:
+            vars(method).setdefault("__dynamo_disable", method)

@@ -28,6 +28,7 @@ from .data import Dataset, DatasetInfo
 from .determinism import full_float32, seed_everything
 from .errors import first_line
 from .metrics import broken
+from .optim import keep_compiler_out
 from .plan import Cell, ModelSpec, Probe
 from .prepared import read_prepared, write_prepared
 from .probe import probe as examine
@@ -134,18 +135,6 @@ def worker(context: Context) -> Worker:
     full_float32()
     keep_compiler_out()
     return Worker(context)
-
-
-def keep_compiler_out() -> None:
-    """Spare each worker 4 s: an optimizer's first call imports torch's compiler, only to be kept off it.
-
-    torch remembers the version of a method that the compiler leaves alone; in a process that compiles nothing that is
-    the method itself.
-    """
-    for name in ("add_param_group", "zero_grad", "state_dict", "load_state_dict"):
-        method = getattr(getattr(torch.optim.Optimizer, name), "__wrapped__", None)
-        if method is not None:
-            vars(method).setdefault("__dynamo_disable", method)
 
 
 class Worker:
