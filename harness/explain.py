@@ -12,8 +12,7 @@ from . import environment
 from .campaign import attempt, cell_name, read_plans, read_runs
 from .errors import UserError
 from .results import is_finished, read_result
-from .store import Home, earlier, is_aside, no_runs, read_record, whole_model
-from .tracked import flat
+from .store import Home, earlier, flat, is_aside, no_runs, read_record, whole_model
 
 CHOICES: Final = 6
 """Keys named where a prefix fits several or none."""

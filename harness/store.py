@@ -323,3 +323,13 @@ def is_aside(path: Path) -> bool:
 def earlier(path: Path) -> list[Path]:
     """What was set aside from this place."""
     return list(path.parent.glob(f"{path.name}{ASIDE}*"))
+
+
+def flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with dotted names."""
+    if not isinstance(value, Mapping):
+        return {prefix: value}
+    found: dict[str, Any] = {}
+    for name, item in value.items():
+        found |= flat(item, f"{prefix}.{name}" if prefix else str(name))
+    return found

@@ -124,16 +124,6 @@ def reproduce_note(command: str) -> str:
     return f"Reproduce with\n\n    {command}\n"
 
 
-def flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, with dotted names."""
-    if not isinstance(value, Mapping):
-        return {prefix: value}
-    found: dict[str, Any] = {}
-    for name, item in value.items():
-        found |= flat(item, f"{prefix}.{name}" if prefix else str(name))
-    return found
-
-
 def chunks(values: Sequence[Any], size: int) -> Iterable[Sequence[Any]]:
     """Parts of at most ``size`` values, in order."""
     return (values[start : start + size] for start in range(0, len(values), size))

@@ -29,13 +29,12 @@ from .metrics import Board, Pair, pair_rows
 from .redaction import without_password, without_password_of
 from .registry import quiet_environment
 from .results import is_finished, read_result
-from .store import Home, earlier, finite, read_json, set_aside, write_bytes, write_json
+from .store import Home, earlier, finite, flat, read_json, set_aside, write_bytes, write_json
 from .tracked import (
     EPS_STEPS,
     attack_table,
     chunks,
     curve_points,
-    flat,
     model_metrics,
     pair_metrics,
     reproduce_note,
