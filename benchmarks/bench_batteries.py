@@ -34,7 +34,8 @@ from harness.attacks.transfer import Transfer
 from harness.data import Dataset, load_dataset
 from harness.metrics import broken
 from harness.models import build_model
-from harness.shard import Bench, craft, run_shard
+from harness.proposal import Bench
+from harness.shard import craft, run_shard
 from harness.threat import Norm, Threat
 from harness.victim import Victim
 from suites import suite

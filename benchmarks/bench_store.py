@@ -26,9 +26,10 @@ from harness.data import DataSource
 from harness.graph import Graph
 from harness.metrics import DISTANCES
 from harness.plan import Plan, Suite, plan, specs
+from harness.proposal import Bench
 from harness.results import write_shard
 from harness.runner import run
-from harness.shard import Bench, run_shard
+from harness.shard import run_shard
 from harness.store import Home, read_json, save_model, write_json
 from harness.tracking import Tracker, default_uri
 from harness.work import Context, Examine, digests, provenance, setup

@@ -20,9 +20,10 @@ from .inspection import inspect
 from .metrics import Board, Pair, pair_rows, worst_case
 from .plan import Cell, ModelSpec, Suite, plan
 from .probe import probe
+from .proposal import Bench, Proposal
 from .remedy import Remedy
 from .results import pair_from_outcomes
-from .shard import Bench, Proposal, run_shard
+from .shard import run_shard
 from .victim import VictimError
 
 

@@ -27,10 +27,8 @@ from safetensors.numpy import save as save_arrays
 from .errors import UserError, first_line
 from .metrics import COLUMN_TYPES, DISTANCES, FLAGS, Pair, summary
 from .shape import RESULT, misfit
+from .shard import GALLERY
 from .store import finite, read_json, write_bytes, write_json
-
-GALLERY: Final = 16
-"""Images kept of every cell for people to look at."""
 
 _KINDS: Final[Mapping[type, str]] = {bool: "b", int: "iu", float: "fiu"}
 """NumPy's letters for the types of columns."""

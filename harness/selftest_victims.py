@@ -22,9 +22,9 @@ from . import determinism
 from .broken import BROKEN
 from .data import Dataset, load_dataset
 from .models import Stages
+from .proposal import Bench
 from .reference import LinearVictim
 from .remedy import VOTES, Remedy
-from .shard import Bench
 from .threat import Norm
 from .training import Loss, Trainer
 from .victim import Victim

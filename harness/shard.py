@@ -10,69 +10,24 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from . import determinism
 from .agreement import Agreement
 from .attack import Attack
 from .errors import describe
 from .metrics import DISTANCES, FLAGS, SAMPLE_COLUMNS
+from .proposal import Bench, Proposal
 from .referee import Verdict, as_images, judge
-from .remedy import Remedy
-from .results import GALLERY
 from .threat import Threat
 from .victim import Victim, VictimError
 
+GALLERY: Final = 16
+"""Images kept of every cell for people to look at."""
+
+
 AGAIN: Final = 16
 """Images in each batch that is asked once more after an attack."""
-
-
-@dataclass(frozen=True)
-class Proposal:
-    """What an attack returned for the images it was given, and what that cost.
-
-    Attributes:
-        x_adv: Whatever came back; None if the attack raised.
-        seconds: Wall time of the call.
-        forwards: Images sent forward through the model in all.
-        backwards: Images sent backward.
-        errors: What was raised, as ``"Type: message"``.
-    """
-
-    x_adv: object
-    seconds: float
-    forwards: int
-    backwards: int
-    errors: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Bench:
-    """A model set up for judging: one copy for the attack to work on, one that only the referee touches.
-
-    An attack that changes the weights of its copy fools itself, not the referee, and :func:`craft` says so.
-    """
-
-    attacked: Victim
-    referee: Victim
-
-    @classmethod
-    def of(
-        cls, model: nn.Module, classes: int | None, device: torch.device | str, remedy: Remedy | None = None
-    ) -> Bench:
-        """Set up copies of a model; the model itself is left as it is.
-
-        Args:
-            model: The model.
-            classes: Logits it must return, None for any number.
-            device: Where it runs.
-            remedy: How attacks see it. The referee sees it as it is, so often as :attr:`Remedy.calls` says.
-        """
-        votes = remedy.calls if remedy is not None else None
-        return cls(
-            Victim(model, classes=classes, device=device, remedy=remedy),
-            Victim(model, classes=classes, device=device, votes=votes),
-        )
 
 
 def craft(victim: Victim, attack: Attack, threat: Threat, x: Tensor, y: Tensor, seed: int) -> Proposal:

@@ -32,8 +32,9 @@ from .optim import keep_compiler_out
 from .plan import Cell, ModelSpec, Probe
 from .prepared import read_prepared, write_prepared
 from .probe import probe as examine
+from .proposal import Bench, Proposal
 from .results import Damaged, shard_samples, write_shard
-from .shard import Bench, Proposal, craft, run_shard
+from .shard import craft, run_shard
 from .store import (
     Home,
     has_model,

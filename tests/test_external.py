@@ -24,8 +24,8 @@ from harness.data import Dataset
 from harness.errors import UserError
 from harness.external import External, Normalised, bare, describe_model, digest, load, restore
 from harness.interface import Interface
+from harness.proposal import Bench
 from harness.remedy import Remedy
-from harness.shard import Bench
 from harness.victim import Victim, input_gradient
 
 NET = """

@@ -21,8 +21,8 @@ from harness.address import Reference, parse
 from harness.duplicates import duplicate
 from harness.errors import UserError
 from harness.external import describe_model, load, program
+from harness.proposal import Bench
 from harness.remedy import Remedy
-from harness.shard import Bench
 from harness.stand_in import find_function
 
 ROOT = Path(__file__).parent.parent

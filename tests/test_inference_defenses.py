@@ -18,7 +18,8 @@ from harness.data import DATASETS, Dataset
 from harness.errors import UserError
 from harness.models import build_model
 from harness.probe import probe
-from harness.shard import Bench, run_shard
+from harness.proposal import Bench
+from harness.shard import run_shard
 from harness.threat import Threat
 from harness.victim import Victim, VictimError
 

@@ -19,8 +19,9 @@ from harness.data import Dataset
 from harness.errors import UserError
 from harness.inspection import inspect
 from harness.plan import Suite
+from harness.proposal import Bench
 from harness.remedy import Remedy
-from harness.shard import Bench, run_shard
+from harness.shard import run_shard
 from harness.threat import Threat
 from harness.victim import Victim, input_gradient
 

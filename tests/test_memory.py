@@ -26,7 +26,8 @@ from harness.inspection import inspect
 from harness.plan import Cell, ModelSpec
 from harness.prepared import prepared_record
 from harness.probe import diagnose, probe
-from harness.shard import Bench, craft, run_shard
+from harness.proposal import Bench
+from harness.shard import craft, run_shard
 from harness.store import Home
 from harness.threat import Threat
 from harness.training import score

@@ -21,11 +21,12 @@ from harness.errors import UserError
 from harness.evaluation import evaluate
 from harness.metrics import DISTANCES, FLAGS, SAMPLE_COLUMNS, Pair, broken, nearest, summary, worst_case
 from harness.plan import Suite
+from harness.proposal import Bench, Proposal
 from harness.referee import BOX_TOLERANCE, as_images, judge
 from harness.reference import LinearVictim
 from harness.remedy import Remedy
 from harness.results import pair_from_outcomes
-from harness.shard import Bench, Outcome, Proposal, craft, run_shard
+from harness.shard import Outcome, craft, run_shard
 from harness.threat import NORMS, Norm, Threat, magnitude
 from harness.victim import Victim, VictimError
 

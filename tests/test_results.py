@@ -14,7 +14,6 @@ from harness import results
 from harness.errors import UserError
 from harness.metrics import COLUMN_TYPES, DISTANCES, FLAGS, SAMPLE_COLUMNS
 from harness.results import (
-    GALLERY,
     Damaged,
     finish,
     is_finished,
@@ -29,6 +28,7 @@ from harness.results import (
     status,
     write_shard,
 )
+from harness.shard import GALLERY
 
 
 def frame(n: int, start: int = 0, shard: int = 0) -> pd.DataFrame:

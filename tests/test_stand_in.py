@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from harness.errors import UserError
 from harness.identity import canonical
+from harness.proposal import Bench
 from harness.remedy import VOTES, Remedy
-from harness.shard import Bench
 from harness.stand_in import find_function, give_gradients
 from harness.victim import Victim, input_gradient
 

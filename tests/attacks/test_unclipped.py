@@ -17,8 +17,9 @@ from harness.attacks.unclipped import Unclipped
 from harness.errors import UserError
 from harness.identity import key
 from harness.metrics import broken
+from harness.proposal import Bench
 from harness.reference import LinearVictim
-from harness.shard import Bench, run_shard
+from harness.shard import run_shard
 from harness.threat import Threat, magnitude
 
 EPS = 0.4

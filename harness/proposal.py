@@ -1,0 +1,59 @@
+"""What an attack is given to work on, and what it proposes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from .remedy import Remedy
+from .victim import Victim
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What an attack returned for the images it was given, and what that cost.
+
+    Attributes:
+        x_adv: Whatever came back; None if the attack raised.
+        seconds: Wall time of the call.
+        forwards: Images sent forward through the model in all.
+        backwards: Images sent backward.
+        errors: What was raised, as ``"Type: message"``.
+    """
+
+    x_adv: object
+    seconds: float
+    forwards: int
+    backwards: int
+    errors: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A model set up for judging: one copy for the attack to work on, one that only the referee touches.
+
+    An attack that changes the weights of its copy fools itself, not the referee, and :func:`craft` says so.
+    """
+
+    attacked: Victim
+    referee: Victim
+
+    @classmethod
+    def of(
+        cls, model: nn.Module, classes: int | None, device: torch.device | str, remedy: Remedy | None = None
+    ) -> Bench:
+        """Set up copies of a model; the model itself is left as it is.
+
+        Args:
+            model: The model.
+            classes: Logits it must return, None for any number.
+            device: Where it runs.
+            remedy: How attacks see it. The referee sees it as it is, so often as :attr:`Remedy.calls` says.
+        """
+        votes = remedy.calls if remedy is not None else None
+        return cls(
+            Victim(model, classes=classes, device=device, remedy=remedy),
+            Victim(model, classes=classes, device=device, votes=votes),
+        )
