@@ -32,7 +32,7 @@ from harness import determinism
 from harness.attack import Attack
 from harness.attacks.transfer import Transfer
 from harness.data import Dataset, load_dataset
-from harness.metrics import broken
+from harness.metrics.pairs import broken
 from harness.models import build_model
 from harness.proposal import Bench
 from harness.shard import craft, run_shard

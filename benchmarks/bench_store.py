@@ -24,7 +24,7 @@ from harness.attacks.gradient import Gradient
 from harness.attacks.noise import Noise
 from harness.data import DataSource
 from harness.graph import Graph
-from harness.metrics import DISTANCES
+from harness.metrics.pairs import DISTANCES
 from harness.plan import Plan, Suite, plan, specs
 from harness.proposal import Bench
 from harness.results import write_shard

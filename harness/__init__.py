@@ -18,7 +18,7 @@ __all__ = ["evaluate"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in __all__:  # late: importing harness.metrics alone must not bring torch along
+    if name in __all__:  # late: importing harness.metrics.pairs alone must not bring torch along
         if trouble := shadowed(("defenses", "suites")):
             from .errors import UserError
 

@@ -19,7 +19,7 @@ from .data import DatasetInfo
 from .errors import UserError
 from .external import External
 from .external import words as victim_words
-from .metrics import Board, Pair
+from .metrics.pairs import Board, Pair
 from .plan import Cell, ModelSpec, Plan
 from .results import Damaged, is_finished, read_result
 from .shape import PLAN, misfit

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from .campaign import Record, Spoiled, attempt, read_plans
-from .metrics import Bools, Pair, broken
+from .metrics.pairs import Bools, Pair, broken
 from .moved import STATES, share, verdict, worst_cases
 from .results import is_finished, read_result
 from .store import Home, is_aside, no_runs, write_bytes
@@ -60,9 +60,9 @@ def differences(a: Home, b: Home, spoiled: Spoiled | None = None) -> pd.DataFram
     home and failed in the other moved beyond noise: a failure is not chance. A pair of a cascade met only the images
     that the attacks before it had left: it has no accuracy and no verdict, and shows in the worst case alone.
 
-    On the same images the test is McNemar's, exact (:func:`harness.compare.contrast`), and a number moved beyond noise
-    if p < 0.05. On other images it did if the 95 % Wilson intervals do not overlap, which asks for more. Nothing
-    corrects for how many numbers there are: of a hundred that chance alone moved, up to five show as beyond it.
+    On the same images the test is McNemar's, exact (:func:`harness.metrics.comparison.contrast`), and a number moved
+    beyond noise if p < 0.05. On other images it did if the 95 % Wilson intervals do not overlap, which asks for more.
+    Nothing corrects for how many numbers there are: of a hundred that chance alone moved, up to five show as beyond it.
 
     Args:
         a: The home before.

@@ -17,7 +17,7 @@ from .errors import UserError, describe
 from .external import External, bare, digest
 from .health import trust
 from .inspection import inspect
-from .metrics import Board, Pair, pair_rows, worst_case
+from .metrics.pairs import Board, Pair, pair_rows, worst_case
 from .plan import Cell, ModelSpec, Suite, plan
 from .probe import probe
 from .proposal import Bench, Proposal
@@ -65,9 +65,9 @@ def evaluate(
             :data:`harness.plan.PROBE_SAMPLES` images.
 
     Returns:
-        A frame of :data:`harness.metrics.PAIR_COLUMNS`, a row a pair and eps. In its ``attrs``: ``trust`` (by norm,
-        ``(grade, reasons)``, see :mod:`harness.health`), ``worst_case`` (by ``(norm, eps)``, the accuracy that all
-        attacks together leave), ``remedy`` (in words), ``notes`` (what was noticed of the model, a line each),
+        A frame of :data:`harness.metrics.pairs.PAIR_COLUMNS`, a row a pair and eps. In its ``attrs``: ``trust`` (by
+        norm, ``(grade, reasons)``, see :mod:`harness.health`), ``worst_case`` (by ``(norm, eps)``, the accuracy that
+        all attacks together leave), ``remedy`` (in words), ``notes`` (what was noticed of the model, a line each),
         ``left_out`` (labels of attacks).
 
     Raises:

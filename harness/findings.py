@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 import numpy as np
 import pandas as pd
 
-from .metrics import Floats, wilson
+from .metrics.pairs import Floats, wilson
 from .quantities import QUANTITIES
 from .study import SCALE, Claim, Clause, Derived, Measure, Quantity, Study, Value, leaves
 

@@ -14,7 +14,7 @@ from .health_answers import ANSWER_QUESTIONS
 from .health_basis import BASIS_QUESTIONS
 from .health_facts import FACT_QUESTIONS
 from .health_pairs import PAIR_QUESTIONS
-from .metrics import Board
+from .metrics.pairs import Board
 
 __all__ = ["trust", "Trust", "Check", "Grade", "Status", "GRADES", "QUESTIONS"]
 

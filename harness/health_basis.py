@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 
 from .checks import Check, Evidence, Question, concerns, percent
-from .metrics import reference, wilson
+from .metrics.pairs import reference, wilson
 
 ENOUGH: Final = 100
 """Images below which no accuracy has an A. At 100 the 95 % interval is about 10 points to either side (Wilson: 40.4 to

@@ -25,7 +25,7 @@ from .checks import (
     percent,
     threat_text,
 )
-from .metrics import FLAGS, Bools, Pair, found_within
+from .metrics.pairs import FLAGS, Bools, Pair, found_within
 
 ALONE: Final[Mapping[Grade, float]] = {"C": 0.01, "D": 0.05}
 """Share of images that the weaker sort of attack may break alone. On sound networks it breaks 0 to 0.5 % alone; more

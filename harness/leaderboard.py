@@ -11,9 +11,9 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
-from .compare import compare
 from .health import Trust, trust
-from .metrics import Board, Pair, WorstCase, reference, wilson, worst_case
+from .metrics.comparison import compare
+from .metrics.pairs import Board, Pair, WorstCase, reference, wilson, worst_case
 
 LEADERBOARD_COLUMNS: Final = (
     "rank", "dataset", "architecture", "defense", "suite", "norm", "eps", "seeds", "n", "clean_accuracy",
@@ -57,11 +57,11 @@ def leaderboard(board: Board) -> pd.DataFrame:
     ``seeds`` 0). Attacks that were left out on purpose, such as transfers, cost no rank.
 
     **Shared ranks.** Going down from the highest accuracy, the first model opens a group, and a model that
-    :mod:`harness.compare` cannot tell from the group's first (p >= 0.05) joins it; the first that can be told opens the
-    next group. Models of equal accuracy are always in one group: all of them join if one does. A rank is 1 plus the
-    number of models in the groups before. A shared rank says "not told apart from the best of these", on these images;
-    two members of one group may well differ from each other. Where images differ, no test is made and accuracy alone
-    decides.
+    :mod:`harness.metrics.comparison` cannot tell from the group's first (p >= 0.05) joins it; the first that can be
+    told opens the next group. Models of equal accuracy are always in one group: all of them join if one does. A rank is
+    1 plus the number of models in the groups before. A shared rank says "not told apart from the best of these", on
+    these images; two members of one group may well differ from each other. Where images differ, no test is made and
+    accuracy alone decides.
 
     Returns:
         :data:`LEADERBOARD_COLUMNS` and :data:`EXTRA_COLUMNS`.

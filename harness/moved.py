@@ -11,8 +11,8 @@ from typing import Any, Final
 import numpy as np
 
 from .campaign import Record, boards, misplaced
-from .compare import contrast, images, standing
-from .metrics import Bools, Pair, wilson
+from .metrics.comparison import contrast, images, standing
+from .metrics.pairs import Bools, Pair, wilson
 
 STATES: Final = ("beyond noise", "within noise", "equal", "no verdict", "only in A", "only in B")
 """What became of a number, the most telling first. ``no verdict``: there are no two numbers to compare."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from .findings import Findings
-    from .metrics import Board
+    from .metrics.pairs import Board
     from .plan import Plan
     from .threat import Norm
 

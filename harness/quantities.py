@@ -14,7 +14,7 @@ from typing import Any, Final, Literal
 import numpy as np
 import pandas as pd
 
-from .metrics import Floats
+from .metrics.pairs import Floats
 
 Settings = Mapping[str, Any]
 
@@ -43,8 +43,8 @@ def _one(value: float) -> Floats:
 def judged_wrong(samples: pd.DataFrame) -> Floats:
     """1 where the model errs on the returned image (on the clean one where none came for it), else 0.
 
-    The error rate that papers print. Unlike :func:`harness.metrics.broken` it counts an image as right that the model
-    errs on as it is but not once it was attacked: what happens where the images were crafted on another model. An
+    The error rate that papers print. Unlike :func:`harness.metrics.pairs.broken` it counts an image as right that the
+    model errs on as it is but not once it was attacked: what happens where the images were crafted on another model. An
     invalid image counts as an error: what an attack did to it is not known, and the model gets no credit for that.
     """
     after = samples["adv_pred"].to_numpy()

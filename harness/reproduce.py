@@ -14,7 +14,7 @@ from .blueprint import Blueprint
 from .campaign import boards_from_home, model_state
 from .findings import Evidence, Findings, Outcome
 from .leaderboard import leaderboard
-from .metrics import Board, Pair
+from .metrics.pairs import Board, Pair
 from .plan import Plan
 from .pool import Engine
 from .results import is_finished, read_pair

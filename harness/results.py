@@ -25,7 +25,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as save_arrays
 
 from .errors import UserError, first_line
-from .metrics import COLUMN_TYPES, DISTANCES, FLAGS, Pair, summary
+from .metrics.pairs import COLUMN_TYPES, DISTANCES, FLAGS, Pair, summary
 from .shape import RESULT, misfit
 from .shard import GALLERY
 from .store import finite, read_json, write_bytes, write_json

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .data import Dataset, DatasetInfo
 from .errors import UserError, unknown
-from .metrics import wilson
+from .metrics.pairs import wilson
 from .plan import ModelSpec, Plan, Suite, with_parents
 from .store import Home, has_model, load_card, load_model
 from .study import Search, Study

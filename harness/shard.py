@@ -16,7 +16,7 @@ from . import determinism
 from .agreement import Agreement
 from .attack import Attack
 from .errors import describe
-from .metrics import DISTANCES, FLAGS, SAMPLE_COLUMNS
+from .metrics.pairs import DISTANCES, FLAGS, SAMPLE_COLUMNS
 from .proposal import Bench, Proposal
 from .referee import Verdict, as_images, judge
 from .threat import Threat
@@ -76,7 +76,7 @@ class Outcome:
     """A judged shard.
 
     Attributes:
-        samples: Frame of :data:`harness.metrics.SAMPLE_COLUMNS`.
+        samples: Frame of :data:`harness.metrics.pairs.SAMPLE_COLUMNS`.
         facts: ``seconds, forwards, backwards`` of the attack, ``errors``, how many of the attacked images came back
             ``unchanged``, and whether they had to be ``boxed`` in [0, 1].
         gallery: Arrays of the first images.

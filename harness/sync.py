@@ -18,7 +18,7 @@ import numpy as np
 
 from .campaign import attempt, read_plan
 from .errors import UserError
-from .metrics import SAMPLE_COLUMNS, Pair
+from .metrics.pairs import SAMPLE_COLUMNS, Pair
 from .prepared import prepared_record, tensor_files
 from .results import is_finished, read_result, read_shard
 from .store import Home, is_aside, no_runs, read_json, read_record, set_aside, whole_model, write_bytes

@@ -25,7 +25,7 @@ from urllib.request import url2pathname
 from .campaign import Spoiled, attempt, boards, boards_from_home, model_state, probe_facts, read_plans, read_runs
 from .errors import UserError, describe
 from .health import Trust, trust
-from .metrics import Board, Pair, pair_rows
+from .metrics.pairs import Board, Pair, pair_rows
 from .redaction import without_password, without_password_of
 from .registry import quiet_environment
 from .results import is_finished, read_result

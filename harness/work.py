@@ -27,7 +27,7 @@ from .attacks.transfer import inner
 from .data import Dataset, DatasetInfo
 from .determinism import full_float32, seed_everything
 from .errors import first_line
-from .metrics import broken
+from .metrics.pairs import broken
 from .optim import keep_compiler_out
 from .plan import Cell, ModelSpec, Probe
 from .prepared import read_prepared, write_prepared

@@ -11,7 +11,7 @@ import pandas as pd
 
 from harness.findings import CLAIM_COLUMNS, Outcome
 from harness.leaderboard import LEADERBOARD_COLUMNS, leaderboard
-from harness.metrics import PAIR_COLUMNS, Board, pair_rows
+from harness.metrics.pairs import PAIR_COLUMNS, Board, pair_rows
 
 from . import compare_page, index_page, markdown, model_page, study_markdown, study_page, tables
 from .contrasts import duels

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from harness.metrics import rounding
+from harness.metrics.pairs import rounding
 
 from .costs import mean
 from .text import both, norm_name

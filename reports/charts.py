@@ -9,7 +9,7 @@ from typing import Final
 
 import numpy as np
 
-from harness.metrics import Floats, curve, wilson
+from harness.metrics.pairs import Floats, curve, wilson
 
 from .text import budget_text, is_number, norm_name
 
@@ -38,7 +38,7 @@ class Curve:
         index: Number that sets the colour.
         name: What the legend says.
         n: Images.
-        distances: Per seed the distance at which each image was lost, see :func:`harness.metrics.nearest`.
+        distances: Per seed the distance at which each image was lost, see :func:`harness.metrics.pairs.nearest`.
         bound: Whether the model has no rank, so that the line is dashed.
         seeds: Whether each seed's curve is drawn too.
     """

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from harness.metrics import Bools, reference, wilson
+from harness.metrics.pairs import Bools, reference, wilson
 
 from .gallery import class_name
 from .view import Entry

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 
-from harness.compare import Comparison, contrast, images
+from harness.metrics.comparison import Comparison, contrast, images
 
 from . import names
 from .text import both
@@ -103,7 +103,7 @@ def duels(section: Section) -> list[Duel]:
 
 
 def contrasted(section: Section, a: Entry, b: Entry, norm: str, eps: float) -> Contrast:
-    """Compare two comparable entries, as :func:`harness.compare.compare` does."""
+    """Compare two comparable entries, as :func:`harness.metrics.comparison.compare` does."""
     numbers = contrast(section.stands(a, norm, eps), section.stands(b, norm, eps))
     winner: Winner = ""
     if numbers.significant:

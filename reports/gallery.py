@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from harness.metrics import FLAGS, Pair, broken
+from harness.metrics.pairs import FLAGS, Pair, broken
 
 from .text import FLAG_NAMES, is_number
 

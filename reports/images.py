@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from harness.metrics import Bools, Floats, Pair, limit, reach, reference
+from harness.metrics.pairs import Bools, Floats, Pair, limit, reach, reference
 
 from .gallery import class_name, data_uri
 from .view import column

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.metrics import reference
+from harness.metrics.pairs import reference
 
 from .attackers import Attacker, attackers
 from .charts import Chart, Curve, eps_chart

@@ -11,18 +11,7 @@ import numpy as np
 import pandas as pd
 
 from harness.health import Trust, trust
-from harness.metrics import (
-    FLAGS,
-    Board,
-    Bools,
-    Pair,
-    WorstCase,
-    by_model,
-    limit,
-    nearest,
-    rows_of,
-    worst_case,
-)
+from harness.metrics.pairs import FLAGS, Board, Bools, Pair, WorstCase, by_model, limit, nearest, rows_of, worst_case
 
 from . import names
 from .costs import costs
@@ -192,7 +181,7 @@ class Section:
         return [self._worst[key, norm, eps] for key in entry.models]
 
     def nearest(self, entry: Entry, norm: str) -> list[pd.DataFrame]:
-        """Per seed of an entry :func:`harness.metrics.nearest`, in ascending order of the images."""
+        """Per seed of an entry :func:`harness.metrics.pairs.nearest`, in ascending order of the images."""
         for key, pairs in entry.models.items():
             if (key, norm) not in self._nearest:
                 self._nearest[key, norm] = nearest(pairs, norm).sort_index()

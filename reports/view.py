@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from harness.metrics import Pair
+from harness.metrics.pairs import Pair
 
 State = Literal["value", "bound", "cascade", "failed", "absent"]
 
@@ -153,7 +153,8 @@ class Record:
     Attributes:
         anchor: Id on the page.
         pair: The record.
-        summary: :func:`harness.metrics.summary` of its samples; what measures the attack is NaN if the pair failed.
+        summary: :func:`harness.metrics.pairs.summary` of its samples; what measures the attack is NaN if the pair
+            failed.
         accuracies: (eps, value, low, high) at every eps it is judged at; all but eps are NaN if the pair failed.
         problem: What was invalid about the returned images, in words.
         met: Images that the attack was called for, in a cascade what still stood; None outside of cascades.

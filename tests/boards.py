@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from harness.metrics import DISTANCES, FLAGS, SAMPLE_COLUMNS, Board, Pair
+from harness.metrics.pairs import DISTANCES, FLAGS, SAMPLE_COLUMNS, Board, Pair
 
 NAN = math.nan
 SCALES = {"l0": 40.0, "l1": 12.0, "l2": 1.0, "linf": 0.03, "rms": 1 / 28}

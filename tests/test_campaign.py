@@ -17,7 +17,7 @@ from harness.campaign import boards, boards_from_home, read_plan, write_plan
 from harness.errors import UserError
 from harness.health import trust
 from harness.leaderboard import leaderboard
-from harness.metrics import DISTANCES, FLAGS, Board, Pair
+from harness.metrics.pairs import DISTANCES, FLAGS, Board, Pair
 from harness.results import samples_to_bytes
 from harness.store import Home, write_json
 from harness.tracking import Tracker, default_uri

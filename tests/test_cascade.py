@@ -18,7 +18,7 @@ from harness.attacks.noise import Noise
 from harness.attacks.transfer import Transfer
 from harness.data import DataSource
 from harness.graph import Graph
-from harness.metrics import Board, by_model, pair_rows, worst_case
+from harness.metrics.pairs import Board, by_model, pair_rows, worst_case
 from harness.plan import Plan, Suite, plan, specs
 from harness.results import finish
 from harness.store import Home

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from harness.compare import Comparison, compare, contrast, standing
-from harness.metrics import worst_case
+from harness.metrics.comparison import Comparison, compare, contrast, standing
+from harness.metrics.pairs import worst_case
 
 HELPERS = runpy.run_path(str(Path(__file__).parent / "boards.py"))
 pair, record, frame = HELPERS["pair"], HELPERS["record"], HELPERS["frame"]

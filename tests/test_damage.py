@@ -18,7 +18,7 @@ from harness.differences import differences
 from harness.errors import UserError
 from harness.explain import explain
 from harness.leaderboard import leaderboard
-from harness.metrics import pair_rows
+from harness.metrics.pairs import pair_rows
 from harness.results import samples_to_bytes
 from harness.store import Home, write_json
 from harness.sync import merge

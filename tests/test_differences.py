@@ -16,7 +16,7 @@ from scipy.stats import binomtest
 
 from harness.differences import COLUMNS, STATES, counts, differences
 from harness.errors import UserError
-from harness.metrics import Pair, wilson
+from harness.metrics.pairs import Pair, wilson
 from harness.results import samples_to_bytes
 from harness.store import Home, write_json
 

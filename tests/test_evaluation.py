@@ -25,7 +25,7 @@ from harness.data import DATASETS, Dataset
 from harness.determinism import seed_everything
 from harness.errors import UserError
 from harness.evaluation import External, digest
-from harness.metrics import PAIR_COLUMNS, Board, Pair, pair_rows
+from harness.metrics.pairs import PAIR_COLUMNS, Board, Pair, pair_rows
 from harness.plan import ModelSpec, Suite, plan
 from harness.proposal import Bench
 from harness.remedy import Remedy

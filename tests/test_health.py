@@ -19,7 +19,7 @@ from harness.checks import FEW, MANY, Check, Evidence, Grade, family, grade_of
 from harness.data import load_dataset
 from harness.health import GRADES, QUESTIONS, trust
 from harness.health_basis import ABOVE, ENOUGH
-from harness.metrics import Board, Pair, wilson
+from harness.metrics.pairs import Board, Pair, wilson
 from harness.models import build_model
 from harness.remedy import Remedy
 
@@ -847,7 +847,9 @@ def test_the_overview_names_every_check_and_the_images_it_takes() -> None:
 
 
 def test_records_need_no_torch() -> None:
-    code = "import sys, harness.leaderboard, harness.compare, harness.health; assert 'torch' not in sys.modules"
+    code = (
+        "import sys, harness.leaderboard, harness.metrics.comparison, harness.health; assert 'torch' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=PAGES.parent.parent)
 
 

@@ -14,10 +14,10 @@ import harness
 from harness.agreement import Agreement
 from harness.attacks.apgd import APGD
 from harness.attacks.noise import Noise
-from harness.class_order import better_order
 from harness.data import Dataset
 from harness.errors import UserError
 from harness.inspection import inspect
+from harness.metrics.class_order import better_order
 from harness.plan import Suite
 from harness.proposal import Bench
 from harness.remedy import Remedy

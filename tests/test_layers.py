@@ -20,11 +20,11 @@ LEAVES = {
     "harness/threat.py": set(),
     "harness/determinism.py": set(),
     "harness/identity.py": {"harness.determinism"},
-    "harness/metrics.py": set(),
-    "harness/checks.py": {"harness.metrics"},
-    "harness/compare.py": {"harness.metrics"},
-    "harness/health_pairs.py": {"harness.checks", "harness.metrics"},
-    "harness/health_facts.py": {"harness.checks", "harness.metrics"},
+    "harness/metrics/pairs.py": set(),
+    "harness/checks.py": {"harness.metrics.pairs"},
+    "harness/metrics/comparison.py": {"harness.metrics.pairs"},
+    "harness/health_pairs.py": {"harness.checks", "harness.metrics.pairs"},
+    "harness/health_facts.py": {"harness.checks", "harness.metrics.pairs"},
     "harness/maxout.py": {"harness.errors"},
     "harness/models.py": {"harness.errors", "harness.generator", "harness.maxout"},
     "harness/loaders.py": {"harness.errors"},
@@ -39,7 +39,7 @@ LEAVES = {
     "harness/broken.py": {"harness.remedy"},
     "harness/duplicates.py": {"harness.errors"},
     "harness/agreement.py": set(),
-    "harness/class_order.py": {"harness.compare"},
+    "harness/metrics/class_order.py": {"harness.metrics.comparison"},
     "harness/victim.py": {
         "harness.duplicates",
         "harness.errors",
@@ -126,7 +126,7 @@ def test_the_reader_of_imports_reads() -> None:
     assert "harness.threat" in ours("harness/attack.py")
     assert "harness.threat" in ours("harness/attacks/transfer.py")
     assert "harness.identity" in ours("harness/plan.py")
-    assert "harness.metrics" in ours("reports/__init__.py")
+    assert "harness.metrics.pairs" in ours("reports/__init__.py")
     assert "reports.tables" in ours("reports/__init__.py")
     assert "torch" in outside("harness/threat.py")
     assert "mlflow" in outside("harness/tracking.py")
@@ -179,11 +179,11 @@ def test_suites_declare(file: str) -> None:
 @pytest.mark.parametrize("file", under("reports"))
 def test_reports_see_frames(file: str) -> None:
     assert ours(file) <= {
-        "harness.metrics",
+        "harness.metrics.pairs",
         "harness.leaderboard",
         "harness.health",
         "harness.checks",
-        "harness.compare",
+        "harness.metrics.comparison",
         "harness.study",
         "harness.findings",
         *(name for name in ours(file) if name.startswith("reports")),
@@ -266,5 +266,5 @@ def test_looking_around_loads_no_toolkit(tmp_path: Path) -> None:
 
 
 def test_frames_need_no_torch() -> None:
-    code = "import sys, harness, harness.metrics; assert 'torch' not in sys.modules"
+    code = "import sys, harness, harness.metrics.pairs; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from harness.leaderboard import EXTRA_COLUMNS, LEADERBOARD_COLUMNS, group_ranks, leaderboard
-from harness.metrics import Board, wilson
+from harness.metrics.pairs import Board, wilson
 
 HELPERS = runpy.run_path(str(Path(__file__).parent / "boards.py"))
 pair, record, frame, model, facts = (HELPERS[name] for name in ("pair", "record", "frame", "model", "facts"))

@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 from scipy.stats import binomtest
 
-from harness import metrics
-from harness.metrics import (
+from harness.metrics.pairs import (
+    DISTANCES,
     PAIR_COLUMNS,
     TOLERANCE,
     Board,
@@ -88,7 +88,7 @@ class TestSummary:
     def test_no_success_has_no_distance(self) -> None:
         values = summary(frame([NAN, NAN], [True, True]))
         assert values["success_rate"] == 0
-        assert all(math.isnan(values[f"{kind}_{norm}"]) for kind in ("median", "mean") for norm in metrics.DISTANCES)
+        assert all(math.isnan(values[f"{kind}_{norm}"]) for kind in ("median", "mean") for norm in DISTANCES)
 
     def test_nothing_attacked_has_no_success_rate(self) -> None:
         assert math.isnan(summary(frame([NAN], [False]))["success_rate"])

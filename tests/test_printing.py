@@ -16,7 +16,7 @@ from rich.console import Console
 
 from harness import printing
 from harness.leaderboard import leaderboard
-from harness.metrics import Board
+from harness.metrics.pairs import Board
 
 HELPERS = runpy.run_path(str(Path(__file__).parent / "boards.py"))
 pair, model = HELPERS["pair"], HELPERS["model"]

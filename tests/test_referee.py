@@ -19,7 +19,7 @@ from harness.attacks.unclipped import Unclipped
 from harness.data import Dataset
 from harness.errors import UserError
 from harness.evaluation import evaluate
-from harness.metrics import DISTANCES, FLAGS, SAMPLE_COLUMNS, Pair, broken, nearest, summary, worst_case
+from harness.metrics.pairs import DISTANCES, FLAGS, SAMPLE_COLUMNS, Pair, broken, nearest, summary, worst_case
 from harness.plan import Suite
 from harness.proposal import Bench, Proposal
 from harness.referee import BOX_TOLERANCE, as_images, judge

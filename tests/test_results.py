@@ -12,7 +12,7 @@ import pytest
 
 from harness import results
 from harness.errors import UserError
-from harness.metrics import COLUMN_TYPES, DISTANCES, FLAGS, SAMPLE_COLUMNS
+from harness.metrics.pairs import COLUMN_TYPES, DISTANCES, FLAGS, SAMPLE_COLUMNS
 from harness.results import (
     Damaged,
     finish,

@@ -18,7 +18,7 @@ import pandas as pd
 import pytest
 
 from harness.campaign import boards_from_home
-from harness.metrics import pair_rows
+from harness.metrics.pairs import pair_rows
 from harness.store import Home, read_json
 from harness.tracking import Tracker, default_uri
 

@@ -14,7 +14,7 @@ import pytest
 from harness.campaign import boards_from_home, read_plans
 from harness.errors import UserError
 from harness.leaderboard import leaderboard
-from harness.metrics import pair_rows
+from harness.metrics.pairs import pair_rows
 from harness.results import read_pair, samples_to_bytes
 from harness.store import Home, read_json, write_json
 from harness.sync import homes, merge

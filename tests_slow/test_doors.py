@@ -17,7 +17,7 @@ from harness.campaign import boards_from_home
 from harness.data import DataSource, load_dataset
 from harness.guests import admit
 from harness.health import trust
-from harness.metrics import worst_case
+from harness.metrics.pairs import worst_case
 from harness.plan import plan
 from harness.runner import run
 from harness.store import Home

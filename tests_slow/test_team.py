@@ -31,7 +31,7 @@ from harness.attacks.gradient import Gradient
 from harness.attacks.noise import Noise
 from harness.campaign import boards_from_home
 from harness.data import DataSource
-from harness.metrics import pair_rows
+from harness.metrics.pairs import pair_rows
 from harness.plan import Plan, Suite, plan, specs
 from harness.runner import Report, Watch, run
 from harness.store import Home

@@ -16,7 +16,7 @@ from harness.attacks.transfer import Transfer
 from harness.attacks.unclipped import Unclipped
 from harness.errors import UserError
 from harness.identity import key
-from harness.metrics import broken
+from harness.metrics.pairs import broken
 from harness.proposal import Bench
 from harness.reference import LinearVictim
 from harness.shard import run_shard

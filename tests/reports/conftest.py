@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from harness.metrics import DISTANCES, FLAGS, SAMPLE_COLUMNS, Board, Pair, by_model, limit, nearest
+from harness.metrics.pairs import DISTANCES, FLAGS, SAMPLE_COLUMNS, Board, Pair, by_model, limit, nearest
 
 HOSTILE = "<script>alert('x')</script> | \"quoted\" & `ticked`"
 BUDGETS = {"linf": (2 / 255, 8 / 255, 16 / 255), "l2": (0.5, 1.0)}

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness.metrics import Pair, envelope, nearest, wilson
+from harness.metrics.pairs import Pair, envelope, nearest, wilson
 from reports import charts
 
 

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness.compare import compare
 from harness.leaderboard import leaderboard
-from harness.metrics import Board, Pair
+from harness.metrics.comparison import compare
+from harness.metrics.pairs import Board, Pair
 from reports.compare_page import render
 from reports.contrasts import comparable, contrasted, duels, matrices
 from reports.tables import Section, sections

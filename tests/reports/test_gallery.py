@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from harness.metrics import Pair
+from harness.metrics.pairs import Pair
 from reports import gallery
 
 

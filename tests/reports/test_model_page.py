@@ -11,7 +11,7 @@ import pytest
 
 import reports
 from harness.leaderboard import leaderboard
-from harness.metrics import Board, Pair, limit, nearest, reference, rounding, wilson, worst_case
+from harness.metrics.pairs import Board, Pair, limit, nearest, reference, rounding, wilson, worst_case
 from reports.attackers import attackers
 from reports.classes import class_rows
 from reports.images import Damage, runs

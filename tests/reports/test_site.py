@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from harness.leaderboard import leaderboard
-from harness.metrics import Board, limit
+from harness.metrics.pairs import Board, limit
 from reports.tables import sections
 
 Pages = dict[str, Any]

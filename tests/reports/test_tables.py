@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from harness.leaderboard import leaderboard
-from harness.metrics import Board, Pair, pair_rows, worst_case
+from harness.metrics.pairs import Board, Pair, pair_rows, worst_case
 from reports.tables import Section, sections
 from reports.view import HeatCell, Panel
 

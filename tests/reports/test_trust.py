@@ -7,7 +7,7 @@ import pytest
 
 from harness.health import trust
 from harness.leaderboard import leaderboard
-from harness.metrics import Board
+from harness.metrics.pairs import Board
 from reports.tables import Section, sections
 from reports.trust import verdict
 

@@ -16,7 +16,7 @@ import pytest
 
 import reports
 from harness.leaderboard import LEADERBOARD_COLUMNS, leaderboard
-from harness.metrics import PAIR_COLUMNS, Board, Pair, pair_rows
+from harness.metrics.pairs import PAIR_COLUMNS, Board, Pair, pair_rows
 
 Parse = Callable[[str], Any]
 NAMES = ["leaderboard.csv", "pairs.csv", "leaderboard.md", "index.html"]

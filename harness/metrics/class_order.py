@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
 
-from .compare import contrast
+from .comparison import contrast
 
 SURE: Final = 1e-3
 """Probability, were the order right, of a gain as clear as the one that is reported."""

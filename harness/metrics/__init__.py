@@ -1,0 +1,1 @@
+"""Accuracies, intervals, worst cases and comparisons from per-image outcomes; needs no torch."""
