@@ -31,7 +31,7 @@ from defenses import defenses
 from harness import determinism
 from harness.attack import Attack
 from harness.attacks.transfer import Transfer
-from harness.data import Dataset, load_dataset
+from harness.datasets.registry import Dataset, load_dataset
 from harness.metrics.pairs import broken
 from harness.models import build_model
 from harness.proposal import Bench

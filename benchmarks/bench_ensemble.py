@@ -18,7 +18,7 @@ from turns import Work, options, ratios, table
 
 from defenses.generative_adversarial_trainer import GenerativeAdversarialTrainer
 from defenses.standard import Standard
-from harness.data import DATASETS, DatasetInfo
+from harness.datasets.registry import DATASETS, DatasetInfo
 from harness.ensemble import Beside, Ensemble
 from harness.models import Stages, build_model
 from harness.training import Trainer

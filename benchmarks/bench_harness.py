@@ -23,7 +23,7 @@ from harness.attack import Attack
 from harness.attacks.foolbox import Foolbox
 from harness.attacks.gradient import Gradient
 from harness.attacks.lbfgs import LBFGS
-from harness.data import DataSource
+from harness.datasets.registry import DataSource
 from harness.environment import cores
 from harness.plan import Plan, Suite, plan, specs
 from harness.results import finish

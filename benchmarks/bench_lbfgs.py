@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from defenses.standard import Standard
 from harness.attacks._targeted import choose_target
 from harness.attacks.lbfgs import LBFGS
-from harness.data import Dataset, load_dataset
+from harness.datasets.registry import Dataset, load_dataset
 from harness.determinism import seed_everything
 from harness.models import build_model
 from harness.threat import Threat

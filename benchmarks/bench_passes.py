@@ -30,7 +30,7 @@ from harness import determinism
 from harness.attack import Attack
 from harness.attacks.transfer import Transfer
 from harness.blueprint import blueprint
-from harness.data import Dataset, DatasetInfo, load_dataset
+from harness.datasets.registry import Dataset, DatasetInfo, load_dataset
 from harness.models import Stages, build_model
 from harness.optim import descend
 from harness.threat import Threat

@@ -22,7 +22,7 @@ from defenses.standard import Standard
 from harness import campaign, determinism
 from harness.attacks.gradient import Gradient
 from harness.attacks.noise import Noise
-from harness.data import DataSource
+from harness.datasets.registry import DataSource
 from harness.graph import Graph
 from harness.metrics.pairs import DISTANCES
 from harness.plan import Plan, Suite, plan, specs

@@ -9,7 +9,7 @@ from torch import nn
 
 from harness.attacks.lbfgs import LBFGS
 from harness.autoencoder import Examples, Reconstruction
-from harness.data import Dataset
+from harness.datasets.registry import Dataset
 from harness.threat import Threat
 from harness.training import require
 from harness.victim import Victim

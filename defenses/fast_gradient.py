@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from harness.data import DatasetInfo
+from harness.datasets.registry import DatasetInfo
 from harness.models import Stages
 from harness.threat import EXPONENT, steepest
 from harness.training import Loss, Trainer, require

@@ -9,7 +9,7 @@ from typing import Self
 from torch import Tensor, nn
 
 from harness.autoencoder import Purified
-from harness.data import DatasetInfo
+from harness.datasets.registry import DatasetInfo
 from harness.errors import UserError
 from harness.training import require
 from harness.upon import Untrained

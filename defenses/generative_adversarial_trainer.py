@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.attacks.line import log_odds
-from harness.data import DatasetInfo
+from harness.datasets.registry import DatasetInfo
 from harness.generator import PerturbationGenerator, generator_loss, probability_gradient
 from harness.models import Stages
 from harness.optim import update

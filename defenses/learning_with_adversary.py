@@ -16,7 +16,7 @@ from torch import Tensor
 
 from harness.attacks.alpha import nearest_boundary
 from harness.attacks.line import log_odds
-from harness.data import DatasetInfo
+from harness.datasets.registry import DatasetInfo
 from harness.errors import unknown
 from harness.models import Stages
 from harness.threat import EXPONENT, magnitude, per_sample, steepest

@@ -9,7 +9,7 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from harness.data import DatasetInfo
+from harness.datasets.registry import DatasetInfo
 from harness.errors import UserError
 from harness.models import Stages
 from harness.noise import Where, hidden_noise, noisy

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from harness.autoencoder import Purified
-from harness.data import DatasetInfo
+from harness.datasets.registry import DatasetInfo
 from harness.errors import UserError
 from harness.upon import Untrained
 

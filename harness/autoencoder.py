@@ -12,7 +12,7 @@ from typing import Final, NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
-from .data import Dataset, DatasetInfo
+from .datasets.registry import Dataset, DatasetInfo
 from .errors import UserError
 from .models import Shape
 from .optim import descend, set_lr

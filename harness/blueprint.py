@@ -8,7 +8,7 @@ from functools import cached_property
 
 from .attack import Attack
 from .attacks.transfer import Transfer
-from .data import DatasetInfo
+from .datasets.registry import DatasetInfo
 from .plan import Cell, ModelSpec, Plan, Suite, plan, with_parents
 from .study import Measure, Profile, Study, check_seeds
 

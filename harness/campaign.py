@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from . import identity
 from .attacks.transfer import inner
-from .data import DatasetInfo
+from .datasets.registry import DatasetInfo
 from .errors import UserError
 from .external import External
 from .external import words as victim_words

@@ -14,7 +14,7 @@ from .printing import Spoils, complain, console, print_claims, print_leaderboard
 from .redaction import without_password
 
 if TYPE_CHECKING:
-    from .data import DataSource
+    from .datasets.registry import DataSource
     from .guests import Guest
     from .plan import Plan
     from .pool import Engine
@@ -50,7 +50,7 @@ def make_plan(
     from defenses import defenses as kinds
     from suites import suite as find
 
-    from .data import DataSource
+    from .datasets.registry import DataSource
     from .options import parse_chain, parse_seeds
     from .part import parse_part
     from .part import part as take
@@ -238,7 +238,7 @@ def reproduce(
     from suites import suites
 
     from .blueprint import blueprint
-    from .data import DataSource
+    from .datasets.registry import DataSource
     from .live import Display
     from .options import parse_seeds
     from .reproduce import execute as carry_out
@@ -303,7 +303,7 @@ def search(
     """
     from suites import study as find
 
-    from .data import DataSource
+    from .datasets.registry import DataSource
     from .live import Display
     from .runner import run
     from .search import candidates, plan, scores

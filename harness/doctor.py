@@ -16,7 +16,7 @@ from . import environment, redaction
 from .attack import Attack
 from .attacks.art import Art
 from .attacks.foolbox import Foolbox
-from .data import DATASETS
+from .datasets.registry import DATASETS
 from .errors import UserError, unknown
 from .plan import Suite
 from .selftest import Finding, Progress, attacks_of, run
@@ -73,7 +73,7 @@ def examine(home: Home, data_root: Path | None, uri: str | None) -> tuple[Table,
 
 
 def _data_state(name: str, root: Path | None) -> str:
-    from .data import load_dataset
+    from .datasets.registry import load_dataset
 
     try:
         data = load_dataset(name, root=root)

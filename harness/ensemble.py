@@ -22,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 
 from . import determinism, identity
 from .computing import computing
-from .data import Dataset
+from .datasets.registry import Dataset
 from .errors import UserError
 from .models import Stages, build_model
 from .optim import set_lr

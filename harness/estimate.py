@@ -20,7 +20,7 @@ from . import determinism, identity
 from .attack import Attack
 from .attacks.transfer import inner
 from .autoencoder import Purified, purifier
-from .data import Dataset, DatasetInfo
+from .datasets.registry import Dataset, DatasetInfo
 from .external import External, restore
 from .optim import keep_compiler_out
 from .plan import Cell, ModelSpec, Plan

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from . import campaign, determinism, environment, identity
 from .attack import Attack
-from .data import Dataset, DatasetInfo, default_info
+from .datasets.registry import Dataset, DatasetInfo, default_info
 from .errors import UserError, describe
 from .external import External, bare, digest
 from .health import trust

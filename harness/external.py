@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from . import foreign, registry
 from .address import Reference, check_normalisation, listed
-from .data import DatasetInfo
+from .datasets.registry import DatasetInfo
 from .duplicates import ORIGIN
 from .errors import UserError
 from .interface import Interface

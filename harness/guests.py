@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from . import address, external, identity, inspection
-from .data import Dataset
+from .datasets.registry import Dataset
 from .determinism import as_a_worker, full_float32, isolated
 from .inspection import LOOK
 from .plan import ModelSpec

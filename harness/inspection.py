@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from . import determinism
 from .agreement import Agreement
+from .datasets.sampling import stratified_order
 from .errors import UserError, said
 from .external import add_to_digest, bare, digest
 from .interface import TRIED, Interface, find
-from .loaders import stratified_order
 from .metrics.class_order import better_order
 from .probe import diagnose, stochastic, wavers
 from .remedy import Remedy

@@ -37,7 +37,7 @@ def _budgets(values: tuple[float, ...]) -> str:
 
 def datasets() -> Table:
     """Data sets and their canonical budgets."""
-    from .data import DATASETS, USER_SETS
+    from .datasets.registry import DATASETS, USER_SETS
 
     table = _table("data set", "shape", "classes", "linf", "l2", "l1")
     for info in DATASETS.values():

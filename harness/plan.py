@@ -12,7 +12,7 @@ from typing import ClassVar, Final
 from . import identity
 from .attack import Attack
 from .attacks.transfer import Transfer
-from .data import DatasetInfo, Half
+from .datasets.registry import DatasetInfo, Half
 from .ensemble import check as check_side_by_side
 from .errors import UserError, unknown
 from .models import check_architecture

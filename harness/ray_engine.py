@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from . import environment
 from .cargo import needs, unload
-from .data import DataSource
+from .datasets.registry import DataSource
 from .errors import UserError, describe, first_line
 from .pool import ONE_THREAD, TRIES, Done, Task
 from .ray_session import Session, connect, load

@@ -16,7 +16,7 @@ import torch
 
 from . import environment
 from .cargo import Changes, Hold
-from .data import Dataset, DatasetInfo
+from .datasets.registry import Dataset, DatasetInfo
 from .errors import UserError
 from .pool import outcome
 from .ray_session import load

@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from .data import Dataset, DatasetInfo
+from .datasets.registry import Dataset, DatasetInfo
 from .errors import UserError, unknown
 from .metrics.pairs import wilson
 from .plan import ModelSpec, Plan, Suite, with_parents

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from . import determinism
 from .broken import BROKEN
-from .data import Dataset, load_dataset
+from .datasets.registry import Dataset, load_dataset
 from .models import Stages
 from .proposal import Bench
 from .reference import LinearVictim

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from . import identity
 from .autoencoder import Purified, purifier
-from .data import DatasetInfo
+from .datasets.registry import DatasetInfo
 from .errors import UserError
 from .external import External, restore
 from .plan import ModelSpec

@@ -15,7 +15,7 @@ from .errors import UserError, unknown
 
 if TYPE_CHECKING:
     from .attack import Attack
-    from .data import DatasetInfo, Half
+    from .datasets.registry import DatasetInfo, Half
     from .plan import ModelSpec
     from .threat import Threat
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Final
 
-from .data import DatasetInfo
+from .datasets.registry import DatasetInfo
 from .training import Trainer
 
 SHOWN: Final = 100_000

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .computing import Precision, computing
-from .data import Dataset, DatasetInfo
+from .datasets.registry import Dataset, DatasetInfo
 from .errors import UserError, unknown
 from .models import Stages, build_model
 from .optim import descend, limit_norms, set_lr

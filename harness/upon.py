@@ -9,7 +9,7 @@ from typing import ClassVar, Self
 import torch
 from torch import nn
 
-from .data import Dataset, DatasetInfo
+from .datasets.registry import Dataset, DatasetInfo
 from .errors import UserError
 from .training import Progress, Trained, Trainer
 

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from . import ensemble, environment, identity
 from .attack import Attack
 from .attacks.transfer import inner
-from .data import Dataset, DatasetInfo
+from .datasets.registry import Dataset, DatasetInfo
 from .determinism import full_float32, seed_everything
 from .errors import first_line
 from .metrics.pairs import broken
@@ -52,7 +52,7 @@ UNTRAINED_SAMPLES = 1000
 
 
 class Source(Protocol):
-    """Where a data set comes from: a :class:`harness.data.DataSource`, or what stands for one on another machine."""
+    """Where a data set comes from: :class:`harness.datasets.registry.DataSource`, or a copy on another machine."""
 
     def info(self) -> DatasetInfo:
         """Its declaration."""

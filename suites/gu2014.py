@@ -24,7 +24,7 @@ from harness.study import Choice, Claim, Clause, Derived, Item, Measure, Picture
 from harness.threat import Threat
 
 if TYPE_CHECKING:
-    from harness.data import DatasetInfo
+    from harness.datasets.registry import DatasetInfo
     from harness.noise import Where
     from harness.training import Trainer
 

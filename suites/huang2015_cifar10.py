@@ -16,7 +16,7 @@ from harness.threat import Threat
 from suites.huang2015 import ATTACKS, LOSS
 
 if TYPE_CHECKING:
-    from harness.data import DatasetInfo
+    from harness.datasets.registry import DatasetInfo
     from harness.training import Trainer
 
 MAGNITUDE: Final = 0.5

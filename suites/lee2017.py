@@ -24,7 +24,7 @@ from harness.threat import Threat
 
 if TYPE_CHECKING:
     from harness.attack import Attack
-    from harness.data import DatasetInfo
+    from harness.datasets.registry import DatasetInfo
     from harness.training import Trainer
 
 BASELINE: Final = "Baseline"

@@ -22,7 +22,7 @@ from harness.study import Choice, Claim, Clause, Derived, Item, Measure, Picture
 from harness.threat import Threat
 
 if TYPE_CHECKING:
-    from harness.data import DatasetInfo
+    from harness.datasets.registry import DatasetInfo
     from harness.training import Trainer
 
 SIGMOID: Final = "Sigmoid MLP"

@@ -13,7 +13,7 @@ from harness.study import Choice, Claim, Profile, Study
 from .lyu2015 import NOISE, below, errors, noise_table, noisy, regularized, tested
 
 if TYPE_CHECKING:
-    from harness.data import DatasetInfo
+    from harness.datasets.registry import DatasetInfo
     from harness.training import Trainer
 
 NET: Final = "Conv. Maxout Small + dropout"

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.attack import Attack
-from harness.data import Dataset, load_dataset
+from harness.datasets.registry import Dataset, load_dataset
 from harness.determinism import seed_everything
 from harness.threat import Threat
 from harness.training import Trainer

@@ -18,7 +18,7 @@ from defenses.stacked import Stacked
 from defenses.standard import Standard
 from harness.attacks.lbfgs import LBFGS
 from harness.autoencoder import Autoencoder, Purified, Reconstruction, purifier
-from harness.data import Dataset
+from harness.datasets.registry import Dataset
 from harness.determinism import seed_everything
 from harness.errors import UserError
 from harness.models import build_model

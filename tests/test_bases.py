@@ -20,7 +20,7 @@ from defenses.standard import Standard
 from harness import campaign
 from harness.attacks.gradient import Gradient
 from harness.attacks.transfer import Transfer
-from harness.data import DATASETS, DataSource
+from harness.datasets.registry import DATASETS, DataSource
 from harness.errors import UserError
 from harness.external import External
 from harness.graph import Graph

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.broken import BROKEN, CorrugatedLoss, DeadUnits, OptimisingForward, RandomInput, RoundedInputs
-from harness.data import Dataset
+from harness.datasets.registry import Dataset
 from harness.remedy import Remedy
 from harness.survey import PlainPgd, cross_entropy, margin
 from harness.threat import Threat

@@ -16,7 +16,7 @@ from harness.attacks.foolbox import Foolbox
 from harness.attacks.gradient import Gradient
 from harness.attacks.noise import Noise
 from harness.attacks.transfer import Transfer
-from harness.data import DataSource
+from harness.datasets.registry import DataSource
 from harness.graph import Graph
 from harness.metrics.pairs import Board, by_model, pair_rows, worst_case
 from harness.plan import Plan, Suite, plan, specs

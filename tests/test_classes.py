@@ -30,7 +30,7 @@ from harness.attacks.jacobian import candidate_gradients, class_gradients
 from harness.attacks.noise import Noise
 from harness.attacks.transfer import Transfer
 from harness.attacks.unclipped import Unclipped
-from harness.data import DATASETS, DatasetInfo, default_info
+from harness.datasets.registry import DATASETS, DatasetInfo, default_info
 from harness.errors import UserError
 from harness.plan import Suite, plan, specs
 from harness.referee import judge

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from defenses import defenses
 from defenses.contractive import Contractive
 from defenses.standard import Standard
-from harness.data import DATASETS, Dataset
+from harness.datasets.registry import DATASETS, Dataset
 from harness.determinism import seed_everything
 from harness.errors import UserError
 from harness.jacobians import exact, trace

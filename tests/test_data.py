@@ -23,9 +23,17 @@ import numpy as np
 import pytest
 import torch
 
-from harness.data import DATASETS, Dataset, DatasetInfo, DataSource, dataset_info, dataset_names, load_dataset
+from harness.datasets.registry import (
+    DATASETS,
+    Dataset,
+    DatasetInfo,
+    DataSource,
+    dataset_info,
+    dataset_names,
+    load_dataset,
+)
+from harness.datasets.sampling import stratified_order
 from harness.errors import UserError
-from harness.loaders import stratified_order
 from harness.threat import Norm
 
 ROOT = Path(__file__).parents[1]
@@ -186,7 +194,10 @@ def test_class_names_agree_with_torchvision() -> None:
 
 def test_import_is_light() -> None:
     heavy = ["torchvision", "sklearn", "pandas", "pyarrow", "PIL", "scipy"]
-    code = f"import sys, harness.data as d; d.dataset_info('cifar10'); print([m for m in {heavy} if m in sys.modules])"
+    code = (
+        "import sys, harness.datasets.registry as d; d.dataset_info('cifar10'); "
+        f"print([m for m in {heavy} if m in sys.modules])"
+    )
     found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
 

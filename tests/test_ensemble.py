@@ -26,7 +26,7 @@ from defenses.standard import Standard
 from harness.attack import Attack
 from harness.attacks.gradient import Gradient
 from harness.attacks.transfer import Transfer
-from harness.data import DATASETS, Dataset, DataSource
+from harness.datasets.registry import DATASETS, Dataset, DataSource
 from harness.determinism import seed_everything
 from harness.ensemble import Beside, Draws, Ensemble, fit
 from harness.errors import UserError

@@ -25,7 +25,7 @@ from harness.attacks.noise import Noise
 from harness.attacks.square import Square
 from harness.attacks.transfer import Transfer
 from harness.cli import cli
-from harness.data import DATASETS, DataSource
+from harness.datasets.registry import DATASETS, DataSource
 from harness.estimate import Estimate, estimate, judged, noise, passes, preparation, shown
 from harness.plan import ModelSpec, Plan, Suite, plan, specs
 from harness.store import Home

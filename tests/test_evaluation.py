@@ -21,7 +21,7 @@ from harness import evaluation
 from harness.attack import Attack, Kind
 from harness.attacks.transfer import Transfer
 from harness.broken import BROKEN
-from harness.data import DATASETS, Dataset
+from harness.datasets.registry import DATASETS, Dataset
 from harness.determinism import seed_everything
 from harness.errors import UserError
 from harness.evaluation import External, digest

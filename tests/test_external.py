@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from harness import identity, inspection, registry
 from harness.address import Reference, parse
-from harness.data import Dataset
+from harness.datasets.registry import Dataset
 from harness.errors import UserError
 from harness.external import External, Normalised, bare, describe_model, digest, load, restore
 from harness.interface import Interface

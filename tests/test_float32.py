@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, backends
 
 from harness.attacks.gradient import Gradient
-from harness.data import Dataset, DataSource
+from harness.datasets.registry import Dataset, DataSource
 from harness.determinism import as_a_worker, full_float32, kept
 from harness.guests import admit
 from harness.plan import Suite, plan

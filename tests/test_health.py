@@ -16,7 +16,7 @@ import torch
 
 from harness import health_answers, health_facts, health_pairs
 from harness.checks import FEW, MANY, Check, Evidence, Grade, family, grade_of
-from harness.data import load_dataset
+from harness.datasets.registry import load_dataset
 from harness.health import GRADES, QUESTIONS, trust
 from harness.health_basis import ABOVE, ENOUGH
 from harness.metrics.pairs import Board, Pair, wilson

@@ -14,7 +14,7 @@ from defenses.gaussian_blur import GaussianBlur
 from defenses.noise_injection import NoiseInjection
 from harness import identity
 from harness.attacks.gradient import Gradient
-from harness.data import DATASETS, Dataset
+from harness.datasets.registry import DATASETS, Dataset
 from harness.errors import UserError
 from harness.models import build_model
 from harness.probe import probe

@@ -14,7 +14,7 @@ import harness
 from harness.agreement import Agreement
 from harness.attacks.apgd import APGD
 from harness.attacks.noise import Noise
-from harness.data import Dataset
+from harness.datasets.registry import Dataset
 from harness.errors import UserError
 from harness.inspection import inspect
 from harness.metrics.class_order import better_order

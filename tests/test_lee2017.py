@@ -18,7 +18,7 @@ from defenses.random_perturbation import RandomPerturbation
 from harness.attacks.generator import Generator
 from harness.attacks.transfer import Transfer
 from harness.blueprint import Blueprint, blueprint
-from harness.data import DATASETS, Dataset, DataSource, load_dataset
+from harness.datasets.registry import DATASETS, Dataset, DataSource, load_dataset
 from harness.determinism import seed_everything
 from harness.store import Home
 from harness.threat import Threat

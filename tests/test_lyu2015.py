@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from defenses.gradient_regularization import GradientRegularization
 from harness.blueprint import Blueprint, blueprint
 from harness.cli import cli
-from harness.data import DATASETS
+from harness.datasets.registry import DATASETS
 from harness.study import leaves
 from suites import studies, suites
 from suites.lyu2015 import CONV, LAMBDAS, MAXOUT, SCALE, SIGMOID, noisy, regularized, softmax

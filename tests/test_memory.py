@@ -21,7 +21,7 @@ from harness.attacks.jacobian import class_gradients
 from harness.attacks.lbfgs import LBFGS
 from harness.attacks.noise import Noise
 from harness.attacks.square import Square
-from harness.data import Dataset, DataSource
+from harness.datasets.registry import Dataset, DataSource
 from harness.inspection import inspect
 from harness.plan import Cell, ModelSpec
 from harness.prepared import prepared_record

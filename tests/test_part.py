@@ -15,7 +15,7 @@ from defenses.standard import Standard
 from harness.attacks.gradient import Gradient
 from harness.attacks.noise import Noise
 from harness.attacks.transfer import Transfer
-from harness.data import DATASETS
+from harness.datasets.registry import DATASETS
 from harness.errors import UserError
 from harness.part import SLACK, parse_part, part
 from harness.plan import Plan, Suite, plan, specs

@@ -17,7 +17,7 @@ from defenses.standard import Standard
 from harness.attack import Attack, Kind
 from harness.attacks.gradient import Gradient
 from harness.attacks.transfer import Transfer
-from harness.data import DATASETS
+from harness.datasets.registry import DATASETS
 from harness.determinism import seed_everything
 from harness.errors import UserError
 from harness.identity import canonical

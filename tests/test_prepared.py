@@ -15,7 +15,7 @@ from torch import Tensor
 from defenses.standard import Standard
 from harness.attack import Attack
 from harness.attacks.transfer import Transfer
-from harness.data import DataSource
+from harness.datasets.registry import DataSource
 from harness.graph import Graph
 from harness.plan import Cell, Suite, plan, specs
 from harness.prepared import prepared_record

@@ -22,7 +22,7 @@ from defenses.pgd import Pgd
 from harness import survey
 from harness.attack import Attack
 from harness.broken import BROKEN, RandomInput, ScaledLogits
-from harness.data import Dataset
+from harness.datasets.registry import Dataset
 from harness.determinism import seed_everything
 from harness.errors import UserError
 from harness.probe import DRAWS, GAP, diagnose, probe, stochastic, wavers

@@ -15,7 +15,7 @@ from defenses.standard import Standard
 from harness.attack import Attack
 from harness.attacks.alpha import Alpha
 from harness.attacks.lbfgs import LBFGS
-from harness.data import Dataset
+from harness.datasets.registry import Dataset
 from harness.determinism import seed_everything
 from harness.referee import judge
 from harness.threat import Norm, Threat

@@ -19,7 +19,7 @@ from defenses.standard import Standard
 from harness import environment, ray_worker
 from harness.attacks.generator import Generator
 from harness.cargo import Hold, unload
-from harness.data import Dataset, DatasetInfo, DataSource
+from harness.datasets.registry import Dataset, DatasetInfo, DataSource
 from harness.errors import UserError
 from harness.options import parse_engine
 from harness.plan import Suite, plan, specs

@@ -16,7 +16,7 @@ from harness.attacks.gradient import Gradient, adv_loss
 from harness.attacks.noise import Noise
 from harness.attacks.transfer import Transfer
 from harness.attacks.unclipped import Unclipped
-from harness.data import Dataset
+from harness.datasets.registry import Dataset
 from harness.errors import UserError
 from harness.evaluation import evaluate
 from harness.metrics.pairs import DISTANCES, FLAGS, SAMPLE_COLUMNS, Pair, broken, nearest, summary, worst_case

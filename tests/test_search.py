@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
-from harness.data import DataSource
+from harness.datasets.registry import DataSource
 from harness.errors import UserError
 from harness.plan import ModelSpec
 from harness.runner import run

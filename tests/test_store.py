@@ -14,7 +14,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from harness import store
-from harness.data import DATASETS
+from harness.datasets.registry import DATASETS
 from harness.errors import UserError
 from harness.plan import ModelSpec
 from harness.store import Home, finite, has_model, load_card, load_model, read_json, save_model, set_aside, write_bytes

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from harness.attacks.transfer import Transfer
 from harness.blueprint import Blueprint, blueprint
 from harness.cli import cli
-from harness.data import load_dataset
+from harness.datasets.registry import load_dataset
 from harness.errors import UserError
 from harness.findings import CLAIM_COLUMNS
 from harness.quantities import QUANTITIES

@@ -16,7 +16,7 @@ from harness.attacks.foreign import Foreign
 from harness.attacks.transfer import Transfer
 from harness.attacks.transform_spatial import Spatial
 from harness.attacks.transforms import GaussianNoise, Transformation
-from harness.data import DATASETS
+from harness.datasets.registry import DATASETS
 from harness.identity import canonical
 from harness.plan import Suite
 from harness.threat import Norm, Threat

@@ -19,7 +19,7 @@ from harness.attacks.apgd import APGD
 from harness.attacks.gradient import Gradient
 from harness.attacks.noise import Noise
 from harness.attacks.transfer import Transfer
-from harness.data import DATASETS, Dataset, DatasetInfo, default_info, load_dataset
+from harness.datasets.registry import DATASETS, Dataset, DatasetInfo, default_info, load_dataset
 from harness.determinism import seed_everything
 from harness.errors import UserError
 from harness.estimate import shown

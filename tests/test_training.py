@@ -18,7 +18,7 @@ from defenses.generative_adversarial_trainer import GenerativeAdversarialTrainer
 from defenses.gradient_regularization import GradientRegularization
 from defenses.standard import Standard
 from harness import ensemble
-from harness.data import DATASETS, Dataset
+from harness.datasets.registry import DATASETS, Dataset
 from harness.determinism import seed_everything
 from harness.errors import UserError
 from harness.identity import canonical, key

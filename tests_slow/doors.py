@@ -15,7 +15,7 @@ Out = namedtuple("Out", "logits features")
 
 @cache
 def _trained() -> nn.Module:
-    from harness.data import load_dataset
+    from harness.datasets.registry import load_dataset
 
     x, y = load_dataset("digits").train
     torch.manual_seed(0)

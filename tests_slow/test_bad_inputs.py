@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from defenses import defenses
 from defenses.standard import Standard
-from harness.data import DataSource
+from harness.datasets.registry import DataSource
 from harness.errors import UserError
 from harness.options import parse_chain
 from harness.plan import ModelSpec, specs

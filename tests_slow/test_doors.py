@@ -14,7 +14,7 @@ import harness
 from harness import external
 from harness.address import parse
 from harness.campaign import boards_from_home
-from harness.data import DataSource, load_dataset
+from harness.datasets.registry import DataSource, load_dataset
 from harness.guests import admit
 from harness.health import trust
 from harness.metrics.pairs import worst_case

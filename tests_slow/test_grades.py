@@ -20,7 +20,7 @@ from defenses.fast_gradient import FastGradient
 from defenses.pgd import Pgd
 from defenses.standard import Standard
 from harness.broken import BROKEN, RandomInput, RoundedInputs
-from harness.data import Dataset, load_dataset
+from harness.datasets.registry import Dataset, load_dataset
 from harness.determinism import seed_everything
 from harness.remedy import Remedy
 

@@ -27,7 +27,7 @@ from harness.attacks.apgd import APGD
 from harness.attacks.gradient import Gradient
 from harness.attacks.noise import Noise
 from harness.attacks.transfer import Transfer
-from harness.data import DataSource
+from harness.datasets.registry import DataSource
 from harness.plan import Plan, Suite, plan, specs
 from harness.ray_engine import Cluster, RayEngine
 from harness.runner import Report, Watch, run

@@ -30,7 +30,7 @@ from harness import runner
 from harness.attacks.gradient import Gradient
 from harness.attacks.noise import Noise
 from harness.campaign import boards_from_home
-from harness.data import DataSource
+from harness.datasets.registry import DataSource
 from harness.metrics.pairs import pair_rows
 from harness.plan import Plan, Suite, plan, specs
 from harness.runner import Report, Watch, run

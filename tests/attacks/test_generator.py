@@ -12,7 +12,7 @@ from defenses.standard import Standard
 from harness.attacks.generator import Generator
 from harness.attacks.gradient import Gradient
 from harness.attacks.transfer import Transfer
-from harness.data import Dataset
+from harness.datasets.registry import Dataset
 from harness.determinism import seed_everything
 from harness.errors import UserError
 from harness.evaluation import evaluate

@@ -11,7 +11,7 @@ from harness.attacks.gradient import Gradient
 from harness.attacks.line import fooled
 from harness.attacks.minimum import MinimumNorm, _corner, _radius, _start, settle
 from harness.broken import CorrugatedLoss, RandomInput, RoundedInputs
-from harness.data import Dataset
+from harness.datasets.registry import Dataset
 from harness.determinism import seed_everything
 from harness.reference import LinearVictim
 from harness.remedy import Remedy

@@ -10,7 +10,7 @@ from harness.attacks.draws import Draws
 from harness.attacks.line import fooled
 from harness.attacks.rays import CHANGES, RayS, _Blocks, _z_order
 from harness.broken import CorrugatedLoss, DeadUnits, RandomInput, RoundedInputs, ZeroGradient
-from harness.data import Dataset
+from harness.datasets.registry import Dataset
 from harness.determinism import seed_everything
 from harness.reference import LinearVictim
 from harness.remedy import Remedy

@@ -11,7 +11,7 @@ from harness.attacks.line import fooled
 from harness.attacks.noise import Noise
 from harness.attacks.square import Square, _bump, _flip, _move, _pair, _start, _windows, stretch
 from harness.broken import CorrugatedLoss, RoundedInputs
-from harness.data import Dataset
+from harness.datasets.registry import Dataset
 from harness.determinism import seed_everything
 from harness.reference import LinearVictim
 from harness.remedy import Remedy

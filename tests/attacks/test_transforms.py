@@ -25,7 +25,7 @@ from harness.attacks.transforms import (
     SaltAndPepper,
     Transformation,
 )
-from harness.data import Dataset
+from harness.datasets.registry import Dataset
 from harness.determinism import seed_everything
 from harness.errors import UserError
 from harness.referee import judge

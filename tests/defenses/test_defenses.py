@@ -19,7 +19,7 @@ from defenses.gaussian_noise import GaussianNoise
 from defenses.pgd import Pgd
 from defenses.standard import Standard
 from harness.autoencoder import Autoencoder, Purified
-from harness.data import DATASETS, Dataset
+from harness.datasets.registry import DATASETS, Dataset
 from harness.determinism import seed_everything
 from harness.errors import UserError
 from harness.identity import key

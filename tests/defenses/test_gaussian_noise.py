@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from defenses.gaussian_noise import GaussianNoise
-from harness.data import Dataset
+from harness.datasets.registry import Dataset
 from harness.determinism import seed_everything
 from harness.errors import UserError
 from harness.identity import canonical, key

@@ -12,7 +12,7 @@ from defenses.fast_gradient import FastGradient
 from defenses.generative_adversarial_trainer import GenerativeAdversarialTrainer, Playing
 from defenses.random_perturbation import RandomPerturbation
 from defenses.standard import Standard
-from harness.data import DATASETS, Dataset
+from harness.datasets.registry import DATASETS, Dataset
 from harness.determinism import seed_everything
 from harness.errors import UserError
 from harness.identity import key

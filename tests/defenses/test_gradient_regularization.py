@@ -14,7 +14,7 @@ from defenses.fast_gradient import FastGradient
 from defenses.gradient_regularization import GradientRegularization, dual_norm
 from harness.attacks.gradient import fgsm
 from harness.attacks.unclipped import Unclipped
-from harness.data import DATASETS, Dataset
+from harness.datasets.registry import DATASETS, Dataset
 from harness.determinism import seed_everything
 from harness.errors import UserError
 from harness.identity import key

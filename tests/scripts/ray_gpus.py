@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from defenses.standard import Standard
-from harness.data import DataSource
+from harness.datasets.registry import DataSource
 from harness.plan import specs
 from harness.pool import Task
 from harness.ray_engine import Cluster, RayEngine

@@ -10,7 +10,7 @@ from defenses.standard import Standard
 from harness.attacks.gradient import Gradient
 from harness.attacks.noise import Noise
 from harness.attacks.transfer import Transfer
-from harness.data import DataSource
+from harness.datasets.registry import DataSource
 from harness.plan import Plan, Suite, plan, specs
 from harness.runner import run
 from harness.store import Home

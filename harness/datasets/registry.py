@@ -1,7 +1,7 @@
 """Data sets: whole sets in memory as uint8, handed out as float32 in [0, 1].
 
 :data:`DATASETS` is the table of what there is: adding a set is one entry. A user's own are named by form and path,
-``images:DIR`` and ``parquet:FILE`` (see :mod:`harness.image_files` for the layouts).
+``images:DIR`` and ``parquet:FILE`` (see :mod:`harness.datasets.image_folders` for the layouts).
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from typing import Final, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from . import image_files, loaders
-from .errors import UserError, unknown
-from .threat import Norm
+from ..errors import UserError, unknown
+from ..threat import Norm
+from . import image_folders, sampling, torchvision_sets
 
 Budgets = Mapping[Norm, tuple[float, ...]]
 Half = Literal["train", "test"]
@@ -85,8 +85,8 @@ class Dataset:
     y_test: Tensor
 
     def __post_init__(self) -> None:
-        _check(self.info, loaders.Part(self.x_train, self.y_train, f"{self.info.name} train"))
-        _check(self.info, loaders.Part(self.x_test, self.y_test, f"{self.info.name} test"))
+        _check(self.info, torchvision_sets.Part(self.x_train, self.y_train, f"{self.info.name} train"))
+        _check(self.info, torchvision_sets.Part(self.x_test, self.y_test, f"{self.info.name} test"))
 
     def to_float(self, images: Tensor) -> Tensor:
         """uint8 images to float32 in [0, 1]."""
@@ -133,11 +133,11 @@ class Dataset:
 
     @cached_property
     def _test_order(self) -> Tensor:
-        return loaders.stratified_order(self.y_test, salt=1)
+        return sampling.stratified_order(self.y_test, salt=1)
 
     @cached_property
     def _train_order(self) -> Tensor:
-        return loaders.stratified_order(self.y_train, salt=0)
+        return sampling.stratified_order(self.y_train, salt=0)
 
     def _sample(self, order: Tensor, n: int, part: str) -> Tensor:
         if not 1 <= n <= len(order):
@@ -145,7 +145,7 @@ class Dataset:
         return order[:n].clone()
 
 
-def _check(info: DatasetInfo, part: loaders.Part) -> None:
+def _check(info: DatasetInfo, part: torchvision_sets.Part) -> None:
     """Raise the one-line error for the first thing wrong with a part."""
     x, y, origin, mend = part
 
@@ -169,7 +169,7 @@ def _check(info: DatasetInfo, part: loaders.Part) -> None:
         raise wrong(f"label {label} of image {int(bad[0])} is outside 0..{len(info.classes) - 1} ({count})")
 
 
-Reader = Callable[[Path | None, bool], tuple[loaders.Part, loaders.Part]]
+Reader = Callable[[Path | None, bool], tuple[torchvision_sets.Part, torchvision_sets.Part]]
 
 _DIGITS: Final = tuple("0123456789")
 _CIFAR10: Final = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -249,16 +249,16 @@ _SVHN: Final = replace(
 _JPEG: Final = replace(_CIFAR, name="cifar10-jpeg", source=f"{_CIFAR.source}; every image re-encoded as JPEG")
 
 _TABLE: Final[tuple[tuple[DatasetInfo, Reader], ...]] = (
-    (_EMBEDDED, loaders.read_digits),
-    (_MNIST, partial(loaders.read_idx, "mnist", "MNIST")),
-    (_FASHION_MNIST, partial(loaders.read_idx, "fashion-mnist", "FashionMNIST")),
-    (_CIFAR, partial(loaders.read_cifar, "cifar10", "CIFAR10")),
+    (_EMBEDDED, torchvision_sets.read_digits),
+    (_MNIST, partial(torchvision_sets.read_idx, "mnist", "MNIST")),
+    (_FASHION_MNIST, partial(torchvision_sets.read_idx, "fashion-mnist", "FashionMNIST")),
+    (_CIFAR, partial(torchvision_sets.read_cifar, "cifar10", "CIFAR10")),
     (
         replace(_CIFAR, name="cifar100", classes=tuple(_CIFAR100.split())),
-        partial(loaders.read_cifar, "cifar100", "CIFAR100"),
+        partial(torchvision_sets.read_cifar, "cifar100", "CIFAR100"),
     ),
-    (_SVHN, partial(loaders.read_svhn, "svhn", "SVHN")),
-    (_JPEG, partial(image_files.read_parquet_folder, _JPEG.name, _JPEG.shape, _CIFAR10)),
+    (_SVHN, partial(torchvision_sets.read_svhn, "svhn", "SVHN")),
+    (_JPEG, partial(image_folders.read_parquet_folder, _JPEG.name, _JPEG.shape, _CIFAR10)),
 )
 
 DATASETS: Final[dict[str, DatasetInfo]] = {info.name: info for info, _ in _TABLE}
@@ -269,9 +269,9 @@ _READERS: Final[dict[str, Reader]] = {info.name: read for info, read in _TABLE}
 USER_SETS: Final = ("images:DIR", "parquet:FILE")
 """How a user's own sets are named."""
 
-_OPENERS: Final[dict[str, Callable[[Path], image_files.UserSet]]] = {
-    "images": image_files.open_images,
-    "parquet": image_files.open_parquet,
+_OPENERS: Final[dict[str, Callable[[Path], image_folders.UserSet]]] = {
+    "images": image_folders.open_images,
+    "parquet": image_folders.open_parquet,
 }
 
 
@@ -356,7 +356,7 @@ class DataSource:
         """Where a user's own set lies; ``None`` for one of :data:`DATASETS`."""
         return None if self.name in DATASETS else Path(self.name.partition(":")[2])
 
-    def open(self) -> image_files.UserSet:
+    def open(self) -> image_folders.UserSet:
         """Read the files of a user's own set without decoding the images."""
         assert self.path is not None
         return _OPENERS[self.name.partition(":")[0]](self.path)
@@ -380,7 +380,7 @@ def _info(source: DataSource) -> DatasetInfo:
     return dataset_info(source.name)
 
 
-def _user_info(opened: image_files.UserSet) -> DatasetInfo:
+def _user_info(opened: image_folders.UserSet) -> DatasetInfo:
     info = default_info(opened.name, opened.shape, opened.classes, len(opened.test.y))
     return replace(info, train_size=len(opened.train.y))
 

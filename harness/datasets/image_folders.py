@@ -1,6 +1,6 @@
 """Data sets of image files, in folders or in parquet, as uint8 tensors: the users' own, and those kept that way.
 
-Errors and late imports as in :mod:`harness.loaders`.
+Errors and late imports as in :mod:`harness.datasets.torchvision_sets`.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .errors import UserError
-from .loaders import POINT, Part, damaged, fixed_split, need_root, one_line
+from ..errors import UserError
+from .sampling import fixed_split
+from .torchvision_sets import POINT, Part, damaged, need_root, one_line
 
 Shape = tuple[int, int, int]
 

@@ -1,0 +1,1 @@
+"""Data sets: the registry with canonical budgets, readers, and how images are sampled."""
