@@ -19,7 +19,7 @@ from torch import Tensor
 from harness.attacks.alpha import Alpha
 from harness.attacks.gradient import Gradient
 from harness.attacks.jacobian import chunk_size, class_gradients
-from harness.models import build_model
+from harness.models.registry import build_model
 from harness.threat import Threat
 from harness.victim import Victim
 

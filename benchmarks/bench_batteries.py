@@ -33,7 +33,7 @@ from harness.attack import Attack
 from harness.attacks.transfer import Transfer
 from harness.datasets.registry import Dataset, load_dataset
 from harness.metrics.pairs import broken
-from harness.models import build_model
+from harness.models.registry import build_model
 from harness.proposal import Bench
 from harness.shard import craft, run_shard
 from harness.threat import Norm, Threat

@@ -19,7 +19,8 @@ from turns import cpu, options, stepper, table
 from defenses.contractive import Contractive
 from defenses.standard import Standard
 from harness.jacobians import Layer, estimate, trace
-from harness.models import Stages, build_model
+from harness.models.registry import build_model
+from harness.models.stages import Stages
 from harness.training import Loss, Trainer
 
 WEIGHT = 1e-3

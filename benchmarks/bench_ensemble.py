@@ -20,7 +20,8 @@ from defenses.generative_adversarial_trainer import GenerativeAdversarialTrainer
 from defenses.standard import Standard
 from harness.datasets.registry import DATASETS, DatasetInfo
 from harness.ensemble import Beside, Ensemble
-from harness.models import Stages, build_model
+from harness.models.registry import build_model
+from harness.models.stages import Stages
 from harness.training import Trainer
 
 TRAINERS: dict[str, Trainer] = {"plain": Standard(epochs=1), "GAT": GenerativeAdversarialTrainer(epochs=1)}

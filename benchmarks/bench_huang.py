@@ -25,7 +25,7 @@ from harness.attacks.art import Art
 from harness.attacks.foolbox import Foolbox
 from harness.attacks.gradient import adv_loss
 from harness.attacks.jacobian import class_gradients
-from harness.models import build_model
+from harness.models.registry import build_model
 from harness.threat import Threat
 from harness.training import Trainer
 from harness.victim import Victim

@@ -27,7 +27,7 @@ from harness.attacks._targeted import choose_target
 from harness.attacks.lbfgs import LBFGS
 from harness.datasets.registry import Dataset, load_dataset
 from harness.determinism import seed_everything
-from harness.models import build_model
+from harness.models.registry import build_model
 from harness.threat import Threat
 from harness.victim import Victim
 

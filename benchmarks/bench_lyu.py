@@ -15,7 +15,7 @@ from turns import options, stepper, table
 
 from defenses.gradient_regularization import GradientRegularization
 from defenses.standard import Standard
-from harness.models import build_model
+from harness.models.registry import build_model
 from harness.optim import limit_norms
 from harness.training import Trainer
 

@@ -31,7 +31,8 @@ from harness.attack import Attack
 from harness.attacks.transfer import Transfer
 from harness.blueprint import blueprint
 from harness.datasets.registry import Dataset, DatasetInfo, load_dataset
-from harness.models import Stages, build_model
+from harness.models.registry import build_model
+from harness.models.stages import Stages
 from harness.optim import descend
 from harness.threat import Threat
 from harness.training import Trainer

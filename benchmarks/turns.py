@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from harness.models import build_model
+from harness.models.registry import build_model
 from harness.training import Trainer
 
 Work = Callable[[], object]

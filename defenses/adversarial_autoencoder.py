@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from harness.attacks.lbfgs import LBFGS
-from harness.autoencoder import Examples, Reconstruction
 from harness.datasets.registry import Dataset
+from harness.models.purifier import Examples, Reconstruction
 from harness.threat import Threat
 from harness.training import require
 from harness.victim import Victim

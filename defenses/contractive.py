@@ -10,7 +10,7 @@ from torch import Tensor
 
 from harness.errors import UserError
 from harness.jacobians import exact, has_closed_form, squared_norm, steps, trace
-from harness.models import Stages
+from harness.models.stages import Stages
 from harness.noise import Where, hidden_noise, noisy
 from harness.pretraining import Decoder, autoencoder_loss
 from harness.training import Loss, Trainer, require

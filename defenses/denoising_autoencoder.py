@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from harness.autoencoder import Reconstruction
+from harness.models.purifier import Reconstruction
 from harness.training import require
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
-from harness.models import Stages
+from harness.models.stages import Stages
 from harness.training import Loss, Trainer, require
 
 

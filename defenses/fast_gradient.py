@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from harness.datasets.registry import DatasetInfo
-from harness.models import Stages
+from harness.models.stages import Stages
 from harness.threat import EXPONENT, steepest
 from harness.training import Loss, Trainer, require
 

@@ -8,9 +8,9 @@ from typing import Self
 
 from torch import Tensor, nn
 
-from harness.autoencoder import Purified
 from harness.datasets.registry import DatasetInfo
 from harness.errors import UserError
+from harness.models.purifier import Purified
 from harness.training import require
 from harness.upon import Untrained
 

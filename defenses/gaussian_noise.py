@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch.nn.functional as F
 from torch import Tensor
 
-from harness.models import Stages
+from harness.models.stages import Stages
 from harness.noise import Where, hidden_noise, noisy
 from harness.pretraining import Decoder, autoencoder_loss
 from harness.training import Loss, Trainer, require

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from harness.attacks.line import log_odds
 from harness.datasets.registry import DatasetInfo
-from harness.generator import PerturbationGenerator, generator_loss, probability_gradient
-from harness.models import Stages
+from harness.models.perturbation_generator import PerturbationGenerator, generator_loss, probability_gradient
+from harness.models.stages import Stages
 from harness.optim import update
 from harness.training import Loss, Trainer, require, shared
 

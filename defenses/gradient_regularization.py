@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from harness.models import Stages
+from harness.models.stages import Stages
 from harness.threat import steepest
 from harness.training import Loss, Trainer, require
 

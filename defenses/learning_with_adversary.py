@@ -18,7 +18,7 @@ from harness.attacks.alpha import nearest_boundary
 from harness.attacks.line import log_odds
 from harness.datasets.registry import DatasetInfo
 from harness.errors import unknown
-from harness.models import Stages
+from harness.models.stages import Stages
 from harness.threat import EXPONENT, magnitude, per_sample, steepest
 from harness.training import Loss, Trainer, require
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from harness.datasets.registry import DatasetInfo
 from harness.errors import UserError
-from harness.models import Stages
+from harness.models.stages import Stages
 from harness.noise import Where, hidden_noise, noisy
 from harness.remedy import Remedy
 from harness.training import require
@@ -28,7 +28,7 @@ class Averaged(nn.Module):
         base: The classifier.
         sigma: Standard deviation of the noise.
         where: ``"input"``, or ``"all"`` of input and hidden representations; then the base has to be a
-            :class:`~harness.models.Stages`.
+            :class:`~harness.models.stages.Stages`.
         runs: Runs that are averaged.
     """
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from harness.autoencoder import Purified
 from harness.datasets.registry import DatasetInfo
 from harness.errors import UserError
+from harness.models.purifier import Purified
 from harness.upon import Untrained
 
 

@@ -24,7 +24,8 @@ from . import determinism, identity
 from .computing import computing
 from .datasets.registry import Dataset
 from .errors import UserError
-from .models import Stages, build_model
+from .models.registry import build_model
+from .models.stages import Stages
 from .optim import set_lr
 from .training import Diverged, Epoch, Progress, Trained, Trainer
 

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from . import determinism, identity
 from .attack import Attack
 from .attacks.transfer import inner
-from .autoencoder import Purified, purifier
 from .datasets.registry import Dataset, DatasetInfo
 from .external import External, restore
+from .models.purifier import Purified, purifier
 from .optim import keep_compiler_out
 from .plan import Cell, ModelSpec, Plan
 from .results import is_finished

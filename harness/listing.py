@@ -50,7 +50,7 @@ def datasets() -> Table:
 
 def models() -> Table:
     """Architectures."""
-    from .models import ARCHITECTURES, PAPER_MLPS
+    from .models.registry import ARCHITECTURES, PAPER_MLPS
 
     table = _table("model", "what it is")
     for name in PAPER_MLPS:

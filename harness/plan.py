@@ -15,7 +15,7 @@ from .attacks.transfer import Transfer
 from .datasets.registry import DatasetInfo, Half
 from .ensemble import check as check_side_by_side
 from .errors import UserError, unknown
-from .models import check_architecture
+from .models.registry import check_architecture
 from .surrogate import recipe
 from .threat import Norm, Threat
 from .training import Trainer
@@ -31,7 +31,7 @@ class ModelSpec:
 
     Attributes:
         dataset: :attr:`DatasetInfo.name`.
-        architecture: Name in :mod:`harness.models`.
+        architecture: Name in :mod:`harness.models.registry`.
         defense: Resolved trainer: no hyperparameter is left to the data set.
         seed: Number of the training run, 0, 1, ...
         base: Model that the defense is built upon, if any.
@@ -331,7 +331,7 @@ def specs(
 
     Args:
         infos: Data sets.
-        architectures: Names in :mod:`harness.models`.
+        architectures: Names in :mod:`harness.models.registry`.
         defenses: Each a trainer, or several of which each is built upon the one before it: same architecture, same
             seed.
         seeds: Numbers of the training runs.

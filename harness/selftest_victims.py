@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from . import determinism
 from .broken import BROKEN
 from .datasets.registry import Dataset, load_dataset
-from .models import Stages
+from .models.stages import Stages
 from .proposal import Bench
 from .reference import LinearVictim
 from .remedy import VOTES, Remedy

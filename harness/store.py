@@ -19,10 +19,10 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from . import identity
-from .autoencoder import Purified, purifier
 from .datasets.registry import DatasetInfo
 from .errors import UserError
 from .external import External, restore
+from .models.purifier import Purified, purifier
 from .plan import ModelSpec
 from .shape import Shape, misfit
 

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from .computing import Precision, computing
 from .datasets.registry import Dataset, DatasetInfo
 from .errors import UserError, unknown
-from .models import Stages, build_model
+from .models.registry import build_model
+from .models.stages import Stages
 from .optim import descend, limit_norms, set_lr
 from .pretraining import Decoder, autoencoder_loss
 from .remedy import Remedy

@@ -601,7 +601,7 @@ CHOICES: Final = (
     ),
     Choice(
         topic="ConvNet",
-        choice="two convolutions of 5x5 with max-pooling, one dense layer: see harness.models",
+        choice="two convolutions of 5x5 with max-pooling, one dense layer: see harness.models.registry",
         reason="The paper says two convolutional, one fully connected and one softmax layer, and no widths.",
     ),
     Choice(

@@ -17,11 +17,11 @@ from defenses.gaussian_blur import GaussianBlur
 from defenses.stacked import Stacked
 from defenses.standard import Standard
 from harness.attacks.lbfgs import LBFGS
-from harness.autoencoder import Autoencoder, Purified, Reconstruction, purifier
 from harness.datasets.registry import Dataset
 from harness.determinism import seed_everything
 from harness.errors import UserError
-from harness.models import build_model
+from harness.models.purifier import Autoencoder, Purified, Reconstruction, purifier
+from harness.models.registry import build_model
 from harness.plan import ModelSpec
 from harness.remedy import Remedy
 from harness.store import Home, load_base, load_model, save_model

@@ -18,7 +18,8 @@ from harness.datasets.registry import DATASETS, Dataset
 from harness.determinism import seed_everything
 from harness.errors import UserError
 from harness.jacobians import exact, trace
-from harness.models import Stages, build_model
+from harness.models.registry import build_model
+from harness.models.stages import Stages
 from harness.options import parse_defense
 from harness.pretraining import Decoder, autoencoder_loss
 

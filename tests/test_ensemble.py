@@ -32,7 +32,7 @@ from harness.ensemble import Beside, Draws, Ensemble, fit
 from harness.errors import UserError
 from harness.graph import Graph
 from harness.identity import canonical
-from harness.models import build_model
+from harness.models.registry import build_model
 from harness.plan import ModelSpec, Plan, Suite, plan
 from harness.results import is_finished
 from harness.runner import run

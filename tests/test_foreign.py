@@ -89,15 +89,15 @@ def test_ours_can_be_had_beside_theirs() -> None:
         harness__INIT="",
         harness__wrap="from torch import nn\nclass Wrap(nn.Flatten): pass\n",
         harness__models="ARCHITECTURES = None  # not ours\n",
-        net="from harness.wrap import Wrap\nfrom harness.threat import Threat\nimport harness.models\n"
+        net="from harness.wrap import Wrap\nfrom harness.threat import Threat\nimport harness.models.registry\n"
         "from harness.listing import models\n"
-        "def make():\n    assert harness.models.ARCHITECTURES is None\n    net = Wrap()\n"
+        "def make():\n    assert harness.models.registry.ARCHITECTURES is None\n    net = Wrap()\n"
         "    net.threat, net.rows = Threat('l2', 1), models().row_count\n    return net\n",
     )
     spec = harness.threat.__spec__
     net = load(parse("net.py:make"))
     assert type(net.threat) is harness.threat.Threat
-    assert net.rows > 0  # our own code, called by theirs, found our own harness.models
+    assert net.rows > 0  # our own code, called by theirs, found our own harness.models.registry
     assert harness.threat.__spec__ is spec
 
 

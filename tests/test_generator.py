@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from harness.attacks.line import log_odds
 from harness.errors import UserError
-from harness.generator import PerturbationGenerator, generator_loss, probability_gradient
-from harness.models import build_model
+from harness.models.perturbation_generator import PerturbationGenerator, generator_loss, probability_gradient
+from harness.models.registry import build_model
 
 
 def convolutions(model: nn.Module) -> list[tuple[tuple[int, ...], int]]:

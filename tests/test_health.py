@@ -20,7 +20,7 @@ from harness.datasets.registry import load_dataset
 from harness.health import GRADES, QUESTIONS, trust
 from harness.health_basis import ABOVE, ENOUGH
 from harness.metrics.pairs import Board, Pair, wilson
-from harness.models import build_model
+from harness.models.registry import build_model
 from harness.remedy import Remedy
 
 HELPERS = runpy.run_path(str(Path(__file__).parent / "boards.py"))

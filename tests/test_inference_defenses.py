@@ -16,7 +16,7 @@ from harness import identity
 from harness.attacks.gradient import Gradient
 from harness.datasets.registry import DATASETS, Dataset
 from harness.errors import UserError
-from harness.models import build_model
+from harness.models.registry import build_model
 from harness.probe import probe
 from harness.proposal import Bench
 from harness.shard import run_shard

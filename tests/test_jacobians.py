@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from harness.jacobians import closed_form, estimate, exact, has_closed_form, squared_norm, steps, trace
-from harness.models import Stages, build_model
+from harness.models.registry import build_model
+from harness.models.stages import Stages
 
 
 class Case(NamedTuple):

@@ -5,8 +5,9 @@ import torch
 from torch import Tensor, nn
 
 from harness.errors import UserError
-from harness.maxout import Maxout, MaxoutConv
-from harness.models import Stages, build_model
+from harness.models.maxout import Maxout, MaxoutConv
+from harness.models.registry import build_model
+from harness.models.stages import Stages
 
 
 def test_a_unit_is_the_largest_of_its_pieces() -> None:

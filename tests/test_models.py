@@ -7,16 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from harness.errors import UserError
-from harness.models import (
-    ARCHITECTURES,
-    PAPER_MLPS,
-    Shape,
-    Stages,
-    Standardize,
-    architecture_names,
-    build_model,
-    check_architecture,
-)
+from harness.models.registry import ARCHITECTURES, PAPER_MLPS, architecture_names, build_model, check_architecture
+from harness.models.stages import Shape, Stages, Standardize
 
 SHAPES: tuple[Shape, ...] = ((1, 8, 8), (1, 28, 28), (3, 32, 32))
 NAMES = ("mlp-100-100", "mlp-7", "mlp-5-4-3", "mlp-sigmoid-6-5", *ARCHITECTURES)

@@ -24,7 +24,8 @@ from harness.determinism import seed_everything
 from harness.errors import UserError
 from harness.estimate import shown
 from harness.external import External
-from harness.models import Shape, build_model
+from harness.models.registry import build_model
+from harness.models.stages import Shape
 from harness.part import part
 from harness.plan import ModelSpec, Plan, Suite, plan, specs
 from harness.store import Home, read_json, write_json

@@ -22,7 +22,8 @@ from harness.datasets.registry import DATASETS, Dataset
 from harness.determinism import seed_everything
 from harness.errors import UserError
 from harness.identity import canonical, key
-from harness.models import Stages, build_model
+from harness.models.registry import build_model
+from harness.models.stages import Stages
 from harness.optim import limit_norms
 from harness.pretraining import ACTIVITY, Decoder, reconstruction_loss, sparsity
 from harness.training import Diverged, Loss, Trained, Trainer, score

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.models import build_model
+from harness.models.registry import build_model
 from harness.victim import Cost, ModelChangedError, Victim, VictimError, input_gradient
 
 

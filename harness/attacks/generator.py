@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..attack import Attack, Family, Kind
 from ..errors import UserError, unknown
-from ..generator import PerturbationGenerator, generator_loss, probability_gradient
+from ..models.perturbation_generator import PerturbationGenerator, generator_loss, probability_gradient
 from ..optim import descend
 from ..threat import Norm, Threat, magnitude, per_sample
 from ..victim import Victim, input_gradient

@@ -16,8 +16,8 @@ from harness.datasets.registry import Dataset
 from harness.determinism import seed_everything
 from harness.errors import UserError
 from harness.evaluation import evaluate
-from harness.generator import generator_loss
 from harness.identity import canonical, key
+from harness.models.perturbation_generator import generator_loss
 from harness.plan import Cell, ModelSpec, Suite
 from harness.prepared import read_prepared, write_prepared
 from harness.store import read_json

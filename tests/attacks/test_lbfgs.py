@@ -13,7 +13,7 @@ from harness.attacks._lbfgsb import Evaluation, minimise
 from harness.attacks._targeted import TargetedLoss, choose_target
 from harness.attacks.lbfgs import LBFGS
 from harness.determinism import seed_everything
-from harness.models import build_model
+from harness.models.registry import build_model
 from harness.reference import LinearVictim
 from harness.threat import Threat
 from harness.victim import Victim

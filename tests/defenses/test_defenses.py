@@ -18,12 +18,13 @@ from defenses.fast_gradient import FastGradient
 from defenses.gaussian_noise import GaussianNoise
 from defenses.pgd import Pgd
 from defenses.standard import Standard
-from harness.autoencoder import Autoencoder, Purified
 from harness.datasets.registry import DATASETS, Dataset
 from harness.determinism import seed_everything
 from harness.errors import UserError
 from harness.identity import key
-from harness.models import Stages, build_model
+from harness.models.purifier import Autoencoder, Purified
+from harness.models.registry import build_model
+from harness.models.stages import Stages
 from harness.threat import Threat
 from harness.training import Loss, Trainer
 from harness.upon import Untrained, Upon

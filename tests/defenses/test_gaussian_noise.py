@@ -12,7 +12,7 @@ from harness.datasets.registry import Dataset
 from harness.determinism import seed_everything
 from harness.errors import UserError
 from harness.identity import canonical, key
-from harness.models import build_model
+from harness.models.registry import build_model
 from harness.noise import hidden_noise, noisy
 from harness.pretraining import Decoder, autoencoder_loss
 

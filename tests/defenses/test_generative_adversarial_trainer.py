@@ -16,7 +16,8 @@ from harness.datasets.registry import DATASETS, Dataset
 from harness.determinism import seed_everything
 from harness.errors import UserError
 from harness.identity import key
-from harness.models import Stages, build_model
+from harness.models.registry import build_model
+from harness.models.stages import Stages
 from harness.training import score
 
 SHAPE = (1, 8, 8)

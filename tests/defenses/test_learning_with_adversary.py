@@ -13,7 +13,8 @@ from harness.attacks.line import log_odds
 from harness.datasets.registry import DATASETS, Dataset
 from harness.determinism import seed_everything
 from harness.errors import UserError
-from harness.models import Stages, build_model
+from harness.models.registry import build_model
+from harness.models.stages import Stages
 from harness.threat import EXPONENT, magnitude, steepest
 
 SHAPE = (1, 8, 8)

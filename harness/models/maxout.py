@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 from torch import Tensor, nn
 
-from .errors import UserError
+from ..errors import UserError
 
 Parts = tuple[OrderedDict[str, nn.Module], tuple[str, ...]]
 """Stages by name, and which of them give a hidden representation."""

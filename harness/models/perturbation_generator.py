@@ -2,49 +2,17 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from itertools import pairwise
-from typing import Final, NamedTuple
+from typing import Final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .errors import UserError
-from .threat import per_sample
+from ..threat import per_sample
+from .allconv import Conv, convolution
 
-Parts = tuple[OrderedDict[str, nn.Module], tuple[str, ...]]
-"""Stages by name, and which of them give a hidden representation."""
-
-
-class Conv(NamedTuple):
-    """Sizes of a convolution that is followed by a ReLU; padded so that the stride alone makes images smaller."""
-
-    maps: int
-    kernel: int = 3
-    stride: int = 1
-
-
-CLASSIFIER: Final = (Conv(48), Conv(48, stride=2), Conv(96), Conv(96, stride=2), Conv(96), Conv(96, kernel=1))
 GENERATOR: Final = (*(Conv(48) for _ in range(6)), Conv(48, kernel=1))
-
-
-def classifier(shape: tuple[int, int, int], classes: int) -> Parts:
-    """The trainee: seven convolutions, and the average of each class's scores over all places.
-
-    Raises:
-        UserError: Images under 4 pixels, of which two strides of 2 leave no more than one place to average over.
-    """
-    channels, height, width = shape
-    if min(height, width) < 4:
-        raise UserError(f"allconv needs images of at least 4x4 pixels, got {height}x{width}")
-    stages: OrderedDict[str, nn.Module] = OrderedDict()
-    maps = (channels, *(conv.maps for conv in CLASSIFIER))
-    for number, ((fan_in, _), conv) in enumerate(zip(pairwise(maps), CLASSIFIER, strict=True), start=1):
-        stages[f"conv{number}"] = nn.Sequential(_convolution(fan_in, conv), nn.ReLU())
-    stages["scores"] = _convolution(CLASSIFIER[-1].maps, Conv(classes, kernel=1))
-    stages["logits"] = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    return stages, tuple(name for name in stages if name.startswith("conv"))
 
 
 class PerturbationGenerator(nn.Module):
@@ -59,8 +27,8 @@ class PerturbationGenerator(nn.Module):
         layers: list[nn.Module] = []
         maps = (channels, *(conv.maps for conv in GENERATOR))
         for (fan_in, _), conv in zip(pairwise(maps), GENERATOR, strict=True):
-            layers += [_convolution(fan_in, conv), nn.ReLU(inplace=True)]
-        self.layers = nn.Sequential(*layers, _convolution(maps[-1], Conv(channels, kernel=1)), nn.Tanh())
+            layers += [convolution(fan_in, conv), nn.ReLU(inplace=True)]
+        self.layers = nn.Sequential(*layers, convolution(maps[-1], Conv(channels, kernel=1)), nn.Tanh())
 
     def forward(self, gradient: Tensor) -> Tensor:
         """Perturbations in (-1, 1) like the gradients (N, C, H, W)."""
@@ -95,12 +63,3 @@ def generator_loss(logits: Tensor, y: Tensor, perturbation: Tensor, c: float | T
     """
     probability = (-F.cross_entropy(logits, y, reduction="none")).exp()
     return (probability + c * perturbation.flatten(1).square().sum(1)).mean()
-
-
-def _convolution(fan_in: int, conv: Conv) -> nn.Conv2d:
-    """With Xavier's initial weights (Glorot & Bengio 2010, eq. 16) and biases of zero."""
-    made = nn.Conv2d(fan_in, conv.maps, conv.kernel, conv.stride, padding=conv.kernel // 2)
-    nn.init.xavier_uniform_(made.weight)
-    assert made.bias is not None
-    nn.init.zeros_(made.bias)
-    return made

@@ -12,13 +12,13 @@ from typing import Final, NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
-from .datasets.registry import Dataset, DatasetInfo
-from .errors import UserError
-from .models import Shape
-from .optim import descend, set_lr
-from .pretraining import reconstruction_loss
-from .training import Diverged, Epoch, Progress, Schedule, Trained, require, score
-from .upon import Upon
+from ..datasets.registry import Dataset, DatasetInfo
+from ..errors import UserError
+from ..optim import descend, set_lr
+from ..pretraining import reconstruction_loss
+from ..training import Diverged, Epoch, Progress, Schedule, Trained, require, score
+from ..upon import Upon
+from .stages import Shape
 
 WIDTHS: Final = (256, 128, 256)
 """Hidden layers of the paper's autoencoder: 784-256-128-256-784 on MNIST."""
