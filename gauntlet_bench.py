@@ -2,7 +2,8 @@
 
 Names like ``reports`` and ``defenses`` are in everybody's projects. Once this module is imported, they mean the
 packages that lie beside it, whatever the import path holds before them. Every worker process imports it first, because
-it is what the command runs. A user's model sees the user's modules all the same: :class:`harness.foreign.World`.
+it is what the command runs. A user's model sees the user's modules all the same:
+:class:`harness.user_code.python_file.World`.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Final, NoReturn
 import torch
 from torch import Tensor, nn
 
-from . import foreign, registry
+from . import registry
 from .address import Reference, check_normalisation, listed
 from .datasets.registry import DatasetInfo
 from .duplicates import ORIGIN
@@ -23,6 +23,7 @@ from .errors import UserError
 from .interface import Interface
 from .remedy import Remedy
 from .training import Trainer
+from .user_code import python_file
 
 _NONE: Final = Remedy()
 
@@ -99,7 +100,9 @@ def _load(reference: Reference, *, fresh: bool = False) -> nn.Module:
     match reference.kind:
         case "python":
             arguments = dict(reference.arguments)
-            made = foreign.from_file(Path(reference.place), reference.factory, arguments, _root(reference), fresh=fresh)
+            made = python_file.from_file(
+                Path(reference.place), reference.factory, arguments, _root(reference), fresh=fresh
+            )
             model = registry.house(made, reference.text)
         case "export":
             model = registry.from_export(Path(reference.place))
@@ -128,7 +131,7 @@ def _root(reference: Reference) -> Path | None:
 
 def _code(reference: Reference) -> list[tuple[str, bytes]]:
     """A Python file and what it imports; of any other model nothing, since its files are not edited."""
-    return foreign.sources(Path(reference.place), _root(reference)) if reference.kind == "python" else []
+    return python_file.sources(Path(reference.place), _root(reference)) if reference.kind == "python" else []
 
 
 def describe_model(
@@ -229,11 +232,11 @@ def digest(model: nn.Module) -> str:
 def program(reference: Reference, model: nn.Module, remedy: Remedy = _NONE) -> str:
     """Digest of a model's code: 16 hexadecimal digits.
 
-    Of a Python file its bytes, those of the files of its owner's that it imports (:func:`harness.foreign.sources`), the
-    factory's name and its arguments; of an exported program the graph with its constants; of any other model of MLflow
-    its files, weights included. Programs that a Python file loads count with theirs, and so do files that hold stand-in
-    gradients. Not seen: installed packages, files that hold settings. :func:`harness.inspection.fingerprint` sees what
-    they do.
+    Of a Python file its bytes, those of the files of its owner's that it imports
+    (:func:`harness.user_code.python_file.sources`), the factory's name and its arguments; of an exported program the
+    graph with its constants; of any other model of MLflow its files, weights included. Programs that a Python file
+    loads count with theirs, and so do files that hold stand-in gradients. Not seen: installed packages, files that hold
+    settings. :func:`harness.inspection.fingerprint` sees what they do.
     """
     total = hashlib.sha256()
     given = model.inner if isinstance(model, Normalised) else model
@@ -253,7 +256,7 @@ def program(reference: Reference, model: nn.Module, remedy: Remedy = _NONE) -> s
     for _, function in remedy.stand_ins:
         if (file := Path(function.rpartition(":")[0])).is_file():
             total.update(file.read_bytes())
-            if helpers := foreign.sources(file.resolve(), Path.cwd())[1:]:
+            if helpers := python_file.sources(file.resolve(), Path.cwd())[1:]:
                 total.update(repr(helpers).encode())
     return total.hexdigest()[:16]
 

@@ -1,4 +1,4 @@
-"""Doors to other people's models: exported programs, MLflow; Python files have :mod:`harness.foreign`.
+"""Doors to other people's models: exported programs, MLflow; Python files have :mod:`harness.user_code.python_file`.
 
 The only module beside :mod:`harness.tracking` that imports MLflow, and only once it is needed.
 """
@@ -19,11 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import surroundings
 from .errors import UserError, said
-from .foreign import World
-from .foreign import sources as sources
 from .redaction import without_password, without_password_of
+from .user_code import process_state
+from .user_code.python_file import World
 
 # -- exported programs ---------------------------------------------------------------------------------------------
 
@@ -93,7 +92,7 @@ def from_export(path: Path) -> nn.Module:
         UserError: It is none, or cannot be used; see :class:`Exported`.
     """
     try:
-        with surroundings.kept():
+        with process_state.kept():
             program = torch.export.load(path)
     except Exception as error:  # zip, pickle, JSON and the file system each have exceptions of their own
         raise UserError(f"{path} is no program that torch.export.save wrote ({said(error)})") from error
@@ -237,10 +236,10 @@ def load_folder(path: Path, name: str) -> nn.Module:
         UserError: It cannot be loaded.
     """
     world = World([path / "code"])  # where it keeps a model's own modules
-    with _mlflow() as mlflow, surroundings.kept() as before, world.entered():
+    with _mlflow() as mlflow, process_state.kept() as before, world.entered():
         try:
             model = mlflow.pytorch.load_model(str(path), map_location="cpu")
-            surroundings.hold(model, before)
+            process_state.hold(model, before)
         except ModuleNotFoundError as error:
             raise UserError(f"{name} cannot be loaded ({said(error)}); log it with code_paths=[...]") from error
         except Exception as error:  # a pickle may raise anything

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import foreign
 from .errors import UserError, unknown
+from .user_code import python_file
 
 Function = Callable[[Tensor], Tensor]
 
@@ -77,7 +77,7 @@ def find_function(name: str) -> Function:
     file = Path(path)
     if not file.is_file():
         raise UserError(f"no file {path} for the stand-in gradient {name!r}")
-    found: Function = foreign.function_of(file.resolve(), wanted, Path.cwd())
+    found: Function = python_file.function_of(file.resolve(), wanted, Path.cwd())
     return found
 
 

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 import harness.threat
-from harness import foreign
 from harness.address import Reference, parse
 from harness.duplicates import duplicate
 from harness.errors import UserError
@@ -24,6 +23,7 @@ from harness.external import describe_model, load, program
 from harness.proposal import Bench
 from harness.remedy import Remedy
 from harness.stand_in import find_function
+from harness.user_code import python_file
 
 ROOT = Path(__file__).parent.parent
 X = torch.rand(2, 1, 3, 3, generator=torch.Generator().manual_seed(1))
@@ -64,8 +64,8 @@ def size(text: str) -> int:
 @pytest.mark.parametrize(
     ("form", "name"),
     [
-        *((form, name) for form in ("{}", "{}__INIT") for name in (*foreign.OURS, "art", "pandas", "utils")),
-        *(("{}__inner", name) for name in foreign.OURS),  # else a folder without __init__.py comes after a package
+        *((form, name) for form in ("{}", "{}__INIT") for name in (*python_file.OURS, "art", "pandas", "utils")),
+        *(("{}__inner", name) for name in python_file.OURS),  # else a folder without __init__.py comes after a package
     ],
 )
 def test_a_neighbour_wins_over_what_is_loaded(form: str, name: str) -> None:
@@ -144,7 +144,7 @@ def test_a_file_in_a_package_is_run_as_part_of_it() -> None:
     )
     reference = parse("repo/zoo/vision/net.py:make")
     assert load(reference)(X).shape == (2, 6)
-    names = [name for name, _ in foreign.sources(Path(reference.place))]
+    names = [name for name, _ in python_file.sources(Path(reference.place))]
     assert names[0] == "zoo/vision/net.py"
     assert names[1:] == [
         "repo_tools.py",
@@ -422,14 +422,14 @@ def shadow(*names: str) -> None:
 
 
 def test_folders_of_our_names_do_not_break_the_command() -> None:
-    shadow(*foreign.OURS)
+    shadow(*python_file.OURS)
     done = run("-m", "gauntlet_bench", "list", "suites")
     assert done.returncode == 0, done.stderr
     assert "unseen" in done.stdout
 
 
 def test_nor_its_workers() -> None:
-    shadow(*foreign.OURS)
+    shadow(*python_file.OURS)
     words = ["train", "--model", "softmax", "--defense", "standard:epochs=1", "--jobs", "1", "--home", "home"]
     done = run("-m", "gauntlet_bench", *words)
     assert done.returncode == 0, done.stderr

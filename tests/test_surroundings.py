@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from harness import surroundings
 from harness.address import parse
 from harness.duplicates import duplicate
 from harness.external import load
+from harness.user_code import process_state
 from harness.victim import Victim
 
 ROOT = Path(__file__).parent.parent
@@ -173,12 +173,12 @@ def test_a_setting_that_cannot_be_put_back_keeps_none_of_the_others(tmp_path: Pa
     gone.mkdir()
     monkeypatch.chdir(gone)
     limit = sys.getrecursionlimit()
-    with surroundings.kept():
+    with process_state.kept():
         monkeypatch.chdir(tmp_path)
         gone.rmdir()
         sys.setrecursionlimit(limit + 100)
     assert sys.getrecursionlimit() == limit
-    assert surroundings.settings().keys() == surroundings._SETTINGS.keys()
+    assert process_state.settings().keys() == process_state._SETTINGS.keys()
 
 
 def test_exported_programs_and_registries_are_loaded_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from . import determinism
+from .. import determinism
 
 _torch: Final[Any] = torch  # not all of it is typed
 _LOGGER: Final = ("level", "disabled", "propagate", "handlers", "filters")
@@ -192,7 +192,7 @@ def kept() -> Iterator[dict[str, Any]]:
 
     Settings of torch and NumPy, precision, generators of random numbers, warnings, logging, streams, signals, the
     environment, the working directory and what else :data:`_SETTINGS` names; ``sys.path`` and modules belong to
-    :class:`harness.foreign.World`. Costs about two milliseconds.
+    :class:`harness.user_code.python_file.World`. Costs about two milliseconds.
 
     Yields:
         The settings as they were.

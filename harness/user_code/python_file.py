@@ -18,13 +18,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
-from . import determinism, surroundings
-from .errors import UserError, said, unknown
+from .. import determinism
+from ..errors import UserError, said, unknown
+from . import process_state
 
 OURS: Final = ("harness", "defenses", "suites", "reports")
 """Names of ours that a user's own modules may have too."""
 
-_HOME: Final = Path(__file__).resolve().parent.parent
+_HOME: Final = Path(__file__).resolve().parents[2]
 _INSTALLED: Final = {"site-packages", "dist-packages"}
 _SHARED: Final = frozenset({*sys.stdlib_module_names, "torch", "numpy"})
 """What a neighbour of the same name does not replace once it is loaded: the standard library, and what loads once."""
@@ -134,7 +135,7 @@ class _Source(SourceFileLoader):
 
     def exec_module(self, module: ModuleType) -> None:
         self.world.furnish(module)
-        with surroundings.kept() if self.world.late else nullcontext():
+        with process_state.kept() if self.world.late else nullcontext():
             super().exec_module(module)
 
 
@@ -364,8 +365,8 @@ def from_file(
     them: two models may each have a ``net.py`` of their own. A file in a package (its folder has an ``__init__.py``) is
     run as a module of that package. See :class:`World`.
 
-    What the code sets in the process (:func:`harness.surroundings.kept`) holds until the factory returns; but for the
-    default dtype, which the model finds again whenever it is called, nothing of it is left then.
+    What the code sets in the process (:func:`harness.user_code.process_state.kept`) holds until the factory returns;
+    but for the default dtype, which the model finds again whenever it is called, nothing of it is left then.
 
     Args:
         path: The file.
@@ -383,7 +384,7 @@ def from_file(
             raise unknown(f"factory in {path}", factory, _callables(vars(module)))
         with determinism.isolated(0):  # a model that draws its weights is the same one in every process
             made: object = make(**arguments)
-        surroundings.hold(made, before)
+        process_state.hold(made, before)
         return made
 
 
@@ -409,13 +410,13 @@ def _run(path: Path, root: Path | None, fresh: bool = False) -> Iterator[tuple[M
     if world is None:
         package = _placed(path)[1].partition(".")[0] if _in_package(path) else ""
         world = World(*_places(path, root), program=str(path), package=package)
-    with _blaming(path, world), surroundings.kept() as before:
-        surroundings.assume(world.settings)  # as the file left them when it was run
+    with _blaming(path, world), process_state.kept() as before:
+        process_state.assume(world.settings)  # as the file left them when it was run
         with world.entered():
             if world.module is None:
                 name = f"gauntlet_external_{digest}" + (f"_{next(_FRESH)}" if fresh else "")
                 world.module = _execute(path, listed[0][1], name, world)
-                world.settings = surroundings.changed(before)
+                world.settings = process_state.changed(before)
                 if fresh:
                     sys.modules.pop(name, None)
                 else:
