@@ -21,7 +21,7 @@ from harness.attacks.gradient import Gradient
 from harness.attacks.jacobian import chunk_size, class_gradients
 from harness.models.registry import build_model
 from harness.threat import Threat
-from harness.victim import Victim
+from harness.victims.victim import Victim
 
 Jacobian = Callable[[Victim, Tensor], Tensor]
 

@@ -37,7 +37,7 @@ from harness.models.registry import build_model
 from harness.proposal import Bench
 from harness.shard import craft, run_shard
 from harness.threat import Norm, Threat
-from harness.victim import Victim
+from harness.victims.victim import Victim
 from suites import suite
 
 ROWS = {

@@ -30,7 +30,7 @@ from harness.results import finish
 from harness.runner import run
 from harness.store import Home, load_model
 from harness.tracking import Tracker, default_uri
-from harness.victim import Victim
+from harness.victims.victim import Victim
 from harness.work import Context, Judge, Train, Worker
 
 SOURCE = DataSource("digits")

@@ -28,7 +28,7 @@ from harness.attacks.jacobian import class_gradients
 from harness.models.registry import build_model
 from harness.threat import Threat
 from harness.training import Trainer
-from harness.victim import Victim
+from harness.victims.victim import Victim
 
 C = 1.5
 TRAINERS: Mapping[str, Trainer] = {

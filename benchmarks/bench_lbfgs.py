@@ -29,7 +29,7 @@ from harness.datasets.registry import Dataset, load_dataset
 from harness.determinism import seed_everything
 from harness.models.registry import build_model
 from harness.threat import Threat
-from harness.victim import Victim
+from harness.victims.victim import Victim
 
 EPOCHS = {"lenet": 2}
 SCIPY: dict[str, dict[str, float]] = {

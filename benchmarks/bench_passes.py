@@ -36,7 +36,7 @@ from harness.models.stages import Stages
 from harness.optim import descend
 from harness.threat import Threat
 from harness.training import Trainer
-from harness.victim import Victim
+from harness.victims.victim import Victim
 from suites import studies, suites
 
 FEW = 10

@@ -12,7 +12,7 @@ from harness.datasets.registry import Dataset
 from harness.models.purifier import Examples, Reconstruction
 from harness.threat import Threat
 from harness.training import require
-from harness.victim import Victim
+from harness.victims.victim import Victim
 
 CHUNK = 500
 """Images attacked at once."""

@@ -13,9 +13,9 @@ from harness.datasets.registry import DatasetInfo
 from harness.errors import UserError
 from harness.models.stages import Stages
 from harness.noise import Where, hidden_noise, noisy
-from harness.remedy import Remedy
 from harness.training import require
 from harness.upon import Untrained
+from harness.victims.adaptation import Remedy
 
 TOGETHER: Final = 100
 """Images up to which runs share a pass: it takes a fifth of the time on one image, and more than its share on 250."""

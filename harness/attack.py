@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor
 
 from .threat import NORMS, Norm, Threat
-from .victim import Victim
+from .victims.victim import Victim
 
 Kind = Literal["budget", "minimal"]
 Access = Literal["gradients", "scores", "decisions", "none"]

@@ -21,10 +21,10 @@ from .metrics.pairs import Board, Pair, pair_rows, worst_case
 from .plan import Cell, ModelSpec, Suite, plan
 from .probe import probe
 from .proposal import Bench, Proposal
-from .remedy import Remedy
 from .results import pair_from_outcomes
 from .shard import run_shard
-from .victim import VictimError
+from .victims.adaptation import Remedy
+from .victims.victim import VictimError
 
 
 def evaluate(

@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from . import registry
 from .address import Reference, check_normalisation, listed
 from .datasets.registry import DatasetInfo
-from .duplicates import ORIGIN
 from .errors import UserError
 from .interface import Interface
-from .remedy import Remedy
 from .training import Trainer
 from .user_code import python_file
+from .victims.adaptation import Remedy
+from .victims.duplicates import ORIGIN
 
 _NONE: Final = Remedy()
 

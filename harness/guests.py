@@ -12,8 +12,8 @@ from .datasets.registry import Dataset
 from .determinism import as_a_worker, full_float32, isolated
 from .inspection import LOOK
 from .plan import ModelSpec
-from .remedy import Remedy
 from .store import Home, write_json
+from .victims.adaptation import Remedy
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def admit(
         mean: Per channel, taken from the images before the model sees them; empty for none.
         std: Per channel, what they are then divided by.
         remedy: How attacks are to see it; None finds out.
-        stand_ins: Gradients for parts that have none, see :class:`harness.remedy.Remedy`.
+        stand_ins: Gradients for parts that have none, see :class:`harness.victims.adaptation.Remedy`.
         batch: Images that it takes at once; None finds out.
         device: Where to look at it.
         thorough: Ask all that :func:`harness.inspection.inspect` asks; False for a plan.

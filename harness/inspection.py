@@ -15,15 +15,15 @@ import torch
 from torch import Tensor, nn
 
 from . import determinism
-from .agreement import Agreement
 from .datasets.sampling import stratified_order
 from .errors import UserError, said
 from .external import add_to_digest, bare, digest
 from .interface import TRIED, Interface, find
 from .metrics.class_order import better_order
 from .probe import diagnose, stochastic, wavers
-from .remedy import Remedy
-from .victim import SURE, Cost, Victim, VictimError
+from .victims.adaptation import Remedy
+from .victims.agreement import Agreement
+from .victims.victim import SURE, Cost, Victim, VictimError
 
 LOOK: Final = 256
 """Most images that are asked: so many where the first are answered badly."""
@@ -95,7 +95,7 @@ def inspect(
         classes: Logits that it has to return; None: as many as it does.
         device: Where it will run.
         remedy: How attacks are to see it; None finds out.
-        stand_ins: Gradients for parts that have none, see :class:`harness.remedy.Remedy`.
+        stand_ins: Gradients for parts that have none, see :class:`harness.victims.adaptation.Remedy`.
         batch: Images that it takes at once; None finds out.
         thorough: Ask in other batches, orders and modes too; if not, the first 16 images at once are enough.
 

@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from .errors import UserError, unknown
-from .remedy import Remedy
 from .training import Trainer
 from .upon import Upon
+from .victims.adaptation import Remedy
 
 if TYPE_CHECKING:
     from .ray_engine import Cluster

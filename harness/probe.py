@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from . import determinism, identity
 from .attacks.losses import objective
 from .errors import UserError
-from .remedy import VOTES, Remedy
 from .survey import Survey, are_probabilities, cross_entropy, is_flat, margin
 from .threat import Threat
-from .victim import SURE, Cost, Victim
+from .victims.adaptation import VOTES, Remedy
+from .victims.victim import SURE, Cost, Victim
 
 CALLS: Final = 8
 """Calls under different seeds that show whether a model draws random numbers."""
@@ -128,11 +128,11 @@ def diagnose(
 
     Args:
         model: Classifier of images in [0, 1]; it is copied.
-        x: Images (N, C, H, W) in [0, 1]; at most :data:`harness.victim.SURE` are used.
+        x: Images (N, C, H, W) in [0, 1]; at most :data:`harness.victims.victim.SURE` are used.
         y: Labels (N,).
         classes: Number of logits K.
         device: Where to run.
-        stand_ins: As in :class:`~harness.remedy.Remedy`.
+        stand_ins: As in :class:`~harness.victims.adaptation.Remedy`.
         varies: Whether the outputs vary from call to call; None finds out.
         spent: Passes are added to it.
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .threat import EXPONENT, Norm, dual_exponent, per_sample, steepest
-from .victim import Victim
+from .victims.victim import Victim
 
 
 class LinearVictim(Victim):

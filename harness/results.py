@@ -195,7 +195,7 @@ def pair_from_outcomes(
 
 
 def _together(answers: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, dict[str, float]]:
-    """Agreements of a cell's shards as those of the cell: see :class:`harness.agreement.Agreement`."""
+    """Agreements of a cell's shards as those of the cell: see :class:`harness.victims.agreement.Agreement`."""
     found: dict[str, dict[str, float]] = {}
     for shard in answers:
         for who, one in shard.items():

@@ -24,10 +24,10 @@ from .datasets.registry import Dataset, load_dataset
 from .models.stages import Stages
 from .proposal import Bench
 from .reference import LinearVictim
-from .remedy import VOTES, Remedy
 from .threat import Norm
 from .training import Loss, Trainer
-from .victim import Victim
+from .victims.adaptation import VOTES, Remedy
+from .victims.victim import Victim
 
 Sort = Literal["linear", "plain", "hardened", "broken", "remedied"]
 

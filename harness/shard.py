@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 
 from . import determinism
-from .agreement import Agreement
 from .attack import Attack
 from .errors import describe
 from .metrics.pairs import DISTANCES, FLAGS, SAMPLE_COLUMNS
 from .proposal import Bench, Proposal
 from .referee import Verdict, as_images, judge
 from .threat import Threat
-from .victim import Victim, VictimError
+from .victims.agreement import Agreement
+from .victims.victim import Victim, VictimError
 
 GALLERY: Final = 16
 """Images kept of every cell for people to look at."""
@@ -35,7 +35,7 @@ def craft(victim: Victim, attack: Attack, threat: Threat, x: Tensor, y: Tensor, 
 
     So does a change of the model's weights, which are put back: the attack worked on another model than the one
     that is judged, and whatever is attacked next on this copy would too. An attack that runs out of memory is begun
-    anew, with the model called on fewer images at once: see :meth:`~harness.victim.Victim.sparing`.
+    anew, with the model called on fewer images at once: see :meth:`~harness.victims.victim.Victim.sparing`.
 
     Raises:
         VictimError: The model itself is at fault, not the attack.

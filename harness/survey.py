@@ -19,7 +19,7 @@ from .attacks.losses import objective
 from .attacks.noise import Noise
 from .errors import describe
 from .threat import EXPONENT, Threat, steepest
-from .victim import Victim, input_gradient
+from .victims.victim import Victim, input_gradient
 
 STRIDES: Final = (0.05, 0.5)
 """Steps of "uphill" in units of eps: a long one too, because a part that rounds does not notice the short one."""

@@ -23,7 +23,7 @@ from .models.registry import build_model
 from .models.stages import Stages
 from .optim import descend, limit_norms, set_lr
 from .pretraining import Decoder, autoencoder_loss
-from .remedy import Remedy
+from .victims.adaptation import Remedy
 
 Optimizer = Literal["adam", "sgd"]
 Schedule = Literal["constant", "cosine"]

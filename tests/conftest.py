@@ -15,7 +15,7 @@ from harness.datasets.registry import Dataset, load_dataset
 from harness.determinism import seed_everything
 from harness.threat import Threat
 from harness.training import Trainer
-from harness.victim import Victim
+from harness.victims.victim import Victim
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

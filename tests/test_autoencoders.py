@@ -23,11 +23,11 @@ from harness.errors import UserError
 from harness.models.purifier import Autoencoder, Purified, Reconstruction, purifier
 from harness.models.registry import build_model
 from harness.plan import ModelSpec
-from harness.remedy import Remedy
 from harness.store import Home, load_base, load_model, save_model
 from harness.threat import Threat
 from harness.training import Diverged, Trained
-from harness.victim import Victim
+from harness.victims.adaptation import Remedy
+from harness.victims.victim import Victim
 
 
 def few(data: Dataset, n: int = 200) -> Dataset:

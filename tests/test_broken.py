@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from harness.broken import BROKEN, CorrugatedLoss, DeadUnits, OptimisingForward, RandomInput, RoundedInputs
 from harness.datasets.registry import Dataset
-from harness.remedy import Remedy
 from harness.survey import PlainPgd, cross_entropy, margin
 from harness.threat import Threat
-from harness.victim import Victim, input_gradient
+from harness.victims.adaptation import Remedy
+from harness.victims.victim import Victim, input_gradient
 
 THREAT = Threat("linf", 0.1)
 IDENTICAL = [name for name in BROKEN if name not in ("rounded-inputs", "random-input", "optimising-forward")]

@@ -36,7 +36,7 @@ from harness.plan import Suite, plan, specs
 from harness.referee import judge
 from harness.reference import LinearVictim
 from harness.threat import Norm, Threat
-from harness.victim import Victim
+from harness.victims.victim import Victim
 from suites import suites
 
 call = runpy.run_path(str(Path(__file__).parent / "commands.py"))["call"]

@@ -22,7 +22,7 @@ from harness.doctor import examine_attacks, parse_forced
 from harness.errors import UserError
 from harness.plan import Suite
 from harness.threat import Threat
-from harness.victim import Victim
+from harness.victims.victim import Victim
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,11 +28,11 @@ from harness.evaluation import External, digest
 from harness.metrics.pairs import PAIR_COLUMNS, Board, Pair, pair_rows
 from harness.plan import ModelSpec, Suite, plan
 from harness.proposal import Bench
-from harness.remedy import Remedy
 from harness.results import pair_from_outcomes
 from harness.shard import run_shard
 from harness.threat import EXPONENT, Threat, magnitude, per_sample, steepest
-from harness.victim import Victim, VictimError, input_gradient
+from harness.victims.adaptation import Remedy
+from harness.victims.victim import Victim, VictimError, input_gradient
 
 N = 40
 

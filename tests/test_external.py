@@ -25,8 +25,8 @@ from harness.errors import UserError
 from harness.external import External, Normalised, bare, describe_model, digest, load, restore
 from harness.interface import Interface
 from harness.proposal import Bench
-from harness.remedy import Remedy
-from harness.victim import Victim, input_gradient
+from harness.victims.adaptation import Remedy
+from harness.victims.victim import Victim, input_gradient
 
 NET = """
 from pathlib import Path

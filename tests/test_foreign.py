@@ -17,13 +17,13 @@ from torch import Tensor, nn
 
 import harness.threat
 from harness.address import Reference, parse
-from harness.duplicates import duplicate
 from harness.errors import UserError
 from harness.external import describe_model, load, program
 from harness.proposal import Bench
-from harness.remedy import Remedy
-from harness.stand_in import find_function
 from harness.user_code import python_file
+from harness.victims.adaptation import Remedy
+from harness.victims.bpda import find_function
+from harness.victims.duplicates import duplicate
 
 ROOT = Path(__file__).parent.parent
 X = torch.rand(2, 1, 3, 3, generator=torch.Generator().manual_seed(1))

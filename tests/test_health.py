@@ -21,7 +21,7 @@ from harness.health import GRADES, QUESTIONS, trust
 from harness.health_basis import ABOVE, ENOUGH
 from harness.metrics.pairs import Board, Pair, wilson
 from harness.models.registry import build_model
-from harness.remedy import Remedy
+from harness.victims.adaptation import Remedy
 
 HELPERS = runpy.run_path(str(Path(__file__).parent / "boards.py"))
 sound, pair, budget, record, frame, facts = (

@@ -21,7 +21,7 @@ from harness.probe import probe
 from harness.proposal import Bench
 from harness.shard import run_shard
 from harness.threat import Threat
-from harness.victim import Victim, VictimError
+from harness.victims.victim import Victim, VictimError
 
 
 def put(trainer: Any, base: nn.Module, data: Dataset) -> nn.Module:

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 import harness
-from harness.agreement import Agreement
 from harness.attacks.apgd import APGD
 from harness.attacks.noise import Noise
 from harness.datasets.registry import Dataset
@@ -20,10 +19,11 @@ from harness.inspection import inspect
 from harness.metrics.class_order import better_order
 from harness.plan import Suite
 from harness.proposal import Bench
-from harness.remedy import Remedy
 from harness.shard import run_shard
 from harness.threat import Threat
-from harness.victim import Victim, input_gradient
+from harness.victims.adaptation import Remedy
+from harness.victims.agreement import Agreement
+from harness.victims.victim import Victim, input_gradient
 
 SUITE = Suite(name="two", summary="", attacks={"linf": (Noise(), APGD(steps=5))}, budgets={"linf": (0.05,)})
 

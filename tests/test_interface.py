@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from harness.errors import UserError
 from harness.interface import Interface, Interfaced, find
-from harness.victim import Victim, VictimError, input_gradient
+from harness.victims.victim import Victim, VictimError, input_gradient
 
 Heads = collections.namedtuple("Heads", "features logits")
 

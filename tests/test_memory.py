@@ -31,7 +31,7 @@ from harness.shard import craft, run_shard
 from harness.store import Home
 from harness.threat import Threat
 from harness.training import score
-from harness.victim import Victim
+from harness.victims.victim import Victim
 
 
 class Hungry(nn.Module):

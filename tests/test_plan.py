@@ -25,7 +25,7 @@ from harness.plan import Cell, ModelSpec, Plan, Suite, plan, specs
 from harness.reference import LinearVictim
 from harness.threat import Norm, Threat
 from harness.training import Trainer
-from harness.victim import Victim
+from harness.victims.victim import Victim
 
 DIGITS = DATASETS["digits"]
 

@@ -23,7 +23,7 @@ from harness.results import shard_path
 from harness.store import Home, load_model, read_json, save_model, weights_digest, write_json
 from harness.sync import merge
 from harness.threat import Norm, Threat
-from harness.victim import Victim
+from harness.victims.victim import Victim
 from harness.work import Context, Judge, Prepare, Train, Worker, provenance
 
 DIGITS = DataSource("digits").info()

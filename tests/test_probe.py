@@ -27,10 +27,10 @@ from harness.determinism import seed_everything
 from harness.errors import UserError
 from harness.probe import DRAWS, GAP, diagnose, probe, stochastic, wavers
 from harness.reference import LinearVictim
-from harness.remedy import Remedy
 from harness.survey import Survey, backward_calls
 from harness.threat import Threat
-from harness.victim import Victim, VictimError
+from harness.victims.adaptation import Remedy
+from harness.victims.victim import Victim, VictimError
 
 THREAT = Threat("linf", 0.1)
 HONEST = ("plain", "gaussian-noise", "fast-gradient", "pgd")

@@ -19,7 +19,7 @@ from harness.datasets.registry import Dataset
 from harness.determinism import seed_everything
 from harness.referee import judge
 from harness.threat import Norm, Threat
-from harness.victim import Victim
+from harness.victims.victim import Victim
 from suites import suites
 
 QUICK: Final = suites()["quick"]

@@ -24,11 +24,11 @@ from harness.plan import Suite
 from harness.proposal import Bench, Proposal
 from harness.referee import BOX_TOLERANCE, as_images, judge
 from harness.reference import LinearVictim
-from harness.remedy import Remedy
 from harness.results import pair_from_outcomes
 from harness.shard import Outcome, craft, run_shard
 from harness.threat import NORMS, Norm, Threat, magnitude
-from harness.victim import Victim, VictimError
+from harness.victims.adaptation import Remedy
+from harness.victims.victim import Victim, VictimError
 
 CONVEX: tuple[Norm, ...] = ("linf", "l2", "l1")
 N = 12

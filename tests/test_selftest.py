@@ -25,7 +25,7 @@ from harness.selftest import IMAGES, Finding, attacks_of, run
 from harness.selftest_floors import RULES, stated
 from harness.selftest_victims import Case, Reference, closed_form, linear, references
 from harness.threat import Norm, Threat
-from harness.victim import Victim, input_gradient
+from harness.victims.victim import Victim, input_gradient
 from suites import suites
 
 FLAT, STEEP = LINEAR = ("flat linear, 2 classes", "steep linear, 10 classes")

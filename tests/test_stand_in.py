@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from harness.errors import UserError
 from harness.identity import canonical
 from harness.proposal import Bench
-from harness.remedy import VOTES, Remedy
-from harness.stand_in import find_function, give_gradients
-from harness.victim import Victim, input_gradient
+from harness.victims.adaptation import VOTES, Remedy
+from harness.victims.bpda import find_function, give_gradients
+from harness.victims.victim import Victim, input_gradient
 
 
 class Front(nn.Module):

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from harness.address import parse
-from harness.duplicates import duplicate
 from harness.external import load
 from harness.user_code import process_state
-from harness.victim import Victim
+from harness.victims.duplicates import duplicate
+from harness.victims.victim import Victim
 
 ROOT = Path(__file__).parent.parent
 HEAD = (

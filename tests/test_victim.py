@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.models.registry import build_model
-from harness.victim import Cost, ModelChangedError, Victim, VictimError, input_gradient
+from harness.victims.victim import Cost, ModelChangedError, Victim, VictimError, input_gradient
 
 
 class Fickle(nn.Module):

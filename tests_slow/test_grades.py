@@ -22,7 +22,7 @@ from defenses.standard import Standard
 from harness.broken import BROKEN, RandomInput, RoundedInputs
 from harness.datasets.registry import Dataset, load_dataset
 from harness.determinism import seed_everything
-from harness.remedy import Remedy
+from harness.victims.adaptation import Remedy
 
 EPS = 0.1
 IMAGES = 150

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.linalg import vecdot, vector_norm
 
 from ..errors import UserError
-from ..victim import Victim, input_gradient
+from ..victims.victim import Victim, input_gradient
 from ._lbfgsb import Evaluate, Evaluation
 from .line import CHUNK, fooled, is_fooled
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..attack import Attack, Kind
 from ..errors import UserError, unknown
 from ..threat import EXPONENT, Norm, Threat, dual_exponent, magnitude, per_sample, steepest
-from ..victim import Victim
+from ..victims.victim import Victim
 from .jacobian import candidate_gradients, chunk_size, class_gradients
 from .line import diameter, first_crossing
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..attack import Attack
 from ..errors import UserError, unknown
 from ..threat import Norm, Threat
-from ..victim import Victim, input_gradient
+from ..victims.victim import Victim, input_gradient
 from ._front import Front
 from .apgd_dense import Dense
 from .apgd_l1 import Sparse

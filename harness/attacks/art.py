@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from ..threat import EXPONENT, Threat
-from ..victim import Victim
+from ..victims.victim import Victim
 from .art_table import ART_TABLE
 from .capability import ArtCapability, Capability
 from .foreign import Foreign, load, numpy_mat, rivals, scratch_directory, seeded_numpy

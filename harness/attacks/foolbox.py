@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..threat import Threat
-from ..victim import Victim
+from ..victims.victim import Victim
 from .capability import Capability, FoolboxCapability
 from .foolbox_table import FOOLBOX_TABLE, STARTS
 from .foreign import Foreign, load, rivals

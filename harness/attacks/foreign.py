@@ -21,7 +21,7 @@ from torch import Tensor
 from ..attack import Access, Attack, Family, Kind
 from ..errors import UserError
 from ..threat import Norm, Threat
-from ..victim import Victim
+from ..victims.victim import Victim
 from .capability import Capability, Value, find, refuse
 
 

@@ -16,7 +16,7 @@ from ..errors import UserError, unknown
 from ..models.perturbation_generator import PerturbationGenerator, generator_loss, probability_gradient
 from ..optim import descend
 from ..threat import Norm, Threat, magnitude, per_sample
-from ..victim import Victim, input_gradient
+from ..victims.victim import Victim, input_gradient
 from .line import CHUNK, log_odds
 
 Weights = Mapping[str, Tensor]

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..attack import Attack, Family, Kind
 from ..errors import UserError, unknown
 from ..threat import EXPONENT, Norm, Threat, magnitude, per_sample, steepest
-from ..victim import Victim, input_gradient
+from ..victims.victim import Victim, input_gradient
 from .line import CHUNK, diameter, first_crossing, log_odds
 
 Objective = Literal["loss", "probability", "log-odds"]

@@ -8,7 +8,7 @@ from typing import Final, Literal
 import torch
 from torch import Tensor
 
-from ..victim import Victim
+from ..victims.victim import Victim
 from .losses import likely_rivals
 
 ROWS: Final = 320

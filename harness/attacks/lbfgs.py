@@ -14,7 +14,7 @@ from torch.linalg import vector_norm
 from ..attack import Attack, Kind
 from ..errors import UserError, unknown
 from ..threat import Norm, Threat
-from ..victim import Victim
+from ..victims.victim import Victim
 from ._lbfgsb import minimise
 from ._targeted import TARGETS, TargetedLoss, projected
 from .line import shorten

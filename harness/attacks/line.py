@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..threat import Norm, magnitude, per_sample
-from ..victim import Victim
+from ..victims.victim import Victim
 
 CHUNK: Final = 128
 """Images a pass: beyond about 100 neither an MLP nor a convolutional net gets cheaper per image on a CPU core."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..attack import Attack, Kind
 from ..errors import UserError
 from ..threat import Norm, Threat, magnitude, per_sample, project_ball
-from ..victim import Victim, input_gradient
+from ..victims.victim import Victim, input_gradient
 from .apgd_l1 import project_l1_box
 from .draws import Draws
 from .line import CHUNK, diameter, is_fooled, log_odds, shorten

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..attack import Access, Attack, Family, Kind
 from ..errors import UserError, unknown
 from ..threat import Norm, Threat, magnitude, per_sample
-from ..victim import Victim
+from ..victims.victim import Victim
 from .line import CHUNK, log_odds
 
 

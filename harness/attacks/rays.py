@@ -12,7 +12,7 @@ from torch import Tensor
 from ..attack import Access, Attack, Kind
 from ..errors import UserError
 from ..threat import Norm, Threat, magnitude, per_sample
-from ..victim import Victim
+from ..victims.victim import Victim
 from .draws import Draws
 from .line import CHUNK, diameter
 from .minimum import always_wrong, settle

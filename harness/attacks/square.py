@@ -13,7 +13,7 @@ from torch import Tensor
 from ..attack import Access, Attack
 from ..errors import UserError
 from ..threat import Norm, Threat, magnitude, per_sample
-from ..victim import Victim
+from ..victims.victim import Victim
 from .draws import Draws
 from .line import CHUNK, is_fooled
 from .losses import objective

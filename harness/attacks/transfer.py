@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..attack import Access, Attack, Family, Kind
 from ..threat import Norm, Threat
-from ..victim import Victim
+from ..victims.victim import Victim
 
 
 @dataclass(frozen=True, kw_only=True)

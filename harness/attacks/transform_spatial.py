@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..attack import Access
 from ..threat import Threat
-from ..victim import Victim
+from ..victims.victim import Victim
 from .draws import Draws
 from .line import fooled
 from .transforms import Blind, Transformation

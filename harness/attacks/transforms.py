@@ -23,7 +23,7 @@ from torch import Tensor
 from ..attack import Access, Attack, Family
 from ..errors import UserError
 from ..threat import Norm, Threat
-from ..victim import Victim
+from ..victims.victim import Victim
 from .draws import Draws
 
 Bytes = npt.NDArray[np.uint8]

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..attack import Attack, Family, Kind
 from ..errors import UserError
 from ..threat import Norm, Threat
-from ..victim import Victim
+from ..victims.victim import Victim
 from .alpha import Alpha
 from .gradient import Gradient
 from .line import diameter, first_crossing

@@ -10,7 +10,7 @@ from harness.attacks.jacobian import chunk_size, class_gradients
 from harness.models.registry import build_model
 from harness.reference import LinearVictim
 from harness.threat import EXPONENT, Threat, dual_exponent, magnitude
-from harness.victim import Victim
+from harness.victims.victim import Victim
 
 NORMS = ("linf", "l2", "l1")
 

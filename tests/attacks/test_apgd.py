@@ -13,9 +13,9 @@ from harness.attacks.foolbox import Foolbox
 from harness.attacks.line import is_fooled, log_odds
 from harness.attacks.losses import LOSSES
 from harness.reference import LinearVictim
-from harness.remedy import Remedy
 from harness.threat import Threat, per_sample
-from harness.victim import Victim
+from harness.victims.adaptation import Remedy
+from harness.victims.victim import Victim
 
 NORMS = ("linf", "l2", "l1")
 EPS = {"linf": 0.1, "l2": 0.6, "l1": 2.5}  # leave about half of the digits standing

@@ -13,7 +13,7 @@ from harness.attacks.apgd_l1 import Sparse, project_l1_box
 from harness.attacks.losses import objective
 from harness.reference import LinearVictim
 from harness.threat import Threat, magnitude
-from harness.victim import Victim
+from harness.victims.victim import Victim
 
 
 def greedy(slope: Tensor, x: Tensor, eps: float) -> Tensor:

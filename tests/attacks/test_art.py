@@ -21,7 +21,7 @@ from harness.determinism import seed_everything
 from harness.errors import UserError
 from harness.identity import key
 from harness.threat import NORMS, Norm, Threat
-from harness.victim import Victim
+from harness.victims.victim import Victim
 
 EPS: dict[Norm, float] = {"linf": 0.1, "l2": 1.0, "l1": 4.0, "l0": 5.0}
 WORKING = [entry for entry in capabilities() if not entry.refused]

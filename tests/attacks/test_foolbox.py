@@ -16,7 +16,7 @@ from harness.determinism import seed_everything
 from harness.errors import UserError
 from harness.identity import key
 from harness.threat import NORMS, Norm, Threat
-from harness.victim import Victim, VictimError
+from harness.victims.victim import Victim, VictimError
 
 EPS: dict[Norm, float] = {"linf": 0.1, "l2": 1.0, "l1": 4.0, "l0": 5.0}
 WORKING = [entry for entry in capabilities() if not entry.refused]

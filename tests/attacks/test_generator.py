@@ -22,7 +22,7 @@ from harness.plan import Cell, ModelSpec, Suite
 from harness.prepared import read_prepared, write_prepared
 from harness.store import read_json
 from harness.threat import Threat, magnitude
-from harness.victim import Victim
+from harness.victims.victim import Victim
 
 DECLARED = Generator(c=0.5, images=300, epochs=8, batch_size=32, lr=1e-3)
 ANY = Threat("l2", None)

@@ -11,7 +11,7 @@ from harness.attacks.gradient import Gradient, adv_loss, adv_loss_sign, fgsm
 from harness.attacks.line import first_crossing, is_fooled, log_odds, shorten
 from harness.reference import LinearVictim
 from harness.threat import EXPONENT, Threat, magnitude
-from harness.victim import Victim
+from harness.victims.victim import Victim
 
 NORMS = ("linf", "l2", "l1")
 EPS = {"linf": 0.05, "l2": 0.2, "l1": 0.3}

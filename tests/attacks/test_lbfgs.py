@@ -16,7 +16,7 @@ from harness.determinism import seed_everything
 from harness.models.registry import build_model
 from harness.reference import LinearVictim
 from harness.threat import Threat
-from harness.victim import Victim
+from harness.victims.victim import Victim
 
 L2 = Threat("l2")
 

@@ -13,9 +13,9 @@ from harness.broken import CorrugatedLoss, DeadUnits, RandomInput, RoundedInputs
 from harness.datasets.registry import Dataset
 from harness.determinism import seed_everything
 from harness.reference import LinearVictim
-from harness.remedy import Remedy
 from harness.threat import Threat
-from harness.victim import Victim
+from harness.victims.adaptation import Remedy
+from harness.victims.victim import Victim
 
 LP = ("linf", "l2", "l1")
 

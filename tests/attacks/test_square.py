@@ -14,9 +14,9 @@ from harness.broken import CorrugatedLoss, RoundedInputs
 from harness.datasets.registry import Dataset
 from harness.determinism import seed_everything
 from harness.reference import LinearVictim
-from harness.remedy import Remedy
 from harness.threat import NORMS, Threat, magnitude
-from harness.victim import Victim
+from harness.victims.adaptation import Remedy
+from harness.victims.victim import Victim
 
 LP = ("linf", "l2", "l1")
 EPS = {"linf": 0.1, "l2": 0.5, "l1": 1.5}

@@ -31,7 +31,7 @@ from harness.errors import UserError
 from harness.referee import judge
 from harness.reference import LinearVictim
 from harness.threat import Threat
-from harness.victim import Victim
+from harness.victims.victim import Victim
 
 ANY = Threat("linf", 1.0)
 ALL: list[Transformation] = [

@@ -21,7 +21,7 @@ from harness.identity import key
 from harness.models.registry import build_model
 from harness.models.stages import Stages
 from harness.threat import Threat, dual_exponent
-from harness.victim import Victim
+from harness.victims.victim import Victim
 
 SHAPE = (1, 8, 8)
 EXPONENTS = (1.0, 1.5, 2.0, 4.0, math.inf)

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .errors import UserError, unknown
-from .user_code import python_file
+from ..errors import UserError, unknown
+from ..user_code import python_file
 
 Function = Callable[[Tensor], Tensor]
 

@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass, field
 from typing import ClassVar, Final
 
-from .errors import UserError
+from ..errors import UserError
 
 VOTES: Final = 25
 """Draws behind every label of a stochastic model, unless its remedy says otherwise: the one it gives most often."""

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from . import determinism
+from .. import determinism
+from ..errors import UserError
+from .adaptation import Remedy
+from .bpda import give_gradients
 from .duplicates import duplicate
-from .errors import UserError
-from .remedy import Remedy
-from .stand_in import give_gradients
 
 T = TypeVar("T")
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from .errors import UserError, said
+from ..errors import UserError, said
 
 ORIGIN: Final = "_gauntlet_origin"
 """Attribute of a module that was loaded: an object whose ``again(module, why)`` loads it once more."""

@@ -1,0 +1,1 @@
+"""What an attack sees of a model: frozen, in float32, with counted passes and adapted gradients."""
