@@ -18,10 +18,10 @@ from turns import cpu, options, stepper, table
 
 from defenses.contractive import Contractive
 from defenses.standard import Standard
-from harness.jacobians import Layer, estimate, trace
 from harness.models.registry import build_model
 from harness.models.stages import Stages
-from harness.training import Loss, Trainer
+from harness.training.jacobian_penalty import Layer, estimate, trace
+from harness.training.trainer import Loss, Trainer
 
 WEIGHT = 1e-3
 

@@ -19,10 +19,10 @@ from turns import Work, options, ratios, table
 from defenses.generative_adversarial_trainer import GenerativeAdversarialTrainer
 from defenses.standard import Standard
 from harness.datasets.registry import DATASETS, DatasetInfo
-from harness.ensemble import Beside, Ensemble
 from harness.models.registry import build_model
 from harness.models.stages import Stages
-from harness.training import Trainer
+from harness.training.trainer import Trainer
+from harness.training.vmapped_seeds import Beside, Ensemble
 
 TRAINERS: dict[str, Trainer] = {"plain": Standard(epochs=1), "GAT": GenerativeAdversarialTrainer(epochs=1)}
 

@@ -27,7 +27,7 @@ from harness.attacks.gradient import adv_loss
 from harness.attacks.jacobian import class_gradients
 from harness.models.registry import build_model
 from harness.threat import Threat
-from harness.training import Trainer
+from harness.training.trainer import Trainer
 from harness.victims.victim import Victim
 
 C = 1.5

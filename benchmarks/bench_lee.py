@@ -19,7 +19,7 @@ from defenses.fast_gradient import FastGradient
 from defenses.generative_adversarial_trainer import GenerativeAdversarialTrainer
 from defenses.random_perturbation import RandomPerturbation
 from defenses.standard import Standard
-from harness.training import Trainer
+from harness.training.trainer import Trainer
 
 FAST, TRAINER = "fast gradient, L2", "GAT, k = 1"
 TRAINERS: dict[str, Trainer] = {

@@ -16,8 +16,8 @@ from turns import options, stepper, table
 from defenses.gradient_regularization import GradientRegularization
 from defenses.standard import Standard
 from harness.models.registry import build_model
-from harness.optim import limit_norms
-from harness.training import Trainer
+from harness.training.optim import limit_norms
+from harness.training.trainer import Trainer
 
 TRAINERS: dict[str, Trainer] = {
     "plain": Standard(epochs=1),

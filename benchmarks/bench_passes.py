@@ -33,9 +33,9 @@ from harness.blueprint import blueprint
 from harness.datasets.registry import Dataset, DatasetInfo, load_dataset
 from harness.models.registry import build_model
 from harness.models.stages import Stages
-from harness.optim import descend
 from harness.threat import Threat
-from harness.training import Trainer
+from harness.training.optim import descend
+from harness.training.trainer import Trainer
 from harness.victims.victim import Victim
 from suites import studies, suites
 

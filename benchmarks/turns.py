@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from harness.models.registry import build_model
-from harness.training import Trainer
+from harness.training.trainer import Trainer
 
 Work = Callable[[], object]
 

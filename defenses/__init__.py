@@ -1,4 +1,4 @@
-"""Defenses: one paper or classic baseline a file, each a :class:`harness.training.Trainer`.
+"""Defenses: one paper or classic baseline a file, each a :class:`harness.training.trainer.Trainer`.
 
 A new file in this folder is all that a new defense takes: every Trainer defined here that has a ``name`` is found.
 """
@@ -10,7 +10,7 @@ import pkgutil
 from functools import lru_cache
 
 from harness.errors import unknown
-from harness.training import Trainer
+from harness.training.trainer import Trainer
 
 
 @lru_cache

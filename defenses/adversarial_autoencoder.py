@@ -9,9 +9,9 @@ from torch import nn
 
 from harness.attacks.lbfgs import LBFGS
 from harness.datasets.registry import Dataset
-from harness.models.purifier import Examples, Reconstruction
 from harness.threat import Threat
-from harness.training import require
+from harness.training.reconstruction import Examples, Reconstruction
+from harness.training.trainer import require
 from harness.victims.victim import Victim
 
 CHUNK = 500

@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from harness.errors import UserError
-from harness.jacobians import exact, has_closed_form, squared_norm, steps, trace
 from harness.models.stages import Stages
-from harness.noise import Where, hidden_noise, noisy
-from harness.pretraining import Decoder, autoencoder_loss
-from harness.training import Loss, Trainer, require
+from harness.training.jacobian_penalty import exact, has_closed_form, squared_norm, steps, trace
+from harness.training.noise import Where, hidden_noise, noisy
+from harness.training.pretraining import Decoder, autoencoder_loss
+from harness.training.trainer import Loss, Trainer, require
 
 FLOOR: Final = 1e-12
 """Added under the root of an unsquared norm, whose slope at zero is infinite."""
@@ -49,7 +49,7 @@ class Contractive(Trainer):
         penalty: ``"layers"`` is eq. 6, whose layers are independent and mostly have a formula; ``"exact"`` is eq. 5,
             the output's Jacobian by the image, at the cost of a backward pass for each class.
         output: What the output is to the penalty: ``"softmax"`` as in the paper, or ``"logits"``.
-        draws: Random projections for layers without a formula (:func:`harness.jacobians.estimate`).
+        draws: Random projections for layers without a formula (:func:`harness.training.jacobian_penalty.estimate`).
         sigma: Standard deviation of noise added in training, in pixel units of [0, 1]: "DCN+GN" of table 6. The
             Jacobian is the one at the noisy image.
         where: Where the noise is added, as in ``gaussian-noise``.

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from harness.models.stages import Stages
-from harness.training import Loss, Trainer, require
+from harness.training.trainer import Loss, Trainer, require
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from torch import Tensor
 from harness.datasets.registry import DatasetInfo
 from harness.models.stages import Stages
 from harness.threat import EXPONENT, steepest
-from harness.training import Loss, Trainer, require
+from harness.training.trainer import Loss, Trainer, require
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from harness.datasets.registry import DatasetInfo
 from harness.errors import UserError
 from harness.models.purifier import Purified
-from harness.training import require
-from harness.upon import Untrained
+from harness.training.on_trained import Untrained
+from harness.training.trainer import require
 
 
 class Blur(nn.Module):

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from harness.models.stages import Stages
-from harness.noise import Where, hidden_noise, noisy
-from harness.pretraining import Decoder, autoencoder_loss
-from harness.training import Loss, Trainer, require
+from harness.training.noise import Where, hidden_noise, noisy
+from harness.training.pretraining import Decoder, autoencoder_loss
+from harness.training.trainer import Loss, Trainer, require
 
 
 @dataclass(frozen=True, kw_only=True)

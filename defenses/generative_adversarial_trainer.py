@@ -13,8 +13,8 @@ from harness.attacks.line import log_odds
 from harness.datasets.registry import DatasetInfo
 from harness.models.perturbation_generator import PerturbationGenerator, generator_loss, probability_gradient
 from harness.models.stages import Stages
-from harness.optim import update
-from harness.training import Loss, Trainer, require, shared
+from harness.training.optim import update
+from harness.training.trainer import Loss, Trainer, require, shared
 
 
 @dataclass(frozen=True, kw_only=True)

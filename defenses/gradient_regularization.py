@@ -11,7 +11,7 @@ from torch import Tensor
 
 from harness.models.stages import Stages
 from harness.threat import steepest
-from harness.training import Loss, Trainer, require
+from harness.training.trainer import Loss, Trainer, require
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,7 @@ from harness.datasets.registry import DatasetInfo
 from harness.errors import unknown
 from harness.models.stages import Stages
 from harness.threat import EXPONENT, magnitude, per_sample, steepest
-from harness.training import Loss, Trainer, require
+from harness.training.trainer import Loss, Trainer, require
 
 
 @dataclass(frozen=True, kw_only=True)

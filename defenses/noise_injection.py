@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from harness.datasets.registry import DatasetInfo
 from harness.errors import UserError
 from harness.models.stages import Stages
-from harness.noise import Where, hidden_noise, noisy
-from harness.training import require
-from harness.upon import Untrained
+from harness.training.noise import Where, hidden_noise, noisy
+from harness.training.on_trained import Untrained
+from harness.training.trainer import require
 from harness.victims.adaptation import Remedy
 
 TOGETHER: Final = 100

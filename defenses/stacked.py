@@ -9,7 +9,7 @@ from torch import nn
 from harness.datasets.registry import DatasetInfo
 from harness.errors import UserError
 from harness.models.purifier import Purified
-from harness.upon import Untrained
+from harness.training.on_trained import Untrained
 
 
 @dataclass(frozen=True, kw_only=True)

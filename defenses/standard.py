@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from harness.training import Trainer
+from harness.training.trainer import Trainer
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,10 +22,10 @@ from .attacks.transfer import inner
 from .datasets.registry import Dataset, DatasetInfo
 from .external import External, restore
 from .models.purifier import Purified, purifier
-from .optim import keep_compiler_out
 from .plan import Cell, ModelSpec, Plan
 from .results import is_finished
 from .store import Home, has_model
+from .training.optim import keep_compiler_out
 
 STEPS: Final = ("steps", "max_iter", "queries", "max_evaluations", "iterations")
 """How declarations call the number of passes that one run of an attack makes over an image ..."""

@@ -20,7 +20,7 @@ from .address import Reference, check_normalisation, listed
 from .datasets.registry import DatasetInfo
 from .errors import UserError
 from .interface import Interface
-from .training import Trainer
+from .training.trainer import Trainer
 from .user_code import python_file
 from .victims.adaptation import Remedy
 from .victims.duplicates import ORIGIN

@@ -67,7 +67,7 @@ def defenses() -> Table:
 
     from defenses import defenses as kinds
 
-    from .training import Trainer
+    from .training.trainer import Trainer
 
     common = {field.name for field in dataclasses.fields(Trainer)}
     table = _table("defense", "what it does", "its own hyperparameters", "source")

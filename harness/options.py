@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from .errors import UserError, unknown
-from .training import Trainer
-from .upon import Upon
+from .training.on_trained import Upon
+from .training.trainer import Trainer
 from .victims.adaptation import Remedy
 
 if TYPE_CHECKING:

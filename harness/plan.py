@@ -13,13 +13,13 @@ from . import identity
 from .attack import Attack
 from .attacks.transfer import Transfer
 from .datasets.registry import DatasetInfo, Half
-from .ensemble import check as check_side_by_side
 from .errors import UserError, unknown
 from .models.registry import check_architecture
 from .surrogate import recipe
 from .threat import Norm, Threat
-from .training import Trainer
-from .upon import Upon
+from .training.on_trained import Upon
+from .training.trainer import Trainer
+from .training.vmapped_seeds import check as check_side_by_side
 
 PROBE_SAMPLES: Final = 128
 """Images that a model's health is looked at with."""
@@ -37,7 +37,7 @@ class ModelSpec:
         base: Model that the defense is built upon, if any.
         front: Model whose purifier is put in front of the base, if any: the defense is built upon both together.
         beside: Seeds of all networks that are trained side by side with this one, its own among them, in one pass
-            (:mod:`harness.ensemble`); none: it is trained alone. Their weights differ by rounding.
+            (:mod:`harness.training.vmapped_seeds`); none: it is trained alone. Their weights differ by rounding.
 
     Raises:
         UserError: A base or front that the defense needs is missing; a front without a base; parts of another data set;

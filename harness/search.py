@@ -20,7 +20,7 @@ from .metrics.pairs import wilson
 from .plan import ModelSpec, Plan, Suite, with_parents
 from .store import Home, has_model, load_card, load_model
 from .study import Search, Study
-from .training import score
+from .training.trainer import score
 
 SEED: Final = 2000
 """Of the networks that are compared. Studies count theirs from 0."""

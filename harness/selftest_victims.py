@@ -25,7 +25,7 @@ from .models.stages import Stages
 from .proposal import Bench
 from .reference import LinearVictim
 from .threat import Norm
-from .training import Loss, Trainer
+from .training.trainer import Loss, Trainer
 from .victims.adaptation import VOTES, Remedy
 from .victims.victim import Victim
 

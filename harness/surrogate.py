@@ -10,7 +10,7 @@ import dataclasses
 from typing import Final
 
 from .datasets.registry import DatasetInfo
-from .training import Trainer
+from .training.trainer import Trainer
 
 SHOWN: Final = 100_000
 """Images that training shows a surrogate, all epochs together ..."""

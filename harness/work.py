@@ -21,14 +21,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from . import ensemble, environment, identity
+from . import environment, identity
 from .attack import Attack
 from .attacks.transfer import inner
 from .datasets.registry import Dataset, DatasetInfo
 from .determinism import full_float32, seed_everything
 from .errors import first_line
 from .metrics.pairs import broken
-from .optim import keep_compiler_out
 from .plan import Cell, ModelSpec, Probe
 from .prepared import read_prepared, write_prepared
 from .probe import probe as examine
@@ -45,7 +44,9 @@ from .store import (
     write_bytes,
     write_json,
 )
-from .training import Diverged, Trained, score
+from .training import vmapped_seeds
+from .training.optim import keep_compiler_out
+from .training.trainer import Diverged, Trained, score
 
 UNTRAINED_SAMPLES = 1000
 """Images that the accuracies of a model without training of its own are measured on."""
@@ -189,7 +190,7 @@ class Worker:
         start = time.perf_counter()
         try:
             if spec.beside:
-                made = ensemble.fit(spec.defense, spec.architecture, data, seeds, device=device, progress=say)
+                made = vmapped_seeds.fit(spec.defense, spec.architecture, data, seeds, device=device, progress=say)
             else:
                 seed_everything(seeds[0])
                 made = [spec.defense.fit(spec.architecture, data, device=device, base=base, progress=say)]

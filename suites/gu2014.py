@@ -25,8 +25,8 @@ from harness.threat import Threat
 
 if TYPE_CHECKING:
     from harness.datasets.registry import DatasetInfo
-    from harness.noise import Where
-    from harness.training import Trainer
+    from harness.training.noise import Where
+    from harness.training.trainer import Trainer
 
 NETS: Final = {
     "N100-100-10": "mlp-100-100",

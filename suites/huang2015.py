@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from harness.datasets.registry import DatasetInfo
     from harness.study import Relation
     from harness.threat import Norm
-    from harness.training import Trainer
+    from harness.training.trainer import Trainer
 
 ALPHA: Final = Alpha(mode="budget")
 LOSS: Final = Gradient(p=2.0, objective="log-odds")

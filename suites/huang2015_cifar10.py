@@ -17,7 +17,7 @@ from suites.huang2015 import ATTACKS, LOSS
 
 if TYPE_CHECKING:
     from harness.datasets.registry import DatasetInfo
-    from harness.training import Trainer
+    from harness.training.trainer import Trainer
 
 MAGNITUDE: Final = 0.5
 METHODS: Final = ("Normal", "Goodfellow", "LWA")

@@ -25,7 +25,7 @@ from harness.threat import Threat
 if TYPE_CHECKING:
     from harness.attack import Attack
     from harness.datasets.registry import DatasetInfo
-    from harness.training import Trainer
+    from harness.training.trainer import Trainer
 
 BASELINE: Final = "Baseline"
 DROPOUT: Final = "Dropout"

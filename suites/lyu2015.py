@@ -23,7 +23,7 @@ from harness.threat import Threat
 
 if TYPE_CHECKING:
     from harness.datasets.registry import DatasetInfo
-    from harness.training import Trainer
+    from harness.training.trainer import Trainer
 
 SIGMOID: Final = "Sigmoid MLP"
 MAXOUT: Final = "Maxout + dropout"

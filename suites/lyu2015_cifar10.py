@@ -14,7 +14,7 @@ from .lyu2015 import NOISE, below, errors, noise_table, noisy, regularized, test
 
 if TYPE_CHECKING:
     from harness.datasets.registry import DatasetInfo
-    from harness.training import Trainer
+    from harness.training.trainer import Trainer
 
 NET: Final = "Conv. Maxout Small + dropout"
 FIRST: Final = "40K"

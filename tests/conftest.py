@@ -14,7 +14,7 @@ from harness.attack import Attack
 from harness.datasets.registry import Dataset, load_dataset
 from harness.determinism import seed_everything
 from harness.threat import Threat
-from harness.training import Trainer
+from harness.training.trainer import Trainer
 from harness.victims.victim import Victim
 
 

@@ -20,12 +20,13 @@ from harness.attacks.lbfgs import LBFGS
 from harness.datasets.registry import Dataset
 from harness.determinism import seed_everything
 from harness.errors import UserError
-from harness.models.purifier import Autoencoder, Purified, Reconstruction, purifier
+from harness.models.purifier import Autoencoder, Purified, purifier
 from harness.models.registry import build_model
 from harness.plan import ModelSpec
 from harness.store import Home, load_base, load_model, save_model
 from harness.threat import Threat
-from harness.training import Diverged, Trained
+from harness.training.reconstruction import Reconstruction
+from harness.training.trainer import Diverged, Trained
 from harness.victims.adaptation import Remedy
 from harness.victims.victim import Victim
 

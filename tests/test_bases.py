@@ -28,7 +28,7 @@ from harness.options import parse_chain
 from harness.plan import ModelSpec, Plan, Suite, plan, specs
 from harness.results import finish
 from harness.store import Home, has_model, load_base, load_card, save_model, weights_digest
-from harness.training import Trainer
+from harness.training.trainer import Trainer
 from harness.victims.adaptation import Remedy
 from harness.work import Context, Examine, Judge, Train, Worker, provenance
 

@@ -17,11 +17,11 @@ from defenses.standard import Standard
 from harness.datasets.registry import DATASETS, Dataset
 from harness.determinism import seed_everything
 from harness.errors import UserError
-from harness.jacobians import exact, trace
 from harness.models.registry import build_model
 from harness.models.stages import Stages
 from harness.options import parse_defense
-from harness.pretraining import Decoder, autoencoder_loss
+from harness.training.jacobian_penalty import exact, trace
+from harness.training.pretraining import Decoder, autoencoder_loss
 
 SHAPE = (1, 8, 8)
 

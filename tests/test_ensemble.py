@@ -28,7 +28,6 @@ from harness.attacks.gradient import Gradient
 from harness.attacks.transfer import Transfer
 from harness.datasets.registry import DATASETS, Dataset, DataSource
 from harness.determinism import seed_everything
-from harness.ensemble import Beside, Draws, Ensemble, fit
 from harness.errors import UserError
 from harness.graph import Graph
 from harness.identity import canonical
@@ -37,7 +36,8 @@ from harness.plan import ModelSpec, Plan, Suite, plan
 from harness.results import is_finished
 from harness.runner import run
 from harness.store import Home, has_model, load_card, load_model
-from harness.training import Diverged, Trained, Trainer
+from harness.training.trainer import Diverged, Trained, Trainer
+from harness.training.vmapped_seeds import Beside, Draws, Ensemble, fit
 from harness.work import Context, Judge, Train, Worker
 from suites import studies
 from suites.lee2017 import OTHER

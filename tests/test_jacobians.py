@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from harness.jacobians import closed_form, estimate, exact, has_closed_form, squared_norm, steps, trace
 from harness.models.registry import build_model
 from harness.models.stages import Stages
+from harness.training.jacobian_penalty import closed_form, estimate, exact, has_closed_form, squared_norm, steps, trace
 
 
 class Case(NamedTuple):

@@ -36,7 +36,7 @@ LEAVES = {
         "harness.threat",
     },
     "harness/models/perturbation_generator.py": {"harness.errors", "harness.threat"},
-    "harness/optim.py": {"harness.threat"},
+    "harness/training/optim.py": {"harness.threat"},
     "harness/victims/adaptation.py": {"harness.errors"},
     "harness/user_code/process_state.py": {"harness.determinism", "harness.identity"},
     "harness/user_code/python_file.py": {"harness.errors", "harness.identity", "harness.user_code.process_state"},

@@ -30,7 +30,7 @@ from harness.proposal import Bench
 from harness.shard import craft, run_shard
 from harness.store import Home
 from harness.threat import Threat
-from harness.training import score
+from harness.training.trainer import score
 from harness.victims.victim import Victim
 
 

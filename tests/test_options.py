@@ -11,7 +11,7 @@ from defenses.pgd import Pgd
 from defenses.standard import Standard
 from harness.errors import UserError, unknown
 from harness.options import parse_defense, parse_seeds
-from harness.training import Trainer
+from harness.training.trainer import Trainer
 
 
 @dataclass(frozen=True, kw_only=True)

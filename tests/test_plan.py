@@ -24,7 +24,7 @@ from harness.identity import canonical
 from harness.plan import Cell, ModelSpec, Plan, Suite, plan, specs
 from harness.reference import LinearVictim
 from harness.threat import Norm, Threat
-from harness.training import Trainer
+from harness.training.trainer import Trainer
 from harness.victims.victim import Victim
 
 DIGITS = DATASETS["digits"]

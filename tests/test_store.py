@@ -18,7 +18,7 @@ from harness.datasets.registry import DATASETS
 from harness.errors import UserError
 from harness.plan import ModelSpec
 from harness.store import Home, finite, has_model, load_card, load_model, read_json, save_model, set_aside, write_bytes
-from harness.training import Trainer
+from harness.training.trainer import Trainer
 
 INFO = DATASETS["digits"]
 

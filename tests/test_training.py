@@ -17,16 +17,16 @@ from defenses.fast_gradient import FastGradient
 from defenses.generative_adversarial_trainer import GenerativeAdversarialTrainer
 from defenses.gradient_regularization import GradientRegularization
 from defenses.standard import Standard
-from harness import ensemble
 from harness.datasets.registry import DATASETS, Dataset
 from harness.determinism import seed_everything
 from harness.errors import UserError
 from harness.identity import canonical, key
 from harness.models.registry import build_model
 from harness.models.stages import Stages
-from harness.optim import limit_norms
-from harness.pretraining import ACTIVITY, Decoder, reconstruction_loss, sparsity
-from harness.training import Diverged, Loss, Trained, Trainer, score
+from harness.training import vmapped_seeds
+from harness.training.optim import limit_norms
+from harness.training.pretraining import ACTIVITY, Decoder, reconstruction_loss, sparsity
+from harness.training.trainer import Diverged, Loss, Trained, Trainer, score
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -563,7 +563,7 @@ def test_passes_of_training_alone_are_in_half_precision(tiny: Dataset) -> None:
 
 def test_side_by_side_in_half_precision(digits: Dataset) -> None:
     trainer = GenerativeAdversarialTrainer(epochs=1, batch_size=32, subset=64, precision="bfloat16")
-    for seed, (model, _) in enumerate(ensemble.fit(trainer, "allconv", digits, [0, 1])):
+    for seed, (model, _) in enumerate(vmapped_seeds.fit(trainer, "allconv", digits, [0, 1])):
         wanted = weights(fit(digits, replace(trainer, precision="float32"), seed=seed, architecture="allconv").model)
         assert (weights(model) - wanted).norm() < 0.05 * wanted.norm()
 

@@ -14,8 +14,8 @@ from torch import Tensor
 from ..attack import Attack, Family, Kind
 from ..errors import UserError, unknown
 from ..models.perturbation_generator import PerturbationGenerator, generator_loss, probability_gradient
-from ..optim import descend
 from ..threat import Norm, Threat, magnitude, per_sample
+from ..training.optim import descend
 from ..victims.victim import Victim, input_gradient
 from .line import CHUNK, log_odds
 

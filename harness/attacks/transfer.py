@@ -23,7 +23,7 @@ class Transfer(Attack):
 
     Attributes:
         attack: How they are crafted.
-        defense: The :class:`harness.training.Trainer` of the source model.
+        defense: The :class:`harness.training.trainer.Trainer` of the source model.
         architecture: Of the source; ``None``: the victim's.
         seed_offset: Added to the victim's seed, so that a victim can meet its own twin.
     """

@@ -19,14 +19,14 @@ class Stages(nn.Module):
         stages: Name and module of each stage, in order.
         hidden: Names of the stages whose output is a hidden representation (after its nonlinearity).
         unsupervised: Names of the stages that a trainer fits without labels, in order, each as the encoder of an
-            autoencoder, and then leaves as they are (:meth:`harness.training.Trainer.pretrain`). What enters and
-            leaves them lies in [0, 1].
+            autoencoder, and then leaves as they are (:meth:`harness.training.trainer.Trainer.pretrain`). What enters
+            and leaves them lies in [0, 1].
 
     Raises:
         ValueError: ``hidden`` or ``unsupervised`` names a stage that is none.
 
     Attributes:
-        members: Networks that share a batch: more than one in :class:`harness.ensemble.Ensemble` alone.
+        members: Networks that share a batch: more than one in :class:`harness.training.vmapped_seeds.Ensemble` alone.
     """
 
     members: int = 1

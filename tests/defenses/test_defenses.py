@@ -26,8 +26,8 @@ from harness.models.purifier import Autoencoder, Purified
 from harness.models.registry import build_model
 from harness.models.stages import Stages
 from harness.threat import Threat
-from harness.training import Loss, Trainer
-from harness.upon import Untrained, Upon
+from harness.training.on_trained import Untrained, Upon
+from harness.training.trainer import Loss, Trainer
 
 SHAPE = (1, 8, 8)
 
@@ -72,7 +72,7 @@ def test_an_unknown_defense_is_met_with_suggestions() -> None:
 def test_a_new_file_is_all_a_defense_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "brand_new.py").write_text(
         "from dataclasses import dataclass\n"
-        "from harness.training import Trainer\n"
+        "from harness.training.trainer import Trainer\n"
         "@dataclass(frozen=True, kw_only=True)\n"
         "class BrandNew(Trainer):\n"
         "    name = 'brand-new'\n"

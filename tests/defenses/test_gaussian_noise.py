@@ -13,8 +13,8 @@ from harness.determinism import seed_everything
 from harness.errors import UserError
 from harness.identity import canonical, key
 from harness.models.registry import build_model
-from harness.noise import hidden_noise, noisy
-from harness.pretraining import Decoder, autoencoder_loss
+from harness.training.noise import hidden_noise, noisy
+from harness.training.pretraining import Decoder, autoencoder_loss
 
 SHAPE = (1, 8, 8)
 

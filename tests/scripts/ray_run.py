@@ -19,7 +19,7 @@ from harness.plan import Plan, Suite, plan, specs
 from harness.ray_engine import Cluster, RayEngine
 from harness.runner import Report, run
 from harness.store import Home
-from harness.training import Trainer
+from harness.training.trainer import Trainer
 from harness.work import Context
 
 PLAIN = Standard(epochs=2)

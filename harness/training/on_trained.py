@@ -9,9 +9,9 @@ from typing import ClassVar, Self
 import torch
 from torch import nn
 
-from .datasets.registry import Dataset, DatasetInfo
-from .errors import UserError
-from .training import Progress, Trained, Trainer
+from ..datasets.registry import Dataset, DatasetInfo
+from ..errors import UserError
+from .trainer import Progress, Trained, Trainer
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .models.stages import Stages, Tap
+from ..models.stages import Stages, Tap
 
 Where = Literal["input", "all"]
 """On the images alone ("L1" in table 6), or on them and on every hidden representation ("L*")."""

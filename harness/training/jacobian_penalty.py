@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .models.stages import Stages, Tap
+from ..models.stages import Stages, Tap
 
 SILENT: Final = (nn.Flatten, nn.Identity)
 """Modules that neither change nor mix numbers."""

@@ -7,7 +7,7 @@ import inspect
 import torch
 from torch import Tensor, nn
 
-from .threat import per_sample
+from ..threat import per_sample
 
 
 def descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:

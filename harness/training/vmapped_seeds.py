@@ -20,14 +20,14 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 from torch.overrides import TorchFunctionMode
 
-from . import determinism, identity
-from .computing import computing
-from .datasets.registry import Dataset
-from .errors import UserError
-from .models.registry import build_model
-from .models.stages import Stages
+from .. import determinism, identity
+from ..datasets.registry import Dataset
+from ..errors import UserError
+from ..models.registry import build_model
+from ..models.stages import Stages
 from .optim import set_lr
-from .training import Diverged, Epoch, Progress, Trained, Trainer
+from .precision import computing
+from .trainer import Diverged, Epoch, Progress, Trained, Trainer
 
 
 class Beside(nn.Module):
@@ -269,7 +269,7 @@ def _loop(
 def scores(
     model: Ensemble, data: Dataset, images: Tensor, labels: Tensor, index: Tensor, batch: int = 1000
 ) -> list[tuple[float, float]]:
-    """:func:`harness.training.score` of each network on images of its own.
+    """:func:`harness.training.trainer.score` of each network on images of its own.
 
     Args:
         model: The ensemble; left in eval mode.

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from .errors import first_line
+from ..errors import first_line
 
 Precision = Literal["float32", "bfloat16"]
 

@@ -16,14 +16,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .computing import Precision, computing
-from .datasets.registry import Dataset, DatasetInfo
-from .errors import UserError, unknown
-from .models.registry import build_model
-from .models.stages import Stages
+from ..datasets.registry import Dataset, DatasetInfo
+from ..errors import UserError, unknown
+from ..models.registry import build_model
+from ..models.stages import Stages
+from ..victims.adaptation import Remedy
 from .optim import descend, limit_norms, set_lr
+from .precision import Precision, computing
 from .pretraining import Decoder, autoencoder_loss
-from .victims.adaptation import Remedy
 
 Optimizer = Literal["adam", "sgd"]
 Schedule = Literal["constant", "cosine"]
@@ -114,8 +114,8 @@ class Trainer:
     """Whether it makes models; False where it stands for one made elsewhere."""
     by_batch: ClassVar[bool] = False
     """Whether training is nothing but passes of whole batches through the whole model, with losses that are means over
-    the batch: only then can networks train side by side (:mod:`harness.ensemble`), and :attr:`precision` and
-    :attr:`compiled` be chosen."""
+    the batch: only then can networks train side by side (:mod:`harness.training.vmapped_seeds`), and :attr:`precision`
+    and :attr:`compiled` be chosen."""
 
     epochs: int | None = None
     batch_size: int = 128

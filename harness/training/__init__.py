@@ -1,0 +1,1 @@
+"""Training of defenses: the loop, its optimizers and precision, and what is built on trained models."""
