@@ -3,7 +3,7 @@
     python benchmarks/bench_alpha.py [--models mlp-200-200,lenet] [--batches 1,16,64,256,500]
 
 Untrained models on random 28x28 images: only the shapes matter here. The table stands behind the rule in
-``harness.attacks.jacobian``.
+``harness.attacks.class_jacobian``.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from harness.attacks.alpha import Alpha
-from harness.attacks.gradient import Gradient
-from harness.attacks.jacobian import chunk_size, class_gradients
+from harness.attacks.class_jacobian import chunk_size, class_gradients
+from harness.attacks.fast_gradient import Gradient
 from harness.models.registry import build_model
 from harness.threat import Threat
 from harness.victims.victim import Victim

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from defenses import defenses
 from harness import determinism
-from harness.attack import Attack
+from harness.attacks.base import Attack
 from harness.attacks.transfer import Transfer
 from harness.datasets.registry import Dataset, load_dataset
 from harness.metrics.pairs import broken

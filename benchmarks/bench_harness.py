@@ -19,9 +19,9 @@ import torch
 
 from defenses.standard import Standard
 from harness import determinism
-from harness.attack import Attack
+from harness.attacks.base import Attack
+from harness.attacks.fast_gradient import Gradient
 from harness.attacks.foolbox import Foolbox
-from harness.attacks.gradient import Gradient
 from harness.attacks.lbfgs import LBFGS
 from harness.datasets.registry import DataSource
 from harness.environment import cores

@@ -27,7 +27,7 @@ from turns import cpu, options
 from defenses import defenses
 from defenses.standard import Standard
 from harness import determinism
-from harness.attack import Attack
+from harness.attacks.base import Attack
 from harness.attacks.transfer import Transfer
 from harness.blueprint import blueprint
 from harness.datasets.registry import Dataset, DatasetInfo, load_dataset

@@ -20,7 +20,7 @@ import torch
 import reports
 from defenses.standard import Standard
 from harness import campaign, determinism
-from harness.attacks.gradient import Gradient
+from harness.attacks.fast_gradient import Gradient
 from harness.attacks.noise import Noise
 from harness.datasets.registry import DataSource
 from harness.graph import Graph

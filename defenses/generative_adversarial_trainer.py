@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.attacks.line import log_odds
+from harness.attacks.line_search import log_odds
 from harness.datasets.registry import DatasetInfo
 from harness.models.perturbation_generator import PerturbationGenerator, generator_loss, probability_gradient
 from harness.models.stages import Stages

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from harness.attacks.alpha import nearest_boundary
-from harness.attacks.line import log_odds
+from harness.attacks.line_search import log_odds
 from harness.datasets.registry import DatasetInfo
 from harness.errors import unknown
 from harness.models.stages import Stages

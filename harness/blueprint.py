@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from .attack import Attack
+from .attacks.base import Attack
 from .attacks.transfer import Transfer
 from .datasets.registry import DatasetInfo
 from .plan import Cell, ModelSpec, Plan, Suite, plan, with_parents

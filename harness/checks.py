@@ -164,7 +164,7 @@ class Question:
 
 
 def family(pair: Pair) -> str:
-    """Sort of attack, as :attr:`harness.attack.Attack.family`; older records lack it."""
+    """Sort of attack, as :attr:`harness.attacks.base.Attack.family`; older records lack it."""
     meta = pair.meta
     if known := meta.get("family"):
         return str(known)

@@ -13,8 +13,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from . import environment, redaction
-from .attack import Attack
 from .attacks.art import Art
+from .attacks.base import Attack
 from .attacks.foolbox import Foolbox
 from .datasets.registry import DATASETS
 from .errors import UserError, unknown

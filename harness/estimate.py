@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import determinism, identity
-from .attack import Attack
+from .attacks.base import Attack
 from .attacks.transfer import inner
 from .datasets.registry import Dataset, DatasetInfo
 from .external import External, restore

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from . import campaign, determinism, environment, identity
-from .attack import Attack
+from .attacks.base import Attack
 from .datasets.registry import Dataset, DatasetInfo, default_info
 from .errors import UserError, describe
 from .external import External, bare, digest

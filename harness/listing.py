@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from .attack import Attack
+from .attacks.base import Attack
 from .plan import ModelSpec, Plan
 from .results import is_finished
 from .store import Home, has_model, load_card

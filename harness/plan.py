@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import ClassVar, Final
 
 from . import identity
-from .attack import Attack
+from .attacks.base import Attack
 from .attacks.transfer import Transfer
 from .datasets.registry import DatasetInfo, Half
 from .errors import UserError, unknown

@@ -13,7 +13,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from .attack import Attack
+from .attacks.base import Attack
 from .errors import UserError
 from .store import read_json, read_record, write_bytes, write_json
 

@@ -19,7 +19,7 @@ from typing import Final, NamedTuple
 import torch
 
 from . import determinism, identity
-from .attack import Access, Attack
+from .attacks.base import Access, Attack
 from .attacks.transfer import Transfer
 from .errors import describe
 from .plan import Suite

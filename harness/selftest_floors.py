@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Final, NamedTuple
 
-from .attack import Access, Attack, Family, Kind
+from .attacks.base import Access, Attack, Family, Kind
 from .selftest_victims import Reference, Sort
 from .threat import NORMS, Norm
 

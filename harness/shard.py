@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from . import determinism
-from .attack import Attack
+from .attacks.base import Attack
 from .errors import describe
 from .metrics.pairs import DISTANCES, FLAGS, SAMPLE_COLUMNS
 from .proposal import Bench, Proposal
@@ -103,8 +103,8 @@ def run_shard(
     """Attack and judge one batch.
 
     Images that the model gets wrong as they are count as lost and are not attacked, unless the attack asks for them
-    (:attr:`~harness.attack.Attack.everywhere`) or ``crafted`` brings images that were made on another model for the
-    whole batch.
+    (:attr:`~harness.attacks.base.Attack.everywhere`) or ``crafted`` brings images that were made on another model for
+    the whole batch.
 
     Args:
         bench: The model.

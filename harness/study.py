@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from .errors import UserError, unknown
 
 if TYPE_CHECKING:
-    from .attack import Attack
+    from .attacks.base import Attack
     from .datasets.registry import DatasetInfo, Half
     from .plan import ModelSpec
     from .threat import Threat

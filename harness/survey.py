@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import determinism, identity
-from .attack import Attack
 from .attacks.apgd import APGD
-from .attacks.gradient import Gradient
+from .attacks.base import Attack
+from .attacks.fast_gradient import Gradient
 from .attacks.losses import objective
 from .attacks.noise import Noise
 from .errors import describe

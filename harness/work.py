@@ -22,7 +22,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from . import environment, identity
-from .attack import Attack
+from .attacks.base import Attack
 from .attacks.transfer import inner
 from .datasets.registry import Dataset, DatasetInfo
 from .determinism import full_float32, seed_everything

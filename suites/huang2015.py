@@ -15,15 +15,15 @@ from defenses.fast_gradient import FastGradient
 from defenses.learning_with_adversary import LearningWithAdversary, LearningWithAdversaryRepresentation
 from defenses.standard import Standard
 from harness.attacks.alpha import Alpha
-from harness.attacks.gradient import Gradient
-from harness.attacks.minimum import MinimumNorm
+from harness.attacks.fast_gradient import Gradient
+from harness.attacks.fmn import MinimumNorm
 from harness.attacks.unclipped import Unclipped
 from harness.plan import ModelSpec
 from harness.study import Choice, Claim, Clause, Derived, Item, Measure, Picture, Profile, Study, Value
 from harness.threat import Threat
 
 if TYPE_CHECKING:
-    from harness.attack import Attack
+    from harness.attacks.base import Attack
     from harness.datasets.registry import DatasetInfo
     from harness.study import Relation
     from harness.threat import Norm

@@ -16,14 +16,14 @@ from defenses.fast_gradient import FastGradient
 from defenses.generative_adversarial_trainer import GenerativeAdversarialTrainer
 from defenses.random_perturbation import RandomPerturbation
 from defenses.standard import Standard
-from harness.attacks.generator import Generator
-from harness.attacks.gradient import Gradient
+from harness.attacks.fast_gradient import Gradient
+from harness.attacks.learned_generator import Generator
 from harness.plan import ModelSpec
 from harness.study import Choice, Claim, Clause, Item, Measure, Profile, Search, Study, Value
 from harness.threat import Threat
 
 if TYPE_CHECKING:
-    from harness.attack import Attack
+    from harness.attacks.base import Attack
     from harness.datasets.registry import DatasetInfo
     from harness.training.trainer import Trainer
 

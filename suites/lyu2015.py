@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from defenses.gradient_regularization import GradientRegularization
 from defenses.standard import Standard
-from harness.attacks.gradient import Gradient
+from harness.attacks.fast_gradient import Gradient
 from harness.attacks.noise import Gaussian
 from harness.attacks.unclipped import Unclipped
 from harness.plan import ModelSpec

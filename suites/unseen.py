@@ -1,24 +1,16 @@
 """What no threat model foresaw: transformations that images meet on their way, most in two severities.
 
 One budget, linf 1, allows any image. The severities leave pictures of 8x8 to 32x32 pixels readable; their units are
-those of :mod:`harness.attacks.transforms`. The three grid searches turn by up to 15 degrees: ART takes one angle and
+those of :mod:`harness.attacks.corruptions`. The three grid searches turn by up to 15 degrees: ART takes one angle and
 one shift sideways for all images, Foolbox the worst angle of each image, ours the worst angle and shift of each.
 """
 
 from __future__ import annotations
 
 from harness.attacks.art import Art
+from harness.attacks.corruptions import Brightness, Contrast, GaussianBlur, GaussianNoise, Jpeg, Quantise, SaltAndPepper
 from harness.attacks.foolbox import Foolbox
-from harness.attacks.transform_spatial import Rotation, Spatial, Translation
-from harness.attacks.transforms import (
-    Brightness,
-    Contrast,
-    GaussianBlur,
-    GaussianNoise,
-    Jpeg,
-    Quantise,
-    SaltAndPepper,
-)
+from harness.attacks.spatial import Rotation, Spatial, Translation
 from harness.plan import Suite
 
 SUITE = Suite(

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from harness.attack import Attack
+from harness.attacks.base import Attack
 from harness.datasets.registry import Dataset, load_dataset
 from harness.determinism import seed_everything
 from harness.threat import Threat

@@ -18,7 +18,7 @@ from defenses.pgd import Pgd
 from defenses.stacked import Stacked
 from defenses.standard import Standard
 from harness import campaign
-from harness.attacks.gradient import Gradient
+from harness.attacks.fast_gradient import Gradient
 from harness.attacks.transfer import Transfer
 from harness.datasets.registry import DATASETS, DataSource
 from harness.errors import UserError

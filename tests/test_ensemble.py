@@ -23,8 +23,8 @@ from defenses.learning_with_adversary import LearningWithAdversary
 from defenses.pgd import Pgd
 from defenses.random_perturbation import RandomPerturbation
 from defenses.standard import Standard
-from harness.attack import Attack
-from harness.attacks.gradient import Gradient
+from harness.attacks.base import Attack
+from harness.attacks.fast_gradient import Gradient
 from harness.attacks.transfer import Transfer
 from harness.datasets.registry import DATASETS, Dataset, DataSource
 from harness.determinism import seed_everything

@@ -19,8 +19,8 @@ from defenses.standard import Standard
 from harness import estimate as module
 from harness.attacks.apgd import APGD
 from harness.attacks.art import Art
-from harness.attacks.generator import Generator
-from harness.attacks.gradient import Gradient
+from harness.attacks.fast_gradient import Gradient
+from harness.attacks.learned_generator import Generator
 from harness.attacks.noise import Noise
 from harness.attacks.square import Square
 from harness.attacks.transfer import Transfer

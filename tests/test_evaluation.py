@@ -18,7 +18,7 @@ from torch import Tensor, nn
 import harness
 from defenses.standard import Standard
 from harness import evaluation
-from harness.attack import Attack, Kind
+from harness.attacks.base import Attack, Kind
 from harness.attacks.transfer import Transfer
 from harness.broken import BROKEN
 from harness.datasets.registry import DATASETS, Dataset

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, backends
 
-from harness.attacks.gradient import Gradient
+from harness.attacks.fast_gradient import Gradient
 from harness.datasets.registry import Dataset, DataSource
 from harness.determinism import as_a_worker, full_float32, kept
 from harness.guests import admit

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from harness.attacks.line import log_odds
+from harness.attacks.line_search import log_odds
 from harness.errors import UserError
 from harness.models.perturbation_generator import PerturbationGenerator, generator_loss, probability_gradient
 from harness.models.registry import build_model

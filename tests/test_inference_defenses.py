@@ -13,7 +13,7 @@ from defenses import noise_injection
 from defenses.gaussian_blur import GaussianBlur
 from defenses.noise_injection import NoiseInjection
 from harness import identity
-from harness.attacks.gradient import Gradient
+from harness.attacks.fast_gradient import Gradient
 from harness.datasets.registry import DATASETS, Dataset
 from harness.errors import UserError
 from harness.models.registry import build_model

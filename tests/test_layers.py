@@ -52,7 +52,7 @@ LEAVES = {
         "harness.victims.adaptation",
         "harness.victims.bpda",
     },
-    "harness/attack.py": {"harness.errors", "harness.threat", "harness.victims.victim"},
+    "harness/attacks/base.py": {"harness.errors", "harness.threat", "harness.victims.victim"},
     "harness/reference.py": {"harness.threat", "harness.victims.victim"},
     "harness/referee.py": {"harness.threat", "harness.victims.victim"},
 }
@@ -128,7 +128,7 @@ def under(folder: str) -> list[str]:
 
 
 def test_the_reader_of_imports_reads() -> None:
-    assert "harness.threat" in ours("harness/attack.py")
+    assert "harness.threat" in ours("harness/attacks/base.py")
     assert "harness.threat" in ours("harness/attacks/transfer.py")
     assert "harness.identity" in ours("harness/plan.py")
     assert "harness.metrics.pairs" in ours("reports/__init__.py")
@@ -171,7 +171,7 @@ def test_defenses_import_from_the_harness_alone(file: str) -> None:
 
 @pytest.mark.parametrize("file", under("suites"))
 def test_suites_declare(file: str) -> None:
-    allowed = {"harness.plan", "harness.errors", "harness.attack", "harness.threat", "harness.study"}
+    allowed = {"harness.plan", "harness.errors", "harness.attacks.base", "harness.threat", "harness.study"}
     strangers = {
         name
         for name in ours(file)

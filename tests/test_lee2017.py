@@ -15,7 +15,7 @@ import torch
 from defenses.fast_gradient import FastGradient
 from defenses.generative_adversarial_trainer import GenerativeAdversarialTrainer
 from defenses.random_perturbation import RandomPerturbation
-from harness.attacks.generator import Generator
+from harness.attacks.learned_generator import Generator
 from harness.attacks.transfer import Transfer
 from harness.blueprint import Blueprint, blueprint
 from harness.datasets.registry import DATASETS, Dataset, DataSource, load_dataset

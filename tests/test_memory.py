@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from defenses.standard import Standard
 from harness import determinism, evaluation, work
-from harness.attack import Attack
 from harness.attacks.alpha import Alpha
 from harness.attacks.apgd import APGD
 from harness.attacks.art import Art
+from harness.attacks.base import Attack
+from harness.attacks.class_jacobian import class_gradients
+from harness.attacks.fast_gradient import Gradient
 from harness.attacks.foolbox import Foolbox
-from harness.attacks.gradient import Gradient
-from harness.attacks.jacobian import class_gradients
 from harness.attacks.lbfgs import LBFGS
 from harness.attacks.noise import Noise
 from harness.attacks.square import Square

@@ -14,8 +14,8 @@ from defenses.fast_gradient import FastGradient
 from defenses.noise_injection import NoiseInjection
 from defenses.pgd import Pgd
 from defenses.standard import Standard
-from harness.attack import Attack, Kind
-from harness.attacks.gradient import Gradient
+from harness.attacks.base import Attack, Kind
+from harness.attacks.fast_gradient import Gradient
 from harness.attacks.transfer import Transfer
 from harness.datasets.registry import DATASETS
 from harness.determinism import seed_everything

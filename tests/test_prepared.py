@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from defenses.standard import Standard
-from harness.attack import Attack
+from harness.attacks.base import Attack
 from harness.attacks.transfer import Transfer
 from harness.datasets.registry import DataSource
 from harness.graph import Graph

@@ -20,7 +20,7 @@ from defenses.fast_gradient import FastGradient
 from defenses.gaussian_noise import GaussianNoise
 from defenses.pgd import Pgd
 from harness import survey
-from harness.attack import Attack
+from harness.attacks.base import Attack
 from harness.broken import BROKEN, RandomInput, ScaledLogits
 from harness.datasets.registry import Dataset
 from harness.determinism import seed_everything

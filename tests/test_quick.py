@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from defenses.pgd import Pgd
 from defenses.standard import Standard
-from harness.attack import Attack
 from harness.attacks.alpha import Alpha
+from harness.attacks.base import Attack
 from harness.attacks.lbfgs import LBFGS
 from harness.datasets.registry import Dataset
 from harness.determinism import seed_everything

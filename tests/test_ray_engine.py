@@ -17,7 +17,7 @@ import pytest
 
 from defenses.standard import Standard
 from harness import environment, ray_worker
-from harness.attacks.generator import Generator
+from harness.attacks.learned_generator import Generator
 from harness.cargo import Hold, unload
 from harness.datasets.registry import Dataset, DatasetInfo, DataSource
 from harness.errors import UserError

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from defenses.standard import Standard
-from harness.attack import Attack
-from harness.attacks.gradient import Gradient, adv_loss
+from harness.attacks.base import Attack
+from harness.attacks.fast_gradient import Gradient, adv_loss
 from harness.attacks.noise import Noise
 from harness.attacks.transfer import Transfer
 from harness.attacks.unclipped import Unclipped

@@ -12,12 +12,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.attack import Access, Attack, Family, Kind
 from harness.attacks import art, foolbox
 from harness.attacks.alpha import Alpha
 from harness.attacks.art import Art
+from harness.attacks.base import Access, Attack, Family, Kind
+from harness.attacks.fast_gradient import Gradient
 from harness.attacks.foolbox import Foolbox
-from harness.attacks.gradient import Gradient
 from harness.attacks.noise import Noise
 from harness.attacks.transfer import Transfer
 from harness.plan import Suite

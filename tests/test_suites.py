@@ -11,11 +11,11 @@ import pkgutil
 import pytest
 
 import suites as package
-from harness.attack import Attack
+from harness.attacks.base import Attack
+from harness.attacks.corruptions import GaussianNoise, Transformation
 from harness.attacks.foreign import Foreign
+from harness.attacks.spatial import Spatial
 from harness.attacks.transfer import Transfer
-from harness.attacks.transform_spatial import Spatial
-from harness.attacks.transforms import GaussianNoise, Transformation
 from harness.datasets.registry import DATASETS
 from harness.identity import canonical
 from harness.plan import Suite

@@ -16,7 +16,7 @@ from defenses.gaussian_blur import GaussianBlur
 from defenses.pgd import Pgd
 from defenses.standard import Standard
 from harness.attacks.apgd import APGD
-from harness.attacks.gradient import Gradient
+from harness.attacks.fast_gradient import Gradient
 from harness.attacks.noise import Noise
 from harness.attacks.transfer import Transfer
 from harness.datasets.registry import DATASETS, Dataset, DatasetInfo, default_info, load_dataset

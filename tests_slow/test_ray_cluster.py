@@ -24,7 +24,7 @@ from defenses.gaussian_noise import GaussianNoise
 from defenses.pgd import Pgd
 from defenses.standard import Standard
 from harness.attacks.apgd import APGD
-from harness.attacks.gradient import Gradient
+from harness.attacks.fast_gradient import Gradient
 from harness.attacks.noise import Noise
 from harness.attacks.transfer import Transfer
 from harness.datasets.registry import DataSource

@@ -27,7 +27,7 @@ import pytest
 from defenses.fast_gradient import FastGradient
 from defenses.standard import Standard
 from harness import runner
-from harness.attacks.gradient import Gradient
+from harness.attacks.fast_gradient import Gradient
 from harness.attacks.noise import Noise
 from harness.campaign import boards_from_home
 from harness.datasets.registry import DataSource

@@ -14,7 +14,7 @@ from torch.linalg import vecdot, vector_norm
 from ..errors import UserError
 from ..victims.victim import Victim, input_gradient
 from ._lbfgsb import Evaluate, Evaluation
-from .line import CHUNK, fooled, is_fooled
+from .line_search import CHUNK, fooled, is_fooled
 
 TARGETS: Final = ("second", "random", "least", "given")
 

@@ -9,12 +9,12 @@ from typing import ClassVar, Final, Literal
 import torch
 from torch import Tensor
 
-from ..attack import Attack, Kind
 from ..errors import UserError, unknown
 from ..threat import EXPONENT, Norm, Threat, dual_exponent, magnitude, per_sample, steepest
 from ..victims.victim import Victim
-from .jacobian import candidate_gradients, chunk_size, class_gradients
-from .line import diameter, first_crossing
+from .base import Attack, Kind
+from .class_jacobian import candidate_gradients, chunk_size, class_gradients
+from .line_search import diameter, first_crossing
 
 Outputs = Literal["softmax", "logits"]
 

@@ -10,16 +10,16 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..attack import Attack
 from ..errors import UserError, unknown
 from ..threat import Norm, Threat
 from ..victims.victim import Victim, input_gradient
-from ._front import Front
-from .apgd_dense import Dense
-from .apgd_l1 import Sparse
-from .draws import Draws
-from .line import CHUNK, is_fooled
+from ._apgd_l1 import Sparse
+from ._apgd_linf_l2 import Dense
+from ._apgd_state import Front
+from .base import Attack
+from .line_search import CHUNK, is_fooled
 from .losses import LOSSES, Loss, dlr_classes, likely_rivals, objective
+from .per_image_rng import Draws
 
 
 @dataclass(frozen=True, kw_only=True)

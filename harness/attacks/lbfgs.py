@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 from torch.linalg import vector_norm
 
-from ..attack import Attack, Kind
 from ..errors import UserError, unknown
 from ..threat import Norm, Threat
 from ..victims.victim import Victim
 from ._lbfgsb import minimise
 from ._targeted import TARGETS, TargetedLoss, projected
-from .line import shorten
+from .base import Attack, Kind
+from .line_search import shorten
 
 Weight = float | Literal["dataset", "image"]
 

@@ -8,7 +8,7 @@ from typing import Final, Literal, get_args
 import torch
 from torch import Tensor
 
-from .line import log_odds
+from .line_search import log_odds
 
 Loss = Literal["ce", "dlr", "margin"]
 

@@ -9,11 +9,11 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from ..attack import Access, Attack, Family, Kind
 from ..errors import UserError, unknown
 from ..threat import Norm, Threat, magnitude, per_sample
 from ..victims.victim import Victim
-from .line import CHUNK, log_odds
+from .base import Access, Attack, Family, Kind
+from .line_search import CHUNK, log_odds
 
 
 @dataclass(frozen=True, kw_only=True)

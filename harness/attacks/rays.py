@@ -9,13 +9,13 @@ from typing import ClassVar, Final
 import torch
 from torch import Tensor
 
-from ..attack import Access, Attack, Kind
 from ..errors import UserError
 from ..threat import Norm, Threat, magnitude, per_sample
 from ..victims.victim import Victim
-from .draws import Draws
-from .line import CHUNK, diameter
-from .minimum import always_wrong, settle
+from .base import Access, Attack, Kind
+from .fmn import always_wrong, settle
+from .line_search import CHUNK, diameter
+from .per_image_rng import Draws
 from .square import stretch
 
 CLOSE: Final = 1e-3
@@ -49,7 +49,7 @@ class RayS(Attack):
     * A run starts from random signs at the end of the box, in blocks of every size in turn until one of them fools the
       victim. Where a whole round of single pixels brings nothing, another run starts, and the best of all is kept.
     * The result is moved outward by a thousandth of its distance, past the boundary, if a last query confirms it; on a
-      stochastic victim farther, until it is no matter of luck (:func:`.minimum.settle`).
+      stochastic victim farther, until it is no matter of luck (:func:`.fmn.settle`).
 
     Images that are misclassified as they stand, and images for which nothing is found, come back as they are. Random
     numbers belong to the image, so that the batch does not matter.

@@ -10,13 +10,13 @@ from typing import ClassVar, Final
 import torch
 from torch import Tensor
 
-from ..attack import Access, Attack
 from ..errors import UserError
 from ..threat import Norm, Threat, magnitude, per_sample
 from ..victims.victim import Victim
-from .draws import Draws
-from .line import CHUNK, is_fooled
+from .base import Access, Attack
+from .line_search import CHUNK, is_fooled
 from .losses import objective
+from .per_image_rng import Draws
 
 _HALVINGS: Final = (0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
 """Shares of the queries after which the window's area is halved: the schedule published for 10000, scaled."""

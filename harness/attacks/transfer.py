@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
-from ..attack import Access, Attack, Family, Kind
 from ..threat import Norm, Threat
 from ..victims.victim import Victim
+from .base import Access, Attack, Family, Kind
 
 
 @dataclass(frozen=True, kw_only=True)

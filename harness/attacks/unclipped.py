@@ -8,13 +8,13 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from ..attack import Attack, Family, Kind
 from ..errors import UserError
 from ..threat import Norm, Threat
 from ..victims.victim import Victim
 from .alpha import Alpha
-from .gradient import Gradient
-from .line import diameter, first_crossing
+from .base import Attack, Family, Kind
+from .fast_gradient import Gradient
+from .line_search import diameter, first_crossing
 
 
 @dataclass(frozen=True, kw_only=True)

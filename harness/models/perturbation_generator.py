@@ -46,7 +46,7 @@ def probability_gradient(odds: Tensor, grad: Tensor) -> Tensor:
     gives nothing, or rounding errors, where 1 - F_y is below 6e-8; this keeps its digits down to 1e-38.
 
     Args:
-        odds: (N,), see :func:`harness.attacks.line.log_odds`.
+        odds: (N,), see :func:`harness.attacks.line_search.log_odds`.
         grad: Their gradients (N, ...).
     """
     return -per_sample(odds.sigmoid() * (-odds).sigmoid(), grad) * grad

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from harness.attacks.alpha import Alpha, alpha_perturbation
-from harness.attacks.jacobian import chunk_size, class_gradients
+from harness.attacks.class_jacobian import chunk_size, class_gradients
 from harness.models.registry import build_model
 from harness.reference import LinearVictim
 from harness.threat import EXPONENT, Threat, dual_exponent, magnitude

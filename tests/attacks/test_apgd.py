@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from harness.attacks.apgd import APGD
 from harness.attacks.foolbox import Foolbox
-from harness.attacks.line import is_fooled, log_odds
+from harness.attacks.line_search import is_fooled, log_odds
 from harness.attacks.losses import LOSSES
 from harness.reference import LinearVictim
 from harness.threat import Threat, per_sample

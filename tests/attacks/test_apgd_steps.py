@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from harness.attacks._front import Front
+from harness.attacks._apgd_l1 import Sparse, project_l1_box
+from harness.attacks._apgd_linf_l2 import Dense, checkpoints
+from harness.attacks._apgd_state import Front
 from harness.attacks.apgd import APGD
-from harness.attacks.apgd_dense import Dense, checkpoints
-from harness.attacks.apgd_l1 import Sparse, project_l1_box
 from harness.attacks.losses import objective
 from harness.reference import LinearVictim
 from harness.threat import Threat, magnitude

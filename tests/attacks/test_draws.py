@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from harness.attacks.draws import Draws
+from harness.attacks.per_image_rng import Draws
 
 
 @pytest.fixture

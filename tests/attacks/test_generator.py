@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from defenses.standard import Standard
-from harness.attacks.generator import Generator
-from harness.attacks.gradient import Gradient
+from harness.attacks.fast_gradient import Gradient
+from harness.attacks.learned_generator import Generator
 from harness.attacks.transfer import Transfer
 from harness.datasets.registry import Dataset
 from harness.determinism import seed_everything

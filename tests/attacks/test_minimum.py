@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from harness.attacks.draws import Draws
-from harness.attacks.gradient import Gradient
-from harness.attacks.line import fooled
-from harness.attacks.minimum import MinimumNorm, _corner, _radius, _start, settle
+from harness.attacks.fast_gradient import Gradient
+from harness.attacks.fmn import MinimumNorm, _corner, _radius, _start, settle
+from harness.attacks.line_search import fooled
+from harness.attacks.per_image_rng import Draws
 from harness.broken import CorrugatedLoss, RandomInput, RoundedInputs
 from harness.datasets.registry import Dataset
 from harness.determinism import seed_everything

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from harness.attacks.draws import Draws
-from harness.attacks.line import fooled
+from harness.attacks.line_search import fooled
+from harness.attacks.per_image_rng import Draws
 from harness.attacks.rays import CHANGES, RayS, _Blocks, _z_order
 from harness.broken import CorrugatedLoss, DeadUnits, RandomInput, RoundedInputs, ZeroGradient
 from harness.datasets.registry import Dataset

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from harness.attacks.draws import Draws
-from harness.attacks.line import fooled
+from harness.attacks.line_search import fooled
 from harness.attacks.noise import Noise
+from harness.attacks.per_image_rng import Draws
 from harness.attacks.square import Square, _bump, _flip, _move, _pair, _start, _windows, stretch
 from harness.broken import CorrugatedLoss, RoundedInputs
 from harness.datasets.registry import Dataset

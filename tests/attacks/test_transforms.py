@@ -11,10 +11,8 @@ import torch
 from scipy import ndimage
 from torch import Tensor, nn
 
-from harness.attacks import transform_spatial, transforms
-from harness.attacks.foolbox import Foolbox
-from harness.attacks.transform_spatial import Rotation, Spatial, Translation, moved
-from harness.attacks.transforms import (
+from harness.attacks import corruptions, spatial
+from harness.attacks.corruptions import (
     Blind,
     Brightness,
     Contrast,
@@ -25,6 +23,8 @@ from harness.attacks.transforms import (
     SaltAndPepper,
     Transformation,
 )
+from harness.attacks.foolbox import Foolbox
+from harness.attacks.spatial import Rotation, Spatial, Translation, moved
 from harness.datasets.registry import Dataset
 from harness.determinism import seed_everything
 from harness.errors import UserError
@@ -69,7 +69,7 @@ def apply(attack: Blind, x: Tensor, seed: int = 0) -> Tensor:
 def test_the_list_above_is_complete() -> None:
     found = {
         kind
-        for module in (transforms, transform_spatial)
+        for module in (corruptions, spatial)
         for kind in vars(module).values()
         if isinstance(kind, type) and issubclass(kind, Transformation) and "name" in vars(kind)
     }

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from defenses.standard import Standard
 from harness.attacks.alpha import Alpha, adv_alpha
-from harness.attacks.gradient import Gradient, adv_loss, adv_loss_sign
+from harness.attacks.fast_gradient import Gradient, adv_loss, adv_loss_sign
 from harness.attacks.noise import Noise
 from harness.attacks.transfer import Transfer
 from harness.attacks.unclipped import Unclipped

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from defenses.fast_gradient import FastGradient
 from defenses.gradient_regularization import GradientRegularization, dual_norm
-from harness.attacks.gradient import fgsm
+from harness.attacks.fast_gradient import fgsm
 from harness.attacks.unclipped import Unclipped
 from harness.datasets.registry import DATASETS, Dataset
 from harness.determinism import seed_everything

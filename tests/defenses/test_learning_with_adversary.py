@@ -9,7 +9,7 @@ from torch import Tensor
 
 from defenses.learning_with_adversary import LearningWithAdversary, LearningWithAdversaryRepresentation
 from defenses.standard import Standard
-from harness.attacks.line import log_odds
+from harness.attacks.line_search import log_odds
 from harness.datasets.registry import DATASETS, Dataset
 from harness.determinism import seed_everything
 from harness.errors import UserError

@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 
 from defenses.gaussian_blur import GaussianBlur
 from defenses.standard import Standard
-from harness.attacks.generator import Generator
-from harness.attacks.gradient import Gradient
+from harness.attacks.fast_gradient import Gradient
 from harness.attacks.lbfgs import LBFGS
+from harness.attacks.learned_generator import Generator
 from harness.attacks.noise import Noise
 from harness.attacks.transfer import Transfer
 from harness.datasets.registry import DataSource

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from defenses.gaussian_noise import GaussianNoise
 from defenses.standard import Standard
-from harness.attacks.gradient import Gradient
+from harness.attacks.fast_gradient import Gradient
 from harness.attacks.noise import Noise
 from harness.attacks.transfer import Transfer
 from harness.datasets.registry import DataSource

@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..attack import Access
 from ..threat import Threat
 from ..victims.victim import Victim
-from .draws import Draws
-from .line import fooled
-from .transforms import Blind, Transformation
+from .base import Access
+from .corruptions import Blind, Transformation
+from .line_search import fooled
+from .per_image_rng import Draws
 
 
 def moved(x: Tensor, degrees: Tensor, down: Tensor, right: Tensor) -> Tensor:

@@ -11,13 +11,13 @@ from typing import ClassVar, Final
 import torch
 from torch import Tensor
 
-from ..attack import Attack, Family, Kind
 from ..errors import UserError, unknown
 from ..models.perturbation_generator import PerturbationGenerator, generator_loss, probability_gradient
 from ..threat import Norm, Threat, magnitude, per_sample
 from ..training.optim import descend
 from ..victims.victim import Victim, input_gradient
-from .line import CHUNK, log_odds
+from .base import Attack, Family, Kind
+from .line_search import CHUNK, log_odds
 
 Weights = Mapping[str, Tensor]
 

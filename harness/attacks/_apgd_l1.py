@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from ..threat import per_sample
-from ._front import Front, Rows
-from .draws import Draws
+from ._apgd_state import Front, Rows
+from .per_image_rng import Draws
 
 
 def project_l1_box(x: Tensor, points: Tensor, eps: Tensor) -> Tensor:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from ..threat import EXPONENT, Threat, magnitude, per_sample, steepest
-from ._front import Front, Rows
-from .draws import Draws
+from ._apgd_state import Front, Rows
+from .per_image_rng import Draws
 
 
 def checkpoints(steps: int) -> tuple[int, ...]:

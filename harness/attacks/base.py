@@ -9,8 +9,8 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
-from .threat import NORMS, Norm, Threat
-from .victims.victim import Victim
+from ..threat import NORMS, Norm, Threat
+from ..victims.victim import Victim
 
 Kind = Literal["budget", "minimal"]
 Access = Literal["gradients", "scores", "decisions", "none"]

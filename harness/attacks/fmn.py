@@ -9,14 +9,14 @@ from typing import ClassVar, Final
 import torch
 from torch import Tensor
 
-from ..attack import Attack, Kind
 from ..errors import UserError
 from ..threat import Norm, Threat, magnitude, per_sample, project_ball
 from ..victims.victim import Victim, input_gradient
-from .apgd_l1 import project_l1_box
-from .draws import Draws
-from .line import CHUNK, diameter, is_fooled, log_odds, shorten
+from ._apgd_l1 import project_l1_box
+from .base import Attack, Kind
+from .line_search import CHUNK, diameter, is_fooled, log_odds, shorten
 from .losses import objective
+from .per_image_rng import Draws
 from .square import unscaled
 
 HEAT: Final = 0.2

@@ -3,7 +3,7 @@
 Each has a severity of its own and no eps, so a threat has to allow every image: L-infinity with eps 1. What acts on
 single pixels (noise, contrast, brightness, levels) does the same to a pixel of 8x8 as of 224x224; what has an extent
 (blur, shifts) is measured in sides of the image, so that it smears or moves an object by the same share. JPEG alone
-works on blocks of 8x8 pixels, whatever the image's size. Rotations and shifts are in :mod:`.transform_spatial`.
+works on blocks of 8x8 pixels, whatever the image's size. Rotations and shifts are in :mod:`.spatial`.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..attack import Access, Attack, Family
 from ..errors import UserError
 from ..threat import Norm, Threat
 from ..victims.victim import Victim
-from .draws import Draws
+from .base import Access, Attack, Family
+from .per_image_rng import Draws
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -61,8 +61,8 @@ class Transformation(Attack):
 class Blind(Transformation):
     """Base of transformations that never look at the victim: one draw, or none.
 
-    A subclass writes :meth:`transform`. Random numbers come from :class:`.draws.Draws`: an image meets the same ones
-    in any batch.
+    A subclass writes :meth:`transform`. Random numbers come from :class:`.per_image_rng.Draws`: an image meets the same
+    ones in any batch.
     """
 
     @property

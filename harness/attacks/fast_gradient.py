@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..attack import Attack, Family, Kind
 from ..errors import UserError, unknown
 from ..threat import EXPONENT, Norm, Threat, magnitude, per_sample, steepest
 from ..victims.victim import Victim, input_gradient
-from .line import CHUNK, diameter, first_crossing, log_odds
+from .base import Attack, Family, Kind
+from .line_search import CHUNK, diameter, first_crossing, log_odds
 
 Objective = Literal["loss", "probability", "log-odds"]
 

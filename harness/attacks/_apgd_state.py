@@ -10,7 +10,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from .draws import Draws
+from .per_image_rng import Draws
 
 
 @dataclass
