@@ -21,8 +21,8 @@ from defenses.standard import Standard
 from harness import determinism
 from harness.attacks.base import Attack
 from harness.attacks.fast_gradient import Gradient
-from harness.attacks.foolbox import Foolbox
 from harness.attacks.lbfgs import LBFGS
+from harness.attacks.toolkits.foolbox import Foolbox
 from harness.datasets.registry import DataSource
 from harness.environment import cores
 from harness.plan import Plan, Suite, plan, specs

@@ -20,11 +20,11 @@ from defenses.fast_gradient import FastGradient
 from defenses.learning_with_adversary import LearningWithAdversary, LearningWithAdversaryRepresentation
 from defenses.standard import Standard
 from harness.attacks.alpha import adv_alpha
-from harness.attacks.art import Art
 from harness.attacks.base import Attack
 from harness.attacks.class_jacobian import class_gradients
 from harness.attacks.fast_gradient import adv_loss
-from harness.attacks.foolbox import Foolbox
+from harness.attacks.toolkits.art import Art
+from harness.attacks.toolkits.foolbox import Foolbox
 from harness.models.registry import build_model
 from harness.threat import Threat
 from harness.training.trainer import Trainer

@@ -13,9 +13,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from . import environment, redaction
-from .attacks.art import Art
 from .attacks.base import Attack
-from .attacks.foolbox import Foolbox
+from .attacks.toolkits.art import Art
+from .attacks.toolkits.foolbox import Foolbox
 from .datasets.registry import DATASETS
 from .errors import UserError, unknown
 from .plan import Suite

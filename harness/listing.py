@@ -92,7 +92,7 @@ def own_attacks() -> dict[str, type[Attack]]:
 
 def attacks() -> Table:
     """Attacks: our own, and what the two doors let through or refuse."""
-    from .attacks import art, foolbox
+    from .attacks.toolkits import art, foolbox
 
     table = _table("toolkit", "attack", "norms", "kind", "needs", "remark")
     for name, kind in own_attacks().items():
@@ -197,8 +197,8 @@ def versions() -> dict[str, int]:
     """Versions of attacks and defenses, by ``"attack NAME"`` and ``"defense NAME"``: both have a gaussian-noise."""
     from defenses import defenses as kinds
 
-    from .attacks.art import Art
-    from .attacks.foolbox import Foolbox
+    from .attacks.toolkits.art import Art
+    from .attacks.toolkits.foolbox import Foolbox
 
     found = {f"defense {name}": kind.version for name, kind in kinds().items()}
     found |= {f"attack {name}": kind.version for name, kind in own_attacks().items()}

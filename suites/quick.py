@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from harness.attacks.alpha import Alpha
 from harness.attacks.apgd import APGD
-from harness.attacks.art import Art
 from harness.attacks.fast_gradient import Gradient
-from harness.attacks.foolbox import Foolbox
 from harness.attacks.lbfgs import LBFGS
 from harness.attacks.noise import Noise
 from harness.attacks.square import Square
+from harness.attacks.toolkits.art import Art
+from harness.attacks.toolkits.foolbox import Foolbox
 from harness.plan import Suite
 
 SUITE = Suite(

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from defenses.standard import Standard
 from harness.attacks.apgd import APGD
-from harness.attacks.art import Art
 from harness.attacks.fast_gradient import Gradient
-from harness.attacks.foolbox import Foolbox
 from harness.attacks.noise import Noise
 from harness.attacks.rays import RayS
 from harness.attacks.square import Square
+from harness.attacks.toolkits.art import Art
+from harness.attacks.toolkits.foolbox import Foolbox
 from harness.attacks.transfer import Transfer
 from harness.plan import Suite
 

@@ -7,10 +7,10 @@ one shift sideways for all images, Foolbox the worst angle of each image, ours t
 
 from __future__ import annotations
 
-from harness.attacks.art import Art
 from harness.attacks.corruptions import Brightness, Contrast, GaussianBlur, GaussianNoise, Jpeg, Quantise, SaltAndPepper
-from harness.attacks.foolbox import Foolbox
 from harness.attacks.spatial import Rotation, Spatial, Translation
+from harness.attacks.toolkits.art import Art
+from harness.attacks.toolkits.foolbox import Foolbox
 from harness.plan import Suite
 
 SUITE = Suite(

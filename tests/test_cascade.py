@@ -13,8 +13,8 @@ from defenses.standard import Standard
 from harness import campaign
 from harness.attacks.apgd import APGD
 from harness.attacks.fast_gradient import Gradient
-from harness.attacks.foolbox import Foolbox
 from harness.attacks.noise import Noise
+from harness.attacks.toolkits.foolbox import Foolbox
 from harness.attacks.transfer import Transfer
 from harness.datasets.registry import DataSource
 from harness.graph import Graph

@@ -21,13 +21,13 @@ from defenses.standard import Standard
 from harness import determinism, identity
 from harness.attacks.alpha import CANDIDATES, Alpha, alpha_perturbation
 from harness.attacks.apgd import APGD
-from harness.attacks.art import Art
 from harness.attacks.base import Attack
 from harness.attacks.class_jacobian import candidate_gradients, class_gradients
 from harness.attacks.fast_gradient import Gradient
-from harness.attacks.foolbox import Foolbox
-from harness.attacks.foreign import Foreign
 from harness.attacks.noise import Noise
+from harness.attacks.toolkits.art import Art
+from harness.attacks.toolkits.base import Foreign
+from harness.attacks.toolkits.foolbox import Foolbox
 from harness.attacks.transfer import Transfer
 from harness.attacks.unclipped import Unclipped
 from harness.datasets.registry import DATASETS, DatasetInfo, default_info

@@ -12,11 +12,11 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from harness.attacks.art import Art
 from harness.attacks.base import Attack, Family
 from harness.attacks.fast_gradient import Gradient
-from harness.attacks.foolbox import Foolbox
 from harness.attacks.noise import Noise
+from harness.attacks.toolkits.art import Art
+from harness.attacks.toolkits.foolbox import Foolbox
 from harness.attacks.transfer import Transfer
 from harness.doctor import examine_attacks, parse_forced
 from harness.errors import UserError

@@ -18,11 +18,11 @@ from defenses.generative_adversarial_trainer import GenerativeAdversarialTrainer
 from defenses.standard import Standard
 from harness import estimate as module
 from harness.attacks.apgd import APGD
-from harness.attacks.art import Art
 from harness.attacks.fast_gradient import Gradient
 from harness.attacks.learned_generator import Generator
 from harness.attacks.noise import Noise
 from harness.attacks.square import Square
+from harness.attacks.toolkits.art import Art
 from harness.attacks.transfer import Transfer
 from harness.cli import cli
 from harness.datasets.registry import DATASETS, DataSource

@@ -13,14 +13,14 @@ from defenses.standard import Standard
 from harness import determinism, evaluation, work
 from harness.attacks.alpha import Alpha
 from harness.attacks.apgd import APGD
-from harness.attacks.art import Art
 from harness.attacks.base import Attack
 from harness.attacks.class_jacobian import class_gradients
 from harness.attacks.fast_gradient import Gradient
-from harness.attacks.foolbox import Foolbox
 from harness.attacks.lbfgs import LBFGS
 from harness.attacks.noise import Noise
 from harness.attacks.square import Square
+from harness.attacks.toolkits.art import Art
+from harness.attacks.toolkits.foolbox import Foolbox
 from harness.datasets.registry import Dataset, DataSource
 from harness.inspection import inspect
 from harness.plan import Cell, ModelSpec

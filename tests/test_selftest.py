@@ -12,13 +12,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.attacks import art, foolbox
 from harness.attacks.alpha import Alpha
-from harness.attacks.art import Art
 from harness.attacks.base import Access, Attack, Family, Kind
 from harness.attacks.fast_gradient import Gradient
-from harness.attacks.foolbox import Foolbox
 from harness.attacks.noise import Noise
+from harness.attacks.toolkits import art, foolbox
+from harness.attacks.toolkits.art import Art
+from harness.attacks.toolkits.foolbox import Foolbox
 from harness.attacks.transfer import Transfer
 from harness.plan import Suite
 from harness.selftest import IMAGES, Finding, attacks_of, run

@@ -13,8 +13,8 @@ import pytest
 import suites as package
 from harness.attacks.base import Attack
 from harness.attacks.corruptions import GaussianNoise, Transformation
-from harness.attacks.foreign import Foreign
 from harness.attacks.spatial import Spatial
+from harness.attacks.toolkits.base import Foreign
 from harness.attacks.transfer import Transfer
 from harness.datasets.registry import DATASETS
 from harness.identity import canonical

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from harness.attacks.apgd import APGD
-from harness.attacks.foolbox import Foolbox
 from harness.attacks.line_search import is_fooled, log_odds
 from harness.attacks.losses import LOSSES
+from harness.attacks.toolkits.foolbox import Foolbox
 from harness.reference import LinearVictim
 from harness.threat import Threat, per_sample
 from harness.victims.adaptation import Remedy

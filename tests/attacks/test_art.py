@@ -13,10 +13,10 @@ import pytest
 import torch
 from torch import nn
 
-from harness.attacks import foolbox as foolbox_door
-from harness.attacks.art import Art, capabilities
-from harness.attacks.capability import ArtCapability
-from harness.attacks.foreign import load, rivals
+from harness.attacks.toolkits import foolbox as foolbox_door
+from harness.attacks.toolkits.art import Art, capabilities
+from harness.attacks.toolkits.base import load, rivals
+from harness.attacks.toolkits.capability import ArtCapability
 from harness.determinism import seed_everything
 from harness.errors import UserError
 from harness.identity import key
@@ -107,14 +107,14 @@ def test_every_attack_runs_keeps_the_contract_and_repeats(
 def test_declaring_and_listing_import_no_toolkit_and_running_leaves_the_logging_alone() -> None:
     program = """
 import logging, sys
-from harness.attacks import art, foolbox
+from harness.attacks.toolkits import art, foolbox
 for door, kind in ((art, art.Art), (foolbox, foolbox.Foolbox)):
     for entry in door.capabilities():
         if not entry.refused:
             assert kind(entry.attack).label
 assert not {"art", "foolbox", "eagerpy"} & set(sys.modules)
 handler = logging.StreamHandler()
-from harness.attacks.foreign import load
+from harness.attacks.toolkits.base import load
 load("art.attacks.evasion", "adversarial-robustness-toolbox")
 assert any(known() is handler for known in logging._handlerList)
 assert not logging.getLogger("tests").handlers

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from harness.attacks.capability import FoolboxCapability
-from harness.attacks.foolbox import Foolbox, capabilities
-from harness.attacks.foreign import load
+from harness.attacks.toolkits.base import load
+from harness.attacks.toolkits.capability import FoolboxCapability
+from harness.attacks.toolkits.foolbox import Foolbox, capabilities
 from harness.determinism import seed_everything
 from harness.errors import UserError
 from harness.identity import key

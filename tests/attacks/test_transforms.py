@@ -23,8 +23,8 @@ from harness.attacks.corruptions import (
     SaltAndPepper,
     Transformation,
 )
-from harness.attacks.foolbox import Foolbox
 from harness.attacks.spatial import Rotation, Spatial, Translation, moved
+from harness.attacks.toolkits.foolbox import Foolbox
 from harness.datasets.registry import Dataset
 from harness.determinism import seed_everything
 from harness.errors import UserError

@@ -15,11 +15,11 @@ from typing import Any, ClassVar, Final, cast
 import torch
 from torch import Tensor
 
-from ..threat import Threat
-from ..victims.victim import Victim
+from ...threat import Threat
+from ...victims.victim import Victim
+from .base import Foreign, load, rivals
 from .capability import Capability, FoolboxCapability
-from .foolbox_table import FOOLBOX_TABLE, STARTS
-from .foreign import Foreign, load, rivals
+from .foolbox_catalogue import FOOLBOX_TABLE, STARTS
 
 _BLACKENS: Final = ("L2CarliniWagnerAttack", "EADAttack")
 """Attacks that return a black image where they fail, which is a success wherever black is another class."""
@@ -27,7 +27,7 @@ _BLACKENS: Final = ("L2CarliniWagnerAttack", "EADAttack")
 
 @dataclass(frozen=True, kw_only=True, init=False)
 class Foolbox(Foreign):
-    """An attack of Foolbox by class name and keyword arguments; see :class:`~.foreign.Foreign`.
+    """An attack of Foolbox by class name and keyword arguments; see :class:`~.base.Foreign`.
 
     An attack that walks from a starting point is given one: from the attack named by its option ``init_attack``.
     Images for which none is found, and images that are misclassified already, come back as they are.

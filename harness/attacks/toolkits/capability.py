@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from ..errors import UserError, unknown
-from ..threat import Norm
-from .base import Access, Kind
+from ...errors import UserError, unknown
+from ...threat import Norm
+from ..base import Access, Kind
 
 Value = bool | int | float | str | None | tuple["Value", ...]
 """What an option may hold: anything with a canonical form that can be hashed."""

@@ -21,11 +21,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from ..threat import EXPONENT, Threat
-from ..victims.victim import Victim
-from .art_table import ART_TABLE
+from ...threat import EXPONENT, Threat
+from ...victims.victim import Victim
+from .art_catalogue import ART_TABLE
+from .base import Foreign, load, numpy_mat, rivals, scratch_directory, seeded_numpy
 from .capability import ArtCapability, Capability
-from .foreign import Foreign, load, numpy_mat, rivals, scratch_directory, seeded_numpy
 
 Array = npt.NDArray[np.float32]
 
@@ -34,7 +34,7 @@ PACKAGE = "adversarial-robustness-toolbox"
 
 @dataclass(frozen=True, kw_only=True, init=False)
 class Art(Foreign):
-    """An attack of ART by class name and keyword arguments; see :class:`~.foreign.Foreign`."""
+    """An attack of ART by class name and keyword arguments; see :class:`~.base.Foreign`."""
 
     name: ClassVar[str] = "art"
     toolkit: ClassVar[str] = "art"

@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import UserError
-from ..threat import Norm, Threat
-from ..victims.victim import Victim
-from .base import Access, Attack, Family, Kind
+from ...errors import UserError
+from ...threat import Norm, Threat
+from ...victims.victim import Victim
+from ..base import Access, Attack, Family, Kind
 from .capability import Capability, Value, find, refuse
 
 
