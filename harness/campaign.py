@@ -17,8 +17,8 @@ from . import identity
 from .attacks.transfer import inner
 from .datasets.registry import DatasetInfo
 from .errors import UserError
-from .external import External
-from .external import words as victim_words
+from .external.external import External
+from .external.external import words as victim_words
 from .metrics.pairs import Board, Pair
 from .plan import Cell, ModelSpec, Plan
 from .results import Damaged, is_finished, read_result

@@ -347,7 +347,7 @@ def explain(cell: str, home: Path) -> None:
 @click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True)
 def ui(home: Path, tracking_uri: str | None, host: str, port: int) -> None:
     """Open the MLflow UI on the runs."""
-    from .registry import quiet_environment
+    from .external.mlflow_model import quiet_environment
     from .store import Home, no_runs
     from .tracked import ui_links
     from .tracking import Tracker, Unreachable, default_uri

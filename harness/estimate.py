@@ -20,7 +20,7 @@ from . import determinism, identity
 from .attacks.base import Attack
 from .attacks.transfer import inner
 from .datasets.registry import Dataset, DatasetInfo
-from .external import External, restore
+from .external.external import External, restore
 from .models.purifier import Purified, purifier
 from .plan import Cell, ModelSpec, Plan
 from .results import is_finished

@@ -14,7 +14,7 @@ from . import campaign, determinism, environment, identity
 from .attacks.base import Attack
 from .datasets.registry import Dataset, DatasetInfo, default_info
 from .errors import UserError, describe
-from .external import External, bare, digest
+from .external.external import External, bare, digest
 from .health import trust
 from .inspection import inspect
 from .metrics.pairs import Board, Pair, pair_rows, worst_case
@@ -49,7 +49,7 @@ def evaluate(
 
     Args:
         model: Takes float32 images (N, C, H, W) in [0, 1], gives logits (N, K), or one of the other answers that
-            :mod:`harness.interface` can read. Normalisation belongs inside.
+            :mod:`harness.external.interface` can read. Normalisation belongs inside.
         x: Images, (N, C, H, W) in [0, 1].
         y: True labels, (N,), whole numbers in [0, K).
         suite: Name of a suite, or one made by hand. Transfers from other models are left out, as ``gauntlet run

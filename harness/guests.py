@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import address, external, identity, inspection
+from . import identity, inspection
 from .datasets.registry import Dataset
 from .determinism import as_a_worker, full_float32, isolated
+from .external import external
+from .external.reference import parse
 from .inspection import LOOK
 from .plan import ModelSpec
 from .store import Home, write_json
@@ -52,7 +54,7 @@ def admit(
     """Load a model, look at it, and find out how attacks must see it.
 
     Args:
-        text: What the user typed; see :func:`harness.address.parse`.
+        text: What the user typed; see :func:`harness.external.reference.parse`.
         data: The data set it will be judged on.
         mean: Per channel, taken from the images before the model sees them; empty for none.
         std: Per channel, what they are then divided by.
@@ -67,7 +69,7 @@ def admit(
     Raises:
         UserError: It cannot be loaded, or cannot be judged; one line says why.
     """
-    reference = address.parse(text, mean=tuple(mean), std=tuple(std), fetched=fetched, tracking_uri=tracking_uri)
+    reference = parse(text, mean=tuple(mean), std=tuple(std), fetched=fetched, tracking_uri=tracking_uri)
     with as_a_worker(device), isolated(0, device):
         model = external.load(reference)
         full_float32()  # whatever its code has just asked for

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from . import determinism
 from .datasets.sampling import stratified_order
 from .errors import UserError, said
-from .external import add_to_digest, bare, digest
-from .interface import TRIED, Interface, find
+from .external.external import add_to_digest, bare, digest
+from .external.interface import TRIED, Interface, find
 from .metrics.class_order import better_order
 from .probe import diagnose, stochastic, wavers
 from .victims.adaptation import Remedy
@@ -89,7 +89,7 @@ def inspect(
     It is copied and left as it is; so are the caller's random generators.
 
     Args:
-        model: Takes images, and returns logits in one of the ways that :mod:`harness.interface` knows.
+        model: Takes images, and returns logits in one of the ways that :mod:`harness.external.interface` knows.
         x: Images (N, C, H, W) in [0, 1]; at most :data:`LOOK` of them are used, and mostly no more than 64.
         y: True labels (N,).
         classes: Logits that it has to return; None: as many as it does.

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from . import identity
 from .datasets.registry import DatasetInfo
 from .errors import UserError
-from .external import External, restore
+from .external.external import External, restore
 from .models.purifier import Purified, purifier
 from .plan import ModelSpec
 from .shape import Shape, misfit

@@ -22,7 +22,7 @@ from harness.attacks.fast_gradient import Gradient
 from harness.attacks.transfer import Transfer
 from harness.datasets.registry import DATASETS, DataSource
 from harness.errors import UserError
-from harness.external import External
+from harness.external.external import External
 from harness.graph import Graph
 from harness.options import parse_chain
 from harness.plan import ModelSpec, Plan, Suite, plan, specs

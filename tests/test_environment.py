@@ -11,8 +11,8 @@ from sqlalchemy.engine import make_url
 
 from harness.environment import command_line
 from harness.errors import UserError
+from harness.external.mlflow_model import fetch
 from harness.redaction import without_password, without_password_of
-from harness.registry import fetch
 from harness.store import Home
 from harness.tracking import Tracker, Unreachable
 

@@ -18,12 +18,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from harness import identity, inspection, registry
-from harness.address import Reference, parse
+from harness import identity, inspection
 from harness.datasets.registry import Dataset
 from harness.errors import UserError
-from harness.external import External, Normalised, bare, describe_model, digest, load, restore
-from harness.interface import Interface
+from harness.external import exported_program, mlflow_model
+from harness.external.external import External, Normalised, bare, describe_model, digest, load, restore
+from harness.external.interface import Interface
+from harness.external.reference import Reference, parse
 from harness.proposal import Bench
 from harness.victims.adaptation import Remedy
 from harness.victims.victim import Victim, input_gradient
@@ -211,7 +212,7 @@ def test_code_in_other_files_counts(tmp_path: Path) -> None:
     script(tmp_path, "from torch import nn\ndef make():\n    return nn.Flatten()\n", "lib/deep.py")
     script(tmp_path, "", "late.py")
     script(tmp_path, "", "bystander.py")
-    listed = registry.sources(tmp_path / "net.py")
+    listed = exported_program.sources(tmp_path / "net.py")
     assert [name for name, _ in listed] == ["net.py", "late.py", "lib/__init__.py", "lib/deep.py", "lib/tools.py"]
     before = known(f"{tmp_path / 'net.py'}:build")
     for name in ("late.py", "lib/__init__.py", "lib/deep.py"):
@@ -421,7 +422,7 @@ def test_another_process_loads_the_same_model_from_json(net: Path, x: Tensor) ->
     declared = describe_model(load(reference), reference)
     code = (
         "import json, sys, torch\n"
-        "from harness.address import Reference\nfrom harness.external import describe_model, load\n"
+        "from harness.external.reference import Reference\nfrom harness.external.external import describe_model, load\n"
         "torch.set_num_threads(1)\n"
         "reference = Reference.from_json(json.loads(sys.argv[1]))\n"
         "model = load(reference).eval()\n"
@@ -757,7 +758,7 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str
     before = dict(os.environ)
     os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
     store = f"sqlite:///{folder / 'store.db'}"
-    with registry._mlflow(store) as mlflow:
+    with mlflow_model._mlflow(store) as mlflow:
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.ERROR)
         experiment = mlflow.create_experiment("models", artifact_location=(folder / "artifacts").as_uri())

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 import harness.threat
-from harness.address import Reference, parse
 from harness.errors import UserError
-from harness.external import describe_model, load, program
+from harness.external.external import describe_model, load, program
+from harness.external.reference import Reference, parse
 from harness.proposal import Bench
 from harness.user_code import python_file
 from harness.victims.adaptation import Remedy

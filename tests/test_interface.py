@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.errors import UserError
-from harness.interface import Interface, Interfaced, find
+from harness.external.interface import Interface, Interfaced, find
 from harness.victims.victim import Victim, VictimError, input_gradient
 
 Heads = collections.namedtuple("Heads", "features logits")

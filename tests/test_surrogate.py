@@ -23,7 +23,7 @@ from harness.datasets.registry import DATASETS, Dataset, DatasetInfo, default_in
 from harness.determinism import seed_everything
 from harness.errors import UserError
 from harness.estimate import shown
-from harness.external import External
+from harness.external.external import External
 from harness.models.registry import build_model
 from harness.models.stages import Shape
 from harness.part import part

@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from harness.address import parse
-from harness.external import load
+from harness.external.external import load
+from harness.external.reference import parse
 from harness.user_code import process_state
 from harness.victims.duplicates import duplicate
 from harness.victims.victim import Victim
@@ -154,7 +154,7 @@ def test_a_stream_in_place_of_ours_does_not_close_it(tmp_path: Path) -> None:
         "from torch import nn\nmake = nn.Flatten\n"
     )
     code = (
-        "import gc, sys\nfrom harness.address import parse\nfrom harness.external import load\n"
+        "import gc, sys\nfrom harness.external.reference import parse\nfrom harness.external.external import load\n"
         "print('before', flush=True)\nload(parse('net.py:make'))\ngc.collect()\nprint('after')\n"
     )
     done = subprocess.run(
@@ -182,7 +182,7 @@ def test_a_setting_that_cannot_be_put_back_keeps_none_of_the_others(tmp_path: Pa
 
 
 def test_exported_programs_and_registries_are_loaded_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from harness import registry
+    from harness.external import exported_program, mlflow_model
 
     def meddling(*_: Any, **__: Any) -> Any:
         torch.set_grad_enabled(False)
@@ -190,9 +190,9 @@ def test_exported_programs_and_registries_are_loaded_alike(tmp_path: Path, monke
 
     monkeypatch.setattr(torch.export, "load", meddling)
     with pytest.raises(ValueError, match="is no program"):
-        registry.from_export(tmp_path / "net.pt2")
+        exported_program.from_export(tmp_path / "net.pt2")
     assert torch.is_grad_enabled()
     monkeypatch.setattr("mlflow.pytorch.load_model", meddling)
     with pytest.raises(ValueError, match="cannot be loaded"):
-        registry.load_folder(tmp_path, "models:/net/1")
+        mlflow_model.load_folder(tmp_path, "models:/net/1")
     assert torch.is_grad_enabled()

@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 import harness
-from harness import external
-from harness.address import parse
 from harness.campaign import boards_from_home
 from harness.datasets.registry import DataSource, load_dataset
+from harness.external import external
+from harness.external.reference import parse
 from harness.guests import admit
 from harness.health import trust
 from harness.metrics.pairs import worst_case

@@ -15,15 +15,15 @@ from typing import Any, ClassVar, Final, NoReturn
 import torch
 from torch import Tensor, nn
 
-from . import registry
-from .address import Reference, check_normalisation, listed
-from .datasets.registry import DatasetInfo
-from .errors import UserError
+from ..datasets.registry import DatasetInfo
+from ..errors import UserError
+from ..training.trainer import Trainer
+from ..user_code import python_file
+from ..victims.adaptation import Remedy
+from ..victims.duplicates import ORIGIN
+from . import exported_program, mlflow_model
 from .interface import Interface
-from .training.trainer import Trainer
-from .user_code import python_file
-from .victims.adaptation import Remedy
-from .victims.duplicates import ORIGIN
+from .reference import Reference, check_normalisation, listed
 
 _NONE: Final = Remedy()
 
@@ -103,13 +103,13 @@ def _load(reference: Reference, *, fresh: bool = False) -> nn.Module:
             made = python_file.from_file(
                 Path(reference.place), reference.factory, arguments, _root(reference), fresh=fresh
             )
-            model = registry.house(made, reference.text)
+            model = exported_program.house(made, reference.text)
         case "export":
-            model = registry.from_export(Path(reference.place))
+            model = exported_program.from_export(Path(reference.place))
         case "mlflow":
             if not reference.folder:
                 raise UserError(f"{reference.place} was not fetched yet")
-            model = registry.load_folder(Path(reference.folder), reference.place)
+            model = mlflow_model.load_folder(Path(reference.folder), reference.place)
     if not isinstance(model, nn.Module):
         raise UserError(f"{reference.text} returned {type(model).__name__}, expected a torch.nn.Module")
     if any(torch.nn.parameter.is_lazy(parameter) for parameter in model.parameters()):
@@ -214,7 +214,7 @@ class _Origin:
 
 def bare(model: nn.Module) -> nn.Module:
     """A model without what :func:`load` put around it."""
-    while isinstance(model, registry.Housed):
+    while isinstance(model, exported_program.Housed):
         model = model.inner
     return model
 
@@ -243,11 +243,11 @@ def program(reference: Reference, model: nn.Module, remedy: Remedy = _NONE) -> s
     if reference.kind == "python":
         total.update(repr(_code(reference)).encode())
         total.update(repr((reference.factory, reference.arguments)).encode())
-    elif not isinstance(given, registry.Exported):
-        total.update(repr(registry.contents(Path(reference.folder), "code", "data")).encode())
-    for graph in registry.graphs(model):
+    elif not isinstance(given, exported_program.Exported):
+        total.update(repr(mlflow_model.contents(Path(reference.folder), "code", "data")).encode())
+    for graph in exported_program.graphs(model):
         total.update(graph.code.encode())
-        for name, value in registry.constants(graph):
+        for name, value in exported_program.constants(graph):
             total.update(name.encode())
             add_to_digest(total, value)
     for part in model.modules():
@@ -261,7 +261,7 @@ def program(reference: Reference, model: nn.Module, remedy: Remedy = _NONE) -> s
     return total.hexdigest()[:16]
 
 
-class Normalised(registry.Housed):
+class Normalised(exported_program.Housed):
     """A model behind ``(x - mean) / std``.
 
     Args:

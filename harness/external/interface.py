@@ -11,8 +11,8 @@ from typing import Any, ClassVar, Final
 import torch
 from torch import Tensor, nn
 
-from . import registry
-from .errors import UserError
+from ..errors import UserError
+from . import exported_program
 
 TRIED: Final = 16
 """Images that a model is first called with."""
@@ -67,7 +67,7 @@ class Interface:
         return Interfaced(model, self) if self else model
 
 
-class Interfaced(registry.Housed):
+class Interfaced(exported_program.Housed):
     """A model behind its :class:`Interface`.
 
     Args:

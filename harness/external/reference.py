@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, Final, Literal
 from urllib.parse import quote, unquote
 
-from . import registry
-from .errors import UserError, describe
+from ..errors import UserError, describe
+from . import mlflow_model
 
 Argument = int | float | bool | str
 
@@ -125,7 +125,7 @@ def parse(
         store = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
         if not store:
             raise UserError(f"in which store is {text}? name it with --tracking-uri (MLFLOW_TRACKING_URI)")
-        return dataclasses.replace(reference, folder=str(registry.fetch(text, store, fetched.resolve())))
+        return dataclasses.replace(reference, folder=str(mlflow_model.fetch(text, store, fetched.resolve())))
     if found := re.fullmatch(r"(.+?\.py)(?::([^?]*))?(?:\?(.*))?", text):
         file, factory, words = _file(found[1]), found[2] or "", found[3]
         if not factory.isidentifier():

@@ -1,0 +1,1 @@
+"""Models of users: how they are named, loaded from Python, torch.export and MLflow, and called."""
