@@ -25,7 +25,8 @@ from harness.attacks.lbfgs import LBFGS
 from harness.attacks.toolkits.foolbox import Foolbox
 from harness.datasets.registry import DataSource
 from harness.environment import cores
-from harness.plan import Plan, Suite, plan, specs
+from harness.planning.plan import Plan, plan, specs
+from harness.planning.suite import Suite
 from harness.results import finish
 from harness.runner import run
 from harness.store import Home, load_model

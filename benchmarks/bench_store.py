@@ -25,7 +25,8 @@ from harness.attacks.noise import Noise
 from harness.datasets.registry import DataSource
 from harness.graph import Graph
 from harness.metrics.pairs import DISTANCES
-from harness.plan import Plan, Suite, plan, specs
+from harness.planning.plan import Plan, plan, specs
+from harness.planning.suite import Suite
 from harness.proposal import Bench
 from harness.results import write_shard
 from harness.runner import run

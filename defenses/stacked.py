@@ -14,7 +14,7 @@ from harness.training.on_trained import Untrained
 
 @dataclass(frozen=True, kw_only=True)
 class Stacked(Untrained):
-    """The purifier of :attr:`harness.plan.ModelSpec.front` before the base, with nothing trained.
+    """The purifier of :attr:`harness.planning.specs.ModelSpec.front` before the base, with nothing trained.
 
     What it is built upon comes with that purifier already before it, so that nothing is left to do.
     """

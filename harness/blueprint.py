@@ -9,7 +9,9 @@ from functools import cached_property
 from .attacks.base import Attack
 from .attacks.transfer import Transfer
 from .datasets.registry import DatasetInfo
-from .plan import Cell, ModelSpec, Plan, Suite, plan, with_parents
+from .planning.plan import Plan, plan, with_parents
+from .planning.specs import Cell, ModelSpec
+from .planning.suite import Suite
 from .study import Measure, Profile, Study, check_seeds
 
 BATCH = 250

@@ -20,7 +20,8 @@ from .errors import UserError
 from .external.external import External
 from .external.external import words as victim_words
 from .metrics.pairs import Board, Pair
-from .plan import Cell, ModelSpec, Plan
+from .planning.plan import Plan
+from .planning.specs import Cell, ModelSpec
 from .results import Damaged, is_finished, read_result
 from .shape import PLAN, misfit
 from .store import Home, no_runs, read_json, read_record, set_aside, write_json

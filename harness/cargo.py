@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from .plan import Cell, ModelSpec
+from .planning.specs import Cell, ModelSpec
 from .prepared import tensor_files
 from .results import shard_path
 from .store import Home, write_bytes

@@ -16,7 +16,7 @@ from .redaction import without_password
 if TYPE_CHECKING:
     from .datasets.registry import DataSource
     from .guests import Guest
-    from .plan import Plan
+    from .planning.plan import Plan
     from .pool import Engine
     from .ray_engine import Cluster
     from .work import Context
@@ -52,10 +52,11 @@ def make_plan(
 
     from .datasets.registry import DataSource
     from .options import parse_chain, parse_seeds
-    from .part import parse_part
-    from .part import part as take
-    from .plan import Suite, specs
-    from .plan import plan as make
+    from .planning.partition import parse_part
+    from .planning.partition import part as take
+    from .planning.plan import plan as make
+    from .planning.plan import specs
+    from .planning.suite import Suite
 
     share = parse_part(part) if part is not None else None
     battery = find(suite) if suite is not None else Suite(name="train", summary="", attacks={}, budgets={})

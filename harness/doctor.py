@@ -18,7 +18,7 @@ from .attacks.toolkits.art import Art
 from .attacks.toolkits.foolbox import Foolbox
 from .datasets.registry import DATASETS
 from .errors import UserError, unknown
-from .plan import Suite
+from .planning.suite import Suite
 from .selftest import Finding, Progress, attacks_of, run
 from .store import Home
 from .threat import Norm

@@ -22,7 +22,8 @@ from .attacks.transfer import inner
 from .datasets.registry import Dataset, DatasetInfo
 from .external.external import External, restore
 from .models.purifier import Purified, purifier
-from .plan import Cell, ModelSpec, Plan
+from .planning.plan import Plan
+from .planning.specs import Cell, ModelSpec
 from .results import is_finished
 from .store import Home, has_model
 from .training.optim import keep_compiler_out

@@ -18,7 +18,9 @@ from .external.external import External, bare, digest
 from .health import trust
 from .inspection import inspect
 from .metrics.pairs import Board, Pair, pair_rows, worst_case
-from .plan import Cell, ModelSpec, Suite, plan
+from .planning.plan import plan
+from .planning.specs import Cell, ModelSpec
+from .planning.suite import Suite
 from .probe import probe
 from .proposal import Bench, Proposal
 from .results import pair_from_outcomes
@@ -62,7 +64,7 @@ def evaluate(
         remedy: How attacks are to see the model; None finds out (saturated logits, probabilities, random predictions).
         batch: Images that the model takes at once; None finds out.
         health: Probe the model, without which no grade is better than B. Takes as long as a few strong attacks on
-            :data:`harness.plan.PROBE_SAMPLES` images.
+            :data:`harness.planning.specs.PROBE_SAMPLES` images.
 
     Returns:
         A frame of :data:`harness.metrics.pairs.PAIR_COLUMNS`, a row a pair and eps. In its ``attrs``: ``trust`` (by

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from .errors import UserError
-from .plan import Cell, ModelSpec, Plan, Probe
+from .planning.plan import Plan
+from .planning.specs import Cell, ModelSpec, Probe
 from .pool import Task
 from .prepared import prepared_record
 from .results import Damaged, check_result, is_finished, read_shard, shard_path

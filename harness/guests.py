@@ -13,7 +13,7 @@ from .determinism import as_a_worker, full_float32, isolated
 from .external import external
 from .external.reference import parse
 from .inspection import LOOK
-from .plan import ModelSpec
+from .planning.specs import ModelSpec
 from .store import Home, write_json
 from .victims.adaptation import Remedy
 

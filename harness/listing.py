@@ -14,7 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from .attacks.base import Attack
-from .plan import ModelSpec, Plan
+from .planning.plan import Plan
+from .planning.specs import ModelSpec
 from .results import is_finished
 from .store import Home, has_model, load_card
 

@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from .plan import Plan
+from .planning.plan import Plan
 from .runner import Watch
 from .store import Home
 from .work import Examine, Train

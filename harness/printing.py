@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from .findings import Findings
     from .metrics.pairs import Board
-    from .plan import Plan
+    from .planning.plan import Plan
     from .threat import Norm
 
 # where nobody measures the width (a pipe, a log) tables are wide rather than broken

@@ -15,7 +15,7 @@ from .campaign import boards_from_home, model_state
 from .findings import Evidence, Findings, Outcome
 from .leaderboard import leaderboard
 from .metrics.pairs import Board, Pair
-from .plan import Plan
+from .planning.plan import Plan
 from .pool import Engine
 from .results import is_finished, read_pair
 from .runner import Report, Watch, run

@@ -20,7 +20,8 @@ from filelock import FileLock, Timeout
 from . import campaign, identity
 from .errors import UserError, describe
 from .graph import Graph
-from .plan import Cell, ModelSpec, Plan
+from .planning.plan import Plan
+from .planning.specs import Cell, ModelSpec
 from .pool import Done, Engine, Pool, Task
 from .results import finish
 from .store import Home, read_json

@@ -17,7 +17,9 @@ from torch import Tensor
 from .datasets.registry import Dataset, DatasetInfo
 from .errors import UserError, unknown
 from .metrics.pairs import wilson
-from .plan import ModelSpec, Plan, Suite, with_parents
+from .planning.plan import Plan, with_parents
+from .planning.specs import ModelSpec
+from .planning.suite import Suite
 from .store import Home, has_model, load_card, load_model
 from .study import Search, Study
 from .training.trainer import score

@@ -22,7 +22,7 @@ from . import determinism, identity
 from .attacks.base import Access, Attack
 from .attacks.transfer import Transfer
 from .errors import describe
-from .plan import Suite
+from .planning.suite import Suite
 from .pool import Pool, Task
 from .proposal import Bench, Proposal
 from .referee import Verdict, as_images, judge

@@ -23,7 +23,7 @@ from .datasets.registry import DatasetInfo
 from .errors import UserError
 from .external.external import External, restore
 from .models.purifier import Purified, purifier
-from .plan import ModelSpec
+from .planning.specs import ModelSpec
 from .shape import Shape, misfit
 
 ASIDE: Final = ".damaged-"

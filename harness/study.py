@@ -16,7 +16,7 @@ from .errors import UserError, unknown
 if TYPE_CHECKING:
     from .attacks.base import Attack
     from .datasets.registry import DatasetInfo, Half
-    from .plan import ModelSpec
+    from .planning.specs import ModelSpec
     from .threat import Threat
 
 Unit = Literal["%", ""]

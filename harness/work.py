@@ -28,7 +28,7 @@ from .datasets.registry import Dataset, DatasetInfo
 from .determinism import full_float32, seed_everything
 from .errors import first_line
 from .metrics.pairs import broken
-from .plan import Cell, ModelSpec, Probe
+from .planning.specs import Cell, ModelSpec, Probe
 from .prepared import read_prepared, write_prepared
 from .probe import probe as examine
 from .proposal import Bench, Proposal

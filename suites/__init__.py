@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import TypeVar
 
 from harness.errors import unknown
-from harness.plan import Suite
+from harness.planning.suite import Suite
 from harness.study import Study
 
 Declared = TypeVar("Declared", Suite, Study)

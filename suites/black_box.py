@@ -15,7 +15,7 @@ from harness.attacks.square import Square
 from harness.attacks.toolkits.art import Art
 from harness.attacks.toolkits.foolbox import Foolbox
 from harness.attacks.transfer import Transfer
-from harness.plan import Suite
+from harness.planning.suite import Suite
 
 SUITE = Suite(
     name="black-box",

@@ -19,7 +19,7 @@ from defenses.noise_injection import NoiseInjection
 from defenses.stacked import Stacked
 from defenses.standard import Standard
 from harness.attacks.lbfgs import LBFGS
-from harness.plan import ModelSpec
+from harness.planning.specs import ModelSpec
 from harness.study import Choice, Claim, Clause, Derived, Item, Measure, Picture, Profile, Study, Unit, Value
 from harness.threat import Threat
 

@@ -18,7 +18,7 @@ from harness.attacks.alpha import Alpha
 from harness.attacks.fast_gradient import Gradient
 from harness.attacks.fmn import MinimumNorm
 from harness.attacks.unclipped import Unclipped
-from harness.plan import ModelSpec
+from harness.planning.specs import ModelSpec
 from harness.study import Choice, Claim, Clause, Derived, Item, Measure, Picture, Profile, Study, Value
 from harness.threat import Threat
 

@@ -18,7 +18,7 @@ from defenses.random_perturbation import RandomPerturbation
 from defenses.standard import Standard
 from harness.attacks.fast_gradient import Gradient
 from harness.attacks.learned_generator import Generator
-from harness.plan import ModelSpec
+from harness.planning.specs import ModelSpec
 from harness.study import Choice, Claim, Clause, Item, Measure, Profile, Search, Study, Value
 from harness.threat import Threat
 

@@ -17,7 +17,7 @@ from defenses.standard import Standard
 from harness.attacks.fast_gradient import Gradient
 from harness.attacks.noise import Gaussian
 from harness.attacks.unclipped import Unclipped
-from harness.plan import ModelSpec
+from harness.planning.specs import ModelSpec
 from harness.study import Choice, Claim, Clause, Derived, Item, Measure, Picture, Profile, Quantity, Study, Unit, Value
 from harness.threat import Threat
 

@@ -15,7 +15,7 @@ from harness.attacks.noise import Noise
 from harness.attacks.square import Square
 from harness.attacks.toolkits.art import Art
 from harness.attacks.toolkits.foolbox import Foolbox
-from harness.plan import Suite
+from harness.planning.suite import Suite
 
 SUITE = Suite(
     name="quick",

@@ -11,7 +11,7 @@ from harness.attacks.corruptions import Brightness, Contrast, GaussianBlur, Gaus
 from harness.attacks.spatial import Rotation, Spatial, Translation
 from harness.attacks.toolkits.art import Art
 from harness.attacks.toolkits.foolbox import Foolbox
-from harness.plan import Suite
+from harness.planning.suite import Suite
 
 SUITE = Suite(
     name="unseen",

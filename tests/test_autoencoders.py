@@ -22,7 +22,7 @@ from harness.determinism import seed_everything
 from harness.errors import UserError
 from harness.models.purifier import Autoencoder, Purified, purifier
 from harness.models.registry import build_model
-from harness.plan import ModelSpec
+from harness.planning.specs import ModelSpec
 from harness.store import Home, load_base, load_model, save_model
 from harness.threat import Threat
 from harness.training.reconstruction import Reconstruction

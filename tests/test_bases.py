@@ -25,7 +25,9 @@ from harness.errors import UserError
 from harness.external.external import External
 from harness.graph import Graph
 from harness.options import parse_chain
-from harness.plan import ModelSpec, Plan, Suite, plan, specs
+from harness.planning.plan import Plan, plan, specs
+from harness.planning.specs import ModelSpec
+from harness.planning.suite import Suite
 from harness.results import finish
 from harness.store import Home, has_model, load_base, load_card, save_model, weights_digest
 from harness.training.trainer import Trainer

@@ -19,7 +19,8 @@ from harness.attacks.transfer import Transfer
 from harness.datasets.registry import DataSource
 from harness.graph import Graph
 from harness.metrics.pairs import Board, by_model, pair_rows, worst_case
-from harness.plan import Plan, Suite, plan, specs
+from harness.planning.plan import Plan, plan, specs
+from harness.planning.suite import Suite
 from harness.results import finish
 from harness.store import Home
 from harness.work import Context, Examine, Judge, Worker

@@ -20,7 +20,7 @@ from harness.attacks.toolkits.foolbox import Foolbox
 from harness.attacks.transfer import Transfer
 from harness.doctor import examine_attacks, parse_forced
 from harness.errors import UserError
-from harness.plan import Suite
+from harness.planning.suite import Suite
 from harness.threat import Threat
 from harness.victims.victim import Victim
 

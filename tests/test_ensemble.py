@@ -32,7 +32,9 @@ from harness.errors import UserError
 from harness.graph import Graph
 from harness.identity import canonical
 from harness.models.registry import build_model
-from harness.plan import ModelSpec, Plan, Suite, plan
+from harness.planning.plan import Plan, plan
+from harness.planning.specs import ModelSpec
+from harness.planning.suite import Suite
 from harness.results import is_finished
 from harness.runner import run
 from harness.store import Home, has_model, load_card, load_model

@@ -27,7 +27,9 @@ from harness.attacks.transfer import Transfer
 from harness.cli import cli
 from harness.datasets.registry import DATASETS, DataSource
 from harness.estimate import Estimate, estimate, judged, noise, passes, preparation, shown
-from harness.plan import ModelSpec, Plan, Suite, plan, specs
+from harness.planning.plan import Plan, plan, specs
+from harness.planning.specs import ModelSpec
+from harness.planning.suite import Suite
 from harness.store import Home
 from harness.threat import Norm
 from harness.work import Context, Train, Worker

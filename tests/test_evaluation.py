@@ -26,7 +26,9 @@ from harness.determinism import seed_everything
 from harness.errors import UserError
 from harness.evaluation import External, digest
 from harness.metrics.pairs import PAIR_COLUMNS, Board, Pair, pair_rows
-from harness.plan import ModelSpec, Suite, plan
+from harness.planning.plan import plan
+from harness.planning.specs import ModelSpec
+from harness.planning.suite import Suite
 from harness.proposal import Bench
 from harness.results import pair_from_outcomes
 from harness.shard import run_shard

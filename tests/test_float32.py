@@ -14,7 +14,8 @@ from harness.attacks.fast_gradient import Gradient
 from harness.datasets.registry import Dataset, DataSource
 from harness.determinism import as_a_worker, full_float32, kept
 from harness.guests import admit
-from harness.plan import Suite, plan
+from harness.planning.plan import plan
+from harness.planning.suite import Suite
 from harness.store import Home
 from harness.work import Context, Examine, Judge, Worker
 

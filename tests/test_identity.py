@@ -12,7 +12,7 @@ import torch
 
 from harness.determinism import seed_everything
 from harness.identity import canonical, derive_seed, key
-from harness.plan import Cell, ModelSpec, Probe
+from harness.planning.specs import Cell, ModelSpec, Probe
 from harness.threat import Threat
 
 

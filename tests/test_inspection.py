@@ -17,7 +17,7 @@ from harness.datasets.registry import Dataset
 from harness.errors import UserError
 from harness.inspection import inspect
 from harness.metrics.class_order import better_order
-from harness.plan import Suite
+from harness.planning.suite import Suite
 from harness.proposal import Bench
 from harness.shard import run_shard
 from harness.threat import Threat

@@ -130,7 +130,7 @@ def under(folder: str) -> list[str]:
 def test_the_reader_of_imports_reads() -> None:
     assert "harness.threat" in ours("harness/attacks/base.py")
     assert "harness.threat" in ours("harness/attacks/transfer.py")
-    assert "harness.identity" in ours("harness/plan.py")
+    assert "harness.identity" in ours("harness/planning/plan.py")
     assert "harness.metrics.pairs" in ours("reports/__init__.py")
     assert "reports.tables" in ours("reports/__init__.py")
     assert "torch" in outside("harness/threat.py")
@@ -171,7 +171,7 @@ def test_defenses_import_from_the_harness_alone(file: str) -> None:
 
 @pytest.mark.parametrize("file", under("suites"))
 def test_suites_declare(file: str) -> None:
-    allowed = {"harness.plan", "harness.errors", "harness.attacks.base", "harness.threat", "harness.study"}
+    allowed = {"harness.planning.plan", "harness.errors", "harness.attacks.base", "harness.threat", "harness.study"}
     strangers = {
         name
         for name in ours(file)

@@ -23,7 +23,7 @@ from harness.attacks.toolkits.art import Art
 from harness.attacks.toolkits.foolbox import Foolbox
 from harness.datasets.registry import Dataset, DataSource
 from harness.inspection import inspect
-from harness.plan import Cell, ModelSpec
+from harness.planning.specs import Cell, ModelSpec
 from harness.prepared import prepared_record
 from harness.probe import diagnose, probe
 from harness.proposal import Bench

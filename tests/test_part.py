@@ -17,8 +17,9 @@ from harness.attacks.noise import Noise
 from harness.attacks.transfer import Transfer
 from harness.datasets.registry import DATASETS
 from harness.errors import UserError
-from harness.part import SLACK, parse_part, part
-from harness.plan import Plan, Suite, plan, specs
+from harness.planning.partition import SLACK, parse_part, part
+from harness.planning.plan import Plan, plan, specs
+from harness.planning.suite import Suite
 
 DIGITS = DATASETS["digits"]
 SUITE = Suite(

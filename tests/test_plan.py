@@ -21,7 +21,9 @@ from harness.datasets.registry import DATASETS
 from harness.determinism import seed_everything
 from harness.errors import UserError
 from harness.identity import canonical
-from harness.plan import Cell, ModelSpec, Plan, Suite, plan, specs
+from harness.planning.plan import Plan, plan, specs
+from harness.planning.specs import Cell, ModelSpec
+from harness.planning.suite import Suite
 from harness.reference import LinearVictim
 from harness.threat import Norm, Threat
 from harness.training.trainer import Trainer

@@ -17,7 +17,9 @@ from harness.attacks.base import Attack
 from harness.attacks.transfer import Transfer
 from harness.datasets.registry import DataSource
 from harness.graph import Graph
-from harness.plan import Cell, Suite, plan, specs
+from harness.planning.plan import plan, specs
+from harness.planning.specs import Cell
+from harness.planning.suite import Suite
 from harness.prepared import prepared_record
 from harness.results import shard_path
 from harness.store import Home, load_model, read_json, save_model, weights_digest, write_json

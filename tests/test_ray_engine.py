@@ -22,7 +22,8 @@ from harness.cargo import Hold, unload
 from harness.datasets.registry import Dataset, DatasetInfo, DataSource
 from harness.errors import UserError
 from harness.options import parse_engine
-from harness.plan import Suite, plan, specs
+from harness.planning.plan import plan, specs
+from harness.planning.suite import Suite
 from harness.ray_engine import Cluster
 from harness.ray_session import refusal, tasks
 from harness.ray_worker import Carried, Shared

@@ -20,7 +20,7 @@ from harness.datasets.registry import Dataset
 from harness.errors import UserError
 from harness.evaluation import evaluate
 from harness.metrics.pairs import DISTANCES, FLAGS, SAMPLE_COLUMNS, Pair, broken, nearest, summary, worst_case
-from harness.plan import Suite
+from harness.planning.suite import Suite
 from harness.proposal import Bench, Proposal
 from harness.referee import BOX_TOLERANCE, as_images, judge
 from harness.reference import LinearVictim

@@ -10,7 +10,7 @@ import torch
 
 from harness.datasets.registry import DataSource
 from harness.errors import UserError
-from harness.plan import ModelSpec
+from harness.planning.specs import ModelSpec
 from harness.runner import run
 from harness.search import COLUMNS, SEED, candidates, held_out, plan, scores
 from harness.store import Home

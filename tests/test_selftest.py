@@ -20,7 +20,7 @@ from harness.attacks.toolkits import art, foolbox
 from harness.attacks.toolkits.art import Art
 from harness.attacks.toolkits.foolbox import Foolbox
 from harness.attacks.transfer import Transfer
-from harness.plan import Suite
+from harness.planning.suite import Suite
 from harness.selftest import IMAGES, Finding, attacks_of, run
 from harness.selftest_floors import RULES, stated
 from harness.selftest_victims import Case, Reference, closed_form, linear, references

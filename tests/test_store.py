@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from harness import store
 from harness.datasets.registry import DATASETS
 from harness.errors import UserError
-from harness.plan import ModelSpec
+from harness.planning.specs import ModelSpec
 from harness.store import Home, finite, has_model, load_card, load_model, read_json, save_model, set_aside, write_bytes
 from harness.training.trainer import Trainer
 

@@ -18,7 +18,7 @@ from harness.attacks.toolkits.base import Foreign
 from harness.attacks.transfer import Transfer
 from harness.datasets.registry import DATASETS
 from harness.identity import canonical
-from harness.plan import Suite
+from harness.planning.suite import Suite
 from harness.threat import Norm, Threat
 from suites import suites
 

@@ -26,10 +26,12 @@ from harness.estimate import shown
 from harness.external.external import External
 from harness.models.registry import build_model
 from harness.models.stages import Shape
-from harness.part import part
-from harness.plan import ModelSpec, Plan, Suite, plan, specs
+from harness.planning.partition import part
+from harness.planning.plan import Plan, plan, specs
+from harness.planning.specs import ModelSpec
+from harness.planning.suite import Suite
+from harness.planning.surrogate import SHOWN, recipe
 from harness.store import Home, read_json, write_json
-from harness.surrogate import SHOWN, recipe
 from harness.work import Train
 
 CLI = runpy.run_path(str(Path(__file__).parent / "commands.py"))

@@ -22,7 +22,8 @@ from defenses.standard import Standard
 from harness.datasets.registry import DataSource
 from harness.errors import UserError
 from harness.options import parse_chain
-from harness.plan import ModelSpec, specs
+from harness.planning.plan import specs
+from harness.planning.specs import ModelSpec
 from harness.store import Home, has_model, load_model, save_model, whole_model
 from suites import studies, suites
 

@@ -18,7 +18,7 @@ from harness.external.reference import parse
 from harness.guests import admit
 from harness.health import trust
 from harness.metrics.pairs import worst_case
-from harness.plan import plan
+from harness.planning.plan import plan
 from harness.runner import run
 from harness.store import Home
 from harness.work import Context

@@ -28,7 +28,8 @@ from harness.attacks.fast_gradient import Gradient
 from harness.attacks.noise import Noise
 from harness.attacks.transfer import Transfer
 from harness.datasets.registry import DataSource
-from harness.plan import Plan, Suite, plan, specs
+from harness.planning.plan import Plan, plan, specs
+from harness.planning.suite import Suite
 from harness.ray_engine import Cluster, RayEngine
 from harness.runner import Report, Watch, run
 from harness.store import Home, read_json

@@ -32,7 +32,8 @@ from harness.attacks.noise import Noise
 from harness.campaign import boards_from_home
 from harness.datasets.registry import DataSource
 from harness.metrics.pairs import pair_rows
-from harness.plan import Plan, Suite, plan, specs
+from harness.planning.plan import Plan, plan, specs
+from harness.planning.suite import Suite
 from harness.runner import Report, Watch, run
 from harness.store import Home
 from harness.tracked import pair_metrics

@@ -22,7 +22,8 @@ class Upon(Trainer):
     """
 
     fronted: ClassVar[bool] = False
-    """Whether another model's purifier has to stand before the base, see :attr:`harness.plan.ModelSpec.front`."""
+    """Whether another model's purifier has to stand before the base, see
+    :attr:`harness.planning.specs.ModelSpec.front`."""
 
     def needed(self, base: nn.Module | None) -> nn.Module:
         """The base.

@@ -18,7 +18,8 @@ from harness.errors import UserError
 from harness.evaluation import evaluate
 from harness.identity import canonical, key
 from harness.models.perturbation_generator import generator_loss
-from harness.plan import Cell, ModelSpec, Suite
+from harness.planning.specs import Cell, ModelSpec
+from harness.planning.suite import Suite
 from harness.prepared import read_prepared, write_prepared
 from harness.store import read_json
 from harness.threat import Threat, magnitude

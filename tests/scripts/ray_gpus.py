@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 from defenses.standard import Standard
 from harness.datasets.registry import DataSource
-from harness.plan import specs
+from harness.planning.plan import specs
 from harness.pool import Task
 from harness.ray_engine import Cluster, RayEngine
 from harness.ray_session import load

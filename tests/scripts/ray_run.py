@@ -15,7 +15,8 @@ from harness.attacks.learned_generator import Generator
 from harness.attacks.noise import Noise
 from harness.attacks.transfer import Transfer
 from harness.datasets.registry import DataSource
-from harness.plan import Plan, Suite, plan, specs
+from harness.planning.plan import Plan, plan, specs
+from harness.planning.suite import Suite
 from harness.ray_engine import Cluster, RayEngine
 from harness.runner import Report, run
 from harness.store import Home

@@ -9,8 +9,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Final
 
-from .datasets.registry import DatasetInfo
-from .training.trainer import Trainer
+from ..datasets.registry import DatasetInfo
+from ..training.trainer import Trainer
 
 SHOWN: Final = 100_000
 """Images that training shows a surrogate, all epochs together ..."""

@@ -4,274 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar, Final
 
-from . import identity
-from .attacks.base import Attack
-from .attacks.transfer import Transfer
-from .datasets.registry import DatasetInfo, Half
-from .errors import UserError, unknown
-from .models.registry import check_architecture
+from .. import identity
+from ..attacks.base import Attack
+from ..attacks.transfer import Transfer
+from ..datasets.registry import DatasetInfo
+from ..errors import UserError, unknown
+from ..models.registry import check_architecture
+from ..threat import Norm, Threat
+from ..training.trainer import Trainer
+from .specs import PROBE_SAMPLES, Cell, ModelSpec, Probe
+from .suite import Suite
 from .surrogate import recipe
-from .threat import Norm, Threat
-from .training.on_trained import Upon
-from .training.trainer import Trainer
-from .training.vmapped_seeds import check as check_side_by_side
-
-PROBE_SAMPLES: Final = 128
-"""Images that a model's health is looked at with."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelSpec:
-    """A model that can be trained again from nothing but this.
-
-    Attributes:
-        dataset: :attr:`DatasetInfo.name`.
-        architecture: Name in :mod:`harness.models.registry`.
-        defense: Resolved trainer: no hyperparameter is left to the data set.
-        seed: Number of the training run, 0, 1, ...
-        base: Model that the defense is built upon, if any.
-        front: Model whose purifier is put in front of the base, if any: the defense is built upon both together.
-        beside: Seeds of all networks that are trained side by side with this one, its own among them, in one pass
-            (:mod:`harness.training.vmapped_seeds`); none: it is trained alone. Their weights differ by rounding.
-
-    Raises:
-        UserError: A base or front that the defense needs is missing; a front without a base; parts of another data set;
-            seeds side by side under a defense that cannot.
-    """
-
-    name: ClassVar[str] = "ModelSpec"
-
-    dataset: str
-    architecture: str
-    defense: Trainer
-    seed: int = 0
-    base: ModelSpec | None = None
-    front: ModelSpec | None = dataclasses.field(default=None, metadata={"identity": "set"})
-    beside: tuple[int, ...] = dataclasses.field(default=(), metadata={"identity": "set"})
-
-    def __post_init__(self) -> None:
-        if self.beside:
-            if self.base is not None or len(set(self.beside)) != len(self.beside) or self.seed not in self.beside:
-                raise UserError(f"seed {self.seed} without a base, and others, train side by side; got {self.beside}")
-            check_side_by_side(self.defense)
-        if isinstance(self.defense, Upon):
-            if self.base is None:
-                raise self.defense.baseless()
-            if self.defense.fronted and self.front is None:
-                raise UserError(f"{self.defense.name} needs a model whose purifier it takes: ModelSpec(front=...)")
-        if self.front is not None and self.base is None:
-            raise UserError("a front stands before a base, and there is none: ModelSpec(base=..., front=...)")
-        for part in self.parents:
-            if part.dataset != self.dataset:
-                raise UserError(f"a model of {self.dataset} cannot be built upon one of {part.dataset}")
-
-    @cached_property
-    def key(self) -> str:
-        """Identity of the trained model."""
-        return identity.key(self)
-
-    @property
-    def parents(self) -> tuple[ModelSpec, ...]:
-        """Models that have to be trained before this one."""
-        return tuple(part for part in (self.base, self.front) if part is not None)
-
-    @property
-    def root(self) -> ModelSpec:
-        """What the defense is built upon in the end; the model itself if it is built upon nothing."""
-        return self if self.base is None else self.base.root
-
-    @cached_property
-    def group(self) -> tuple[ModelSpec, ...]:
-        """All that are trained in one go: those side by side in the order of :attr:`beside`, or this one alone."""
-        return tuple(dataclasses.replace(self, seed=seed) for seed in self.beside) or (self,)
-
-    @property
-    def training_seed(self) -> int:
-        """What random numbers of training are seeded with: the same beside others as alone."""
-        alone = dataclasses.replace(self, beside=()) if self.beside else self
-        return identity.derive_seed(alone.key, "train")
-
-    def label(self, info: DatasetInfo) -> str:
-        """Name of the defense for people, with what it stands on: ``standard > gaussian-blur(kernel=11)``.
-
-        Architecture and seed of what it stands on are named where they are others.
-        """
-        return self._said(lambda spec: spec.defense.label(info))
-
-    def __str__(self) -> str:
-        return f"{self.architecture} {self._said(lambda spec: spec.defense.name)} seed {self.seed}"
-
-    def _said(self, name: Callable[[ModelSpec], str]) -> str:
-        own = name(self)
-        if self.beside:  # models of one label are read as seeds of one defense, and each is there once
-            own += f" [seeds {' '.join(map(str, self.beside))} side by side]"
-        if self.front is not None:
-            own += f" [front: {self.front.architecture} {self.front._said(name)}{self._seed_of(self.front)}]"
-        if self.base is None:
-            return own
-        other = f"{self.base.architecture} " if self.base.architecture != self.architecture else ""
-        return f"{other}{self.base._said(name)}{self._seed_of(self.base)} > {own}"
-
-    def _seed_of(self, other: ModelSpec) -> str:
-        return f" seed {other.seed}" if other.seed != self.seed else ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cell:
-    """One model-attack pair.
-
-    Attributes:
-        victim: The model that is judged.
-        attack: What is run against it.
-        threat: Norm and, for a budget attack, eps.
-        source: The model that the images are crafted on, when it is not the victim.
-        n: Images: the first n of the part's fixed order.
-        batch: Images a shard. Part of the identity, because random draws and rounding depend on it.
-        after: In a cascade the key of the cell before this one: the attack sees what it and all before it left.
-        floor: In a cascade the eps at which an image must still stand to be attacked.
-        part: Whose images: those of the test part, or, where a paper measured on them, those of the training part.
-    """
-
-    name: ClassVar[str] = "Cell"
-
-    victim: ModelSpec
-    attack: Attack
-    threat: Threat
-    source: ModelSpec | None = None
-    n: int
-    batch: int
-    after: str = ""
-    floor: float | None = None
-    part: Half = dataclasses.field(default="test", metadata={"identity": "set"})
-
-    @cached_property
-    def key(self) -> str:
-        """Identity of the result."""
-        return identity.key(self)
-
-    @cached_property
-    def prepared_key(self) -> str | None:
-        """Identity of the attack's look at the training data, None if it takes none."""
-        if not self._crafting.prepares:
-            return None
-        # preparation is shown no eps
-        threat = dataclasses.replace(self.threat, eps=None)
-        return identity.key("prepared", self.crafter, self._crafting.preparation, threat)
-
-    @cached_property
-    def crafted_key(self) -> str | None:
-        """Identity of the crafted images that this cell shares with every other victim of its source."""
-        if self.source is None:
-            return None
-        part = () if self.part == "test" else (self.part,)
-        return identity.key("crafted", self.source, self._crafting, self.threat, self.n, self.batch, *part)
-
-    @property
-    def crafter(self) -> ModelSpec:
-        """The model handed to the attack."""
-        return self.source or self.victim
-
-    @property
-    def _crafting(self) -> Attack:
-        return self.attack.attack if isinstance(self.attack, Transfer) else self.attack
-
-    @property
-    def shards(self) -> int:
-        """Number of shards."""
-        return -(-self.n // self.batch)
-
-    def shard_slice(self, shard: int) -> slice:
-        """Positions of one shard's images in the test order."""
-        return slice(shard * self.batch, min((shard + 1) * self.batch, self.n))
-
-    def shard_seed(self, shard: int) -> int:
-        """Seed of one shard: from identities alone, so that worker count and order change no number.
-
-        A cascade draws what the full matrix draws, and the same weights in another file what they drew before.
-        """
-        return identity.derive_seed(self.crafted_key or self._seed_key, shard)
-
-    @cached_property
-    def _seed_key(self) -> str:
-        victim = self.victim
-        if not victim.defense.trainable:
-            victim = dataclasses.replace(victim, architecture="", defense=victim.defense.seed_identity())
-        return identity.key(dataclasses.replace(self, victim=victim, after="", floor=None))
-
-    @property
-    def cascaded(self) -> bool:
-        """Whether the attack sees only what still stands."""
-        return self.floor is not None
-
-    def __str__(self) -> str:
-        return f"{self.victim}: {self.attack.label} ({self.threat})"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Probe:
-    """A look at one model that says how far its accuracies in one norm can be believed; see :mod:`harness.probe`.
-
-    Attributes:
-        model: Which.
-        threat: Norm and eps.
-        n: Images: the first n of the data set's fixed test order.
-        version: Bumped by hand when the probe measures anything else.
-    """
-
-    name: ClassVar[str] = "Probe"
-
-    model: ModelSpec
-    threat: Threat
-    n: int
-    version: int = 1
-
-    @cached_property
-    def key(self) -> str:
-        """Identity of the facts."""
-        return identity.key(self)
-
-    def __str__(self) -> str:
-        return f"{self.model} ({self.threat})"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Suite:
-    """A battery of attacks.
-
-    Attributes:
-        name: Public name.
-        summary: One line for people.
-        attacks: Per norm, the attacks asked for it.
-        budgets: eps values per norm; ``None``: the data set's canonical ones.
-        samples: Images, unless the user says otherwise.
-        batch: Images a shard.
-    """
-
-    name: str
-    summary: str
-    attacks: Mapping[Norm, Sequence[Attack]]
-    budgets: Mapping[Norm, tuple[float, ...]] | None = None
-    samples: int = 1000
-    batch: int = 250
-
-    def __post_init__(self) -> None:
-        for norm, attacks in self.attacks.items():
-            for attack in attacks:
-                if norm not in attack.supported_norms:
-                    raise ValueError(f"suite {self.name}: {attack.label} has no {norm} form")
-
-    def grid(self, info: DatasetInfo) -> dict[Norm, tuple[float, ...]]:
-        """Eps values per norm of this suite, on that data set."""
-        budgets = self.budgets if self.budgets is not None else info.budgets
-        missing = [norm for norm in self.attacks if norm not in budgets]
-        if missing:
-            raise UserError(f"suite {self.name}: no {missing[0]} budget for {info.name}")
-        return {norm: tuple(budgets[norm]) for norm in self.attacks}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -377,7 +124,8 @@ def plan(
     A budget attack becomes a cell for every eps of the suite, a minimal attack one cell that serves them all. A model
     that draws at random is spared attacks that need a boundary to walk along: they would raise, and say nothing.
     Attacks are taken as they are for the data set's number of classes (:meth:`Attack.for_classes`).
-    Transfers to a model of a user's are crafted on a surrogate, one for all of a data set (:mod:`harness.surrogate`).
+    Transfers to a model of a user's are crafted on a surrogate, one for all of a data set
+    (:mod:`harness.planning.surrogate`).
 
     Args:
         suite: The battery.

@@ -6,8 +6,9 @@ import dataclasses
 from itertools import accumulate, groupby
 from typing import Any, Final
 
-from .errors import UserError
-from .plan import Cell, Plan, with_parents
+from ..errors import UserError
+from .plan import Plan, with_parents
+from .specs import Cell
 
 SLACK: Final = 0.1
 """How far the end of a part may move to keep a model's pairs together, as a share of what a part holds on average."""
@@ -33,7 +34,7 @@ def part(plan: Plan, number: int, of: int) -> Plan:
     hold equally many pairs, give or take :data:`SLACK`; pairs of one model stay together as far as that allows, and so
     do models that share their transfers' source or what they are built upon. A cascade is a chain and is never cut. A
     part trains what its own pairs need: their models, what those are built upon, and the sources of their transfers. A
-    model is looked at (:class:`~harness.plan.Probe`) in the part of its first pair.
+    model is looked at (:class:`~harness.planning.specs.Probe`) in the part of its first pair.
 
     Args:
         plan: The whole.

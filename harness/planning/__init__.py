@@ -1,0 +1,1 @@
+"""Models, cells, suites and plans as declarations; pure, no I/O."""
