@@ -32,10 +32,10 @@ from harness import determinism
 from harness.attacks.base import Attack
 from harness.attacks.transfer import Transfer
 from harness.datasets.registry import Dataset, load_dataset
+from harness.judging.proposal import Bench
+from harness.judging.shard import craft, run_shard
 from harness.metrics.pairs import broken
 from harness.models.registry import build_model
-from harness.proposal import Bench
-from harness.shard import craft, run_shard
 from harness.threat import Norm, Threat
 from harness.victims.victim import Victim
 from suites import suite

@@ -24,13 +24,13 @@ from harness.attacks.fast_gradient import Gradient
 from harness.attacks.noise import Noise
 from harness.datasets.registry import DataSource
 from harness.graph import Graph
+from harness.judging.proposal import Bench
+from harness.judging.shard import run_shard
 from harness.metrics.pairs import DISTANCES
 from harness.planning.plan import Plan, plan, specs
 from harness.planning.suite import Suite
-from harness.proposal import Bench
 from harness.results import write_shard
 from harness.runner import run
-from harness.shard import run_shard
 from harness.store import Home, read_json, save_model, write_json
 from harness.tracking import Tracker, default_uri
 from harness.work import Context, Examine, digests, provenance, setup

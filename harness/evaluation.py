@@ -17,14 +17,14 @@ from .errors import UserError, describe
 from .external.external import External, bare, digest
 from .health import trust
 from .inspection import inspect
+from .judging.proposal import Bench, Proposal
+from .judging.shard import run_shard
 from .metrics.pairs import Board, Pair, pair_rows, worst_case
 from .planning.plan import plan
 from .planning.specs import Cell, ModelSpec
 from .planning.suite import Suite
 from .probe import probe
-from .proposal import Bench, Proposal
 from .results import pair_from_outcomes
-from .shard import run_shard
 from .victims.adaptation import Remedy
 from .victims.victim import VictimError
 

@@ -25,9 +25,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as save_arrays
 
 from .errors import UserError, first_line
+from .judging.shard import GALLERY
 from .metrics.pairs import COLUMN_TYPES, DISTANCES, FLAGS, Pair, summary
 from .shape import RESULT, misfit
-from .shard import GALLERY
 from .store import finite, read_json, write_bytes, write_json
 
 _KINDS: Final[Mapping[type, str]] = {bool: "b", int: "iu", float: "fiu"}

@@ -22,13 +22,13 @@ from . import determinism, identity
 from .attacks.base import Access, Attack
 from .attacks.transfer import Transfer
 from .errors import describe
+from .judging.proposal import Bench, Proposal
+from .judging.referee import Verdict, as_images, judge
+from .judging.shard import craft
 from .planning.suite import Suite
 from .pool import Pool, Task
-from .proposal import Bench, Proposal
-from .referee import Verdict, as_images, judge
 from .selftest_floors import Floor, Rule, stated
 from .selftest_victims import Case, Reference, references
-from .shard import craft
 from .threat import TOLERANCE, Norm, Threat
 
 IMAGES: Final[dict[Access, int]] = {"none": 32, "gradients": 32, "scores": 24, "decisions": 20}

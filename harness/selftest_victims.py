@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from . import determinism
 from .broken import BROKEN
 from .datasets.registry import Dataset, load_dataset
+from .judging.proposal import Bench
 from .models.stages import Stages
-from .proposal import Bench
 from .reference import LinearVictim
 from .threat import Norm
 from .training.trainer import Loss, Trainer

@@ -27,13 +27,13 @@ from .attacks.transfer import inner
 from .datasets.registry import Dataset, DatasetInfo
 from .determinism import full_float32, seed_everything
 from .errors import first_line
+from .judging.proposal import Bench, Proposal
+from .judging.shard import craft, run_shard
 from .metrics.pairs import broken
 from .planning.specs import Cell, ModelSpec, Probe
 from .prepared import read_prepared, write_prepared
 from .probe import probe as examine
-from .proposal import Bench, Proposal
 from .results import Damaged, shard_samples, write_shard
-from .shard import craft, run_shard
 from .store import (
     Home,
     has_model,

@@ -32,9 +32,9 @@ from harness.attacks.transfer import Transfer
 from harness.attacks.unclipped import Unclipped
 from harness.datasets.registry import DATASETS, DatasetInfo, default_info
 from harness.errors import UserError
+from harness.judging.referee import judge
 from harness.planning.plan import plan, specs
 from harness.planning.suite import Suite
-from harness.referee import judge
 from harness.reference import LinearVictim
 from harness.threat import Norm, Threat
 from harness.victims.victim import Victim

@@ -25,13 +25,13 @@ from harness.datasets.registry import DATASETS, Dataset
 from harness.determinism import seed_everything
 from harness.errors import UserError
 from harness.evaluation import External, digest
+from harness.judging.proposal import Bench
+from harness.judging.shard import run_shard
 from harness.metrics.pairs import PAIR_COLUMNS, Board, Pair, pair_rows
 from harness.planning.plan import plan
 from harness.planning.specs import ModelSpec
 from harness.planning.suite import Suite
-from harness.proposal import Bench
 from harness.results import pair_from_outcomes
-from harness.shard import run_shard
 from harness.threat import EXPONENT, Threat, magnitude, per_sample, steepest
 from harness.victims.adaptation import Remedy
 from harness.victims.victim import Victim, VictimError, input_gradient

@@ -25,7 +25,7 @@ from harness.external import exported_program, mlflow_model
 from harness.external.external import External, Normalised, bare, describe_model, digest, load, restore
 from harness.external.interface import Interface
 from harness.external.reference import Reference, parse
-from harness.proposal import Bench
+from harness.judging.proposal import Bench
 from harness.victims.adaptation import Remedy
 from harness.victims.victim import Victim, input_gradient
 

@@ -19,7 +19,7 @@ import harness.threat
 from harness.errors import UserError
 from harness.external.external import describe_model, load, program
 from harness.external.reference import Reference, parse
-from harness.proposal import Bench
+from harness.judging.proposal import Bench
 from harness.user_code import python_file
 from harness.victims.adaptation import Remedy
 from harness.victims.bpda import find_function

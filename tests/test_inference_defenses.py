@@ -16,10 +16,10 @@ from harness import identity
 from harness.attacks.fast_gradient import Gradient
 from harness.datasets.registry import DATASETS, Dataset
 from harness.errors import UserError
+from harness.judging.proposal import Bench
+from harness.judging.shard import run_shard
 from harness.models.registry import build_model
 from harness.probe import probe
-from harness.proposal import Bench
-from harness.shard import run_shard
 from harness.threat import Threat
 from harness.victims.victim import Victim, VictimError
 

@@ -54,7 +54,7 @@ LEAVES = {
     },
     "harness/attacks/base.py": {"harness.errors", "harness.threat", "harness.victims.victim"},
     "harness/reference.py": {"harness.threat", "harness.victims.victim"},
-    "harness/referee.py": {"harness.threat", "harness.victims.victim"},
+    "harness/judging/referee.py": {"harness.threat", "harness.victims.victim"},
 }
 """What the modules at the bottom may know of ours."""
 

@@ -23,11 +23,11 @@ from harness.attacks.toolkits.art import Art
 from harness.attacks.toolkits.foolbox import Foolbox
 from harness.datasets.registry import Dataset, DataSource
 from harness.inspection import inspect
+from harness.judging.proposal import Bench
+from harness.judging.shard import craft, run_shard
 from harness.planning.specs import Cell, ModelSpec
 from harness.prepared import prepared_record
 from harness.probe import diagnose, probe
-from harness.proposal import Bench
-from harness.shard import craft, run_shard
 from harness.store import Home
 from harness.threat import Threat
 from harness.training.trainer import score

@@ -17,7 +17,7 @@ from harness.attacks.base import Attack
 from harness.attacks.lbfgs import LBFGS
 from harness.datasets.registry import Dataset
 from harness.determinism import seed_everything
-from harness.referee import judge
+from harness.judging.referee import judge
 from harness.threat import Norm, Threat
 from harness.victims.victim import Victim
 from suites import suites

@@ -19,13 +19,13 @@ from harness.attacks.unclipped import Unclipped
 from harness.datasets.registry import Dataset
 from harness.errors import UserError
 from harness.evaluation import evaluate
+from harness.judging.proposal import Bench, Proposal
+from harness.judging.referee import BOX_TOLERANCE, as_images, judge
+from harness.judging.shard import Outcome, craft, run_shard
 from harness.metrics.pairs import DISTANCES, FLAGS, SAMPLE_COLUMNS, Pair, broken, nearest, summary, worst_case
 from harness.planning.suite import Suite
-from harness.proposal import Bench, Proposal
-from harness.referee import BOX_TOLERANCE, as_images, judge
 from harness.reference import LinearVictim
 from harness.results import pair_from_outcomes
-from harness.shard import Outcome, craft, run_shard
 from harness.threat import NORMS, Norm, Threat, magnitude
 from harness.victims.adaptation import Remedy
 from harness.victims.victim import Victim, VictimError
@@ -395,7 +395,7 @@ def test_an_attack_asked_for_what_it_cannot_do_is_a_crash(norm: Norm, bench: Ben
 
 def test_what_an_attack_imports_is_no_cost_of_it(bench: Bench, images: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
-    monkeypatch.setattr("harness.shard.time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr("harness.judging.shard.time.perf_counter", lambda: clock[0])
 
     class Slow(Function):
         def warm_up(self) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from harness import results
 from harness.errors import UserError
+from harness.judging.shard import GALLERY
 from harness.metrics.pairs import COLUMN_TYPES, DISTANCES, FLAGS, SAMPLE_COLUMNS
 from harness.results import (
     Damaged,
@@ -28,7 +29,6 @@ from harness.results import (
     status,
     write_shard,
 )
-from harness.shard import GALLERY
 
 
 def frame(n: int, start: int = 0, shard: int = 0) -> pd.DataFrame:

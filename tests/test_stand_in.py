@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from harness.errors import UserError
 from harness.identity import canonical
-from harness.proposal import Bench
+from harness.judging.proposal import Bench
 from harness.victims.adaptation import VOTES, Remedy
 from harness.victims.bpda import find_function, give_gradients
 from harness.victims.victim import Victim, input_gradient

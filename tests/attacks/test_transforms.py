@@ -28,7 +28,7 @@ from harness.attacks.toolkits.foolbox import Foolbox
 from harness.datasets.registry import Dataset
 from harness.determinism import seed_everything
 from harness.errors import UserError
-from harness.referee import judge
+from harness.judging.referee import judge
 from harness.reference import LinearVictim
 from harness.threat import Threat
 from harness.victims.victim import Victim

@@ -16,10 +16,10 @@ from harness.attacks.transfer import Transfer
 from harness.attacks.unclipped import Unclipped
 from harness.errors import UserError
 from harness.identity import key
+from harness.judging.proposal import Bench
+from harness.judging.shard import run_shard
 from harness.metrics.pairs import broken
-from harness.proposal import Bench
 from harness.reference import LinearVictim
-from harness.shard import run_shard
 from harness.threat import Threat, magnitude
 
 EPS = 0.4

@@ -8,8 +8,8 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from .threat import EXPONENT, Threat, magnitude, root_mean_square
-from .victims.victim import Victim
+from ..threat import EXPONENT, Threat, magnitude, root_mean_square
+from ..victims.victim import Victim
 
 BOX_TOLERANCE: Final = 1e-6
 """Absolute slack on [0, 1]. Images inside it are clamped before they are judged, images beyond it are invalid."""

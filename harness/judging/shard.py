@@ -12,15 +12,15 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from . import determinism
-from .attacks.base import Attack
-from .errors import describe
-from .metrics.pairs import DISTANCES, FLAGS, SAMPLE_COLUMNS
+from .. import determinism
+from ..attacks.base import Attack
+from ..errors import describe
+from ..metrics.pairs import DISTANCES, FLAGS, SAMPLE_COLUMNS
+from ..threat import Threat
+from ..victims.agreement import Agreement
+from ..victims.victim import Victim, VictimError
 from .proposal import Bench, Proposal
 from .referee import Verdict, as_images, judge
-from .threat import Threat
-from .victims.agreement import Agreement
-from .victims.victim import Victim, VictimError
 
 GALLERY: Final = 16
 """Images kept of every cell for people to look at."""

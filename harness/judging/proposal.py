@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from .victims.adaptation import Remedy
-from .victims.victim import Victim
+from ..victims.adaptation import Remedy
+from ..victims.victim import Victim
 
 
 @dataclass(frozen=True)

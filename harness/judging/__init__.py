@@ -1,0 +1,1 @@
+"""One batch of one cell: the attack proposes, the referee alone says what is adversarial."""
