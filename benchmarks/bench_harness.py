@@ -27,9 +27,10 @@ from harness.datasets.registry import DataSource
 from harness.environment import cores
 from harness.planning.plan import Plan, plan, specs
 from harness.planning.suite import Suite
-from harness.results import finish
+from harness.records.checkpoints import load_model
+from harness.records.home import Home
+from harness.records.results import finish
 from harness.runner import run
-from harness.store import Home, load_model
 from harness.tracking import Tracker, default_uri
 from harness.victims.victim import Victim
 from harness.work import Context, Judge, Train, Worker

@@ -19,7 +19,7 @@ import torch
 
 import reports
 from defenses.standard import Standard
-from harness import campaign, determinism
+from harness import determinism
 from harness.attacks.fast_gradient import Gradient
 from harness.attacks.noise import Noise
 from harness.datasets.registry import DataSource
@@ -29,11 +29,15 @@ from harness.judging.shard import run_shard
 from harness.metrics.pairs import DISTANCES
 from harness.planning.plan import Plan, plan, specs
 from harness.planning.suite import Suite
-from harness.results import write_shard
+from harness.records import boards
+from harness.records.checkpoints import save_model
+from harness.records.files import read_json, write_json
+from harness.records.home import Home
+from harness.records.provenance import digests, provenance
+from harness.records.results import write_shard
 from harness.runner import run
-from harness.store import Home, read_json, save_model, write_json
 from harness.tracking import Tracker, default_uri
-from harness.work import Context, Examine, digests, provenance, setup
+from harness.work import Context, Examine, setup
 
 SOURCE = DataSource("digits")
 ATTACKS = (Noise(), Gradient(), *(Gradient(p=p) for p in (1.5, 2.0, 3.0, 4.0, 5.0, 8.0)))
@@ -99,7 +103,7 @@ def measure(pairs: int, images: int, *, tracked: bool) -> None:
             "record": seconds(go),  # what was attacked is merged, summed up and, if tracked, delivered
             "plan": seconds(lambda: Graph(declare(pairs, images), home, print)),
             "resume": seconds(go),
-            "report": seconds(lambda: reports.write(campaign.boards_from_home(home), Path(folder) / "report")),
+            "report": seconds(lambda: reports.write(boards.boards_from_home(home), Path(folder) / "report")),
         }
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
         columns = "".join(f"{value:>10.1f}" for value in took.values())

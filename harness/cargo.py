@@ -10,9 +10,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from .planning.specs import Cell, ModelSpec
-from .prepared import tensor_files
-from .results import shard_path
-from .store import Home, write_bytes
+from .records.files import write_bytes
+from .records.home import Home
+from .records.prepared import tensor_files
+from .records.results import shard_path
 from .work import Craft, Examine, Job, Judge, Prepare, Train
 
 Changes = list[tuple[str, bytes | None]]

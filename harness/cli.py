@@ -275,9 +275,9 @@ def search(study: str, **options: Any) -> None:
 @click.option("--out", type=click.Path(path_type=Path), help="Folder to write to. Default: HOME/report.")
 def report(home: Path, tracking_uri: str | None, source: str, out: Path | None) -> None:
     """Write leaderboard.csv, pairs.csv, leaderboard.md and index.html, with pages for models and comparisons."""
-    from .campaign import boards_from_home
+    from .records.boards import boards_from_home
+    from .records.home import Home, no_runs
     from .runner import deliver
-    from .store import Home, no_runs
     from .tracking import Tracker, Unreachable, undelivered
     from .tracking import tracking_uri as choose
 
@@ -334,9 +334,9 @@ def diff(before: Path, after: Path, csv: Path | None) -> None:
 @_options("home")
 def explain(cell: str, home: Path) -> None:
     """Say what CELL stands for, the key of a pair or a model or the beginning of one, and whether it still holds."""
-    from .explain import explain as find
     from .listing import explanation, versions
-    from .store import Home
+    from .records.explain import explain as find
+    from .records.home import Home
 
     console.print(explanation(find(Home(home), cell, versions())))
 
@@ -348,7 +348,7 @@ def explain(cell: str, home: Path) -> None:
 def ui(home: Path, tracking_uri: str | None, host: str, port: int) -> None:
     """Open the MLflow UI on the runs."""
     from .external.mlflow_model import quiet_environment
-    from .store import Home, no_runs
+    from .records.home import Home, no_runs
     from .tracked import ui_links
     from .tracking import Tracker, Unreachable, default_uri
     from .tracking import tracking_uri as choose
@@ -408,7 +408,7 @@ def doctor(
 ) -> None:
     """Check environment, versions, devices, data and tracking store; or, with --attacks, the attacks."""
     from .doctor import examine, examine_attacks
-    from .store import Home
+    from .records.home import Home
 
     if attacks:
         from suites import suite as find

@@ -100,7 +100,7 @@ def _guests(
         return []
     from .guests import admit
     from .options import parse_channels, parse_remedy, parse_stand_ins
-    from .store import Home
+    from .records.home import Home
     from .tracking import tracking_uri as choose
 
     channels = {"mean": parse_channels(mean, "--mean"), "std": parse_channels(std, "--std")}
@@ -163,10 +163,10 @@ def execute(
         UserError: Something in it is wrong, or the home cannot be used.
         SystemExit: A model or a pair failed.
     """
-    from .campaign import boards_from_home
     from .live import Display
+    from .records.boards import boards_from_home
+    from .records.home import Home
     from .runner import run
-    from .store import Home
     from .tracking import Tracker
     from .tracking import tracking_uri as choose
     from .work import Context
@@ -242,9 +242,9 @@ def reproduce(
     from .datasets.registry import DataSource
     from .live import Display
     from .options import parse_seeds
+    from .records.home import Home
     from .reproduce import execute as carry_out
     from .reproduce import gather
-    from .store import Home
     from .tracking import Tracker
     from .tracking import tracking_uri as choose
     from .work import Context
@@ -306,9 +306,10 @@ def search(
 
     from .datasets.registry import DataSource
     from .live import Display
+    from .records.files import write_bytes
+    from .records.home import Home
     from .runner import run
     from .search import candidates, plan, scores
-    from .store import Home, write_bytes
     from .work import Context
 
     here = check_device(device, engine)
@@ -342,9 +343,9 @@ def sync(given: Sequence[Path], *, home: Path, tracking_uri: str | None) -> None
         UserError: One of them is no home, or the one merged into cannot be written.
         SystemExit: Something was refused, damaged or not delivered.
     """
+    from .records.home import Home
+    from .records.merge import homes, merge
     from .runner import exclusive
-    from .store import Home
-    from .sync import homes, merge
     from .tracking import Tracker, Unreachable
     from .tracking import tracking_uri as choose
 
@@ -378,9 +379,9 @@ def diff(before: Path, after: Path, csv: Path | None) -> None:
     Raises:
         UserError: One of them is no home.
     """
-    from .differences import counts, differences, write
     from .listing import moved_table
-    from .store import Home
+    from .records.diff import counts, differences, write
+    from .records.home import Home
 
     spoils = Spoils()
     frame = differences(Home(before), Home(after), spoils)
@@ -401,7 +402,7 @@ def foresee(plans: Sequence[Plan], home: Path, device: str, *, titles: bool = Fa
     """Show the pairs of plans, what of them is done, and a line with what the rest may cost."""
     from .estimate import estimate
     from .listing import plan_table, surrogates
-    from .store import Home
+    from .records.home import Home
 
     for plan in plans:
         table = plan_table(plan, Home(home))

@@ -19,8 +19,8 @@ from .attacks.toolkits.foolbox import Foolbox
 from .datasets.registry import DATASETS
 from .errors import UserError, unknown
 from .planning.suite import Suite
+from .records.home import Home
 from .selftest import Finding, Progress, attacks_of, run
-from .store import Home
 from .threat import Norm
 from .tracking import Tracker, Unreachable, tracking_uri, undelivered
 

@@ -24,8 +24,9 @@ from .external.external import External, restore
 from .models.purifier import Purified, purifier
 from .planning.plan import Plan
 from .planning.specs import Cell, ModelSpec
-from .results import is_finished
-from .store import Home, has_model
+from .records.checkpoints import has_model
+from .records.home import Home
+from .records.results import is_finished
 from .training.optim import keep_compiler_out
 
 STEPS: Final = ("steps", "max_iter", "queries", "max_evaluations", "iterations")

@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from . import campaign, determinism, environment, identity
+from . import determinism, environment, identity
 from .attacks.base import Attack
 from .datasets.registry import Dataset, DatasetInfo, default_info
 from .errors import UserError, describe
@@ -24,7 +24,8 @@ from .planning.plan import plan
 from .planning.specs import Cell, ModelSpec
 from .planning.suite import Suite
 from .probe import probe
-from .results import pair_from_outcomes
+from .records import plans
+from .records.results import pair_from_outcomes
 from .victims.adaptation import Remedy
 from .victims.victim import VictimError
 
@@ -114,7 +115,7 @@ def evaluate(
     budgets = {str(norm): eps for norm, eps in made.suite.grid(info).items()}
     known = {
         spec.key: {
-            **campaign.model_record(spec, info),
+            **plans.model_record(spec, info),
             "status": "ok",
             "error": "",
             "card": {"inspection": found.facts},
@@ -158,7 +159,7 @@ def _pair(
         )
         for shard in range(cell.shards)
     ]
-    meta = campaign.cell_record(cell, info, suite) | {
+    meta = plans.cell_record(cell, info, suite) | {
         "command": "",
         "declaration": identity.canonical(cell),
         "versions": environment.versions(),

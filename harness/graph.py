@@ -11,10 +11,14 @@ from .errors import UserError
 from .planning.plan import Plan
 from .planning.specs import Cell, ModelSpec, Probe
 from .pool import Task
-from .prepared import prepared_record
-from .results import Damaged, check_result, is_finished, read_shard, shard_path
-from .store import Home, has_model, read_json, set_aside
-from .work import Craft, Examine, Job, Judge, Prepare, Train, digests, provenance, read_crafted
+from .records.checkpoints import has_model
+from .records.crafted import read_crafted
+from .records.files import read_json, set_aside
+from .records.home import Home
+from .records.prepared import prepared_record
+from .records.provenance import digests, provenance
+from .records.results import Damaged, check_result, is_finished, read_shard, shard_path
+from .work import Craft, Examine, Job, Judge, Prepare, Train
 
 
 class Graph:

@@ -14,7 +14,8 @@ from .external import external
 from .external.reference import parse
 from .inspection import LOOK
 from .planning.specs import ModelSpec
-from .store import Home, write_json
+from .records.files import write_json
+from .records.home import Home
 from .victims.adaptation import Remedy
 
 

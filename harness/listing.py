@@ -16,13 +16,14 @@ from rich.text import Text
 from .attacks.base import Attack
 from .planning.plan import Plan
 from .planning.specs import ModelSpec
-from .results import is_finished
-from .store import Home, has_model, load_card
+from .records.checkpoints import has_model, load_card
+from .records.home import Home
+from .records.results import is_finished
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from .explain import Explanation
+    from .records.explain import Explanation
 
 
 def _table(*columns: str) -> Table:
@@ -234,7 +235,7 @@ def explanation(found: Explanation) -> Group:
 
 
 def moved_table(moved: DataFrame, most: int = 50) -> Table:
-    """Numbers that moved between two homes, of :func:`harness.differences.differences`.
+    """Numbers that moved between two homes, of :func:`harness.records.diff.differences`.
 
     Args:
         moved: Its rows that moved.

@@ -14,8 +14,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from .planning.plan import Plan
+from .records.home import Home
 from .runner import Watch
-from .store import Home
 from .work import Examine, Train
 
 QUIET_SECONDS = 10.0

@@ -89,8 +89,8 @@ class Spoils:
 
     def __call__(self, path: Path, error: UserError) -> None:
         """A file or folder cannot be read."""
-        from .results import Damaged
-        from .store import set_aside
+        from .records.files import set_aside
+        from .records.results import Damaged
 
         if path in self._seen:
             return

@@ -20,7 +20,7 @@ from .datasets.registry import Dataset, DatasetInfo
 from .errors import UserError
 from .pool import outcome
 from .ray_session import load
-from .store import Home
+from .records.home import Home
 from .work import Context, Job, Source, Worker, worker
 
 NODES_GPUS: Final = {"RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1"}

@@ -11,15 +11,15 @@ import pandas as pd
 
 from . import environment
 from .blueprint import Blueprint
-from .campaign import boards_from_home, model_state
 from .findings import Evidence, Findings, Outcome
 from .leaderboard import leaderboard
 from .metrics.pairs import Board, Pair
 from .planning.plan import Plan
 from .pool import Engine
-from .results import is_finished, read_pair
+from .records.boards import boards_from_home, model_state
+from .records.home import Home
+from .records.results import is_finished, read_pair
 from .runner import Report, Watch, run
-from .store import Home
 from .study import Measure
 from .tracking import Tracker
 from .work import Context

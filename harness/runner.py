@@ -17,16 +17,19 @@ from typing import Final
 
 from filelock import FileLock, Timeout
 
-from . import campaign, identity
+from . import identity
 from .errors import UserError, describe
 from .graph import Graph
 from .planning.plan import Plan
 from .planning.specs import Cell, ModelSpec
 from .pool import Done, Engine, Pool, Task
-from .results import finish
-from .store import Home, read_json
+from .records import plans
+from .records.files import read_json
+from .records.home import Home
+from .records.provenance import provenance
+from .records.results import finish
 from .tracking import Tracker, Unreachable
-from .work import Context, Examine, Job, Judge, Train, provenance, setup
+from .work import Context, Examine, Job, Judge, Train, setup
 
 PATIENCE: Final = 20.0
 """Seconds before a tracking store that did not answer is asked again."""
@@ -168,7 +171,7 @@ class Recorder:
         info = self._plan.infos[cell.victim.dataset]
         argument = self._plan.arguments.get(cell.victim.dataset)
         meta = {
-            **campaign.cell_record(cell, info, self._plan.suite.name, argument),
+            **plans.cell_record(cell, info, self._plan.suite.name, argument),
             "declaration": identity.canonical(cell),
             **provenance(self._home, cell),
         }
@@ -241,8 +244,8 @@ def run(
 
     with exclusive(home, say):
         home.sweep()
-        record = campaign.plan_record(plan, command)
-        campaign.write_plan(home, record)
+        record = plans.plan_record(plan, command)
+        plans.write_plan(home, record)
         graph = Graph(plan, home, say, jobs)
         watch.models, watch.shards = graph.models, graph.count(Judge)
         watch.cells_done = len(plan.cells) - len(graph.shards_left)

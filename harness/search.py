@@ -20,7 +20,8 @@ from .metrics.pairs import wilson
 from .planning.plan import Plan, with_parents
 from .planning.specs import ModelSpec
 from .planning.suite import Suite
-from .store import Home, has_model, load_card, load_model
+from .records.checkpoints import has_model, load_card, load_model
+from .records.home import Home
 from .study import Search, Study
 from .training.trainer import score
 

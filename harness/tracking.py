@@ -22,14 +22,16 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlparse
 from urllib.request import url2pathname
 
-from .campaign import Spoiled, attempt, boards, boards_from_home, model_state, probe_facts, read_plans, read_runs
 from .errors import UserError, describe
 from .external.mlflow_model import quiet_environment
 from .health import Trust, trust
 from .metrics.pairs import Board, Pair, pair_rows
+from .records.boards import boards, boards_from_home, model_state, probe_facts, read_runs
+from .records.files import earlier, finite, flat, read_json, set_aside, write_bytes, write_json
+from .records.home import Home
+from .records.plans import Spoiled, attempt, read_plans
+from .records.results import is_finished, read_result
 from .redaction import without_password, without_password_of
-from .results import is_finished, read_result
-from .store import Home, earlier, finite, flat, read_json, set_aside, write_bytes, write_json
 from .tracked import (
     EPS_STEPS,
     attack_table,

@@ -12,13 +12,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from . import environment, identity
@@ -26,24 +23,18 @@ from .attacks.base import Attack
 from .attacks.transfer import inner
 from .datasets.registry import Dataset, DatasetInfo
 from .determinism import full_float32, seed_everything
-from .errors import first_line
-from .judging.proposal import Bench, Proposal
+from .judging.proposal import Bench
 from .judging.shard import craft, run_shard
 from .metrics.pairs import broken
 from .planning.specs import Cell, ModelSpec, Probe
-from .prepared import read_prepared, write_prepared
 from .probe import probe as examine
-from .results import Damaged, shard_samples, write_shard
-from .store import (
-    Home,
-    has_model,
-    load_base,
-    load_model,
-    save_model,
-    weights_digest,
-    write_bytes,
-    write_json,
-)
+from .records.checkpoints import has_model, load_base, load_model, save_model
+from .records.crafted import read_proposal, write_proposal
+from .records.files import write_json
+from .records.home import Home
+from .records.prepared import read_prepared, write_prepared
+from .records.provenance import digests, provenance
+from .records.results import shard_samples, write_shard
 from .training import vmapped_seeds
 from .training.optim import keep_compiler_out
 from .training.trainer import Diverged, Trained, score
@@ -340,56 +331,3 @@ def standing(home: Home, cell: Cell, shard: int, before: Sequence[str]) -> Tenso
     for key in before:
         stands &= ~broken(shard_samples(home.cell(key), shard), cell.threat.norm, cell.floor)
     return torch.from_numpy(stands)
-
-
-def provenance(home: Home, cell: Cell, *, judged: bool = True) -> dict[str, Any]:
-    """What a shard was made with: digests of the weights, versions, commit. Another one of any is another shard.
-
-    Args:
-        home: Where the models are.
-        cell: The pair.
-        judged: Whether the victim takes part; preparing, and crafting for transfer, know the crafter alone.
-    """
-    specs = {cell.crafter.key: cell.crafter} | ({cell.victim.key: cell.victim} if judged else {})
-    made = {"versions": environment.versions(), "git_commit": environment.git_commit()}
-    return {"weights": digests(home, specs), **made}
-
-
-def digests(home: Home, specs: Mapping[str, ModelSpec]) -> dict[str, str]:
-    """Digests of the weights of those models that are there, by key."""
-    return {key: weights_digest(home, spec) for key, spec in specs.items() if has_model(home, spec)}
-
-
-def write_proposal(path: Path, proposal: Proposal, made: Mapping[str, Any]) -> None:
-    """Keep crafted images, with their provenance."""
-    tensors = {"x_adv": proposal.x_adv.detach().cpu().contiguous()} if isinstance(proposal.x_adv, Tensor) else {}
-    facts = {
-        "seconds": proposal.seconds,
-        "forwards": proposal.forwards,
-        "backwards": proposal.backwards,
-        "errors": list(proposal.errors),
-        **made,
-    }
-    write_bytes(path, save_tensors(tensors, metadata={"facts": json.dumps(facts)}))
-
-
-def read_proposal(path: Path) -> Proposal:
-    """Read crafted images; see :func:`read_crafted`."""
-    return read_crafted(path)[0]
-
-
-def read_crafted(path: Path) -> tuple[Proposal, dict[str, Any]]:
-    """Read crafted images and their facts.
-
-    Raises:
-        Damaged: The file cannot be read.
-    """
-    try:
-        with safe_open(path, framework="pt") as file:
-            facts = json.loads((file.metadata() or {})["facts"])
-            names = list(file.keys())
-            x_adv: Tensor | None = file.get_tensor("x_adv") if "x_adv" in names else None
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise Damaged(f"{path} is damaged ({first_line(error)})") from None
-    proposal = Proposal(x_adv, facts["seconds"], facts["forwards"], facts["backwards"], tuple(facts["errors"]))
-    return proposal, facts

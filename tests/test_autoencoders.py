@@ -23,7 +23,8 @@ from harness.errors import UserError
 from harness.models.purifier import Autoencoder, Purified, purifier
 from harness.models.registry import build_model
 from harness.planning.specs import ModelSpec
-from harness.store import Home, load_base, load_model, save_model
+from harness.records.checkpoints import load_base, load_model, save_model
+from harness.records.home import Home
 from harness.threat import Threat
 from harness.training.reconstruction import Reconstruction
 from harness.training.trainer import Diverged, Trained

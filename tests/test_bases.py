@@ -17,7 +17,6 @@ from defenses.noise_injection import NoiseInjection
 from defenses.pgd import Pgd
 from defenses.stacked import Stacked
 from defenses.standard import Standard
-from harness import campaign
 from harness.attacks.fast_gradient import Gradient
 from harness.attacks.transfer import Transfer
 from harness.datasets.registry import DATASETS, DataSource
@@ -28,11 +27,14 @@ from harness.options import parse_chain
 from harness.planning.plan import Plan, plan, specs
 from harness.planning.specs import ModelSpec
 from harness.planning.suite import Suite
-from harness.results import finish
-from harness.store import Home, has_model, load_base, load_card, save_model, weights_digest
+from harness.records import boards, plans
+from harness.records.checkpoints import has_model, load_base, load_card, save_model, weights_digest
+from harness.records.home import Home
+from harness.records.provenance import provenance
+from harness.records.results import finish
 from harness.training.trainer import Trainer
 from harness.victims.adaptation import Remedy
-from harness.work import Context, Examine, Judge, Train, Worker, provenance
+from harness.work import Context, Examine, Judge, Train, Worker
 
 DIGITS = DATASETS["digits"]
 STANDARD = Standard(epochs=2).resolve(DIGITS)
@@ -61,8 +63,8 @@ def test_a_front_makes_another_model_and_none_the_same_as_ever() -> None:
     keys = {STACK.key, replace(STACK, front=replace(CLEANER, seed=1)).key, replace(STACK, base=BASE).key}
     assert len(keys) == 3
     assert BASE.key == ModelSpec(dataset="digits", architecture="mlp-8", defense=STANDARD, front=None).key
-    assert "front" not in campaign.identity.canonical(BASE)
-    assert campaign.identity.canonical(BASE)["base"] is None
+    assert "front" not in boards.identity.canonical(BASE)
+    assert boards.identity.canonical(BASE)["base"] is None
 
 
 @pytest.mark.parametrize(
@@ -117,7 +119,7 @@ def test_chains_become_specs() -> None:
     ],
 )
 def test_a_label_says_what_a_model_stands_on(spec: ModelSpec, label: str) -> None:
-    assert spec.label(DIGITS) == campaign.model_record(spec, DIGITS)["defense"] == label
+    assert spec.label(DIGITS) == plans.model_record(spec, DIGITS)["defense"] == label
 
 
 def test_seeds_of_one_defense_share_a_label() -> None:
@@ -161,10 +163,10 @@ def test_chains_that_are_wrong(text: str, complaint: str) -> None:
 def test_the_command_says_a_chain_as_it_is_read() -> None:
     chain = parse_chain("standard:epochs=2+gaussian-blur:kernel=7,sigma=0.9+noise-injection:sigma=0.2", defenses())
     (spec,) = specs([DIGITS], ["mlp-8"], [chain], [1])
-    said = campaign.defense_argument(spec, DIGITS)
+    said = plans.defense_argument(spec, DIGITS)
     (again,) = specs([DIGITS], ["mlp-8"], [parse_chain(said, defenses())], [1])
     assert again.key == spec.key
-    assert said in campaign.command("quick", spec, DIGITS, attack="noise", samples=9)
+    assert said in plans.command("quick", spec, DIGITS, attack="noise", samples=9)
 
 
 @pytest.mark.parametrize(
@@ -177,7 +179,7 @@ def test_the_command_says_a_chain_as_it_is_read() -> None:
     ],
 )
 def test_what_no_command_can_say_has_none(spec: ModelSpec) -> None:
-    assert campaign.command("quick", spec, DIGITS, attack="noise", samples=9) == ""
+    assert plans.command("quick", spec, DIGITS, attack="noise", samples=9) == ""
 
 
 # ---------------------------------------------------------------- trained, and trained again
@@ -206,7 +208,7 @@ class Site:
                 done.append("judge")
                 graph.shards_left[job.cell.key] -= 1
                 if not graph.shards_left[job.cell.key]:
-                    meta = campaign.cell_record(job.cell, DIGITS, "small") | {"declaration": {}, "git_commit": ""}
+                    meta = plans.cell_record(job.cell, DIGITS, "small") | {"declaration": {}, "git_commit": ""}
                     meta |= provenance(self.home, job.cell)
                     finish(self.home.cell(job.cell.key), job.cell.shards, meta)
         assert not graph.left

@@ -13,13 +13,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from harness.campaign import boards, boards_from_home, read_plan, write_plan
 from harness.errors import UserError
 from harness.health import trust
 from harness.leaderboard import leaderboard
 from harness.metrics.pairs import DISTANCES, FLAGS, Board, Pair
-from harness.results import samples_to_bytes
-from harness.store import Home, write_json
+from harness.records.boards import boards, boards_from_home
+from harness.records.files import write_json
+from harness.records.home import Home
+from harness.records.plans import read_plan, write_plan
+from harness.records.results import samples_to_bytes
 from harness.tracking import Tracker, default_uri
 
 N = 10

@@ -10,7 +10,6 @@ import pytest
 from defenses.fast_gradient import FastGradient
 from defenses.pgd import Pgd
 from defenses.standard import Standard
-from harness import campaign
 from harness.attacks.apgd import APGD
 from harness.attacks.fast_gradient import Gradient
 from harness.attacks.noise import Noise
@@ -21,8 +20,10 @@ from harness.graph import Graph
 from harness.metrics.pairs import Board, by_model, pair_rows, worst_case
 from harness.planning.plan import Plan, plan, specs
 from harness.planning.suite import Suite
-from harness.results import finish
-from harness.store import Home
+from harness.records import plans
+from harness.records.boards import boards_from_home
+from harness.records.home import Home
+from harness.records.results import finish
 from harness.work import Context, Examine, Judge, Worker
 
 SUITE = Suite(
@@ -47,7 +48,7 @@ SUITE = Suite(
 
 def run(home: Home, made: Plan, sources: dict[str, DataSource]) -> Board:
     """Everything but probes, in this process."""
-    campaign.write_plan(home, campaign.plan_record(made, "test"))
+    plans.write_plan(home, plans.plan_record(made, "test"))
     worker = Worker(Context(home, sources))
     graph = Graph(made, home, print)
     while (task := graph.take()) is not None:
@@ -59,10 +60,10 @@ def run(home: Home, made: Plan, sources: dict[str, DataSource]) -> Board:
             graph.shards_left[cell.key] -= 1
             if not graph.shards_left[cell.key]:
                 info = made.infos[cell.victim.dataset]
-                meta = campaign.cell_record(cell, info, made.suite.name) | {"declaration": {}, "git_commit": ""}
+                meta = plans.cell_record(cell, info, made.suite.name) | {"declaration": {}, "git_commit": ""}
                 finish(home.cell(cell.key), cell.shards, meta)
     assert not graph.left
-    (board,) = campaign.boards_from_home(home)
+    (board,) = boards_from_home(home)
     return board
 
 

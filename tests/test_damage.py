@@ -13,15 +13,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from harness.campaign import boards_from_home
-from harness.differences import differences
 from harness.errors import UserError
-from harness.explain import explain
 from harness.leaderboard import leaderboard
 from harness.metrics.pairs import pair_rows
-from harness.results import samples_to_bytes
-from harness.store import Home, write_json
-from harness.sync import merge
+from harness.records.boards import boards_from_home
+from harness.records.diff import differences
+from harness.records.explain import explain
+from harness.records.files import write_json
+from harness.records.home import Home
+from harness.records.merge import merge
+from harness.records.results import samples_to_bytes
 
 HELPERS = runpy.run_path(str(Path(__file__).parent / "boards.py"))
 CLI = runpy.run_path(str(Path(__file__).parent / "commands.py"))
@@ -175,7 +176,7 @@ def test_bytes_that_are_no_record(home: Home, tmp_path: Path, name: str, content
 
 
 def test_columns_of_another_type(home: Home, tmp_path: Path) -> None:
-    from harness.results import read_pair
+    from harness.records.results import read_pair
 
     samples = read_pair(home.cell("c000")).samples
     for column, other in (("adversarial", "yes"), ("index", "first"), ("l2", "far"), ("crashed", None)):

@@ -14,7 +14,8 @@ import pytest
 from click.testing import Result
 from mlflow.exceptions import RestException
 
-from harness.store import Home, is_aside
+from harness.records.files import is_aside
+from harness.records.home import Home
 from harness.tracking import Tracker, default_uri
 
 CLI = runpy.run_path(str(Path(__file__).parent / "commands.py"))

@@ -14,11 +14,12 @@ import pandas as pd
 import pytest
 from scipy.stats import binomtest
 
-from harness.differences import COLUMNS, STATES, counts, differences
 from harness.errors import UserError
 from harness.metrics.pairs import Pair, wilson
-from harness.results import samples_to_bytes
-from harness.store import Home, write_json
+from harness.records.diff import COLUMNS, STATES, counts, differences
+from harness.records.files import write_json
+from harness.records.home import Home
+from harness.records.results import samples_to_bytes
 
 HELPERS = runpy.run_path(str(Path(__file__).parent / "boards.py"))
 CLI = runpy.run_path(str(Path(__file__).parent / "commands.py"))

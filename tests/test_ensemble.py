@@ -35,9 +35,10 @@ from harness.models.registry import build_model
 from harness.planning.plan import Plan, plan
 from harness.planning.specs import ModelSpec
 from harness.planning.suite import Suite
-from harness.results import is_finished
+from harness.records.checkpoints import has_model, load_card, load_model
+from harness.records.home import Home
+from harness.records.results import is_finished
 from harness.runner import run
-from harness.store import Home, has_model, load_card, load_model
 from harness.training.trainer import Diverged, Trained, Trainer
 from harness.training.vmapped_seeds import Beside, Draws, Ensemble, fit
 from harness.work import Context, Judge, Train, Worker

@@ -12,8 +12,8 @@ from sqlalchemy.engine import make_url
 from harness.environment import command_line
 from harness.errors import UserError
 from harness.external.mlflow_model import fetch
+from harness.records.home import Home
 from harness.redaction import without_password, without_password_of
-from harness.store import Home
 from harness.tracking import Tracker, Unreachable
 
 HALVES = ("s3cr", "w0rd")

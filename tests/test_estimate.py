@@ -30,7 +30,7 @@ from harness.estimate import Estimate, estimate, judged, noise, passes, preparat
 from harness.planning.plan import Plan, plan, specs
 from harness.planning.specs import ModelSpec
 from harness.planning.suite import Suite
-from harness.store import Home
+from harness.records.home import Home
 from harness.threat import Norm
 from harness.work import Context, Train, Worker
 

@@ -31,7 +31,7 @@ from harness.metrics.pairs import PAIR_COLUMNS, Board, Pair, pair_rows
 from harness.planning.plan import plan
 from harness.planning.specs import ModelSpec
 from harness.planning.suite import Suite
-from harness.results import pair_from_outcomes
+from harness.records.results import pair_from_outcomes
 from harness.threat import EXPONENT, Threat, magnitude, per_sample, steepest
 from harness.victims.adaptation import Remedy
 from harness.victims.victim import Victim, VictimError, input_gradient

@@ -14,10 +14,11 @@ import pytest
 
 from harness import environment
 from harness.errors import UserError
-from harness.explain import explain
 from harness.listing import versions
-from harness.results import write_shard
-from harness.store import Home, read_json, write_json
+from harness.records.explain import explain
+from harness.records.files import read_json, write_json
+from harness.records.home import Home
+from harness.records.results import write_shard
 
 CLI = runpy.run_path(str(Path(__file__).parent / "commands.py"))
 call, complaint = CLI["call"], CLI["complaint"]
@@ -103,7 +104,7 @@ def test_what_was_not_run_is_missing(home: Home) -> None:
 
 def test_an_interrupted_pair_says_how_far_it_came(home: Home) -> None:
     key = pair(home)
-    from harness.results import read_pair
+    from harness.records.results import read_pair
 
     samples = read_pair(home.cell(key)).samples
     shutil.rmtree(home.cell(key))

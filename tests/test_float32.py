@@ -16,7 +16,7 @@ from harness.determinism import as_a_worker, full_float32, kept
 from harness.guests import admit
 from harness.planning.plan import plan
 from harness.planning.suite import Suite
-from harness.store import Home
+from harness.records.home import Home
 from harness.work import Context, Examine, Judge, Worker
 
 ASKS = {

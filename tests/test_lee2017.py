@@ -20,7 +20,7 @@ from harness.attacks.transfer import Transfer
 from harness.blueprint import Blueprint, blueprint
 from harness.datasets.registry import DATASETS, Dataset, DataSource, load_dataset
 from harness.determinism import seed_everything
-from harness.store import Home
+from harness.records.home import Home
 from harness.threat import Threat
 from harness.work import Context, Judge, Prepare, Train, Worker
 from suites import studies, suites

@@ -26,9 +26,9 @@ from harness.inspection import inspect
 from harness.judging.proposal import Bench
 from harness.judging.shard import craft, run_shard
 from harness.planning.specs import Cell, ModelSpec
-from harness.prepared import prepared_record
 from harness.probe import diagnose, probe
-from harness.store import Home
+from harness.records.home import Home
+from harness.records.prepared import prepared_record
 from harness.threat import Threat
 from harness.training.trainer import score
 from harness.victims.victim import Victim

@@ -20,13 +20,16 @@ from harness.graph import Graph
 from harness.planning.plan import plan, specs
 from harness.planning.specs import Cell
 from harness.planning.suite import Suite
-from harness.prepared import prepared_record
-from harness.results import shard_path
-from harness.store import Home, load_model, read_json, save_model, weights_digest, write_json
-from harness.sync import merge
+from harness.records.checkpoints import load_model, save_model, weights_digest
+from harness.records.files import read_json, write_json
+from harness.records.home import Home
+from harness.records.merge import merge
+from harness.records.prepared import prepared_record
+from harness.records.provenance import provenance
+from harness.records.results import shard_path
 from harness.threat import Norm, Threat
 from harness.victims.victim import Victim
-from harness.work import Context, Judge, Prepare, Train, Worker, provenance
+from harness.work import Context, Judge, Prepare, Train, Worker
 
 DIGITS = DataSource("digits").info()
 

@@ -27,7 +27,8 @@ from harness.planning.suite import Suite
 from harness.ray_engine import Cluster
 from harness.ray_session import refusal, tasks
 from harness.ray_worker import Carried, Shared
-from harness.store import Home, write_bytes, write_json
+from harness.records.files import write_bytes, write_json
+from harness.records.home import Home
 from harness.work import Context, Prepare, Train, Worker
 
 ROOT = Path(__file__).parents[1]

@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from harness import results
 from harness.errors import UserError
 from harness.judging.shard import GALLERY
 from harness.metrics.pairs import COLUMN_TYPES, DISTANCES, FLAGS, SAMPLE_COLUMNS
-from harness.results import (
+from harness.records import results
+from harness.records.results import (
     Damaged,
     finish,
     is_finished,

@@ -17,9 +17,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from harness.campaign import boards_from_home
 from harness.metrics.pairs import pair_rows
-from harness.store import Home, read_json
+from harness.records.boards import boards_from_home
+from harness.records.files import read_json
+from harness.records.home import Home
 from harness.tracking import Tracker, default_uri
 
 SCRIPT = Path(__file__).parent / "scripts" / "small_run.py"

@@ -11,9 +11,9 @@ import torch
 from harness.datasets.registry import DataSource
 from harness.errors import UserError
 from harness.planning.specs import ModelSpec
+from harness.records.home import Home
 from harness.runner import run
 from harness.search import COLUMNS, SEED, candidates, held_out, plan, scores
-from harness.store import Home
 from harness.work import Context
 from suites import study
 

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import stat
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,11 +15,13 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from harness import store
 from harness.datasets.registry import DATASETS
 from harness.errors import UserError
 from harness.planning.specs import ModelSpec
-from harness.store import Home, finite, has_model, load_card, load_model, read_json, save_model, set_aside, write_bytes
+from harness.records import checkpoints, files
+from harness.records.checkpoints import has_model, load_card, load_model, save_model
+from harness.records.files import finite, read_json, set_aside, write_bytes
+from harness.records.home import Home
 from harness.training.trainer import Trainer
 
 INFO = DATASETS["digits"]
@@ -98,7 +102,7 @@ def test_an_error_while_writing_leaves_what_was_there(
     if where == "replace":
         monkeypatch.setattr(Path, "replace", fail)
     else:
-        monkeypatch.setattr(store.os, "fsync", fail)
+        monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(KeyboardInterrupt):
         write_bytes(path, b"new")
     monkeypatch.undo()
@@ -130,7 +134,7 @@ def test_a_kill_between_writing_and_renaming_leaves_nothing_to_see(home: Home, m
 
 def test_json_is_readable_and_holds_no_nan(tmp_path: Path) -> None:
     value = {"b": math.nan, "a": [1.5, math.inf, (-math.inf, "x")], "c": {"d": math.nan}}
-    store.write_json(tmp_path / "x.json", value)
+    files.write_json(tmp_path / "x.json", value)
     text = (tmp_path / "x.json").read_text()
     assert json.loads(text) == {"a": [1.5, None, [None, "x"]], "b": None, "c": {"d": None}}
     assert text.index('"a"') < text.index('"b"')
@@ -177,7 +181,7 @@ def test_a_home_that_may_be_read_alone(tmp_path: Path, monkeypatch: pytest.Monke
     def refuse(*_: Any, **__: Any) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(store.tempfile, "TemporaryFile", refuse)
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
     with pytest.raises(UserError, match=r"cannot write to the home directory .*Permission denied"):
         Home(tmp_path).create()
 
@@ -209,7 +213,7 @@ def test_the_card_is_written_last(home: Home, monkeypatch: pytest.MonkeyPatch) -
     def kill(*_: Any) -> None:
         raise Killed
 
-    monkeypatch.setattr(store, "write_json", kill)
+    monkeypatch.setattr(checkpoints, "write_json", kill)
     with pytest.raises(Killed):
         save_model(home, SPEC, SPEC.defense.build("mlp-6", INFO), {})
     assert weights_file(home).exists()
@@ -282,8 +286,8 @@ def test_weights_of_another_model_do_not_fit(home: Home, saved: nn.Module, tenso
     merged = {**saved.state_dict(), **tensors}
     content = save({name: value for name, value in merged.items() if value is not None})
     weights_file(home).write_bytes(content)
-    card = load_card(home, SPEC) | {"sha256": store.hashlib.sha256(content).hexdigest()}
-    store.write_json(home.model(SPEC.key) / "card.json", card)
+    card = load_card(home, SPEC) | {"sha256": checkpoints.hashlib.sha256(content).hexdigest()}
+    files.write_json(home.model(SPEC.key) / "card.json", card)
     with pytest.raises(UserError, match="does not fit its declaration") as raised:
         load_model(home, SPEC, INFO)
     assert next(iter(tensors)) in str(raised.value)
@@ -292,7 +296,7 @@ def test_weights_of_another_model_do_not_fit(home: Home, saved: nn.Module, tenso
 
 def test_a_digest_over_no_safetensors(home: Home, saved: nn.Module) -> None:
     weights_file(home).write_bytes(b"nothing of the kind")
-    card = load_card(home, SPEC) | {"sha256": store.hashlib.sha256(b"nothing of the kind").hexdigest()}
-    store.write_json(home.model(SPEC.key) / "card.json", card)
+    card = load_card(home, SPEC) | {"sha256": checkpoints.hashlib.sha256(b"nothing of the kind").hexdigest()}
+    files.write_json(home.model(SPEC.key) / "card.json", card)
     with pytest.raises(UserError, match="does not fit its declaration"):
         load_model(home, SPEC, INFO)

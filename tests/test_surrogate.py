@@ -31,7 +31,8 @@ from harness.planning.plan import Plan, plan, specs
 from harness.planning.specs import ModelSpec
 from harness.planning.suite import Suite
 from harness.planning.surrogate import SHOWN, recipe
-from harness.store import Home, read_json, write_json
+from harness.records.files import read_json, write_json
+from harness.records.home import Home
 from harness.work import Train
 
 CLI = runpy.run_path(str(Path(__file__).parent / "commands.py"))

@@ -11,13 +11,15 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from harness.campaign import boards_from_home, read_plans
 from harness.errors import UserError
 from harness.leaderboard import leaderboard
 from harness.metrics.pairs import pair_rows
-from harness.results import read_pair, samples_to_bytes
-from harness.store import Home, read_json, write_json
-from harness.sync import homes, merge
+from harness.records.boards import boards_from_home
+from harness.records.files import read_json, write_bytes, write_json
+from harness.records.home import Home
+from harness.records.merge import homes, merge
+from harness.records.plans import read_plans
+from harness.records.results import read_pair, samples_to_bytes
 from harness.tracking import Tracker, default_uri
 
 CLI = runpy.run_path(str(Path(__file__).parent / "commands.py"))
@@ -156,17 +158,15 @@ def test_a_killed_merge_is_gone_on_with(whole: Path, tmp_path: Path, monkeypatch
     class Killed(BaseException):
         pass
 
-    from harness import sync
-
-    write, left = sync.write_bytes, iter(range(25))
+    left = iter(range(25))
 
     def kill(path: Path, content: bytes) -> None:
         if next(left, None) is None:
             raise Killed
-        write(path, content)
+        write_bytes(path, content)
 
     home = Home(tmp_path / "home").create()
-    monkeypatch.setattr(sync, "write_bytes", kill)
+    monkeypatch.setattr("harness.records.merge.write_bytes", kill)
     with pytest.raises(Killed):
         merge(Home(whole), home)
     half = cells(home.path)
@@ -288,7 +288,7 @@ def test_what_is_damaged_here_is_set_aside_for_what_is_whole_there(
 
 
 def test_unfinished_pairs_bring_their_shards(copy: Path, tmp_path: Path) -> None:
-    from harness.results import shard_path, write_shard
+    from harness.records.results import shard_path, write_shard
 
     key = sorted(cells(copy))[0]
     pair = read_pair(copy / "cells" / key)

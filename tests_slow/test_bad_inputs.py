@@ -24,7 +24,8 @@ from harness.errors import UserError
 from harness.options import parse_chain
 from harness.planning.plan import specs
 from harness.planning.specs import ModelSpec
-from harness.store import Home, has_model, load_model, save_model, whole_model
+from harness.records.checkpoints import has_model, load_model, save_model, whole_model
+from harness.records.home import Home
 from suites import studies, suites
 
 TESTS = Path(__file__).parents[1] / "tests"

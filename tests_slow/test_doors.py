@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 import harness
-from harness.campaign import boards_from_home
 from harness.datasets.registry import DataSource, load_dataset
 from harness.external import external
 from harness.external.reference import parse
@@ -19,8 +18,9 @@ from harness.guests import admit
 from harness.health import trust
 from harness.metrics.pairs import worst_case
 from harness.planning.plan import plan
+from harness.records.boards import boards_from_home
+from harness.records.home import Home
 from harness.runner import run
-from harness.store import Home
 from harness.work import Context
 from suites import suite
 

@@ -31,8 +31,9 @@ from harness.datasets.registry import DataSource
 from harness.planning.plan import Plan, plan, specs
 from harness.planning.suite import Suite
 from harness.ray_engine import Cluster, RayEngine
+from harness.records.files import read_json
+from harness.records.home import Home
 from harness.runner import Report, Watch, run
-from harness.store import Home, read_json
 from harness.tracking import Tracker, default_uri
 from harness.work import Context
 

@@ -29,13 +29,13 @@ from defenses.standard import Standard
 from harness import runner
 from harness.attacks.fast_gradient import Gradient
 from harness.attacks.noise import Noise
-from harness.campaign import boards_from_home
 from harness.datasets.registry import DataSource
 from harness.metrics.pairs import pair_rows
 from harness.planning.plan import Plan, plan, specs
 from harness.planning.suite import Suite
+from harness.records.boards import boards_from_home
+from harness.records.home import Home
 from harness.runner import Report, Watch, run
-from harness.store import Home
 from harness.tracked import pair_metrics
 from harness.tracking import Tracker
 from harness.work import Context

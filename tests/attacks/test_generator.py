@@ -20,8 +20,8 @@ from harness.identity import canonical, key
 from harness.models.perturbation_generator import generator_loss
 from harness.planning.specs import Cell, ModelSpec
 from harness.planning.suite import Suite
-from harness.prepared import read_prepared, write_prepared
-from harness.store import read_json
+from harness.records.files import read_json
+from harness.records.prepared import read_prepared, write_prepared
 from harness.threat import Threat, magnitude
 from harness.victims.victim import Victim
 

@@ -17,7 +17,7 @@ from harness.planning.plan import specs
 from harness.pool import Task
 from harness.ray_engine import Cluster, RayEngine
 from harness.ray_session import load
-from harness.store import Home
+from harness.records.home import Home
 from harness.work import Context, Train
 
 

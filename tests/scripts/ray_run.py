@@ -18,8 +18,8 @@ from harness.datasets.registry import DataSource
 from harness.planning.plan import Plan, plan, specs
 from harness.planning.suite import Suite
 from harness.ray_engine import Cluster, RayEngine
+from harness.records.home import Home
 from harness.runner import Report, run
-from harness.store import Home
 from harness.training.trainer import Trainer
 from harness.work import Context
 

@@ -13,8 +13,8 @@ from harness.attacks.transfer import Transfer
 from harness.datasets.registry import DataSource
 from harness.planning.plan import Plan, plan, specs
 from harness.planning.suite import Suite
+from harness.records.home import Home
 from harness.runner import run
-from harness.store import Home
 from harness.tracking import Tracker, tracking_uri
 from harness.work import Context
 

@@ -24,11 +24,11 @@ from pyarrow.parquet import ParquetFile, read_metadata
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as save_arrays
 
-from .errors import UserError, first_line
-from .judging.shard import GALLERY
-from .metrics.pairs import COLUMN_TYPES, DISTANCES, FLAGS, Pair, summary
-from .shape import RESULT, misfit
-from .store import finite, read_json, write_bytes, write_json
+from ..errors import UserError, first_line
+from ..judging.shard import GALLERY
+from ..metrics.pairs import COLUMN_TYPES, DISTANCES, FLAGS, Pair, summary
+from .files import finite, read_json, write_bytes, write_json
+from .schema import RESULT, misfit
 
 _KINDS: Final[Mapping[type, str]] = {bool: "b", int: "iu", float: "fiu"}
 """NumPy's letters for the types of columns."""

@@ -13,9 +13,9 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from .attacks.base import Attack
-from .errors import UserError
-from .store import read_json, read_record, write_bytes, write_json
+from ..attacks.base import Attack
+from ..errors import UserError
+from .files import read_json, read_record, write_bytes, write_json
 
 
 def write_prepared(path: Path, attack: Attack, ready: Attack, cost: Mapping[str, Any], made: Mapping[str, Any]) -> None:
@@ -28,7 +28,7 @@ def write_prepared(path: Path, attack: Attack, ready: Attack, cost: Mapping[str,
         attack: As declared.
         ready: What its ``prepare`` returned.
         cost: What that took.
-        made: Its provenance, see :func:`harness.work.provenance`.
+        made: Its provenance, see :func:`harness.records.provenance.provenance`.
     """
     fields: dict[str, Any] = {}
     tensors: dict[str, str] = {}

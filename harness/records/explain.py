@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from . import environment
-from .campaign import attempt, cell_name, read_plans, read_runs
-from .errors import UserError
+from .. import environment
+from ..errors import UserError
+from .boards import read_runs
+from .checkpoints import whole_model
+from .files import earlier, flat, is_aside, read_record
+from .home import Home, no_runs
+from .plans import attempt, cell_name, read_plans
 from .results import is_finished, read_result
-from .store import Home, earlier, flat, is_aside, no_runs, read_record, whole_model
 
 CHOICES: Final = 6
 """Keys named where a prefix fits several or none."""

@@ -16,13 +16,15 @@ from typing import Any
 
 import numpy as np
 
-from .campaign import attempt, read_plan
-from .errors import UserError
-from .metrics.pairs import SAMPLE_COLUMNS, Pair
+from ..errors import UserError
+from ..metrics.pairs import SAMPLE_COLUMNS, Pair
+from .checkpoints import whole_model
+from .crafted import read_crafted
+from .files import is_aside, read_json, read_record, set_aside, write_bytes
+from .home import Home, no_runs
+from .plans import attempt, read_plan
 from .prepared import prepared_record, tensor_files
 from .results import is_finished, read_result, read_shard
-from .store import Home, is_aside, no_runs, read_json, read_record, set_aside, whole_model, write_bytes
-from .work import read_crafted
 
 KEPT = ("models", "cells", "prepared", "crafted", "health", "plans")
 """Folders that are merged."""

@@ -1,0 +1,1 @@
+"""What lies on disk: checkpoints, results, plans, boards made of them, homes merged and compared."""

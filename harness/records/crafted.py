@@ -1,0 +1,52 @@
+"""Images that an attack proposed, kept for the referee."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from ..errors import first_line
+from ..judging.proposal import Proposal
+from .files import write_bytes
+from .results import Damaged
+
+
+def write_proposal(path: Path, proposal: Proposal, made: Mapping[str, Any]) -> None:
+    """Keep crafted images, with their provenance."""
+    tensors = {"x_adv": proposal.x_adv.detach().cpu().contiguous()} if isinstance(proposal.x_adv, Tensor) else {}
+    facts = {
+        "seconds": proposal.seconds,
+        "forwards": proposal.forwards,
+        "backwards": proposal.backwards,
+        "errors": list(proposal.errors),
+        **made,
+    }
+    write_bytes(path, save_tensors(tensors, metadata={"facts": json.dumps(facts)}))
+
+
+def read_proposal(path: Path) -> Proposal:
+    """Read crafted images; see :func:`read_crafted`."""
+    return read_crafted(path)[0]
+
+
+def read_crafted(path: Path) -> tuple[Proposal, dict[str, Any]]:
+    """Read crafted images and their facts.
+
+    Raises:
+        Damaged: The file cannot be read.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            facts = json.loads((file.metadata() or {})["facts"])
+            names = list(file.keys())
+            x_adv: Tensor | None = file.get_tensor("x_adv") if "x_adv" in names else None
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise Damaged(f"{path} is damaged ({first_line(error)})") from None
+    proposal = Proposal(x_adv, facts["seconds"], facts["forwards"], facts["backwards"], tuple(facts["errors"]))
+    return proposal, facts

@@ -1,0 +1,106 @@
+"""Files written whole or not at all, JSON records read back, damaged ones set aside."""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from ..errors import UserError
+from .schema import Shape, misfit
+
+ASIDE: Final = ".damaged-"
+"""What the name of a file or folder that was set aside goes on with."""
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file so that it exists whole or not at all, whatever kills the process or the machine."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # not tempfile's: its files are for their owner's eyes only, and results are to be shared
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    try:
+        with part.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """:func:`write_bytes` of readable, sorted JSON; a number that is not finite becomes null."""
+    write_bytes(path, (json.dumps(finite(value), indent=1, sort_keys=True, allow_nan=False) + "\n").encode())
+
+
+def finite(value: Any) -> Any:
+    """The same value with NaN and infinities replaced by None: JSON has none."""
+    if isinstance(value, float):
+        return value if value - value == 0 else None
+    if isinstance(value, Mapping):
+        return {str(name): finite(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return value
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        UserError: It is damaged; the message names it.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is damaged ({error})") from None
+
+
+def read_record(path: Path, shape: Shape | None = None, name: str = "the record") -> dict[str, Any]:
+    """Read a JSON object that holds what its readers look up.
+
+    Args:
+        path: The file.
+        shape: What it must hold; see :func:`harness.records.schema.misfit`.
+        name: What it is.
+
+    Raises:
+        UserError: It is damaged, or another kind of record; the message names it.
+    """
+    record: dict[str, Any] = read_json(path)
+    if fault := misfit(record, shape or {}, name):
+        raise UserError(f"{path} is damaged ({fault})")
+    return record
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a damaged file or folder to a free name beside it, and return that name."""
+    number = 1
+    while (target := path.with_name(f"{path.name}{ASIDE}{number}")).exists():
+        number += 1
+    path.rename(target)
+    return target
+
+
+def is_aside(path: Path) -> bool:
+    """Whether it was set aside."""
+    return ASIDE in path.name
+
+
+def earlier(path: Path) -> list[Path]:
+    """What was set aside from this place."""
+    return list(path.parent.glob(f"{path.name}{ASIDE}*"))
+
+
+def flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with dotted names."""
+    if not isinstance(value, Mapping):
+        return {prefix: value}
+    found: dict[str, Any] = {}
+    for name, item in value.items():
+        found |= flat(item, f"{prefix}.{name}" if prefix else str(name))
+    return found

@@ -1,0 +1,87 @@
+"""The folder that everything is kept in, and where in it."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import UserError
+
+
+def no_runs(path: Path) -> UserError:
+    """The complaint about a folder in which nothing was run."""
+    return UserError(f"no runs in {path}; make some with: gauntlet run quick --home {path}")
+
+
+@dataclass(frozen=True)
+class Home:
+    """The folder that holds everything a user's runs produce (``--home``, ``GAUNTLET_HOME``).
+
+    ``models/KEY``: checkpoint and card. ``cells/KEY``: result of a pair. ``prepared/``, ``crafted/``: what
+    attacks learned from training data, and images that several cells share. ``health/``: facts of probes.
+    ``plans/KEY.json``: what each
+    command asked for. ``pending/``: results that the tracking server has not got yet. ``mlflow.db`` and
+    ``mlflow-artifacts/``: the default tracking store. ``report/``: the pages.
+    """
+
+    path: Path
+
+    def create(self) -> Home:
+        """Make the folder.
+
+        Raises:
+            UserError: It cannot be written.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.path):
+                pass
+        except OSError as error:
+            raise UserError(
+                f"cannot write to the home directory {self.path} ({error.strerror}); choose another with --home DIR"
+            ) from None
+        return self
+
+    def sweep(self) -> None:
+        """Remove what a killed process left half written. Only while no other process works on this home."""
+        ours = ("models", "cells", "prepared", "crafted", "health", "plans", "pending", "progress")
+        parts = [part for folder in ours for part in (self.path / folder).rglob(".*.part")]
+        for part in [*parts, *self.path.glob(".mlflow.db.*.part*")]:
+            if part.is_file():
+                part.unlink(missing_ok=True)
+
+    def model(self, key: str) -> Path:
+        """Folder of a model."""
+        return self.path / "models" / key
+
+    def cell(self, key: str) -> Path:
+        """Folder of a pair."""
+        return self.path / "cells" / key
+
+    def prepared(self, key: str) -> Path:
+        """File of a prepared attack's fields."""
+        return self.path / "prepared" / f"{key}.json"
+
+    def crafted(self, key: str, shard: int) -> Path:
+        """File of one shard of crafted images."""
+        return self.path / "crafted" / key / f"{shard:05d}.safetensors"
+
+    def health(self, key: str) -> Path:
+        """File of a probe's facts."""
+        return self.path / "health" / f"{key}.json"
+
+    @property
+    def plans(self) -> Path:
+        """Folder of plans."""
+        return self.path / "plans"
+
+    @property
+    def pending(self) -> Path:
+        """Folder of markers: what is still to be delivered to the tracking server."""
+        return self.path / "pending"
+
+    @property
+    def progress(self) -> Path:
+        """Folder of what workers say about work in flight."""
+        return self.path / "progress"

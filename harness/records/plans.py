@@ -1,0 +1,218 @@
+"""The record of what a command asked for: ``plans/KEY.json``, written before anything runs."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from .. import identity
+from ..attacks.transfer import inner
+from ..datasets.registry import DatasetInfo
+from ..errors import UserError
+from ..external.external import External
+from ..external.external import words as victim_words
+from ..metrics.pairs import Pair
+from ..planning.plan import Plan
+from ..planning.specs import Cell, ModelSpec
+from .files import read_json, read_record, set_aside, write_json
+from .home import Home
+from .schema import PLAN, misfit
+
+T = TypeVar("T")
+Record = Mapping[str, Any]
+
+Spoiled = Callable[[Path, UserError], None]
+"""Told of a file or folder that cannot be read and is left out, and why."""
+
+_OF_A_PAIR = ("cell", "model", "dataset", "n", "attack", "norm", "eps", "source")
+_BATTERY_FIELDS = (*_OF_A_PAIR, "cascade", "needs_a_boundary")
+
+
+def model_record(spec: ModelSpec, info: DatasetInfo) -> dict[str, Any]:
+    """What people want to know of a model, by plain names."""
+    return {
+        "model": spec.key,
+        "dataset": spec.dataset,
+        "architecture": spec.architecture,
+        "defense": spec.label(info),
+        "seed": spec.seed,
+    }
+
+
+def cell_record(cell: Cell, info: DatasetInfo, suite: str, argument: str | None = None) -> dict[str, Any]:
+    """What people want to know of a pair, by plain names: the part of ``result.json`` known beforehand.
+
+    Args:
+        cell: The pair.
+        info: Its data set.
+        suite: Name of the suite.
+        argument: How the data set is named on the command line, if not by its own name.
+    """
+    source = ""
+    if cell.source is not None:
+        source = f"{cell.source.architecture} {cell.source.label(info)} seed {cell.source.seed}"
+    return {
+        **model_record(cell.victim, info),
+        "cell": cell.key,
+        "attack": cell.attack.label,
+        "toolkit": inner(cell.attack).toolkit,
+        "access": cell.attack.access,
+        "family": cell.attack.family,
+        "cascade": cell.cascaded,
+        "needs_a_boundary": cell.attack.needs_a_boundary,
+        "kind": cell.attack.kind,
+        "norm": cell.threat.norm,
+        "eps": cell.threat.eps,
+        "source": source,
+        "n": cell.n,
+        "part": cell.part,
+        "batch": cell.batch,
+        "levels": info.levels,
+        "class_names": list(info.classes),
+        "command": command(suite, cell.victim, info, attack=cell.attack.label, samples=cell.n, argument=argument),
+    }
+
+
+def command(
+    suite: str, spec: ModelSpec, info: DatasetInfo, *, attack: str, samples: int, argument: str | None = None
+) -> str:
+    """The shell command that measures a pair again; "" for a model that only Python can declare."""
+    words = ["gauntlet", "run", suite, "--dataset", argument or spec.dataset]
+    if isinstance(spec.defense, External):
+        if spec.defense.reference is None:
+            return ""  # it was handed over in Python
+        words += ["--victim", *victim_words(spec.defense)]
+    elif said := defense_argument(spec, info):
+        words += ["--model", spec.architecture, "--defense", said, "--seeds", str(spec.seed)]
+    else:
+        return ""
+    return shlex.join([*words, "--samples", str(samples), "--attack", attack])
+
+
+def defense_argument(spec: ModelSpec, info: DatasetInfo) -> str:
+    """A defense as ``NAME:key=value,...``, with what differs from its defaults on that data set.
+
+    What it is built upon comes before it and a ``+``; "" where the command line cannot say it: upon a model of another
+    architecture or seed, or one of a user's, or with a front.
+    """
+    if isinstance(spec.defense, External) or spec.front is not None:
+        return ""
+    before = ""
+    if spec.base is not None:
+        same = (spec.base.architecture, spec.base.seed) == (spec.architecture, spec.seed)
+        if not (same and (before := defense_argument(spec.base, info))):
+            return ""
+        before += "+"
+    usual = type(spec.defense)().resolve(info)
+    changed = {name: value for name, value in vars(spec.defense).items() if value != getattr(usual, name)}
+    settings = ",".join(f"{name}={value}" for name, value in changed.items())
+    return before + (f"{spec.defense.name}:{settings}" if settings else spec.defense.name)
+
+
+def plan_record(plan: Plan, command_line: str) -> dict[str, Any]:
+    """A plan as plain values."""
+    suite = plan.suite.name
+
+    records: dict[str, dict[str, Any]] = {}
+    for cell in (*plan.cells, *plan.battery):
+        if cell.key not in records:
+            dataset = cell.victim.dataset
+            records[cell.key] = cell_record(cell, plan.infos[dataset], suite, plan.arguments.get(dataset))
+    return {
+        "plan": plan.key,
+        "suite": suite,
+        "command": command_line,
+        "budgets": {name: {norm: list(grid) for norm, grid in norms.items()} for name, norms in plan.budgets.items()},
+        "reference": {name: dict(info.eps) for name, info in plan.infos.items()},
+        "models": [
+            {
+                **model_record(spec, plan.infos[spec.dataset]),
+                "ranked": spec.key in plan.ranked,
+                "stochastic": spec.defense.remedy.stochastic,
+                "declaration": identity.canonical(spec),
+            }
+            for spec in plan.models
+        ],
+        "cells": [records[cell.key] for cell in plan.cells],
+        "battery": [
+            {name: value for name, value in records[cell.key].items() if name in _BATTERY_FIELDS}
+            for cell in plan.battery
+        ],
+        "probes": [{"probe": probe.key, "model": probe.model.key, "norm": probe.threat.norm} for probe in plan.probes],
+        "left_out": list(plan.left_out),
+    }
+
+
+def read_plan(path: Path) -> dict[str, Any]:
+    """A recorded plan.
+
+    Raises:
+        UserError: It is damaged; the message names it.
+    """
+    record = read_record(path, PLAN, "the plan")
+    for cell in record["battery"]:
+        norms = record["budgets"].get(cell["dataset"])
+        grid = norms.get(cell["norm"]) if isinstance(norms, dict) else None
+        if not grid or misfit(grid, [(int, float)]):
+            raise UserError(f"{path} is damaged (no budget of {cell['dataset']} in {cell['norm']})")
+    if wrong := misfit(record.get("left_out", []), [str], "left_out"):  # older records have none
+        raise UserError(f"{path} is damaged ({wrong})")
+    return record
+
+
+def read_plans(home: Home, spoiled: Spoiled | None = None) -> list[dict[str, Any]]:
+    """Every recorded plan, oldest first.
+
+    Args:
+        home: Whose.
+        spoiled: Told of damaged ones, which are then left out.
+
+    Raises:
+        UserError: One is damaged, and nobody is to be told.
+    """
+    files = sorted(home.plans.glob("*.json"), key=lambda file: (file.stat().st_mtime_ns, file.name))
+    return [record for file in files if (record := attempt(lambda f=file: read_plan(f), file, spoiled))]  # type: ignore[misc]
+
+
+def attempt(read: Callable[[], T], path: Path, spoiled: Spoiled | None) -> T | None:
+    """What ``read`` returns; None if it finds damage and there is somebody to tell."""
+    try:
+        return read()
+    except UserError as error:
+        if spoiled is None:
+            raise
+        spoiled(path, error)
+        return None
+
+
+def write_plan(home: Home, record: Record) -> None:
+    """Record a plan as the newest, also if the clock was set back; the same plan again keeps its place.
+
+    A damaged record of it is set aside.
+    """
+    path = home.plans / f"{record['plan']}.json"
+    try:
+        known = read_json(path) if path.exists() else None
+    except UserError:
+        set_aside(path)
+        known = None
+    if known != record:
+        latest = max((other.stat().st_mtime_ns for other in home.plans.glob("*.json") if other != path), default=0)
+        write_json(path, record)
+        if path.stat().st_mtime_ns <= latest:
+            os.utime(path, ns=(latest + 1, latest + 1))
+
+
+def misplaced(pair: Pair, entry: Record) -> str:
+    """Name of the first thing that a result says of its pair and the pair's entry in a plan does not; "" if none."""
+    return next((name for name in _OF_A_PAIR if pair.meta.get(name) != entry[name]), "")
+
+
+def cell_name(entry: Record) -> str:
+    """A pair's attack and threat for people: the same in every version of it."""
+    eps = "" if entry["eps"] is None else f" {entry['eps']:g}"
+    source = f" from {entry['source']}" if entry["source"] else ""
+    return f"{entry['attack']}{source} ({entry['norm']}{eps})"
