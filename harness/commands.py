@@ -15,10 +15,10 @@ from .redaction import without_password
 
 if TYPE_CHECKING:
     from .datasets.registry import DataSource
-    from .guests import Guest
     from .planning.plan import Plan
     from .pool import Engine
     from .ray_engine import Cluster
+    from .trust.admission import Guest
     from .work import Context
 
 UNASKED = "looked at one batch; a run asks first in other batches, orders and modes, and may refuse it then"
@@ -98,10 +98,10 @@ def _guests(
         if alone := [name for name, value in given.items() if value]:
             raise UserError(f"{alone[0]} says something about a --victim, and none is given")
         return []
-    from .guests import admit
     from .options import parse_channels, parse_remedy, parse_stand_ins
     from .records.home import Home
     from .tracking import tracking_uri as choose
+    from .trust.admission import admit
 
     channels = {"mean": parse_channels(mean, "--mean"), "std": parse_channels(std, "--std")}
     found = []

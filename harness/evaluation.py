@@ -15,17 +15,17 @@ from .attacks.base import Attack
 from .datasets.registry import Dataset, DatasetInfo, default_info
 from .errors import UserError, describe
 from .external.external import External, bare, digest
-from .health import trust
-from .inspection import inspect
 from .judging.proposal import Bench, Proposal
 from .judging.shard import run_shard
 from .metrics.pairs import Board, Pair, pair_rows, worst_case
 from .planning.plan import plan
 from .planning.specs import Cell, ModelSpec
 from .planning.suite import Suite
-from .probe import probe
 from .records import plans
 from .records.results import pair_from_outcomes
+from .trust.grade import trust
+from .trust.inspection import inspect
+from .trust.probe import probe
 from .victims.adaptation import Remedy
 from .victims.victim import VictimError
 
@@ -45,7 +45,7 @@ def evaluate(
 ) -> pd.DataFrame:
     """Attack a model with a suite, in this process, and judge every returned image.
 
-    The model goes through the same admission as one that the command line names (:mod:`harness.inspection`).
+    The model goes through the same admission as one that the command line names (:mod:`harness.trust.inspection`).
 
     The model is copied, frozen and put in eval mode; the one passed in is left as it is, and so are the caller's
     thread count and random generators. Every image given is judged, whatever the suite's own number.
@@ -69,8 +69,8 @@ def evaluate(
 
     Returns:
         A frame of :data:`harness.metrics.pairs.PAIR_COLUMNS`, a row a pair and eps. In its ``attrs``: ``trust`` (by
-        norm, ``(grade, reasons)``, see :mod:`harness.health`), ``worst_case`` (by ``(norm, eps)``, the accuracy that
-        all attacks together leave), ``remedy`` (in words), ``notes`` (what was noticed of the model, a line each),
+        norm, ``(grade, reasons)``, see :mod:`harness.trust.grade`), ``worst_case`` (by ``(norm, eps)``, the accuracy
+        that all attacks together leave), ``remedy`` (in words), ``notes`` (what was noticed of the model, a line each),
         ``left_out`` (labels of attacks).
 
     Raises:

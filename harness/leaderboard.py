@@ -11,9 +11,9 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
-from .health import Trust, trust
 from .metrics.comparison import compare
 from .metrics.pairs import Board, Pair, WorstCase, reference, wilson, worst_case
+from .trust.grade import Trust, trust
 
 LEADERBOARD_COLUMNS: Final = (
     "rank", "dataset", "architecture", "defense", "suite", "norm", "eps", "seeds", "n", "clean_accuracy",

@@ -24,7 +24,6 @@ from urllib.request import url2pathname
 
 from .errors import UserError, describe
 from .external.mlflow_model import quiet_environment
-from .health import Trust, trust
 from .metrics.pairs import Board, Pair, pair_rows
 from .records.boards import boards, boards_from_home, model_state, probe_facts, read_runs
 from .records.files import earlier, finite, flat, read_json, set_aside, write_bytes, write_json
@@ -42,6 +41,7 @@ from .tracked import (
     reproduce_note,
     threat_name,
 )
+from .trust.grade import Trust, trust
 
 if TYPE_CHECKING:
     import pandas as pd

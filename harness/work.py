@@ -27,7 +27,6 @@ from .judging.proposal import Bench
 from .judging.shard import craft, run_shard
 from .metrics.pairs import broken
 from .planning.specs import Cell, ModelSpec, Probe
-from .probe import probe as examine
 from .records.checkpoints import has_model, load_base, load_model, save_model
 from .records.crafted import read_proposal, write_proposal
 from .records.files import write_json
@@ -38,6 +37,7 @@ from .records.results import shard_samples, write_shard
 from .training import vmapped_seeds
 from .training.optim import keep_compiler_out
 from .training.trainer import Diverged, Trained, score
+from .trust.probe import probe as examine
 
 UNTRAINED_SAMPLES = 1000
 """Images that the accuracies of a model without training of its own are measured on."""

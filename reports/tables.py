@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from harness.health import Trust, trust
 from harness.metrics.pairs import FLAGS, Board, Bools, Pair, WorstCase, by_model, limit, nearest, rows_of, worst_case
+from harness.trust.grade import Trust, trust
 
 from . import names
 from .costs import costs

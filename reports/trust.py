@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from harness.health import Check, Grade, Status
+from harness.trust.grade import Check, Grade, Status
 
 if TYPE_CHECKING:
     from .tables import Section

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from harness.broken import BROKEN, CorrugatedLoss, DeadUnits, OptimisingForward, RandomInput, RoundedInputs
 from harness.datasets.registry import Dataset
-from harness.survey import PlainPgd, cross_entropy, margin
 from harness.threat import Threat
+from harness.trust.measurements import PlainPgd, cross_entropy, margin
 from harness.victims.adaptation import Remedy
 from harness.victims.victim import Victim, input_gradient
 

@@ -14,7 +14,6 @@ import pandas as pd
 import pytest
 
 from harness.errors import UserError
-from harness.health import trust
 from harness.leaderboard import leaderboard
 from harness.metrics.pairs import DISTANCES, FLAGS, Board, Pair
 from harness.records.boards import boards, boards_from_home
@@ -23,6 +22,7 @@ from harness.records.home import Home
 from harness.records.plans import read_plan, write_plan
 from harness.records.results import samples_to_bytes
 from harness.tracking import Tracker, default_uri
+from harness.trust.grade import trust
 
 N = 10
 

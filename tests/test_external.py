@@ -18,7 +18,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from harness import identity, inspection
+from harness import identity
 from harness.datasets.registry import Dataset
 from harness.errors import UserError
 from harness.external import exported_program, mlflow_model
@@ -26,6 +26,7 @@ from harness.external.external import External, Normalised, bare, describe_model
 from harness.external.interface import Interface
 from harness.external.reference import Reference, parse
 from harness.judging.proposal import Bench
+from harness.trust import inspection
 from harness.victims.adaptation import Remedy
 from harness.victims.victim import Victim, input_gradient
 

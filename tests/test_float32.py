@@ -13,10 +13,10 @@ from torch import Tensor, backends
 from harness.attacks.fast_gradient import Gradient
 from harness.datasets.registry import Dataset, DataSource
 from harness.determinism import as_a_worker, full_float32, kept
-from harness.guests import admit
 from harness.planning.plan import plan
 from harness.planning.suite import Suite
 from harness.records.home import Home
+from harness.trust.admission import admit
 from harness.work import Context, Examine, Judge, Worker
 
 ASKS = {

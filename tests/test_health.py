@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 import torch
 
-from harness import health_answers, health_facts, health_pairs
-from harness.checks import FEW, MANY, Check, Evidence, Grade, family, grade_of
 from harness.datasets.registry import load_dataset
-from harness.health import GRADES, QUESTIONS, trust
-from harness.health_basis import ABOVE, ENOUGH
 from harness.metrics.pairs import Board, Pair, wilson
 from harness.models.registry import build_model
+from harness.trust import answer_checks, probe_checks, record_checks
+from harness.trust.basis_checks import ABOVE, ENOUGH
+from harness.trust.checks import FEW, MANY, Check, Evidence, Grade, family, grade_of
+from harness.trust.grade import GRADES, QUESTIONS, trust
 from harness.victims.adaptation import Remedy
 
 HELPERS = runpy.run_path(str(Path(__file__).parent / "boards.py"))
@@ -92,7 +92,7 @@ def test_without_a_probe_nobody_vouches_for_an_a() -> None:
     found = trust(sound(health={}), "m0", "linf")
     assert found is not None
     assert found.grade == "B"
-    assert found.reasons == (health_facts.NOT_PROBED,)
+    assert found.reasons == (probe_checks.NOT_PROBED,)
     assert {check.status for check in found.checks if check.grade != "A"} == {"skipped"}
 
 
@@ -523,19 +523,19 @@ LEFT = 0.526
 SHARES: Mapping[str, tuple[tuple[Put, ...], Mapping[Grade, float], bool]] = {
     "vanishing-gradients": (
         (put("zero_gradient"), put("small_gradient"), put("non_finite_gradient")),
-        health_facts.ZERO_GRADIENT,
+        probe_checks.ZERO_GRADIENT,
         True,
     ),
-    "misleading-gradients": ((put("uphill", offset=1, sign=-1),), health_facts.UPHILL, True),
+    "misleading-gradients": ((put("uphill", offset=1, sign=-1),), probe_checks.UPHILL, True),
     "logit-scale": (
         (put("scale", "0.05", offset=LEFT, sign=-1),),
-        health_facts.SCALE,
+        probe_checks.SCALE,
         True,
     ),
-    "losses-agree": ((put("losses", "ce", offset=LEFT),), health_facts.LOSSES, True),
-    "unbounded-attack": ((put("unbounded"),), health_facts.UNBOUNDED, True),
-    "steps-saturated": ((put("steps", "200", offset=LEFT, sign=-1),), health_facts.STEPS, False),
-    "restarts-saturated": ((put("restarts", "5", offset=LEFT, sign=-1),), health_facts.RESTARTS, False),
+    "losses-agree": ((put("losses", "ce", offset=LEFT),), probe_checks.LOSSES, True),
+    "unbounded-attack": ((put("unbounded"),), probe_checks.UNBOUNDED, True),
+    "steps-saturated": ((put("steps", "200", offset=LEFT, sign=-1),), probe_checks.STEPS, False),
+    "restarts-saturated": ((put("restarts", "5", offset=LEFT, sign=-1),), probe_checks.RESTARTS, False),
 }
 """Per check: what raises it, its bounds, and whether a fault of the model as it is counts if attacks do not see it."""
 
@@ -630,7 +630,7 @@ def test_yes_or_no(name: str, key: str, grade: Grade) -> None:
 
 def test_late_progress_counts_as_unsaturated() -> None:
     for value, grade in [(0.99, "A"), (1.01, "B")]:
-        board = probed(lambda seen, value=value: seen.update(rising=value * health_facts.RISING["B"]))
+        board = probed(lambda seen, value=value: seen.update(rising=value * probe_checks.RISING["B"]))
         assert checks(board)["steps-saturated"].grade == grade
     assert checks(probed(lambda seen: seen.update(rising=0.9)))["steps-saturated"].grade == "C"
     assert checks(probed(lambda seen: seen.update(rising=None)))["steps-saturated"].grade == "A"
@@ -645,8 +645,8 @@ def test_late_progress_counts_as_unsaturated() -> None:
     ("labels", "logits", "draws", "status", "grade"),
     [
         (0.0, 0.0, 1, "passed", "A"),
-        (0.0, health_facts.DRAWN, 1, "passed", "A"),
-        (0.0, 2 * health_facts.DRAWN, 1, "failed", "C"),
+        (0.0, probe_checks.DRAWN, 1, "passed", "A"),
+        (0.0, 2 * probe_checks.DRAWN, 1, "failed", "C"),
         (0.01, 0.1, 1, "failed", "D"),
         (0.01, 0.1, 16, "remedied", "C"),
         (0.0, 0.0, 16, "passed", "A"),
@@ -786,15 +786,15 @@ HEADINGS = ("What it asks", "How it is measured", "When it is raised", "What to 
 
 QUOTED: Mapping[str, tuple[Any, ...]] = {
     "enough-images": (float(ENOUGH),),
-    **dict.fromkeys(ALONE, (health_pairs.ALONE,)),
-    "iterated-vs-one-step": (health_pairs.ALONE, health_pairs.PROBED_ALONE),
-    "larger-eps": (health_pairs.RISE,),
-    "survives-rounding": (health_pairs.LOST_BY_ROUNDING,),
+    **dict.fromkeys(ALONE, (record_checks.ALONE,)),
+    "iterated-vs-one-step": (record_checks.ALONE, record_checks.PROBED_ALONE),
+    "larger-eps": (record_checks.RISE,),
+    "survives-rounding": (record_checks.LOST_BY_ROUNDING,),
     **{name: (bounds,) for name, (_, bounds, _) in SHARES.items()},
-    "steps-saturated": (health_facts.STEPS, health_facts.RISING),
-    "battery-strength": (health_facts.STRENGTH,),
-    "stochastic-predictions": (health_facts.DRAWN,),
-    "consistent-answers": ({"D": health_answers.OTHER_LABEL},),
+    "steps-saturated": (probe_checks.STEPS, probe_checks.RISING),
+    "battery-strength": (probe_checks.STRENGTH,),
+    "stochastic-predictions": (probe_checks.DRAWN,),
+    "consistent-answers": ({"D": answer_checks.OTHER_LABEL},),
 }
 """Thresholds that a page must name; the other checks have none."""
 
@@ -847,9 +847,8 @@ def test_the_overview_names_every_check_and_the_images_it_takes() -> None:
 
 
 def test_records_need_no_torch() -> None:
-    code = (
-        "import sys, harness.leaderboard, harness.metrics.comparison, harness.health; assert 'torch' not in sys.modules"
-    )
+    modules = "harness.leaderboard, harness.metrics.comparison, harness.trust.grade"
+    code = f"import sys, {modules}; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=PAGES.parent.parent)
 
 

@@ -19,8 +19,8 @@ from harness.errors import UserError
 from harness.judging.proposal import Bench
 from harness.judging.shard import run_shard
 from harness.models.registry import build_model
-from harness.probe import probe
 from harness.threat import Threat
+from harness.trust.probe import probe
 from harness.victims.victim import Victim, VictimError
 
 

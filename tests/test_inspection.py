@@ -15,12 +15,12 @@ from harness.attacks.apgd import APGD
 from harness.attacks.noise import Noise
 from harness.datasets.registry import Dataset
 from harness.errors import UserError
-from harness.inspection import inspect
 from harness.judging.proposal import Bench
 from harness.judging.shard import run_shard
 from harness.metrics.class_order import better_order
 from harness.planning.suite import Suite
 from harness.threat import Threat
+from harness.trust.inspection import inspect
 from harness.victims.adaptation import Remedy
 from harness.victims.agreement import Agreement
 from harness.victims.victim import Victim, input_gradient

@@ -22,15 +22,15 @@ from harness.attacks.square import Square
 from harness.attacks.toolkits.art import Art
 from harness.attacks.toolkits.foolbox import Foolbox
 from harness.datasets.registry import Dataset, DataSource
-from harness.inspection import inspect
 from harness.judging.proposal import Bench
 from harness.judging.shard import craft, run_shard
 from harness.planning.specs import Cell, ModelSpec
-from harness.probe import diagnose, probe
 from harness.records.home import Home
 from harness.records.prepared import prepared_record
 from harness.threat import Threat
 from harness.training.trainer import score
+from harness.trust.inspection import inspect
+from harness.trust.probe import diagnose, probe
 from harness.victims.victim import Victim
 
 

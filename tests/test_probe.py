@@ -19,16 +19,16 @@ from torch.autograd import grad as imported_before
 from defenses.fast_gradient import FastGradient
 from defenses.gaussian_noise import GaussianNoise
 from defenses.pgd import Pgd
-from harness import survey
 from harness.attacks.base import Attack
 from harness.broken import BROKEN, RandomInput, ScaledLogits
 from harness.datasets.registry import Dataset
 from harness.determinism import seed_everything
 from harness.errors import UserError
-from harness.probe import DRAWS, GAP, diagnose, probe, stochastic, wavers
 from harness.reference import LinearVictim
-from harness.survey import Survey, backward_calls
 from harness.threat import Threat
+from harness.trust import measurements
+from harness.trust.measurements import Survey, backward_calls
+from harness.trust.probe import DRAWS, GAP, diagnose, probe, stochastic, wavers
 from harness.victims.adaptation import Remedy
 from harness.victims.victim import Victim, VictimError
 
@@ -327,7 +327,7 @@ def test_a_loss_that_still_rises_is_seen(stop: int, late: float, monkeypatch: py
         layer.weight.copy_(torch.tensor([[0.0] * 4, [1.0] * 4]))
         layer.bias.copy_(torch.tensor([9.0, 0.0]))
     victim, x, y = Victim(nn.Sequential(nn.Flatten(), layer)), torch.full((3, 1, 2, 2), 0.2), torch.tensor([0, 0, 0])
-    monkeypatch.setattr(survey, "APGD", Walk)
+    monkeypatch.setattr(measurements, "APGD", Walk)
     monkeypatch.setattr(Walk, "stop", stop)
     rising = Survey(victim, victim, x, y, Threat("linf", 0.5)).rising(torch.tensor([True, False, True]))
     assert rising == pytest.approx(late, abs=1e-4)

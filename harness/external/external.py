@@ -236,7 +236,7 @@ def program(reference: Reference, model: nn.Module, remedy: Remedy = _NONE) -> s
     (:func:`harness.user_code.python_file.sources`), the factory's name and its arguments; of an exported program the
     graph with its constants; of any other model of MLflow its files, weights included. Programs that a Python file
     loads count with theirs, and so do files that hold stand-in gradients. Not seen: installed packages, files that hold
-    settings. :func:`harness.inspection.fingerprint` sees what they do.
+    settings. :func:`harness.trust.inspection.fingerprint` sees what they do.
     """
     total = hashlib.sha256()
     given = model.inner if isinstance(model, Normalised) else model

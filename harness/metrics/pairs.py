@@ -121,7 +121,7 @@ class Board:
             model key.
         models: What is known of each model by key: ``dataset, architecture, defense, seed, status`` ("ok" or
             "failed"), ``error`` and ``card`` (the training card: fields, accuracies, seconds).
-        health: Facts of the probe by model key and norm; see :mod:`harness.health`.
+        health: Facts of the probe by model key and norm; see :mod:`harness.trust.grade`.
         unasked: Labels of the suite's other pairs, which no command asked for (``--attack`` selects some), by model
             key. No failure, but no rank either.
         left_out: Labels of attacks of the suite that were left out of a model's battery on purpose, such as transfers,

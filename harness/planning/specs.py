@@ -211,7 +211,7 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class Probe:
-    """A look at one model that says how far its accuracies in one norm can be believed; see :mod:`harness.probe`.
+    """A look at one model that says how far its accuracies in one norm can be believed; see :mod:`harness.trust.probe`.
 
     Attributes:
         model: Which.

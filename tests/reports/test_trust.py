@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from harness.health import trust
 from harness.leaderboard import leaderboard
 from harness.metrics.pairs import Board
+from harness.trust.grade import trust
 from reports.tables import Section, sections
 from reports.trust import verdict
 

@@ -7,16 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import identity, inspection
-from .datasets.registry import Dataset
-from .determinism import as_a_worker, full_float32, isolated
-from .external import external
-from .external.reference import parse
+from .. import identity
+from ..datasets.registry import Dataset
+from ..determinism import as_a_worker, full_float32, isolated
+from ..external import external
+from ..external.reference import parse
+from ..planning.specs import ModelSpec
+from ..records.files import write_json
+from ..records.home import Home
+from ..victims.adaptation import Remedy
+from . import inspection
 from .inspection import LOOK
-from .planning.specs import ModelSpec
-from .records.files import write_json
-from .records.home import Home
-from .victims.adaptation import Remedy
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def admit(
         stand_ins: Gradients for parts that have none, see :class:`harness.victims.adaptation.Remedy`.
         batch: Images that it takes at once; None finds out.
         device: Where to look at it.
-        thorough: Ask all that :func:`harness.inspection.inspect` asks; False for a plan.
+        thorough: Ask all that :func:`harness.trust.inspection.inspect` asks; False for a plan.
         fetched: Folder for what comes from a registry.
         tracking_uri: Where ``models:`` and ``runs:`` are looked up.
 

@@ -10,8 +10,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from ..metrics.pairs import limit, nearest
 from .checks import FEW, ITERATED, Check, Evidence, Grade, Question, exceeded, grade_of, listed, percent, threat_text
-from .metrics.pairs import limit, nearest
 
 # "sound" below are plain, gaussian-noise, fast-gradient and pgd-trained networks on digits and MNIST in linf, l2 and
 # l1; "broken" are the classifiers of harness.broken, which only look robust

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
+from ..metrics.class_order import better_order
+from ..metrics.pairs import reference
 from .checks import Check, Evidence, Grade, Question, percent
-from .metrics.class_order import better_order
-from .metrics.pairs import reference
 
 OTHER_LABEL: Final = 0.01
 """Share of images that may get another label when they are asked otherwise. Networks in float32 show none; weights and

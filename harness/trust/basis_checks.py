@@ -9,13 +9,13 @@ from typing import Final
 
 import numpy as np
 
+from ..metrics.pairs import reference, wilson
 from .checks import Check, Evidence, Question, concerns, percent
-from .metrics.pairs import reference, wilson
 
 ENOUGH: Final = 100
 """Images below which no accuracy has an A. At 100 the 95 % interval is about 10 points to either side (Wilson: 40.4 to
-59.6 % around a half); on six it goes from 19 to 81 %. The checks too need images: fewer than :data:`harness.checks.FEW`
-raise none, and three of a hundred are the few per cent that a C speaks of."""
+59.6 % around a half); on six it goes from 19 to 81 %. The checks too need images: fewer than
+:data:`harness.trust.checks.FEW` raise none, and three of a hundred are the few per cent that a C speaks of."""
 
 ABOVE: Final = 0.1
 """How far above one in K the clean accuracy must lie, as a share of the way to 1. Images of one class fall together, so

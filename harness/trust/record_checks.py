@@ -8,6 +8,7 @@ from typing import Final
 
 import numpy as np
 
+from ..metrics.pairs import FLAGS, Bools, Pair, found_within
 from .checks import (
     BLACK_BOX,
     ITERATED,
@@ -25,7 +26,6 @@ from .checks import (
     percent,
     threat_text,
 )
-from .metrics.pairs import FLAGS, Bools, Pair, found_within
 
 ALONE: Final[Mapping[Grade, float]] = {"C": 0.01, "D": 0.05}
 """Share of images that the weaker sort of attack may break alone. On sound networks it breaks 0 to 0.5 % alone; more

@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 import numpy as np
 import numpy.typing as npt
 
-from .metrics.pairs import Board, Bools, Floats, Pair, limit, reach, reference
+from ..metrics.pairs import Board, Bools, Floats, Pair, limit, reach, reference
 
 Status = Literal["passed", "remedied", "failed", "skipped"]
 Grade = Literal["A", "B", "C", "D"]

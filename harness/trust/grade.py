@@ -1,7 +1,7 @@
 """Can a number be believed? Automated checks of a model's evaluation, and the trust grade that follows.
 
-Everything here works on records alone: the pairs of a board, and the facts that :mod:`harness.probe` measured on the
-model. Each check has a page of its name in ``docs/health/``.
+Everything here works on records alone: the pairs of a board, and the facts that :mod:`harness.trust.probe` measured on
+the model. Each check has a page of its name in ``docs/health/``.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from ..metrics.pairs import Board
+from .answer_checks import ANSWER_QUESTIONS
+from .basis_checks import BASIS_QUESTIONS
 from .checks import GRADES, WORST_CASE, Check, Evidence, Grade, Question, Status, family
-from .health_answers import ANSWER_QUESTIONS
-from .health_basis import BASIS_QUESTIONS
-from .health_facts import FACT_QUESTIONS
-from .health_pairs import PAIR_QUESTIONS
-from .metrics.pairs import Board
+from .probe_checks import FACT_QUESTIONS
+from .record_checks import PAIR_QUESTIONS
 
 __all__ = ["trust", "Trust", "Check", "Grade", "Status", "GRADES", "QUESTIONS"]
 

@@ -11,15 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import determinism, identity
-from .attacks.apgd import APGD
-from .attacks.base import Attack
-from .attacks.fast_gradient import Gradient
-from .attacks.losses import objective
-from .attacks.noise import Noise
-from .errors import describe
-from .threat import EXPONENT, Threat, steepest
-from .victims.victim import Victim, input_gradient
+from .. import determinism, identity
+from ..attacks.apgd import APGD
+from ..attacks.base import Attack
+from ..attacks.fast_gradient import Gradient
+from ..attacks.losses import objective
+from ..attacks.noise import Noise
+from ..errors import describe
+from ..threat import EXPONENT, Threat, steepest
+from ..victims.victim import Victim, input_gradient
 
 STRIDES: Final = (0.05, 0.5)
 """Steps of "uphill" in units of eps: a long one too, because a part that rounds does not notice the short one."""

@@ -14,16 +14,16 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from . import determinism
-from .datasets.sampling import stratified_order
-from .errors import UserError, said
-from .external.external import add_to_digest, bare, digest
-from .external.interface import TRIED, Interface, find
-from .metrics.class_order import better_order
+from .. import determinism
+from ..datasets.sampling import stratified_order
+from ..errors import UserError, said
+from ..external.external import add_to_digest, bare, digest
+from ..external.interface import TRIED, Interface, find
+from ..metrics.class_order import better_order
+from ..victims.adaptation import Remedy
+from ..victims.agreement import Agreement
+from ..victims.victim import SURE, Cost, Victim, VictimError
 from .probe import diagnose, stochastic, wavers
-from .victims.adaptation import Remedy
-from .victims.agreement import Agreement
-from .victims.victim import SURE, Cost, Victim, VictimError
 
 LOOK: Final = 256
 """Most images that are asked: so many where the first are answered badly."""

@@ -1,8 +1,8 @@
 """Facts about one model that say how far the results of attacks on it can be believed, and the remedy it needs.
 
-The facts are measured on about a hundred images in one norm; :mod:`harness.health` draws the conclusions. They follow
-the warning signs of Athalye, Carlini & Wagner 2018 (section 3.1) and of Carlini et al. 2019 (sections 3.2 and 5): a
-model whose gradients vanish, lie or depend on chance looks robust without being so.
+The facts are measured on about a hundred images in one norm; :mod:`harness.trust.grade` draws the conclusions. They
+follow the warning signs of Athalye, Carlini & Wagner 2018 (section 3.1) and of Carlini et al. 2019 (sections 3.2 and
+5): a model whose gradients vanish, lie or depend on chance looks robust without being so.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import determinism, identity
-from .attacks.losses import objective
-from .errors import UserError
-from .survey import Survey, are_probabilities, cross_entropy, is_flat, margin
-from .threat import Threat
-from .victims.adaptation import VOTES, Remedy
-from .victims.victim import SURE, Cost, Victim
+from .. import determinism, identity
+from ..attacks.losses import objective
+from ..errors import UserError
+from ..threat import Threat
+from ..victims.adaptation import VOTES, Remedy
+from ..victims.victim import SURE, Cost, Victim
+from .measurements import Survey, are_probabilities, cross_entropy, is_flat, margin
 
 CALLS: Final = 8
 """Calls under different seeds that show whether a model draws random numbers."""
