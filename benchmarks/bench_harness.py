@@ -31,7 +31,7 @@ from harness.records.checkpoints import load_model
 from harness.records.home import Home
 from harness.records.results import finish
 from harness.runner import run
-from harness.tracking import Tracker, default_uri
+from harness.tracking.tracker import Tracker, default_uri
 from harness.victims.victim import Victim
 from harness.work import Context, Judge, Train, Worker
 

@@ -36,7 +36,7 @@ from harness.records.home import Home
 from harness.records.provenance import digests, provenance
 from harness.records.results import write_shard
 from harness.runner import run
-from harness.tracking import Tracker, default_uri
+from harness.tracking.tracker import Tracker, default_uri
 from harness.work import Context, Examine, setup
 
 SOURCE = DataSource("digits")

@@ -278,8 +278,8 @@ def report(home: Path, tracking_uri: str | None, source: str, out: Path | None) 
     from .records.boards import boards_from_home
     from .records.home import Home, no_runs
     from .runner import deliver
-    from .tracking import Tracker, Unreachable, undelivered
-    from .tracking import tracking_uri as choose
+    from .tracking.tracker import Tracker, Unreachable, undelivered
+    from .tracking.tracker import tracking_uri as choose
 
     place = Home(home)
     if not home.exists():
@@ -349,9 +349,9 @@ def ui(home: Path, tracking_uri: str | None, host: str, port: int) -> None:
     """Open the MLflow UI on the runs."""
     from .external.mlflow_model import quiet_environment
     from .records.home import Home, no_runs
-    from .tracked import ui_links
-    from .tracking import Tracker, Unreachable, default_uri
-    from .tracking import tracking_uri as choose
+    from .tracking.payloads import ui_links
+    from .tracking.tracker import Tracker, Unreachable, default_uri
+    from .tracking.tracker import tracking_uri as choose
 
     place = Home(home)
     uri = choose(place, tracking_uri)

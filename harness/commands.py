@@ -100,7 +100,7 @@ def _guests(
         return []
     from .options import parse_channels, parse_remedy, parse_stand_ins
     from .records.home import Home
-    from .tracking import tracking_uri as choose
+    from .tracking.tracker import tracking_uri as choose
     from .trust.admission import admit
 
     channels = {"mean": parse_channels(mean, "--mean"), "std": parse_channels(std, "--std")}
@@ -167,8 +167,8 @@ def execute(
     from .records.boards import boards_from_home
     from .records.home import Home
     from .runner import run
-    from .tracking import Tracker
-    from .tracking import tracking_uri as choose
+    from .tracking.tracker import Tracker
+    from .tracking.tracker import tracking_uri as choose
     from .work import Context
 
     here = check_device(device, engine)
@@ -245,8 +245,8 @@ def reproduce(
     from .records.home import Home
     from .reproduce import execute as carry_out
     from .reproduce import gather
-    from .tracking import Tracker
-    from .tracking import tracking_uri as choose
+    from .tracking.tracker import Tracker
+    from .tracking.tracker import tracking_uri as choose
     from .work import Context
 
     here = check_device(device, engine)
@@ -346,8 +346,8 @@ def sync(given: Sequence[Path], *, home: Path, tracking_uri: str | None) -> None
     from .records.home import Home
     from .records.merge import homes, merge
     from .runner import exclusive
-    from .tracking import Tracker, Unreachable
-    from .tracking import tracking_uri as choose
+    from .tracking.tracker import Tracker, Unreachable
+    from .tracking.tracker import tracking_uri as choose
 
     sources = homes(given, home)
     into = Home(home).create()

@@ -22,7 +22,7 @@ from .planning.suite import Suite
 from .records.home import Home
 from .selftest import Finding, Progress, attacks_of, run
 from .threat import Norm
-from .tracking import Tracker, Unreachable, tracking_uri, undelivered
+from .tracking.tracker import Tracker, Unreachable, tracking_uri, undelivered
 
 
 def examine(home: Home, data_root: Path | None, uri: str | None) -> tuple[Table, bool]:
@@ -31,7 +31,7 @@ def examine(home: Home, data_root: Path | None, uri: str | None) -> tuple[Table,
     Args:
         home: The home directory; it is created if need be.
         data_root: Where data sets lie.
-        uri: Tracking store, see :func:`harness.tracking.tracking_uri`.
+        uri: Tracking store, see :func:`harness.tracking.tracker.tracking_uri`.
 
     Returns:
         A table for people, and whether all that a run on the embedded data needs is in order. Data sets that are

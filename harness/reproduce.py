@@ -21,7 +21,7 @@ from .records.home import Home
 from .records.results import is_finished, read_pair
 from .runner import Report, Watch, run
 from .study import Measure
-from .tracking import Tracker
+from .tracking.tracker import Tracker
 from .work import Context
 
 

@@ -28,7 +28,7 @@ from .records.files import read_json
 from .records.home import Home
 from .records.provenance import provenance
 from .records.results import finish
-from .tracking import Tracker, Unreachable
+from .tracking.tracker import Tracker, Unreachable
 from .work import Context, Examine, Job, Judge, Train, setup
 
 PATIENCE: Final = 20.0

@@ -21,7 +21,7 @@ from harness.records.files import write_json
 from harness.records.home import Home
 from harness.records.plans import read_plan, write_plan
 from harness.records.results import samples_to_bytes
-from harness.tracking import Tracker, default_uri
+from harness.tracking.tracker import Tracker, default_uri
 from harness.trust.grade import trust
 
 N = 10

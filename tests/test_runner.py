@@ -21,7 +21,7 @@ from harness.metrics.pairs import pair_rows
 from harness.records.boards import boards_from_home
 from harness.records.files import read_json
 from harness.records.home import Home
-from harness.tracking import Tracker, default_uri
+from harness.tracking.tracker import Tracker, default_uri
 
 SCRIPT = Path(__file__).parent / "scripts" / "small_run.py"
 

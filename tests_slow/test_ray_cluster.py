@@ -34,7 +34,7 @@ from harness.ray_engine import Cluster, RayEngine
 from harness.records.files import read_json
 from harness.records.home import Home
 from harness.runner import Report, Watch, run
-from harness.tracking import Tracker, default_uri
+from harness.tracking.tracker import Tracker, default_uri
 from harness.work import Context
 
 ROOT = Path(__file__).parents[1]

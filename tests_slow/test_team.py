@@ -36,8 +36,8 @@ from harness.planning.suite import Suite
 from harness.records.boards import boards_from_home
 from harness.records.home import Home
 from harness.runner import Report, Watch, run
-from harness.tracked import pair_metrics
-from harness.tracking import Tracker
+from harness.tracking.payloads import pair_metrics
+from harness.tracking.tracker import Tracker
 from harness.work import Context
 
 PASSWORD = "sesame-open"

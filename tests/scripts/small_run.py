@@ -15,7 +15,7 @@ from harness.planning.plan import Plan, plan, specs
 from harness.planning.suite import Suite
 from harness.records.home import Home
 from harness.runner import run
-from harness.tracking import Tracker, tracking_uri
+from harness.tracking.tracker import Tracker, tracking_uri
 from harness.work import Context
 
 SUITE = Suite(

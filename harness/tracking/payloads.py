@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
-from .metrics.pairs import Board, Pair, nearest, pair_rows, worst_case
-from .metrics.pairs import curve as accuracy_curve
+from ..metrics.pairs import Board, Pair, nearest, pair_rows, worst_case
+from ..metrics.pairs import curve as accuracy_curve
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -22,16 +22,17 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlparse
 from urllib.request import url2pathname
 
-from .errors import UserError, describe
-from .external.mlflow_model import quiet_environment
-from .metrics.pairs import Board, Pair, pair_rows
-from .records.boards import boards, boards_from_home, model_state, probe_facts, read_runs
-from .records.files import earlier, finite, flat, read_json, set_aside, write_bytes, write_json
-from .records.home import Home
-from .records.plans import Spoiled, attempt, read_plans
-from .records.results import is_finished, read_result
-from .redaction import without_password, without_password_of
-from .tracked import (
+from ..errors import UserError, describe
+from ..external.mlflow_model import quiet_environment
+from ..metrics.pairs import Board, Pair, pair_rows
+from ..records.boards import boards, boards_from_home, model_state, probe_facts, read_runs
+from ..records.files import earlier, finite, flat, read_json, set_aside, write_bytes, write_json
+from ..records.home import Home
+from ..records.plans import Spoiled, attempt, read_plans
+from ..records.results import is_finished, read_result
+from ..redaction import without_password, without_password_of
+from ..trust.grade import Trust, trust
+from .payloads import (
     EPS_STEPS,
     attack_table,
     chunks,
@@ -41,7 +42,6 @@ from .tracked import (
     reproduce_note,
     threat_name,
 )
-from .trust.grade import Trust, trust
 
 if TYPE_CHECKING:
     import pandas as pd
