@@ -25,15 +25,16 @@ from harness.attacks.lbfgs import LBFGS
 from harness.attacks.toolkits.foolbox import Foolbox
 from harness.datasets.registry import DataSource
 from harness.environment import cores
+from harness.execution.jobs import Context, Judge, Train
+from harness.execution.runner import run
+from harness.execution.worker import Worker
 from harness.planning.plan import Plan, plan, specs
 from harness.planning.suite import Suite
 from harness.records.checkpoints import load_model
 from harness.records.home import Home
 from harness.records.results import finish
-from harness.runner import run
 from harness.tracking.tracker import Tracker, default_uri
 from harness.victims.victim import Victim
-from harness.work import Context, Judge, Train, Worker
 
 SOURCE = DataSource("digits")
 

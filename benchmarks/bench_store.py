@@ -23,7 +23,10 @@ from harness import determinism
 from harness.attacks.fast_gradient import Gradient
 from harness.attacks.noise import Noise
 from harness.datasets.registry import DataSource
-from harness.graph import Graph
+from harness.execution.jobs import Context, Examine
+from harness.execution.runner import run
+from harness.execution.scheduler import Graph
+from harness.execution.worker import setup
 from harness.judging.proposal import Bench
 from harness.judging.shard import run_shard
 from harness.metrics.pairs import DISTANCES
@@ -35,9 +38,7 @@ from harness.records.files import read_json, write_json
 from harness.records.home import Home
 from harness.records.provenance import digests, provenance
 from harness.records.results import write_shard
-from harness.runner import run
 from harness.tracking.tracker import Tracker, default_uri
-from harness.work import Context, Examine, setup
 
 SOURCE = DataSource("digits")
 ATTACKS = (Noise(), Gradient(), *(Gradient(p=p) for p in (1.5, 2.0, 3.0, 4.0, 5.0, 8.0)))

@@ -275,9 +275,9 @@ def search(study: str, **options: Any) -> None:
 @click.option("--out", type=click.Path(path_type=Path), help="Folder to write to. Default: HOME/report.")
 def report(home: Path, tracking_uri: str | None, source: str, out: Path | None) -> None:
     """Write leaderboard.csv, pairs.csv, leaderboard.md and index.html, with pages for models and comparisons."""
+    from .execution.runner import deliver
     from .records.boards import boards_from_home
     from .records.home import Home, no_runs
-    from .runner import deliver
     from .tracking.tracker import Tracker, Unreachable, undelivered
     from .tracking.tracker import tracking_uri as choose
 

@@ -15,11 +15,11 @@ from .redaction import without_password
 
 if TYPE_CHECKING:
     from .datasets.registry import DataSource
+    from .execution.jobs import Context
+    from .execution.process_pool import Engine
     from .planning.plan import Plan
-    from .pool import Engine
     from .ray_engine import Cluster
     from .trust.admission import Guest
-    from .work import Context
 
 UNASKED = "looked at one batch; a run asks first in other batches, orders and modes, and may refuse it then"
 
@@ -130,7 +130,7 @@ def _guests(
 
 def admission(guest: Guest, made: Plan) -> str:
     """What looking at a model cost, beside what its battery declares."""
-    from .estimate import passes
+    from .execution.estimate import passes
 
     cells = [cell for cell in made.battery if cell.victim.key == guest.spec.key]
     spent, images = guest.card["inspection"]["passes"], max((cell.n for cell in cells), default=0)
@@ -163,13 +163,13 @@ def execute(
         UserError: Something in it is wrong, or the home cannot be used.
         SystemExit: A model or a pair failed.
     """
+    from .execution.jobs import Context
+    from .execution.runner import run
     from .live import Display
     from .records.boards import boards_from_home
     from .records.home import Home
-    from .runner import run
     from .tracking.tracker import Tracker
     from .tracking.tracker import tracking_uri as choose
-    from .work import Context
 
     here = check_device(device, engine)
     made, sources, guests = make_plan(
@@ -240,6 +240,7 @@ def reproduce(
 
     from .blueprint import blueprint
     from .datasets.registry import DataSource
+    from .execution.jobs import Context
     from .live import Display
     from .options import parse_seeds
     from .records.home import Home
@@ -247,7 +248,6 @@ def reproduce(
     from .reproduce import gather
     from .tracking.tracker import Tracker
     from .tracking.tracker import tracking_uri as choose
-    from .work import Context
 
     here = check_device(device, engine)
     study = find(name)
@@ -305,12 +305,12 @@ def search(
     from suites import study as find
 
     from .datasets.registry import DataSource
+    from .execution.jobs import Context
+    from .execution.runner import run
     from .live import Display
     from .records.files import write_bytes
     from .records.home import Home
-    from .runner import run
     from .search import candidates, plan, scores
-    from .work import Context
 
     here = check_device(device, engine)
     study = find(name)
@@ -343,9 +343,9 @@ def sync(given: Sequence[Path], *, home: Path, tracking_uri: str | None) -> None
         UserError: One of them is no home, or the one merged into cannot be written.
         SystemExit: Something was refused, damaged or not delivered.
     """
+    from .execution.runner import exclusive
     from .records.home import Home
     from .records.merge import homes, merge
-    from .runner import exclusive
     from .tracking.tracker import Tracker, Unreachable
     from .tracking.tracker import tracking_uri as choose
 
@@ -400,7 +400,7 @@ def diff(before: Path, after: Path, csv: Path | None) -> None:
 
 def foresee(plans: Sequence[Plan], home: Path, device: str, *, titles: bool = False) -> None:
     """Show the pairs of plans, what of them is done, and a line with what the rest may cost."""
-    from .estimate import estimate
+    from .execution.estimate import estimate
     from .listing import plan_table, surrogates
     from .records.home import Home
 

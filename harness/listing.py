@@ -159,7 +159,7 @@ def surrogates(plans: Sequence[Plan], home: Home, seconds: Mapping[str, float]) 
         home: What is there already.
         seconds: What a training takes, by key, as far as it is known.
     """
-    from .estimate import duration
+    from .execution.estimate import duration
 
     kinds: dict[str, list[ModelSpec]] = {}
     for plan in plans:

@@ -1,8 +1,8 @@
 """The engine for more than one machine: shards are tasks of a Ray cluster, and only the driver writes.
 
 The one module that imports Ray, and only where it is asked for. Ray places tasks and moves bytes; what it is asked to
-repeat is decided here, by the rule of :mod:`harness.pool`: a task whose worker or node died is given again, one that
-raised is not.
+repeat is decided here, by the rule of :mod:`harness.execution.process_pool`: a task whose worker or node died is given
+again, one that raised is not.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from . import environment
 from .cargo import needs, unload
 from .datasets.registry import DataSource
 from .errors import UserError, describe, first_line
-from .pool import ONE_THREAD, TRIES, Done, Task
+from .execution.jobs import Context, Source
+from .execution.process_pool import ONE_THREAD, TRIES, Done, Task
 from .ray_session import Session, connect, load
 from .ray_worker import NODES_GPUS, Carried, Reply, Shared, perform
-from .work import Context, Source
 
 PATIENCE: Final = 60.0
 """Seconds that a run waits for a node that could take a task, once the last one is gone."""
@@ -64,7 +64,7 @@ class Cluster:
 
 
 class RayEngine:
-    """Runs tasks on a Ray cluster; offers what :class:`harness.pool.Pool` does.
+    """Runs tasks on a Ray cluster; offers what :class:`harness.execution.process_pool.Pool` does.
 
     Entering it connects to the cluster, or starts one. As with the pool, a run may be left at any moment: results are
     written by this process alone, whole or not at all.
@@ -100,7 +100,7 @@ class RayEngine:
         self._session.close()
 
     def run(self, take: Callable[[], Task | None], timeout: float = 0.25) -> Iterator[Done | None]:
-        """Work until nothing is left; see :meth:`harness.pool.Pool.run`.
+        """Work until nothing is left; see :meth:`harness.execution.process_pool.Pool.run`.
 
         Raises:
             UserError: A node cannot do what this one can, or none is left that could take a task.

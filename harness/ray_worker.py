@@ -18,10 +18,11 @@ from . import environment
 from .cargo import Changes, Hold
 from .datasets.registry import Dataset, DatasetInfo
 from .errors import UserError
-from .pool import outcome
+from .execution.jobs import Context, Job, Source
+from .execution.process_pool import outcome
+from .execution.worker import Worker, worker
 from .ray_session import load
 from .records.home import Home
-from .work import Context, Job, Source, Worker, worker
 
 NODES_GPUS: Final = {"RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1"}
 """Environment in which a worker sees all GPUs of its node, of which each task is told its own: torch looks once, so

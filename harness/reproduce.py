@@ -11,18 +11,18 @@ import pandas as pd
 
 from . import environment
 from .blueprint import Blueprint
+from .execution.jobs import Context
+from .execution.process_pool import Engine
+from .execution.runner import Report, Watch, run
 from .findings import Evidence, Findings, Outcome
 from .leaderboard import leaderboard
 from .metrics.pairs import Board, Pair
 from .planning.plan import Plan
-from .pool import Engine
 from .records.boards import boards_from_home, model_state
 from .records.home import Home
 from .records.results import is_finished, read_pair
-from .runner import Report, Watch, run
 from .study import Measure
 from .tracking.tracker import Tracker
-from .work import Context
 
 
 def execute(
@@ -42,7 +42,7 @@ def execute(
         jobs: Worker processes.
         tracker: MLflow; None tracks nothing.
         display: Shows how the run of a plan goes.
-        engine: As for :func:`harness.runner.run`.
+        engine: As for :func:`harness.execution.runner.run`.
     """
     command = environment.command_line()
     ended = []

@@ -22,11 +22,11 @@ from . import determinism, identity
 from .attacks.base import Access, Attack
 from .attacks.transfer import Transfer
 from .errors import describe
+from .execution.process_pool import Pool, Task
 from .judging.proposal import Bench, Proposal
 from .judging.referee import Verdict, as_images, judge
 from .judging.shard import craft
 from .planning.suite import Suite
-from .pool import Pool, Task
 from .selftest_floors import Floor, Rule, stated
 from .selftest_victims import Case, Reference, references
 from .threat import TOLERANCE, Norm, Threat

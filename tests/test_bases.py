@@ -21,8 +21,10 @@ from harness.attacks.fast_gradient import Gradient
 from harness.attacks.transfer import Transfer
 from harness.datasets.registry import DATASETS, DataSource
 from harness.errors import UserError
+from harness.execution.jobs import Context, Examine, Judge, Train
+from harness.execution.scheduler import Graph
+from harness.execution.worker import Worker
 from harness.external.external import External
-from harness.graph import Graph
 from harness.options import parse_chain
 from harness.planning.plan import Plan, plan, specs
 from harness.planning.specs import ModelSpec
@@ -34,7 +36,6 @@ from harness.records.provenance import provenance
 from harness.records.results import finish
 from harness.training.trainer import Trainer
 from harness.victims.adaptation import Remedy
-from harness.work import Context, Examine, Judge, Train, Worker
 
 DIGITS = DATASETS["digits"]
 STANDARD = Standard(epochs=2).resolve(DIGITS)

@@ -16,7 +16,9 @@ from harness.attacks.noise import Noise
 from harness.attacks.toolkits.foolbox import Foolbox
 from harness.attacks.transfer import Transfer
 from harness.datasets.registry import DataSource
-from harness.graph import Graph
+from harness.execution.jobs import Context, Examine, Judge
+from harness.execution.scheduler import Graph
+from harness.execution.worker import Worker
 from harness.metrics.pairs import Board, by_model, pair_rows, worst_case
 from harness.planning.plan import Plan, plan, specs
 from harness.planning.suite import Suite
@@ -24,7 +26,6 @@ from harness.records import plans
 from harness.records.boards import boards_from_home
 from harness.records.home import Home
 from harness.records.results import finish
-from harness.work import Context, Examine, Judge, Worker
 
 SUITE = Suite(
     name="small",

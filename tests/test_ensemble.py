@@ -29,7 +29,10 @@ from harness.attacks.transfer import Transfer
 from harness.datasets.registry import DATASETS, Dataset, DataSource
 from harness.determinism import seed_everything
 from harness.errors import UserError
-from harness.graph import Graph
+from harness.execution.jobs import Context, Judge, Train
+from harness.execution.runner import run
+from harness.execution.scheduler import Graph
+from harness.execution.worker import Worker
 from harness.identity import canonical
 from harness.models.registry import build_model
 from harness.planning.plan import Plan, plan
@@ -38,10 +41,8 @@ from harness.planning.suite import Suite
 from harness.records.checkpoints import has_model, load_card, load_model
 from harness.records.home import Home
 from harness.records.results import is_finished
-from harness.runner import run
 from harness.training.trainer import Diverged, Trained, Trainer
 from harness.training.vmapped_seeds import Beside, Draws, Ensemble, fit
-from harness.work import Context, Judge, Train, Worker
 from suites import studies
 from suites.lee2017 import OTHER
 

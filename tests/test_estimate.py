@@ -16,7 +16,6 @@ from defenses.denoising_autoencoder import DenoisingAutoencoder
 from defenses.gaussian_blur import GaussianBlur
 from defenses.generative_adversarial_trainer import GenerativeAdversarialTrainer
 from defenses.standard import Standard
-from harness import estimate as module
 from harness.attacks.apgd import APGD
 from harness.attacks.fast_gradient import Gradient
 from harness.attacks.learned_generator import Generator
@@ -26,13 +25,15 @@ from harness.attacks.toolkits.art import Art
 from harness.attacks.transfer import Transfer
 from harness.cli import cli
 from harness.datasets.registry import DATASETS, DataSource
-from harness.estimate import Estimate, estimate, judged, noise, passes, preparation, shown
+from harness.execution import estimate as module
+from harness.execution.estimate import Estimate, estimate, judged, noise, passes, preparation, shown
+from harness.execution.jobs import Context, Train
+from harness.execution.worker import Worker
 from harness.planning.plan import Plan, plan, specs
 from harness.planning.specs import ModelSpec
 from harness.planning.suite import Suite
 from harness.records.home import Home
 from harness.threat import Norm
-from harness.work import Context, Train, Worker
 
 DIGITS = DATASETS["digits"]
 GRID: dict[Norm, tuple[float, ...]] = {"linf": (0.1, 0.2), "l2": (0.5,)}

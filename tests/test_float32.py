@@ -13,11 +13,12 @@ from torch import Tensor, backends
 from harness.attacks.fast_gradient import Gradient
 from harness.datasets.registry import Dataset, DataSource
 from harness.determinism import as_a_worker, full_float32, kept
+from harness.execution.jobs import Context, Examine, Judge
+from harness.execution.worker import Worker
 from harness.planning.plan import plan
 from harness.planning.suite import Suite
 from harness.records.home import Home
 from harness.trust.admission import admit
-from harness.work import Context, Examine, Judge, Worker
 
 ASKS = {
     "nothing": "pass",

@@ -20,9 +20,10 @@ from harness.attacks.transfer import Transfer
 from harness.blueprint import Blueprint, blueprint
 from harness.datasets.registry import DATASETS, Dataset, DataSource, load_dataset
 from harness.determinism import seed_everything
+from harness.execution.jobs import Context, Judge, Prepare, Train
+from harness.execution.worker import Worker
 from harness.records.home import Home
 from harness.threat import Threat
-from harness.work import Context, Judge, Prepare, Train, Worker
 from suites import studies, suites
 from suites.lee2017 import BASELINE, FAST, FG_L2, FG_LINF, GAT, METHODS, OTHER, POWERS, RANDOM, attacked, generator
 

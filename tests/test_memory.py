@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from defenses.standard import Standard
-from harness import determinism, evaluation, work
+from harness import determinism, evaluation
 from harness.attacks.alpha import Alpha
 from harness.attacks.apgd import APGD
 from harness.attacks.base import Attack
@@ -22,6 +22,7 @@ from harness.attacks.square import Square
 from harness.attacks.toolkits.art import Art
 from harness.attacks.toolkits.foolbox import Foolbox
 from harness.datasets.registry import Dataset, DataSource
+from harness.execution import jobs, worker
 from harness.judging.proposal import Bench
 from harness.judging.shard import craft, run_shard
 from harness.planning.specs import Cell, ModelSpec
@@ -206,8 +207,8 @@ def test_an_attack_learns_the_same(memory: dict[str, int], tmp_path: Path, monke
     records = []
     for model in (Hungry(), Hungry(**memory)):
         home = Home(tmp_path / str(model.limit + model.backwards)).create()
-        monkeypatch.setattr(work, "load_model", lambda *_, model=model: model)
-        work.Worker(work.Context(home, {"digits": DataSource("digits")})).run(work.Prepare(CELL))
+        monkeypatch.setattr(worker, "load_model", lambda *_, model=model: model)
+        worker.Worker(jobs.Context(home, {"digits": DataSource("digits")})).run(jobs.Prepare(CELL))
         records.append(prepared_record(home.prepared(str(CELL.prepared_key))))
     expected, found = records
     assert found["fields"]["c"] == pytest.approx(expected["fields"]["c"], rel=1e-3)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import UserError
-from harness.pool import TRIES, Done, Pool, Task
+from harness.execution.process_pool import TRIES, Done, Pool, Task
 
 
 def setup(context: Path) -> Callable[[Any], Any]:

@@ -16,7 +16,9 @@ from defenses.standard import Standard
 from harness.attacks.base import Attack
 from harness.attacks.transfer import Transfer
 from harness.datasets.registry import DataSource
-from harness.graph import Graph
+from harness.execution.jobs import Context, Judge, Prepare, Train
+from harness.execution.scheduler import Graph
+from harness.execution.worker import Worker
 from harness.planning.plan import plan, specs
 from harness.planning.specs import Cell
 from harness.planning.suite import Suite
@@ -29,7 +31,6 @@ from harness.records.provenance import provenance
 from harness.records.results import shard_path
 from harness.threat import Norm, Threat
 from harness.victims.victim import Victim
-from harness.work import Context, Judge, Prepare, Train, Worker
 
 DIGITS = DataSource("digits").info()
 

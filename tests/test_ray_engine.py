@@ -21,6 +21,8 @@ from harness.attacks.learned_generator import Generator
 from harness.cargo import Hold, unload
 from harness.datasets.registry import Dataset, DatasetInfo, DataSource
 from harness.errors import UserError
+from harness.execution.jobs import Context, Prepare, Train
+from harness.execution.worker import Worker
 from harness.options import parse_engine
 from harness.planning.plan import plan, specs
 from harness.planning.suite import Suite
@@ -29,7 +31,6 @@ from harness.ray_session import refusal, tasks
 from harness.ray_worker import Carried, Shared
 from harness.records.files import write_bytes, write_json
 from harness.records.home import Home
-from harness.work import Context, Prepare, Train, Worker
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = ROOT / "tests" / "scripts"

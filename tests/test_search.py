@@ -10,11 +10,11 @@ import torch
 
 from harness.datasets.registry import DataSource
 from harness.errors import UserError
+from harness.execution.jobs import Context
+from harness.execution.runner import run
 from harness.planning.specs import ModelSpec
 from harness.records.home import Home
-from harness.runner import run
 from harness.search import COLUMNS, SEED, candidates, held_out, plan, scores
-from harness.work import Context
 from suites import study
 
 SMOKE = study("lee2017").profile("smoke")

@@ -22,7 +22,8 @@ from harness.attacks.transfer import Transfer
 from harness.datasets.registry import DATASETS, Dataset, DatasetInfo, default_info, load_dataset
 from harness.determinism import seed_everything
 from harness.errors import UserError
-from harness.estimate import shown
+from harness.execution.estimate import shown
+from harness.execution.jobs import Train
 from harness.external.external import External
 from harness.models.registry import build_model
 from harness.models.stages import Shape
@@ -33,7 +34,6 @@ from harness.planning.suite import Suite
 from harness.planning.surrogate import SHOWN, recipe
 from harness.records.files import read_json, write_json
 from harness.records.home import Home
-from harness.work import Train
 
 CLI = runpy.run_path(str(Path(__file__).parent / "commands.py"))
 DIGITS = DATASETS["digits"]
@@ -274,7 +274,7 @@ def test_a_model_that_is_there_is_a_surrogate_too(tmp_path: Path) -> None:
 
 def order(made: Plan, home: Home, workers: int, seconds: dict[type, float]) -> tuple[list[Any], float, list[float]]:
     """Jobs as workers take them, with all tasks taking so long; the time of the last, and each worker's idle time."""
-    from harness.graph import Graph
+    from harness.execution.scheduler import Graph
 
     graph, clock, taken = Graph(made, home, print, workers), 0.0, []
     running: list[tuple[float, int, str]] = []
@@ -360,7 +360,7 @@ def test_what_has_to_be_trained_first_is(tmp_path: Path, workers: int) -> None:
 
 
 def test_a_surrogate_that_cannot_be_trained_holds_up_nobody(home: Home) -> None:
-    from harness.graph import Graph
+    from harness.execution.scheduler import Graph
 
     made = make(user("a"))
     graph, judged = Graph(made, home, print, 2), 0

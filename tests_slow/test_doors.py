@@ -12,16 +12,16 @@ from torch import nn
 
 import harness
 from harness.datasets.registry import DataSource, load_dataset
+from harness.execution.jobs import Context
+from harness.execution.runner import run
 from harness.external import external
 from harness.external.reference import parse
 from harness.metrics.pairs import worst_case
 from harness.planning.plan import plan
 from harness.records.boards import boards_from_home
 from harness.records.home import Home
-from harness.runner import run
 from harness.trust.admission import admit
 from harness.trust.grade import trust
-from harness.work import Context
 from suites import suite
 
 MODELS = Path(__file__).with_name("doors.py")

@@ -28,14 +28,14 @@ from harness.attacks.fast_gradient import Gradient
 from harness.attacks.noise import Noise
 from harness.attacks.transfer import Transfer
 from harness.datasets.registry import DataSource
+from harness.execution.jobs import Context
+from harness.execution.runner import Report, Watch, run
 from harness.planning.plan import Plan, plan, specs
 from harness.planning.suite import Suite
 from harness.ray_engine import Cluster, RayEngine
 from harness.records.files import read_json
 from harness.records.home import Home
-from harness.runner import Report, Watch, run
 from harness.tracking.tracker import Tracker, default_uri
-from harness.work import Context
 
 ROOT = Path(__file__).parents[1]
 INSIDE = "GAUNTLET_TEST_NAMESPACE"

@@ -26,19 +26,19 @@ import pytest
 
 from defenses.fast_gradient import FastGradient
 from defenses.standard import Standard
-from harness import runner
 from harness.attacks.fast_gradient import Gradient
 from harness.attacks.noise import Noise
 from harness.datasets.registry import DataSource
+from harness.execution import runner
+from harness.execution.jobs import Context
+from harness.execution.runner import Report, Watch, run
 from harness.metrics.pairs import pair_rows
 from harness.planning.plan import Plan, plan, specs
 from harness.planning.suite import Suite
 from harness.records.boards import boards_from_home
 from harness.records.home import Home
-from harness.runner import Report, Watch, run
 from harness.tracking.payloads import pair_metrics
 from harness.tracking.tracker import Tracker
-from harness.work import Context
 
 PASSWORD = "sesame-open"
 USER, SECRET = "team", "twelve letters at least"

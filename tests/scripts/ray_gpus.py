@@ -13,12 +13,12 @@ from typing import Any, ClassVar
 
 from defenses.standard import Standard
 from harness.datasets.registry import DataSource
+from harness.execution.jobs import Context, Train
+from harness.execution.process_pool import Task
 from harness.planning.plan import specs
-from harness.pool import Task
 from harness.ray_engine import Cluster, RayEngine
 from harness.ray_session import load
 from harness.records.home import Home
-from harness.work import Context, Train
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,13 +15,13 @@ from harness.attacks.learned_generator import Generator
 from harness.attacks.noise import Noise
 from harness.attacks.transfer import Transfer
 from harness.datasets.registry import DataSource
+from harness.execution.jobs import Context
+from harness.execution.runner import Report, run
 from harness.planning.plan import Plan, plan, specs
 from harness.planning.suite import Suite
 from harness.ray_engine import Cluster, RayEngine
 from harness.records.home import Home
-from harness.runner import Report, run
 from harness.training.trainer import Trainer
-from harness.work import Context
 
 PLAIN = Standard(epochs=2)
 

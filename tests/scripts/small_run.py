@@ -11,12 +11,12 @@ from harness.attacks.fast_gradient import Gradient
 from harness.attacks.noise import Noise
 from harness.attacks.transfer import Transfer
 from harness.datasets.registry import DataSource
+from harness.execution.jobs import Context
+from harness.execution.runner import run
 from harness.planning.plan import Plan, plan, specs
 from harness.planning.suite import Suite
 from harness.records.home import Home
-from harness.runner import run
 from harness.tracking.tracker import Tracker, tracking_uri
-from harness.work import Context
 
 SUITE = Suite(
     name="small",

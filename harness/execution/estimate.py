@@ -16,18 +16,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import determinism, identity
-from .attacks.base import Attack
-from .attacks.transfer import inner
-from .datasets.registry import Dataset, DatasetInfo
-from .external.external import External, restore
-from .models.purifier import Purified, purifier
-from .planning.plan import Plan
-from .planning.specs import Cell, ModelSpec
-from .records.checkpoints import has_model
-from .records.home import Home
-from .records.results import is_finished
-from .training.optim import keep_compiler_out
+from .. import determinism, identity
+from ..attacks.base import Attack
+from ..attacks.transfer import inner
+from ..datasets.registry import Dataset, DatasetInfo
+from ..external.external import External, restore
+from ..models.purifier import Purified, purifier
+from ..planning.plan import Plan
+from ..planning.specs import Cell, ModelSpec
+from ..records.checkpoints import has_model
+from ..records.home import Home
+from ..records.results import is_finished
+from ..training.optim import keep_compiler_out
 
 STEPS: Final = ("steps", "max_iter", "queries", "max_evaluations", "iterations")
 """How declarations call the number of passes that one run of an attack makes over an image ..."""

@@ -19,7 +19,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any, Final, NamedTuple, Protocol
 
-from .errors import UserError, describe
+from ..errors import UserError, describe
 
 TRIES: Final = 3
 """How often a task may take its worker down before it counts as failed."""

@@ -10,111 +10,38 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from . import environment, identity
-from .attacks.base import Attack
-from .attacks.transfer import inner
-from .datasets.registry import Dataset, DatasetInfo
-from .determinism import full_float32, seed_everything
-from .judging.proposal import Bench
-from .judging.shard import craft, run_shard
-from .metrics.pairs import broken
-from .planning.specs import Cell, ModelSpec, Probe
-from .records.checkpoints import has_model, load_base, load_model, save_model
-from .records.crafted import read_proposal, write_proposal
-from .records.files import write_json
-from .records.home import Home
-from .records.prepared import read_prepared, write_prepared
-from .records.provenance import digests, provenance
-from .records.results import shard_samples, write_shard
-from .training import vmapped_seeds
-from .training.optim import keep_compiler_out
-from .training.trainer import Diverged, Trained, score
-from .trust.probe import probe as examine
+from .. import environment, identity
+from ..attacks.base import Attack
+from ..attacks.transfer import inner
+from ..datasets.registry import Dataset
+from ..determinism import full_float32, seed_everything
+from ..judging.proposal import Bench
+from ..judging.shard import craft, run_shard
+from ..metrics.pairs import broken
+from ..planning.specs import Cell, ModelSpec, Probe
+from ..records.checkpoints import has_model, load_base, load_model, save_model
+from ..records.crafted import read_proposal, write_proposal
+from ..records.files import write_json
+from ..records.home import Home
+from ..records.prepared import read_prepared, write_prepared
+from ..records.provenance import digests, provenance
+from ..records.results import shard_samples, write_shard
+from ..training import vmapped_seeds
+from ..training.optim import keep_compiler_out
+from ..training.trainer import Diverged, Trained, score
+from ..trust.probe import probe as examine
+from .jobs import Context, Craft, Examine, Job, Judge, Prepare, Train
 
 UNTRAINED_SAMPLES = 1000
 """Images that the accuracies of a model without training of its own are measured on."""
-
-
-class Source(Protocol):
-    """Where a data set comes from: :class:`harness.datasets.registry.DataSource`, or a copy on another machine."""
-
-    def info(self) -> DatasetInfo:
-        """Its declaration."""
-        ...
-
-    def load(self) -> Dataset:
-        """The data set; asked for by every task, so it is to be kept."""
-        ...
-
-
-@dataclass(frozen=True)
-class Context:
-    """What every task needs to know.
-
-    Attributes:
-        home: Where results go.
-        sources: Where each data set comes from, by its name.
-        device: Where models run.
-    """
-
-    home: Home
-    sources: Mapping[str, Source]
-    device: str = "cpu"
-
-
-@dataclass(frozen=True)
-class Train:
-    """Train one model, or all of a group (:attr:`ModelSpec.group`), whose first it names."""
-
-    spec: ModelSpec
-
-
-@dataclass(frozen=True)
-class Prepare:
-    """Let a cell's attack look at training data once, for all cells that share that look."""
-
-    cell: Cell
-
-
-@dataclass(frozen=True)
-class Craft:
-    """Craft one shard of images on a source model, for all cells that share it."""
-
-    cell: Cell
-    shard: int
-
-
-@dataclass(frozen=True)
-class Judge:
-    """Attack and judge one shard of a cell.
-
-    Attributes:
-        cell: Which.
-        shard: Which part of it.
-        before: In a cascade, the keys of every cell before this one.
-    """
-
-    cell: Cell
-    shard: int
-    before: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Examine:
-    """Measure on a model what its trust grade needs."""
-
-    probe: Probe
-
-
-Job = Train | Prepare | Craft | Judge | Examine
 
 
 def setup(context: Context) -> Callable[[Job], Any]:

@@ -17,19 +17,20 @@ from typing import Final
 
 from filelock import FileLock, Timeout
 
-from . import identity
-from .errors import UserError, describe
-from .graph import Graph
-from .planning.plan import Plan
-from .planning.specs import Cell, ModelSpec
-from .pool import Done, Engine, Pool, Task
-from .records import plans
-from .records.files import read_json
-from .records.home import Home
-from .records.provenance import provenance
-from .records.results import finish
-from .tracking.tracker import Tracker, Unreachable
-from .work import Context, Examine, Job, Judge, Train, setup
+from .. import identity
+from ..errors import UserError, describe
+from ..planning.plan import Plan
+from ..planning.specs import Cell, ModelSpec
+from ..records import plans
+from ..records.files import read_json
+from ..records.home import Home
+from ..records.provenance import provenance
+from ..records.results import finish
+from ..tracking.tracker import Tracker, Unreachable
+from .jobs import Context, Examine, Job, Judge, Train
+from .process_pool import Done, Engine, Pool, Task
+from .scheduler import Graph
+from .worker import setup
 
 PATIENCE: Final = 20.0
 """Seconds before a tracking store that did not answer is asked again."""

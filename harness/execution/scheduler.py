@@ -7,18 +7,18 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from .errors import UserError
-from .planning.plan import Plan
-from .planning.specs import Cell, ModelSpec, Probe
-from .pool import Task
-from .records.checkpoints import has_model
-from .records.crafted import read_crafted
-from .records.files import read_json, set_aside
-from .records.home import Home
-from .records.prepared import prepared_record
-from .records.provenance import digests, provenance
-from .records.results import Damaged, check_result, is_finished, read_shard, shard_path
-from .work import Craft, Examine, Job, Judge, Prepare, Train
+from ..errors import UserError
+from ..planning.plan import Plan
+from ..planning.specs import Cell, ModelSpec, Probe
+from ..records.checkpoints import has_model
+from ..records.crafted import read_crafted
+from ..records.files import read_json, set_aside
+from ..records.home import Home
+from ..records.prepared import prepared_record
+from ..records.provenance import digests, provenance
+from ..records.results import Damaged, check_result, is_finished, read_shard, shard_path
+from .jobs import Craft, Examine, Job, Judge, Prepare, Train
+from .process_pool import Task
 
 
 class Graph:

@@ -1,0 +1,1 @@
+"""Running a plan: jobs, workers, processes, and which task comes next."""

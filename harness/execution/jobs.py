@@ -1,0 +1,85 @@
+"""What a worker can be told to do, and what it is given to work with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from ..datasets.registry import Dataset, DatasetInfo
+from ..planning.specs import Cell, ModelSpec, Probe
+from ..records.home import Home
+
+
+class Source(Protocol):
+    """Where a data set comes from: :class:`harness.datasets.registry.DataSource`, or a copy on another machine."""
+
+    def info(self) -> DatasetInfo:
+        """Its declaration."""
+        ...
+
+    def load(self) -> Dataset:
+        """The data set; asked for by every task, so it is to be kept."""
+        ...
+
+
+@dataclass(frozen=True)
+class Context:
+    """What every task needs to know.
+
+    Attributes:
+        home: Where results go.
+        sources: Where each data set comes from, by its name.
+        device: Where models run.
+    """
+
+    home: Home
+    sources: Mapping[str, Source]
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train one model, or all of a group (:attr:`ModelSpec.group`), whose first it names."""
+
+    spec: ModelSpec
+
+
+@dataclass(frozen=True)
+class Prepare:
+    """Let a cell's attack look at training data once, for all cells that share that look."""
+
+    cell: Cell
+
+
+@dataclass(frozen=True)
+class Craft:
+    """Craft one shard of images on a source model, for all cells that share it."""
+
+    cell: Cell
+    shard: int
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Attack and judge one shard of a cell.
+
+    Attributes:
+        cell: Which.
+        shard: Which part of it.
+        before: In a cascade, the keys of every cell before this one.
+    """
+
+    cell: Cell
+    shard: int
+    before: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Examine:
+    """Measure on a model what its trust grade needs."""
+
+    probe: Probe
+
+
+Job = Train | Prepare | Craft | Judge | Examine
