@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from .datasets.registry import DataSource
     from .execution.jobs import Context
     from .execution.process_pool import Engine
+    from .execution.ray.engine import Cluster
     from .planning.plan import Plan
-    from .ray_engine import Cluster
     from .trust.admission import Guest
 
 UNASKED = "looked at one batch; a run asks first in other batches, orders and modes, and may refuse it then"
@@ -421,7 +421,7 @@ def _workers(engine: Cluster | None, context: Context) -> AbstractContextManager
     """What spreads the work, if it is not the processes of this machine."""
     if engine is None:
         return nullcontext()
-    from .ray_engine import RayEngine
+    from .execution.ray.engine import RayEngine
 
     return RayEngine(engine, context)
 

@@ -15,7 +15,7 @@ from .training.trainer import Trainer
 from .victims.adaptation import Remedy
 
 if TYPE_CHECKING:
-    from .ray_engine import Cluster
+    from .execution.ray.engine import Cluster
 
 
 def parse_chain(text: str, kinds: Mapping[str, type[Trainer]]) -> tuple[Trainer, ...]:
@@ -155,7 +155,7 @@ def parse_engine(
     Raises:
         UserError: An option of Ray's without it, or a request that contradicts the device.
     """
-    from .ray_engine import Cluster
+    from .execution.ray.engine import Cluster
 
     if engine == "local":
         if address is not None or gpus is not None or cpus != 1:

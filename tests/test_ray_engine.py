@@ -16,19 +16,20 @@ import numpy as np
 import pytest
 
 from defenses.standard import Standard
-from harness import environment, ray_worker
+from harness import environment
 from harness.attacks.learned_generator import Generator
-from harness.cargo import Hold, unload
 from harness.datasets.registry import Dataset, DatasetInfo, DataSource
 from harness.errors import UserError
 from harness.execution.jobs import Context, Prepare, Train
+from harness.execution.ray import worker
+from harness.execution.ray.engine import Cluster
+from harness.execution.ray.session import refusal, tasks
+from harness.execution.ray.transfer import Hold, unload
+from harness.execution.ray.worker import Carried, Shared
 from harness.execution.worker import Worker
 from harness.options import parse_engine
 from harness.planning.plan import plan, specs
 from harness.planning.suite import Suite
-from harness.ray_engine import Cluster
-from harness.ray_session import refusal, tasks
-from harness.ray_worker import Carried, Shared
 from harness.records.files import write_bytes, write_json
 from harness.records.home import Home
 
@@ -234,7 +235,7 @@ def test_a_node_without_the_data_asks_for_the_copy(tmp_path: Path, monkeypatch: 
     arrays = [t.numpy() for t in (digits.x_train, digits.y_train, digits.x_test, digits.y_test)]
     for array in arrays:
         array.flags.writeable = False  # as the object store hands them out
-    monkeypatch.setattr(ray_worker, "load", lambda: SimpleNamespace(get=lambda reference: {"copy": arrays}[reference]))
+    monkeypatch.setattr(worker, "load", lambda: SimpleNamespace(get=lambda reference: {"copy": arrays}[reference]))
     absent = DataSource("mnist", root=tmp_path)
 
     class Missing:
@@ -273,22 +274,22 @@ def test_a_node_without_the_data_asks_for_the_copy(tmp_path: Path, monkeypatch: 
 def test_a_lent_gpu_has_a_number_among_those_of_the_node(
     lent: list[Any], visible: str | None, number: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ray_worker, "load", lambda: SimpleNamespace(get_gpu_ids=lambda: lent))
+    monkeypatch.setattr(worker, "load", lambda: SimpleNamespace(get_gpu_ids=lambda: lent))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert ray_worker._gpu() == number
+    assert worker._gpu() == number
 
 
 def test_a_worker_keeps_its_models_until_another_gpu_is_lent(monkeypatch: pytest.MonkeyPatch) -> None:
     shared = Shared(sources={}, device="cuda", versions={}, commit="", progress=None, scratch=None)
-    monkeypatch.setattr(ray_worker, "load", lambda: SimpleNamespace(get=lambda _: shared))
-    monkeypatch.setattr(ray_worker, "_crews", {})
+    monkeypatch.setattr(worker, "load", lambda: SimpleNamespace(get=lambda _: shared))
+    monkeypatch.setattr(worker, "_crews", {})
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    first, same, other, none = (ray_worker._crew("shared", gpu)[1] for gpu in (0, 0, 1, None))
+    first, same, other, none = (worker._crew("shared", gpu)[1] for gpu in (0, 0, 1, None))
     assert first is same
     assert [hand.context.device for hand in (first, other, none)] == ["cuda:0", "cuda:1", "cuda"]
-    assert len(ray_worker._crews) == 1
+    assert len(worker._crews) == 1
 
 
 def test_a_node_with_other_versions_is_not_relied_on() -> None:
@@ -298,8 +299,8 @@ def test_a_node_with_other_versions_is_not_relied_on() -> None:
             sources={}, device="cpu", versions=mine, commit=environment.git_commit(), progress=None, scratch=None
         )
 
-    assert ray_worker._unfit(shared()) == ""
-    assert re.search(r"has torch \S+, the driver has 1\.0: install the same", ray_worker._unfit(shared(torch="1.0")))
+    assert worker._unfit(shared()) == ""
+    assert re.search(r"has torch \S+, the driver has 1\.0: install the same", worker._unfit(shared(torch="1.0")))
 
 
 def test_preparation_draws_the_same_from_a_model_just_loaded_and_one_in_memory(tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ class Done(NamedTuple):
 
 
 class Engine(Protocol):
-    """What spreads tasks over workers: a :class:`Pool`, or :class:`harness.ray_engine.RayEngine`."""
+    """What spreads tasks over workers: a :class:`Pool`, or :class:`harness.execution.ray.engine.RayEngine`."""
 
     def run(self, take: Callable[[], Task | None], timeout: float = 0.25) -> Iterator[Done | None]:
         """Work until nothing is left; see :meth:`Pool.run`."""

@@ -15,9 +15,9 @@ from defenses.standard import Standard
 from harness.datasets.registry import DataSource
 from harness.execution.jobs import Context, Train
 from harness.execution.process_pool import Task
+from harness.execution.ray.engine import Cluster, RayEngine
+from harness.execution.ray.session import load
 from harness.planning.plan import specs
-from harness.ray_engine import Cluster, RayEngine
-from harness.ray_session import load
 from harness.records.home import Home
 
 

@@ -16,10 +16,10 @@ from harness.attacks.noise import Noise
 from harness.attacks.transfer import Transfer
 from harness.datasets.registry import DataSource
 from harness.execution.jobs import Context
+from harness.execution.ray.engine import Cluster, RayEngine
 from harness.execution.runner import Report, run
 from harness.planning.plan import Plan, plan, specs
 from harness.planning.suite import Suite
-from harness.ray_engine import Cluster, RayEngine
 from harness.records.home import Home
 from harness.training.trainer import Trainer
 

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from .environment import cores
-from .errors import UserError, first_line
+from ...environment import cores
+from ...errors import UserError, first_line
 
 ANSWER: Final = 10.0
 """Seconds that a running cluster has to answer."""

@@ -15,14 +15,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
-from . import environment
-from .cargo import needs, unload
-from .datasets.registry import DataSource
-from .errors import UserError, describe, first_line
-from .execution.jobs import Context, Source
-from .execution.process_pool import ONE_THREAD, TRIES, Done, Task
-from .ray_session import Session, connect, load
-from .ray_worker import NODES_GPUS, Carried, Reply, Shared, perform
+from ... import environment
+from ...datasets.registry import DataSource
+from ...errors import UserError, describe, first_line
+from ..jobs import Context, Source
+from ..process_pool import ONE_THREAD, TRIES, Done, Task
+from .session import Session, connect, load
+from .transfer import needs, unload
+from .worker import NODES_GPUS, Carried, Reply, Shared, perform
 
 PATIENCE: Final = 60.0
 """Seconds that a run waits for a node that could take a task, once the last one is gone."""

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from .execution.jobs import Craft, Examine, Job, Judge, Prepare, Train
-from .planning.specs import Cell, ModelSpec
-from .records.files import write_bytes
-from .records.home import Home
-from .records.prepared import tensor_files
-from .records.results import shard_path
+from ...planning.specs import Cell, ModelSpec
+from ...records.files import write_bytes
+from ...records.home import Home
+from ...records.prepared import tensor_files
+from ...records.results import shard_path
+from ..jobs import Craft, Examine, Job, Judge, Prepare, Train
 
 Changes = list[tuple[str, bytes | None]]
 """Paths below a home with their new content, None where a file is gone, in the order in which they must be made."""

@@ -14,15 +14,15 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from . import environment
-from .cargo import Changes, Hold
-from .datasets.registry import Dataset, DatasetInfo
-from .errors import UserError
-from .execution.jobs import Context, Job, Source
-from .execution.process_pool import outcome
-from .execution.worker import Worker, worker
-from .ray_session import load
-from .records.home import Home
+from ... import environment
+from ...datasets.registry import Dataset, DatasetInfo
+from ...errors import UserError
+from ...records.home import Home
+from ..jobs import Context, Job, Source
+from ..process_pool import outcome
+from ..worker import Worker, worker
+from .session import load
+from .transfer import Changes, Hold
 
 NODES_GPUS: Final = {"RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1"}
 """Environment in which a worker sees all GPUs of its node, of which each task is told its own: torch looks once, so

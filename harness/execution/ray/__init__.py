@@ -1,0 +1,1 @@
+"""The engine that is a Ray cluster; ``session.py`` alone imports Ray."""
