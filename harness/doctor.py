@@ -20,7 +20,7 @@ from .datasets.registry import DATASETS
 from .errors import UserError, unknown
 from .planning.suite import Suite
 from .records.home import Home
-from .selftest import Finding, Progress, attacks_of, run
+from .selftest.run import Finding, Progress, attacks_of, run
 from .threat import Norm
 from .tracking.tracker import Tracker, Unreachable, tracking_uri, undelivered
 
@@ -92,7 +92,7 @@ def examine_attacks(
     jobs: int = 1,
     progress: Progress | None = None,
 ) -> tuple[Table, bool]:
-    """Let attacks prove their strength on the reference victims; see :mod:`harness.selftest`.
+    """Let attacks prove their strength on the reference victims; see :mod:`harness.selftest.run`.
 
     Args:
         suites: Batteries whose attacks are tested, each attack once.

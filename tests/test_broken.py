@@ -11,8 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.broken import BROKEN, CorrugatedLoss, DeadUnits, OptimisingForward, RandomInput, RoundedInputs
 from harness.datasets.registry import Dataset
+from harness.selftest.masked_gradients import (
+    BROKEN,
+    CorrugatedLoss,
+    DeadUnits,
+    OptimisingForward,
+    RandomInput,
+    RoundedInputs,
+)
 from harness.threat import Threat
 from harness.trust.measurements import PlainPgd, cross_entropy, margin
 from harness.victims.adaptation import Remedy

@@ -35,7 +35,7 @@ from harness.errors import UserError
 from harness.judging.referee import judge
 from harness.planning.plan import plan, specs
 from harness.planning.suite import Suite
-from harness.reference import LinearVictim
+from harness.selftest.linear_victim import LinearVictim
 from harness.threat import Norm, Threat
 from harness.victims.victim import Victim
 from suites import suites

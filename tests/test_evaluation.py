@@ -20,7 +20,6 @@ from defenses.standard import Standard
 from harness import evaluation
 from harness.attacks.base import Attack, Kind
 from harness.attacks.transfer import Transfer
-from harness.broken import BROKEN
 from harness.datasets.registry import DATASETS, Dataset
 from harness.determinism import seed_everything
 from harness.errors import UserError
@@ -32,6 +31,7 @@ from harness.planning.plan import plan
 from harness.planning.specs import ModelSpec
 from harness.planning.suite import Suite
 from harness.records.results import pair_from_outcomes
+from harness.selftest.masked_gradients import BROKEN
 from harness.threat import EXPONENT, Threat, magnitude, per_sample, steepest
 from harness.victims.adaptation import Remedy
 from harness.victims.victim import Victim, VictimError, input_gradient

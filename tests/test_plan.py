@@ -24,7 +24,7 @@ from harness.identity import canonical
 from harness.planning.plan import Plan, plan, specs
 from harness.planning.specs import Cell, ModelSpec
 from harness.planning.suite import Suite
-from harness.reference import LinearVictim
+from harness.selftest.linear_victim import LinearVictim
 from harness.threat import Norm, Threat
 from harness.training.trainer import Trainer
 from harness.victims.victim import Victim

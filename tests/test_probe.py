@@ -20,11 +20,11 @@ from defenses.fast_gradient import FastGradient
 from defenses.gaussian_noise import GaussianNoise
 from defenses.pgd import Pgd
 from harness.attacks.base import Attack
-from harness.broken import BROKEN, RandomInput, ScaledLogits
 from harness.datasets.registry import Dataset
 from harness.determinism import seed_everything
 from harness.errors import UserError
-from harness.reference import LinearVictim
+from harness.selftest.linear_victim import LinearVictim
+from harness.selftest.masked_gradients import BROKEN, RandomInput, ScaledLogits
 from harness.threat import Threat
 from harness.trust import measurements
 from harness.trust.measurements import Survey, backward_calls

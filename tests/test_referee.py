@@ -25,7 +25,7 @@ from harness.judging.shard import Outcome, craft, run_shard
 from harness.metrics.pairs import DISTANCES, FLAGS, SAMPLE_COLUMNS, Pair, broken, nearest, summary, worst_case
 from harness.planning.suite import Suite
 from harness.records.results import pair_from_outcomes
-from harness.reference import LinearVictim
+from harness.selftest.linear_victim import LinearVictim
 from harness.threat import NORMS, Norm, Threat, magnitude
 from harness.victims.adaptation import Remedy
 from harness.victims.victim import Victim, VictimError

@@ -21,9 +21,9 @@ from harness.attacks.toolkits.art import Art
 from harness.attacks.toolkits.foolbox import Foolbox
 from harness.attacks.transfer import Transfer
 from harness.planning.suite import Suite
-from harness.selftest import IMAGES, Finding, attacks_of, run
-from harness.selftest_floors import RULES, stated
-from harness.selftest_victims import Case, Reference, closed_form, linear, references
+from harness.selftest.requirements import RULES, stated
+from harness.selftest.run import IMAGES, Finding, attacks_of, run
+from harness.selftest.victims import Case, Reference, closed_form, linear, references
 from harness.threat import Norm, Threat
 from harness.victims.victim import Victim, input_gradient
 from suites import suites

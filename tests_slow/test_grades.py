@@ -19,9 +19,9 @@ import harness
 from defenses.fast_gradient import FastGradient
 from defenses.pgd import Pgd
 from defenses.standard import Standard
-from harness.broken import BROKEN, RandomInput, RoundedInputs
 from harness.datasets.registry import Dataset, load_dataset
 from harness.determinism import seed_everything
+from harness.selftest.masked_gradients import BROKEN, RandomInput, RoundedInputs
 from harness.victims.adaptation import Remedy
 
 EPS = 0.1

@@ -14,7 +14,7 @@ from ..metrics.pairs import limit, nearest
 from .checks import FEW, ITERATED, Check, Evidence, Grade, Question, exceeded, grade_of, listed, percent, threat_text
 
 # "sound" below are plain, gaussian-noise, fast-gradient and pgd-trained networks on digits and MNIST in linf, l2 and
-# l1; "broken" are the classifiers of harness.broken, which only look robust
+# l1; "broken" are the classifiers of harness.selftest.masked_gradients, which only look robust
 
 DRAWN: Final = 1e-4
 """Relative change of a logit between calls that is put down to rounding. Sound: 0; drawn noise: 0.15 and more."""

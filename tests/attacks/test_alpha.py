@@ -8,7 +8,7 @@ from torch import nn
 from harness.attacks.alpha import Alpha, alpha_perturbation
 from harness.attacks.class_jacobian import chunk_size, class_gradients
 from harness.models.registry import build_model
-from harness.reference import LinearVictim
+from harness.selftest.linear_victim import LinearVictim
 from harness.threat import EXPONENT, Threat, dual_exponent, magnitude
 from harness.victims.victim import Victim
 

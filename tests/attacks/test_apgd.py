@@ -12,7 +12,7 @@ from harness.attacks.apgd import APGD
 from harness.attacks.line_search import is_fooled, log_odds
 from harness.attacks.losses import LOSSES
 from harness.attacks.toolkits.foolbox import Foolbox
-from harness.reference import LinearVictim
+from harness.selftest.linear_victim import LinearVictim
 from harness.threat import Threat, per_sample
 from harness.victims.adaptation import Remedy
 from harness.victims.victim import Victim

@@ -11,7 +11,7 @@ from harness.attacks._apgd_linf_l2 import Dense, checkpoints
 from harness.attacks._apgd_state import Front
 from harness.attacks.apgd import APGD
 from harness.attacks.losses import objective
-from harness.reference import LinearVictim
+from harness.selftest.linear_victim import LinearVictim
 from harness.threat import Threat, magnitude
 from harness.victims.victim import Victim
 

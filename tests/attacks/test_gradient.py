@@ -9,7 +9,7 @@ from torch import nn
 
 from harness.attacks.fast_gradient import Gradient, adv_loss, adv_loss_sign, fgsm
 from harness.attacks.line_search import first_crossing, is_fooled, log_odds, shorten
-from harness.reference import LinearVictim
+from harness.selftest.linear_victim import LinearVictim
 from harness.threat import EXPONENT, Threat, magnitude
 from harness.victims.victim import Victim
 

@@ -14,7 +14,7 @@ from harness.attacks._targeted import TargetedLoss, choose_target
 from harness.attacks.lbfgs import LBFGS
 from harness.determinism import seed_everything
 from harness.models.registry import build_model
-from harness.reference import LinearVictim
+from harness.selftest.linear_victim import LinearVictim
 from harness.threat import Threat
 from harness.victims.victim import Victim
 

@@ -10,10 +10,10 @@ from harness.attacks.fast_gradient import Gradient
 from harness.attacks.fmn import MinimumNorm, _corner, _radius, _start, settle
 from harness.attacks.line_search import fooled
 from harness.attacks.per_image_rng import Draws
-from harness.broken import CorrugatedLoss, RandomInput, RoundedInputs
 from harness.datasets.registry import Dataset
 from harness.determinism import seed_everything
-from harness.reference import LinearVictim
+from harness.selftest.linear_victim import LinearVictim
+from harness.selftest.masked_gradients import CorrugatedLoss, RandomInput, RoundedInputs
 from harness.threat import NORMS, Threat, magnitude
 from harness.victims.adaptation import Remedy
 from harness.victims.victim import Victim

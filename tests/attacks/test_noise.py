@@ -5,7 +5,7 @@ import torch
 
 from harness.attacks.noise import Gaussian, Noise
 from harness.determinism import seed_everything
-from harness.reference import LinearVictim
+from harness.selftest.linear_victim import LinearVictim
 from harness.threat import Threat, magnitude
 
 KINDS = ("gaussian", "uniform", "signs")

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from harness.attacks.line_search import fooled
 from harness.attacks.per_image_rng import Draws
 from harness.attacks.rays import CHANGES, RayS, _Blocks, _z_order
-from harness.broken import CorrugatedLoss, DeadUnits, RandomInput, RoundedInputs, ZeroGradient
 from harness.datasets.registry import Dataset
 from harness.determinism import seed_everything
-from harness.reference import LinearVictim
+from harness.selftest.linear_victim import LinearVictim
+from harness.selftest.masked_gradients import CorrugatedLoss, DeadUnits, RandomInput, RoundedInputs, ZeroGradient
 from harness.threat import Threat
 from harness.victims.adaptation import Remedy
 from harness.victims.victim import Victim

@@ -10,10 +10,10 @@ from harness.attacks.line_search import fooled
 from harness.attacks.noise import Noise
 from harness.attacks.per_image_rng import Draws
 from harness.attacks.square import Square, _bump, _flip, _move, _pair, _start, _windows, stretch
-from harness.broken import CorrugatedLoss, RoundedInputs
 from harness.datasets.registry import Dataset
 from harness.determinism import seed_everything
-from harness.reference import LinearVictim
+from harness.selftest.linear_victim import LinearVictim
+from harness.selftest.masked_gradients import CorrugatedLoss, RoundedInputs
 from harness.threat import NORMS, Threat, magnitude
 from harness.victims.adaptation import Remedy
 from harness.victims.victim import Victim

@@ -29,7 +29,7 @@ from harness.datasets.registry import Dataset
 from harness.determinism import seed_everything
 from harness.errors import UserError
 from harness.judging.referee import judge
-from harness.reference import LinearVictim
+from harness.selftest.linear_victim import LinearVictim
 from harness.threat import Threat
 from harness.victims.victim import Victim
 

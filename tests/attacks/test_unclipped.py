@@ -19,7 +19,7 @@ from harness.identity import key
 from harness.judging.proposal import Bench
 from harness.judging.shard import run_shard
 from harness.metrics.pairs import broken
-from harness.reference import LinearVictim
+from harness.selftest.linear_victim import LinearVictim
 from harness.threat import Threat, magnitude
 
 EPS = 0.4

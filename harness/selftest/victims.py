@@ -1,7 +1,8 @@
 """The victims that every attack has to prove itself on.
 
 Linear ones, where the nearest adversarials are known in closed form; a plain network; one hardened against single
-steps; and the deliberately broken ones of :mod:`harness.broken`, as they are and with the remedy where there is one.
+steps; and the deliberately broken ones of :mod:`harness.selftest.masked_gradients`, as they are and with the remedy
+where there is one.
 
 All are 8x8 images in gray: every attack of the tables works on them, and a network is trained in a second.
 """
@@ -18,16 +19,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import determinism
-from .broken import BROKEN
-from .datasets.registry import Dataset, load_dataset
-from .judging.proposal import Bench
-from .models.stages import Stages
-from .reference import LinearVictim
-from .threat import Norm
-from .training.trainer import Loss, Trainer
-from .victims.adaptation import VOTES, Remedy
-from .victims.victim import Victim
+from .. import determinism
+from ..datasets.registry import Dataset, load_dataset
+from ..judging.proposal import Bench
+from ..models.stages import Stages
+from ..threat import Norm
+from ..training.trainer import Loss, Trainer
+from ..victims.adaptation import VOTES, Remedy
+from ..victims.victim import Victim
+from .linear_victim import LinearVictim
+from .masked_gradients import BROKEN
 
 Sort = Literal["linear", "plain", "hardened", "broken", "remedied"]
 

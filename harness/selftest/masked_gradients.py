@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .victims.adaptation import Remedy
+from ..victims.adaptation import Remedy
 
 
 class ScaledLogits(nn.Module):

@@ -8,8 +8,8 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from .threat import EXPONENT, Norm, dual_exponent, per_sample, steepest
-from .victims.victim import Victim
+from ..threat import EXPONENT, Norm, dual_exponent, per_sample, steepest
+from ..victims.victim import Victim
 
 
 class LinearVictim(Victim):

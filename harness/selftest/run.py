@@ -3,7 +3,7 @@
 A weak, broken or lying attack makes models look robust. Here each declaration is run as it stands, with all its
 options, on linear victims whose nearest adversarials are known in closed form, on a plain network, and on classifiers
 that only look robust, with and without the remedy. What it has to reach there is stated in
-:mod:`harness.selftest_floors`; as everywhere, the referee alone says what it reached.
+:mod:`harness.selftest.requirements`; as everywhere, the referee alone says what it reached.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from typing import Final, NamedTuple
 
 import torch
 
-from . import determinism, identity
-from .attacks.base import Access, Attack
-from .attacks.transfer import Transfer
-from .errors import describe
-from .execution.process_pool import Pool, Task
-from .judging.proposal import Bench, Proposal
-from .judging.referee import Verdict, as_images, judge
-from .judging.shard import craft
-from .planning.suite import Suite
-from .selftest_floors import Floor, Rule, stated
-from .selftest_victims import Case, Reference, references
-from .threat import TOLERANCE, Norm, Threat
+from .. import determinism, identity
+from ..attacks.base import Access, Attack
+from ..attacks.transfer import Transfer
+from ..errors import describe
+from ..execution.process_pool import Pool, Task
+from ..judging.proposal import Bench, Proposal
+from ..judging.referee import Verdict, as_images, judge
+from ..judging.shard import craft
+from ..planning.suite import Suite
+from ..threat import TOLERANCE, Norm, Threat
+from .requirements import Floor, Rule, stated
+from .victims import Case, Reference, references
 
 IMAGES: Final[dict[Access, int]] = {"none": 32, "gradients": 32, "scores": 24, "decisions": 20}
 """Images by what an attack needs of the victim: those that ask most often get fewest."""
@@ -105,7 +105,7 @@ def run(
 
     Args:
         attacks: Each with the norm it is asked for.
-        victims: Names of :func:`harness.selftest_victims.references`; None: all.
+        victims: Names of :func:`harness.selftest.victims.references`; None: all.
         progress: Called after each attack and victim.
         jobs: Processes. They change no finding.
 

@@ -4,7 +4,7 @@
 of a sort can promise stands at the end; above it stand the few that promise less (or more), each with the reason.
 
 Distances are stated in multiples of the victim's unit: on a linear victim the distance to the nearest boundary in
-closed form, on a network :data:`harness.selftest_victims.UNIT`. Numbers were measured and then given slack: a sound
+closed form, on a network :data:`harness.selftest.victims.UNIT`. Numbers were measured and then given slack: a sound
 attack passes with another seed, another version of torch, another order of the sums.
 """
 
@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Final, NamedTuple
 
-from .attacks.base import Access, Attack, Family, Kind
-from .selftest_victims import Reference, Sort
-from .threat import NORMS, Norm
+from ..attacks.base import Access, Attack, Family, Kind
+from ..threat import NORMS, Norm
+from .victims import Reference, Sort
 
 
 class Floor(NamedTuple):

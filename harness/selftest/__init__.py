@@ -1,0 +1,1 @@
+"""Victims whose weakness is known, and what every attack must achieve on them."""
