@@ -29,10 +29,10 @@ from defenses.standard import Standard
 from harness import determinism
 from harness.attacks.base import Attack
 from harness.attacks.transfer import Transfer
-from harness.blueprint import blueprint
 from harness.datasets.registry import Dataset, DatasetInfo, load_dataset
 from harness.models.registry import build_model
 from harness.models.stages import Stages
+from harness.studies.experiment import blueprint
 from harness.threat import Threat
 from harness.training.optim import descend
 from harness.training.trainer import Trainer

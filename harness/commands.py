@@ -238,14 +238,14 @@ def reproduce(
     from suites import study as find
     from suites import suites
 
-    from .blueprint import blueprint
     from .datasets.registry import DataSource
     from .execution.jobs import Context
     from .live import Display
     from .options import parse_seeds
     from .records.home import Home
-    from .reproduce import execute as carry_out
-    from .reproduce import gather
+    from .studies.experiment import blueprint
+    from .studies.reproduce import execute as carry_out
+    from .studies.reproduce import gather
     from .tracking.tracker import Tracker
     from .tracking.tracker import tracking_uri as choose
 
@@ -310,7 +310,7 @@ def search(
     from .live import Display
     from .records.files import write_bytes
     from .records.home import Home
-    from .search import candidates, plan, scores
+    from .studies.search import candidates, plan, scores
 
     here = check_device(device, engine)
     study = find(name)

@@ -19,9 +19,9 @@ from .errors import UserError
 if TYPE_CHECKING:
     import pandas as pd
 
-    from .findings import Findings
     from .metrics.pairs import Board
     from .planning.plan import Plan
+    from .studies.findings import Findings
     from .threat import Norm
 
 # where nobody measures the width (a pipe, a log) tables are wide rather than broken

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from harness.findings import CLAIM_COLUMNS, Outcome
 from harness.leaderboard import LEADERBOARD_COLUMNS, leaderboard
 from harness.metrics.pairs import PAIR_COLUMNS, Board, pair_rows
+from harness.studies.findings import CLAIM_COLUMNS, Outcome
 
 from . import compare_page, index_page, markdown, model_page, study_markdown, study_page, tables
 from .contrasts import duels

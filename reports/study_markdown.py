@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from harness.findings import Finding, Outcome
+from harness.studies.findings import Finding, Outcome
 
 from .markdown import table
 from .study_view import MARKS, MEANINGS, Left, Shown, amount, judged, remains, shown, span, todays

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.findings import Outcome
+from harness.studies.findings import Outcome
 
 from .html import page
 from .study_view import MARKS, MEANINGS, amount, judged, remains, shown, span, tally, todays

@@ -10,8 +10,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from harness.findings import Finding, Findings, Outcome, Verdict
-from harness.study import Claim, Item, leaves
+from harness.studies.findings import Finding, Findings, Outcome, Verdict
+from harness.studies.study import Claim, Item, leaves
 
 from .charts import nice_ticks
 from .gallery import data_uri

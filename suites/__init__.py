@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from harness.errors import unknown
 from harness.planning.suite import Suite
-from harness.study import Study
+from harness.studies.study import Study
 
 Declared = TypeVar("Declared", Suite, Study)
 

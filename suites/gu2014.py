@@ -20,7 +20,7 @@ from defenses.stacked import Stacked
 from defenses.standard import Standard
 from harness.attacks.lbfgs import LBFGS
 from harness.planning.specs import ModelSpec
-from harness.study import Choice, Claim, Clause, Derived, Item, Measure, Picture, Profile, Study, Unit, Value
+from harness.studies.study import Choice, Claim, Clause, Derived, Item, Measure, Picture, Profile, Study, Unit, Value
 from harness.threat import Threat
 
 if TYPE_CHECKING:

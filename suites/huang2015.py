@@ -19,13 +19,13 @@ from harness.attacks.fast_gradient import Gradient
 from harness.attacks.fmn import MinimumNorm
 from harness.attacks.unclipped import Unclipped
 from harness.planning.specs import ModelSpec
-from harness.study import Choice, Claim, Clause, Derived, Item, Measure, Picture, Profile, Study, Value
+from harness.studies.study import Choice, Claim, Clause, Derived, Item, Measure, Picture, Profile, Study, Value
 from harness.threat import Threat
 
 if TYPE_CHECKING:
     from harness.attacks.base import Attack
     from harness.datasets.registry import DatasetInfo
-    from harness.study import Relation
+    from harness.studies.study import Relation
     from harness.threat import Norm
     from harness.training.trainer import Trainer
 

@@ -11,7 +11,7 @@ from defenses.learning_with_adversary import LearningWithAdversary
 from defenses.standard import Standard
 from harness.attacks.unclipped import Unclipped
 from harness.planning.specs import ModelSpec
-from harness.study import Choice, Claim, Clause, Item, Measure, Profile, Study, Value
+from harness.studies.study import Choice, Claim, Clause, Item, Measure, Profile, Study, Value
 from harness.threat import Threat
 from suites.huang2015 import ATTACKS, LOSS
 

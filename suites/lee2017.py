@@ -19,7 +19,7 @@ from defenses.standard import Standard
 from harness.attacks.fast_gradient import Gradient
 from harness.attacks.learned_generator import Generator
 from harness.planning.specs import ModelSpec
-from harness.study import Choice, Claim, Clause, Item, Measure, Profile, Search, Study, Value
+from harness.studies.study import Choice, Claim, Clause, Item, Measure, Profile, Search, Study, Value
 from harness.threat import Threat
 
 if TYPE_CHECKING:

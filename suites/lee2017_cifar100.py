@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
-from harness.study import Choice, Study
+from harness.studies.study import Choice, Study
 from suites.lee2017 import (
     BASELINE,
     DROPOUT,

@@ -18,7 +18,20 @@ from harness.attacks.fast_gradient import Gradient
 from harness.attacks.noise import Gaussian
 from harness.attacks.unclipped import Unclipped
 from harness.planning.specs import ModelSpec
-from harness.study import Choice, Claim, Clause, Derived, Item, Measure, Picture, Profile, Quantity, Study, Unit, Value
+from harness.studies.study import (
+    Choice,
+    Claim,
+    Clause,
+    Derived,
+    Item,
+    Measure,
+    Picture,
+    Profile,
+    Quantity,
+    Study,
+    Unit,
+    Value,
+)
 from harness.threat import Threat
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from defenses.gradient_regularization import GradientRegularization
 from defenses.standard import Standard
 from harness.planning.specs import ModelSpec
-from harness.study import Choice, Claim, Profile, Study
+from harness.studies.study import Choice, Claim, Profile, Study
 
 from .lyu2015 import NOISE, below, errors, noise_table, noisy, regularized, tested
 

@@ -13,10 +13,10 @@ import pytest
 
 from harness.attacks.lbfgs import LBFGS
 from harness.errors import UserError
-from harness.findings import CLAIM_COLUMNS, Evidence, Findings
 from harness.metrics.pairs import wilson
-from harness.quantities import QUANTITIES, judged_wrong
-from harness.study import Claim, Clause, Derived, Item, Measure, Profile, Relation, Study, Value, leaves
+from harness.studies.findings import CLAIM_COLUMNS, Evidence, Findings
+from harness.studies.quantities import QUANTITIES, judged_wrong
+from harness.studies.study import Claim, Clause, Derived, Item, Measure, Profile, Relation, Study, Value, leaves
 from harness.threat import Threat
 
 ATTACK = {"attack": LBFGS(), "threat": Threat("l2", None)}

@@ -171,7 +171,13 @@ def test_defenses_import_from_the_harness_alone(file: str) -> None:
 
 @pytest.mark.parametrize("file", under("suites"))
 def test_suites_declare(file: str) -> None:
-    allowed = {"harness.planning.plan", "harness.errors", "harness.attacks.base", "harness.threat", "harness.study"}
+    allowed = {
+        "harness.planning.plan",
+        "harness.errors",
+        "harness.attacks.base",
+        "harness.threat",
+        "harness.studies.study",
+    }
     strangers = {
         name
         for name in ours(file)
@@ -189,8 +195,8 @@ def test_reports_see_frames(file: str) -> None:
         "harness.trust.grade",
         "harness.trust.checks",
         "harness.metrics.comparison",
-        "harness.study",
-        "harness.findings",
+        "harness.studies.study",
+        "harness.studies.findings",
         *(name for name in ours(file) if name.startswith("reports")),
     }
     assert {name.split(".")[0] for name in imports(file)} <= REPORTS_KNOW

@@ -17,12 +17,12 @@ from defenses.generative_adversarial_trainer import GenerativeAdversarialTrainer
 from defenses.random_perturbation import RandomPerturbation
 from harness.attacks.learned_generator import Generator
 from harness.attacks.transfer import Transfer
-from harness.blueprint import Blueprint, blueprint
 from harness.datasets.registry import DATASETS, Dataset, DataSource, load_dataset
 from harness.determinism import seed_everything
 from harness.execution.jobs import Context, Judge, Prepare, Train
 from harness.execution.worker import Worker
 from harness.records.home import Home
+from harness.studies.experiment import Blueprint, blueprint
 from harness.threat import Threat
 from suites import studies, suites
 from suites.lee2017 import BASELINE, FAST, FG_L2, FG_LINF, GAT, METHODS, OTHER, POWERS, RANDOM, attacked, generator

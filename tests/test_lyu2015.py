@@ -11,10 +11,10 @@ import pytest
 from click.testing import CliRunner
 
 from defenses.gradient_regularization import GradientRegularization
-from harness.blueprint import Blueprint, blueprint
 from harness.cli import cli
 from harness.datasets.registry import DATASETS
-from harness.study import leaves
+from harness.studies.experiment import Blueprint, blueprint
+from harness.studies.study import leaves
 from suites import studies, suites
 from suites.lyu2015 import CONV, LAMBDAS, MAXOUT, SCALE, SIGMOID, noisy, regularized, softmax
 from suites.lyu2015_cifar10 import BOTH, UNIT, stage

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from harness.quantities import QUANTITIES, gaussian_model, linear_density
+from harness.studies.quantities import QUANTITIES, gaussian_model, linear_density
 
 RNG = np.random.default_rng(0)
 

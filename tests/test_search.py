@@ -14,7 +14,7 @@ from harness.execution.jobs import Context
 from harness.execution.runner import run
 from harness.planning.specs import ModelSpec
 from harness.records.home import Home
-from harness.search import COLUMNS, SEED, candidates, held_out, plan, scores
+from harness.studies.search import COLUMNS, SEED, candidates, held_out, plan, scores
 from suites import study
 
 SMOKE = study("lee2017").profile("smoke")

@@ -10,13 +10,13 @@ import pytest
 from click.testing import CliRunner
 
 from harness.attacks.transfer import Transfer
-from harness.blueprint import Blueprint, blueprint
 from harness.cli import cli
 from harness.datasets.registry import load_dataset
 from harness.errors import UserError
-from harness.findings import CLAIM_COLUMNS
-from harness.quantities import QUANTITIES
-from harness.study import Study
+from harness.studies.experiment import Blueprint, blueprint
+from harness.studies.findings import CLAIM_COLUMNS
+from harness.studies.quantities import QUANTITIES
+from harness.studies.study import Study
 from suites import studies, study, suites
 
 STUDIES = sorted(studies())

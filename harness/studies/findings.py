@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 import numpy as np
 import pandas as pd
 
-from .metrics.pairs import Floats, wilson
+from ..metrics.pairs import Floats, wilson
 from .quantities import QUANTITIES
 from .study import SCALE, Claim, Clause, Derived, Measure, Quantity, Study, Value, leaves
 
@@ -340,7 +340,7 @@ class Outcome:
     Attributes:
         findings: Values and claims.
         judgement: What today's batteries leave of the defended models, a row a model, norm and eps; see
-            :func:`harness.reproduce.judgement`.
+            :func:`harness.studies.reproduce.judgement`.
         galleries: First images of the pairs behind image grids, by measure: ``x``, ``x_adv``, ``label``, ``adv_pred``.
         facts: Profile, seeds, data set, images, command, versions, cost.
         declared: Architecture and training of every model, by the study's name of it.

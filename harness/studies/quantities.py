@@ -14,7 +14,7 @@ from typing import Any, Final, Literal
 import numpy as np
 import pandas as pd
 
-from .metrics.pairs import Floats
+from ..metrics.pairs import Floats
 
 Settings = Mapping[str, Any]
 

@@ -1,7 +1,7 @@
 """A paper's experiments as data: what it printed, how each value is measured here, and what it claims.
 
 Declarations only, without torch: reports read these types. What a declaration needs trained and attacked is worked out
-in :mod:`harness.reproduce`, what came of it in :mod:`harness.findings`.
+in :mod:`harness.studies.reproduce`, what came of it in :mod:`harness.studies.findings`.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from .errors import UserError, unknown
+from ..errors import UserError, unknown
 
 if TYPE_CHECKING:
-    from .attacks.base import Attack
-    from .datasets.registry import DatasetInfo, Half
-    from .planning.specs import ModelSpec
-    from .threat import Threat
+    from ..attacks.base import Attack
+    from ..datasets.registry import DatasetInfo, Half
+    from ..planning.specs import ModelSpec
+    from ..threat import Threat
 
 Unit = Literal["%", ""]
 Relation = Literal[">", "<", ">=", "<="]
@@ -32,7 +32,7 @@ class Measure:
     """One number that can be measured for every training seed.
 
     Attributes:
-        quantity: Name in :data:`harness.quantities.QUANTITIES`.
+        quantity: Name in :data:`harness.studies.quantities.QUANTITIES`.
         model: Name of a model of the study.
         attack: What is run against it; None for what is read off the model's training record.
         threat: Norm and, for a budget attack, eps.
@@ -266,7 +266,7 @@ class Study:
         choices: What the paper leaves open.
         defended: Models that today's batteries judge, as ``(name, what to call it)``.
         datasets: Data sets on which the paper's values were measured: on another one none is reproduced.
-        searches: How settings of the profiles were chosen; see :mod:`harness.search`.
+        searches: How settings of the profiles were chosen; see :mod:`harness.studies.search`.
     """
 
     name: str

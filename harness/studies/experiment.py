@@ -6,12 +6,12 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from .attacks.base import Attack
-from .attacks.transfer import Transfer
-from .datasets.registry import DatasetInfo
-from .planning.plan import Plan, plan, with_parents
-from .planning.specs import Cell, ModelSpec
-from .planning.suite import Suite
+from ..attacks.base import Attack
+from ..attacks.transfer import Transfer
+from ..datasets.registry import DatasetInfo
+from ..planning.plan import Plan, plan, with_parents
+from ..planning.specs import Cell, ModelSpec
+from ..planning.suite import Suite
 from .study import Measure, Profile, Study, check_seeds
 
 BATCH = 250

@@ -14,16 +14,16 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from .datasets.registry import Dataset, DatasetInfo
-from .errors import UserError, unknown
-from .metrics.pairs import wilson
-from .planning.plan import Plan, with_parents
-from .planning.specs import ModelSpec
-from .planning.suite import Suite
-from .records.checkpoints import has_model, load_card, load_model
-from .records.home import Home
+from ..datasets.registry import Dataset, DatasetInfo
+from ..errors import UserError, unknown
+from ..metrics.pairs import wilson
+from ..planning.plan import Plan, with_parents
+from ..planning.specs import ModelSpec
+from ..planning.suite import Suite
+from ..records.checkpoints import has_model, load_card, load_model
+from ..records.home import Home
+from ..training.trainer import score
 from .study import Search, Study
-from .training.trainer import score
 
 SEED: Final = 2000
 """Of the networks that are compared. Studies count theirs from 0."""

@@ -9,20 +9,20 @@ from typing import Any
 
 import pandas as pd
 
-from . import environment
-from .blueprint import Blueprint
-from .execution.jobs import Context
-from .execution.process_pool import Engine
-from .execution.runner import Report, Watch, run
+from .. import environment
+from ..execution.jobs import Context
+from ..execution.process_pool import Engine
+from ..execution.runner import Report, Watch, run
+from ..leaderboard import leaderboard
+from ..metrics.pairs import Board, Pair
+from ..planning.plan import Plan
+from ..records.boards import boards_from_home, model_state
+from ..records.home import Home
+from ..records.results import is_finished, read_pair
+from ..tracking.tracker import Tracker
+from .experiment import Blueprint
 from .findings import Evidence, Findings, Outcome
-from .leaderboard import leaderboard
-from .metrics.pairs import Board, Pair
-from .planning.plan import Plan
-from .records.boards import boards_from_home, model_state
-from .records.home import Home
-from .records.results import is_finished, read_pair
 from .study import Measure
-from .tracking.tracker import Tracker
 
 
 def execute(

@@ -1,0 +1,1 @@
+"""A paper's experiments as data: what is run and measured, and the verdicts on its claims."""
