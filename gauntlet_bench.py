@@ -29,7 +29,7 @@ class Finder:
 
 def main() -> None:
     """Run the command."""
-    from harness.cli import main as command
+    from harness.cli.main import main as command
 
     command()
 

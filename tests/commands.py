@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from click.testing import CliRunner, Result
 
-from harness.cli import cli
+from harness.cli.main import cli
 
 
 def call(*arguments: object) -> Result:

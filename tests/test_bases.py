@@ -19,13 +19,13 @@ from defenses.stacked import Stacked
 from defenses.standard import Standard
 from harness.attacks.fast_gradient import Gradient
 from harness.attacks.transfer import Transfer
+from harness.cli.parsing import parse_chain
 from harness.datasets.registry import DATASETS, DataSource
 from harness.errors import UserError
 from harness.execution.jobs import Context, Examine, Judge, Train
 from harness.execution.scheduler import Graph
 from harness.execution.worker import Worker
 from harness.external.external import External
-from harness.options import parse_chain
 from harness.planning.plan import Plan, plan, specs
 from harness.planning.specs import ModelSpec
 from harness.planning.suite import Suite

@@ -172,7 +172,7 @@ def test_lists_and_plans_import_no_toolkit() -> None:
     code = f"""
 import sys
 from click.testing import CliRunner
-from harness.cli import cli
+from harness.cli.main import cli
 for arguments in {[*lists, ["plan", "quick"]]!r}:
     result = CliRunner().invoke(cli, arguments)
     assert result.exit_code == 0, (arguments, result.output)
@@ -189,7 +189,7 @@ SOON = 10.0
 def interrupted(line: list[str], ready: Callable[[], bool]) -> None:
     """Start a command, press Ctrl-C once it is ready, and see that it ends soon and says so."""
     listen = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # also under nohup
-    command = [sys.executable, "-c", f"{listen}; from harness.cli import main; main()", *line]
+    command = [sys.executable, "-c", f"{listen}; from harness.cli.main import main; main()", *line]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from defenses import defenses
 from defenses.contractive import Contractive
 from defenses.standard import Standard
+from harness.cli.parsing import parse_defense
 from harness.datasets.registry import DATASETS, Dataset
 from harness.determinism import seed_everything
 from harness.errors import UserError
 from harness.models.registry import build_model
 from harness.models.stages import Stages
-from harness.options import parse_defense
 from harness.training.jacobian_penalty import exact, trace
 from harness.training.pretraining import Decoder, autoencoder_loss
 

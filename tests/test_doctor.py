@@ -18,7 +18,7 @@ from harness.attacks.noise import Noise
 from harness.attacks.toolkits.art import Art
 from harness.attacks.toolkits.foolbox import Foolbox
 from harness.attacks.transfer import Transfer
-from harness.doctor import examine_attacks, parse_forced
+from harness.cli.doctor import examine_attacks, parse_forced
 from harness.errors import UserError
 from harness.planning.suite import Suite
 from harness.threat import Threat

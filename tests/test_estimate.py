@@ -23,7 +23,7 @@ from harness.attacks.noise import Noise
 from harness.attacks.square import Square
 from harness.attacks.toolkits.art import Art
 from harness.attacks.transfer import Transfer
-from harness.cli import cli
+from harness.cli.main import cli
 from harness.datasets.registry import DATASETS, DataSource
 from harness.execution import estimate as module
 from harness.execution.estimate import Estimate, estimate, judged, noise, passes, preparation, shown

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from harness import environment
+from harness.cli.tables import versions
 from harness.errors import UserError
-from harness.listing import versions
 from harness.records.explain import explain
 from harness.records.files import read_json, write_json
 from harness.records.home import Home

@@ -90,7 +90,7 @@ def test_ours_can_be_had_beside_theirs() -> None:
         harness__wrap="from torch import nn\nclass Wrap(nn.Flatten): pass\n",
         harness__models="ARCHITECTURES = None  # not ours\n",
         net="from harness.wrap import Wrap\nfrom harness.threat import Threat\nimport harness.models.registry\n"
-        "from harness.listing import models\n"
+        "from harness.cli.tables import models\n"
         "def make():\n    assert harness.models.registry.ARCHITECTURES is None\n    net = Wrap()\n"
         "    net.threat, net.rows = Threat('l2', 1), models().row_count\n    return net\n",
     )
@@ -438,7 +438,7 @@ def test_nor_its_workers() -> None:
 
 def test_a_name_that_is_taken_is_said_in_a_line() -> None:
     Path("reports.py").touch()
-    done = run("-c", "import reports; from harness.cli import main; main()")
+    done = run("-c", "import reports; from harness.cli.main import main; main()")
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert done.stderr.startswith(

@@ -211,7 +211,7 @@ def test_each_toolkit_has_one_door(file: str) -> None:
     assert not outside(file, top_only=True) & {"art", "foolbox", "eagerpy", "mlflow"}, "import it where it is needed"
 
 
-COMMAND_LINE = {"harness/cli.py", "harness/commands.py", "harness/printing.py"}
+COMMAND_LINE = {"harness/cli/main.py", "harness/cli/commands.py", "harness/cli/console.py"}
 
 
 @pytest.mark.parametrize("file", [file for file in FILES if file not in COMMAND_LINE])
@@ -223,7 +223,7 @@ def test_only_the_command_line_knows_everybody(file: str) -> None:
 
 
 def test_the_core_knows_no_defense_and_no_suite() -> None:
-    by_name = {"harness/cli.py", "harness/commands.py", "harness/listing.py", "harness/evaluation.py"}
+    by_name = {"harness/cli/main.py", "harness/cli/commands.py", "harness/cli/tables.py", "harness/evaluation.py"}
     knowing = {file for file in under("harness") if {n.split(".")[0] for n in ours(file)} & {"defenses", "suites"}}
     assert knowing <= by_name
 
@@ -256,7 +256,7 @@ LOOKS = ("list suites", "list attacks", "list datasets", "list defenses", "list 
 def test_looking_around_loads_no_toolkit(tmp_path: Path) -> None:
     code = (
         "import sys\n"
-        "from harness.cli import cli\n"
+        "from harness.cli.main import cli\n"
         "for words in sys.argv[1:]:\n"
         "    try: cli(words.split())\n"
         "    except SystemExit as end: assert not end.code, (words, end.code)\n"

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from defenses.gradient_regularization import GradientRegularization
-from harness.cli import cli
+from harness.cli.main import cli
 from harness.datasets.registry import DATASETS
 from harness.studies.experiment import Blueprint, blueprint
 from harness.studies.study import leaves

@@ -9,8 +9,8 @@ from defenses import defenses
 from defenses.fast_gradient import FastGradient
 from defenses.pgd import Pgd
 from defenses.standard import Standard
+from harness.cli.parsing import parse_defense, parse_seeds
 from harness.errors import UserError, unknown
-from harness.options import parse_defense, parse_seeds
 from harness.training.trainer import Trainer
 
 

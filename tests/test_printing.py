@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from harness import printing
+from harness.cli import console
 from harness.leaderboard import leaderboard
 from harness.metrics.pairs import Board
 
@@ -40,9 +40,9 @@ def board(counts: dict[str, int], *, attacks: Sequence[str] = (ATTACK,), **parts
 
 def printed(shown: Board, width: int, monkeypatch: pytest.MonkeyPatch) -> str:
     out = io.StringIO()
-    monkeypatch.setattr(printing, "console", Console(file=out, width=width, highlight=False))
+    monkeypatch.setattr(console, "console", Console(file=out, width=width, highlight=False))
     info = SimpleNamespace(eps={"linf": 0.1})
-    printing.print_leaderboard([shown], SimpleNamespace(infos={"mnist": info}))  # type: ignore[arg-type]
+    console.print_leaderboard([shown], SimpleNamespace(infos={"mnist": info}))  # type: ignore[arg-type]
     return out.getvalue()
 
 

@@ -18,6 +18,7 @@ import pytest
 from defenses.standard import Standard
 from harness import environment
 from harness.attacks.learned_generator import Generator
+from harness.cli.parsing import parse_engine
 from harness.datasets.registry import Dataset, DatasetInfo, DataSource
 from harness.errors import UserError
 from harness.execution.jobs import Context, Prepare, Train
@@ -27,7 +28,6 @@ from harness.execution.ray.session import refusal, tasks
 from harness.execution.ray.transfer import Hold, unload
 from harness.execution.ray.worker import Carried, Shared
 from harness.execution.worker import Worker
-from harness.options import parse_engine
 from harness.planning.plan import plan, specs
 from harness.planning.suite import Suite
 from harness.records.files import write_bytes, write_json
@@ -98,7 +98,7 @@ def test_a_task_is_told_the_gpu_that_ray_lends_it(tmp_path: Path) -> None:
 
 @needs_ray
 def test_a_request_larger_than_the_cluster_is_refused(tmp_path: Path) -> None:
-    words = ["-m", "harness.cli", "run", "quick", "--engine", "ray", "--home", str(tmp_path / "home")]
+    words = ["-m", "harness.cli.main", "run", "quick", "--engine", "ray", "--home", str(tmp_path / "home")]
     done = python(*words, "--cpus-per-task", "1000")
     assert done.returncode == 2
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("gauntlet: ")]
@@ -108,7 +108,7 @@ def test_a_request_larger_than_the_cluster_is_refused(tmp_path: Path) -> None:
 
 @needs_ray
 def test_an_address_where_nobody_answers(tmp_path: Path) -> None:
-    words = ["-m", "harness.cli", "run", "quick", "--engine", "ray", "--ray-address", "127.0.0.1:6379"]
+    words = ["-m", "harness.cli.main", "run", "quick", "--engine", "ray", "--ray-address", "127.0.0.1:6379"]
     done = python(*words, "--home", str(tmp_path / "home"))
     assert done.returncode == 2
     assert "gauntlet: cannot attach to the Ray cluster at 127.0.0.1:6379 (" in done.stderr
@@ -116,7 +116,7 @@ def test_an_address_where_nobody_answers(tmp_path: Path) -> None:
 
 
 def test_without_ray_one_line_names_the_extra(tmp_path: Path) -> None:
-    code = "import sys; sys.modules['ray'] = None; from harness.cli import main; main()"
+    code = "import sys; sys.modules['ray'] = None; from harness.cli.main import main; main()"
     done = python("-c", code, "run", "quick", "--engine", "ray", "--home", str(tmp_path / "home"), isolated=False)
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()

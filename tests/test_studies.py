@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from harness.attacks.transfer import Transfer
-from harness.cli import cli
+from harness.cli.main import cli
 from harness.datasets.registry import load_dataset
 from harness.errors import UserError
 from harness.studies.experiment import Blueprint, blueprint

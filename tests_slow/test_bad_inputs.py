@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 
 from defenses import defenses
 from defenses.standard import Standard
+from harness.cli.parsing import parse_chain
 from harness.datasets.registry import DataSource
 from harness.errors import UserError
-from harness.options import parse_chain
 from harness.planning.plan import specs
 from harness.planning.specs import ModelSpec
 from harness.records.checkpoints import has_model, load_model, save_model, whole_model

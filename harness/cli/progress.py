@@ -13,10 +13,10 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from .execution.jobs import Examine, Train
-from .execution.runner import Watch
-from .planning.plan import Plan
-from .records.home import Home
+from ..execution.jobs import Examine, Train
+from ..execution.runner import Watch
+from ..planning.plan import Plan
+from ..records.home import Home
 
 QUIET_SECONDS = 10.0
 """Between two lines of progress where there is no terminal."""

@@ -13,17 +13,17 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from .attacks.base import Attack
-from .planning.plan import Plan
-from .planning.specs import ModelSpec
-from .records.checkpoints import has_model, load_card
-from .records.home import Home
-from .records.results import is_finished
+from ..attacks.base import Attack
+from ..planning.plan import Plan
+from ..planning.specs import ModelSpec
+from ..records.checkpoints import has_model, load_card
+from ..records.home import Home
+from ..records.results import is_finished
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from .records.explain import Explanation
+    from ..records.explain import Explanation
 
 
 def _table(*columns: str) -> Table:
@@ -39,7 +39,7 @@ def _budgets(values: tuple[float, ...]) -> str:
 
 def datasets() -> Table:
     """Data sets and their canonical budgets."""
-    from .datasets.registry import DATASETS, USER_SETS
+    from ..datasets.registry import DATASETS, USER_SETS
 
     table = _table("data set", "shape", "classes", "linf", "l2", "l1")
     for info in DATASETS.values():
@@ -52,7 +52,7 @@ def datasets() -> Table:
 
 def models() -> Table:
     """Architectures."""
-    from .models.registry import ARCHITECTURES, PAPER_MLPS
+    from ..models.registry import ARCHITECTURES, PAPER_MLPS
 
     table = _table("model", "what it is")
     for name in PAPER_MLPS:
@@ -69,7 +69,7 @@ def defenses() -> Table:
 
     from defenses import defenses as kinds
 
-    from .training.trainer import Trainer
+    from ..training.trainer import Trainer
 
     common = {field.name for field in dataclasses.fields(Trainer)}
     table = _table("defense", "what it does", "its own hyperparameters", "source")
@@ -82,7 +82,7 @@ def defenses() -> Table:
 
 def own_attacks() -> dict[str, type[Attack]]:
     """Attacks of our own by name."""
-    from . import attacks as package
+    from .. import attacks as package
 
     found: dict[str, type[Attack]] = {}
     for module in pkgutil.iter_modules(package.__path__):
@@ -94,7 +94,7 @@ def own_attacks() -> dict[str, type[Attack]]:
 
 def attacks() -> Table:
     """Attacks: our own, and what the two doors let through or refuse."""
-    from .attacks.toolkits import art, foolbox
+    from ..attacks.toolkits import art, foolbox
 
     table = _table("toolkit", "attack", "norms", "kind", "needs", "remark")
     for name, kind in own_attacks().items():
@@ -159,7 +159,7 @@ def surrogates(plans: Sequence[Plan], home: Home, seconds: Mapping[str, float]) 
         home: What is there already.
         seconds: What a training takes, by key, as far as it is known.
     """
-    from .execution.estimate import duration
+    from ..execution.estimate import duration
 
     kinds: dict[str, list[ModelSpec]] = {}
     for plan in plans:
@@ -199,8 +199,8 @@ def versions() -> dict[str, int]:
     """Versions of attacks and defenses, by ``"attack NAME"`` and ``"defense NAME"``: both have a gaussian-noise."""
     from defenses import defenses as kinds
 
-    from .attacks.toolkits.art import Art
-    from .attacks.toolkits.foolbox import Foolbox
+    from ..attacks.toolkits.art import Art
+    from ..attacks.toolkits.foolbox import Foolbox
 
     found = {f"defense {name}": kind.version for name, kind in kinds().items()}
     found |= {f"attack {name}": kind.version for name, kind in own_attacks().items()}

@@ -14,12 +14,12 @@ from rich.markup import escape
 
 import gauntlet_bench
 
-from . import shadowed
+from .. import shadowed
+from ..environment import cores
+from ..errors import UserError
+from ..redaction import without_password
 from .commands import check_device, execute, foresee, make_plan
-from .environment import cores
-from .errors import UserError
-from .printing import Spoils, complaints, console, waiting, write_report
-from .redaction import without_password
+from .console import Spoils, complaints, console, waiting, write_report
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells have it."""
@@ -63,7 +63,7 @@ def _engine(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def call(*, ray_address: str | None, cpus_per_task: float, gpus_per_task: float | None, **options: Any) -> Any:
-        from .options import parse_engine
+        from .parsing import parse_engine
 
         options["engine"] = parse_engine(
             options["engine"],
@@ -174,9 +174,9 @@ def cli() -> None:
 @click.argument("what", type=click.Choice(["datasets", "models", "defenses", "attacks", "suites", "studies"]))
 def list_(what: str) -> None:
     """List what there is."""
-    from . import listing
+    from . import tables
 
-    console.print(getattr(listing, what)())
+    console.print(getattr(tables, what)())
 
 
 @cli.command()
@@ -275,11 +275,11 @@ def search(study: str, **options: Any) -> None:
 @click.option("--out", type=click.Path(path_type=Path), help="Folder to write to. Default: HOME/report.")
 def report(home: Path, tracking_uri: str | None, source: str, out: Path | None) -> None:
     """Write leaderboard.csv, pairs.csv, leaderboard.md and index.html, with pages for models and comparisons."""
-    from .execution.runner import deliver
-    from .records.boards import boards_from_home
-    from .records.home import Home, no_runs
-    from .tracking.tracker import Tracker, Unreachable, undelivered
-    from .tracking.tracker import tracking_uri as choose
+    from ..execution.runner import deliver
+    from ..records.boards import boards_from_home
+    from ..records.home import Home, no_runs
+    from ..tracking.tracker import Tracker, Unreachable, undelivered
+    from ..tracking.tracker import tracking_uri as choose
 
     place = Home(home)
     if not home.exists():
@@ -334,9 +334,9 @@ def diff(before: Path, after: Path, csv: Path | None) -> None:
 @_options("home")
 def explain(cell: str, home: Path) -> None:
     """Say what CELL stands for, the key of a pair or a model or the beginning of one, and whether it still holds."""
-    from .listing import explanation, versions
-    from .records.explain import explain as find
-    from .records.home import Home
+    from ..records.explain import explain as find
+    from ..records.home import Home
+    from .tables import explanation, versions
 
     console.print(explanation(find(Home(home), cell, versions())))
 
@@ -347,11 +347,11 @@ def explain(cell: str, home: Path) -> None:
 @click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True)
 def ui(home: Path, tracking_uri: str | None, host: str, port: int) -> None:
     """Open the MLflow UI on the runs."""
-    from .external.mlflow_model import quiet_environment
-    from .records.home import Home, no_runs
-    from .tracking.payloads import ui_links
-    from .tracking.tracker import Tracker, Unreachable, default_uri
-    from .tracking.tracker import tracking_uri as choose
+    from ..external.mlflow_model import quiet_environment
+    from ..records.home import Home, no_runs
+    from ..tracking.payloads import ui_links
+    from ..tracking.tracker import Tracker, Unreachable, default_uri
+    from ..tracking.tracker import tracking_uri as choose
 
     place = Home(home)
     uri = choose(place, tracking_uri)
@@ -407,8 +407,8 @@ def doctor(
     jobs: int | None,
 ) -> None:
     """Check environment, versions, devices, data and tracking store; or, with --attacks, the attacks."""
+    from ..records.home import Home
     from .doctor import examine, examine_attacks
-    from .records.home import Home
 
     if attacks:
         from suites import suite as find

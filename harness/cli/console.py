@@ -14,15 +14,15 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from .errors import UserError
+from ..errors import UserError
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from .metrics.pairs import Board
-    from .planning.plan import Plan
-    from .studies.findings import Findings
-    from .threat import Norm
+    from ..metrics.pairs import Board
+    from ..planning.plan import Plan
+    from ..studies.findings import Findings
+    from ..threat import Norm
 
 # where nobody measures the width (a pipe, a log) tables are wide rather than broken
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
@@ -89,8 +89,8 @@ class Spoils:
 
     def __call__(self, path: Path, error: UserError) -> None:
         """A file or folder cannot be read."""
-        from .records.files import set_aside
-        from .records.results import Damaged
+        from ..records.files import set_aside
+        from ..records.results import Damaged
 
         if path in self._seen:
             return
@@ -113,7 +113,7 @@ def waiting(trouble: str, results: int, pending: Path) -> None:
 
 def print_leaderboard(boards: Sequence[Board], made: Plan) -> None:
     """Worst-case accuracies with their intervals, a table a norm, ranked at the eps that defenses train at."""
-    from .leaderboard import leaderboard
+    from ..leaderboard import leaderboard
 
     for board in boards:
         rows = leaderboard(board)

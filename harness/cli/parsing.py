@@ -9,13 +9,13 @@ import types
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from .errors import UserError, unknown
-from .training.on_trained import Upon
-from .training.trainer import Trainer
-from .victims.adaptation import Remedy
+from ..errors import UserError, unknown
+from ..training.on_trained import Upon
+from ..training.trainer import Trainer
+from ..victims.adaptation import Remedy
 
 if TYPE_CHECKING:
-    from .execution.ray.engine import Cluster
+    from ..execution.ray.engine import Cluster
 
 
 def parse_chain(text: str, kinds: Mapping[str, type[Trainer]]) -> tuple[Trainer, ...]:
@@ -155,7 +155,7 @@ def parse_engine(
     Raises:
         UserError: An option of Ray's without it, or a request that contradicts the device.
     """
-    from .execution.ray.engine import Cluster
+    from ..execution.ray.engine import Cluster
 
     if engine == "local":
         if address is not None or gpus is not None or cpus != 1:

@@ -8,18 +8,18 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .environment import command_line, cores
-from .errors import UserError
-from .printing import Spoils, complain, console, print_claims, print_leaderboard, print_search, waiting, write_report
-from .redaction import without_password
+from ..environment import command_line, cores
+from ..errors import UserError
+from ..redaction import without_password
+from .console import Spoils, complain, console, print_claims, print_leaderboard, print_search, waiting, write_report
 
 if TYPE_CHECKING:
-    from .datasets.registry import DataSource
-    from .execution.jobs import Context
-    from .execution.process_pool import Engine
-    from .execution.ray.engine import Cluster
-    from .planning.plan import Plan
-    from .trust.admission import Guest
+    from ..datasets.registry import DataSource
+    from ..execution.jobs import Context
+    from ..execution.process_pool import Engine
+    from ..execution.ray.engine import Cluster
+    from ..planning.plan import Plan
+    from ..trust.admission import Guest
 
 UNASKED = "looked at one batch; a run asks first in other batches, orders and modes, and may refuse it then"
 
@@ -50,13 +50,13 @@ def make_plan(
     from defenses import defenses as kinds
     from suites import suite as find
 
-    from .datasets.registry import DataSource
-    from .options import parse_chain, parse_seeds
-    from .planning.partition import parse_part
-    from .planning.partition import part as take
-    from .planning.plan import plan as make
-    from .planning.plan import specs
-    from .planning.suite import Suite
+    from ..datasets.registry import DataSource
+    from ..planning.partition import parse_part
+    from ..planning.partition import part as take
+    from ..planning.plan import plan as make
+    from ..planning.plan import specs
+    from ..planning.suite import Suite
+    from .parsing import parse_chain, parse_seeds
 
     share = parse_part(part) if part is not None else None
     battery = find(suite) if suite is not None else Suite(name="train", summary="", attacks={}, budgets={})
@@ -98,10 +98,10 @@ def _guests(
         if alone := [name for name, value in given.items() if value]:
             raise UserError(f"{alone[0]} says something about a --victim, and none is given")
         return []
-    from .options import parse_channels, parse_remedy, parse_stand_ins
-    from .records.home import Home
-    from .tracking.tracker import tracking_uri as choose
-    from .trust.admission import admit
+    from ..records.home import Home
+    from ..tracking.tracker import tracking_uri as choose
+    from ..trust.admission import admit
+    from .parsing import parse_channels, parse_remedy, parse_stand_ins
 
     channels = {"mean": parse_channels(mean, "--mean"), "std": parse_channels(std, "--std")}
     found = []
@@ -130,7 +130,7 @@ def _guests(
 
 def admission(guest: Guest, made: Plan) -> str:
     """What looking at a model cost, beside what its battery declares."""
-    from .execution.estimate import passes
+    from ..execution.estimate import passes
 
     cells = [cell for cell in made.battery if cell.victim.key == guest.spec.key]
     spent, images = guest.card["inspection"]["passes"], max((cell.n for cell in cells), default=0)
@@ -163,13 +163,13 @@ def execute(
         UserError: Something in it is wrong, or the home cannot be used.
         SystemExit: A model or a pair failed.
     """
-    from .execution.jobs import Context
-    from .execution.runner import run
-    from .live import Display
-    from .records.boards import boards_from_home
-    from .records.home import Home
-    from .tracking.tracker import Tracker
-    from .tracking.tracker import tracking_uri as choose
+    from ..execution.jobs import Context
+    from ..execution.runner import run
+    from ..records.boards import boards_from_home
+    from ..records.home import Home
+    from ..tracking.tracker import Tracker
+    from ..tracking.tracker import tracking_uri as choose
+    from .progress import Display
 
     here = check_device(device, engine)
     made, sources, guests = make_plan(
@@ -205,7 +205,7 @@ def execute(
         if ended.trouble:
             waiting(ended.trouble, ended.waiting, place.pending)
     else:
-        from .listing import trained_table
+        from .tables import trained_table
 
         console.print(trained_table(made, place))
     if ended.failures or spoiled:
@@ -238,16 +238,16 @@ def reproduce(
     from suites import study as find
     from suites import suites
 
-    from .datasets.registry import DataSource
-    from .execution.jobs import Context
-    from .live import Display
-    from .options import parse_seeds
-    from .records.home import Home
-    from .studies.experiment import blueprint
-    from .studies.reproduce import execute as carry_out
-    from .studies.reproduce import gather
-    from .tracking.tracker import Tracker
-    from .tracking.tracker import tracking_uri as choose
+    from ..datasets.registry import DataSource
+    from ..execution.jobs import Context
+    from ..records.home import Home
+    from ..studies.experiment import blueprint
+    from ..studies.reproduce import execute as carry_out
+    from ..studies.reproduce import gather
+    from ..tracking.tracker import Tracker
+    from ..tracking.tracker import tracking_uri as choose
+    from .parsing import parse_seeds
+    from .progress import Display
 
     here = check_device(device, engine)
     study = find(name)
@@ -304,13 +304,13 @@ def search(
     """
     from suites import study as find
 
-    from .datasets.registry import DataSource
-    from .execution.jobs import Context
-    from .execution.runner import run
-    from .live import Display
-    from .records.files import write_bytes
-    from .records.home import Home
-    from .studies.search import candidates, plan, scores
+    from ..datasets.registry import DataSource
+    from ..execution.jobs import Context
+    from ..execution.runner import run
+    from ..records.files import write_bytes
+    from ..records.home import Home
+    from ..studies.search import candidates, plan, scores
+    from .progress import Display
 
     here = check_device(device, engine)
     study = find(name)
@@ -343,11 +343,11 @@ def sync(given: Sequence[Path], *, home: Path, tracking_uri: str | None) -> None
         UserError: One of them is no home, or the one merged into cannot be written.
         SystemExit: Something was refused, damaged or not delivered.
     """
-    from .execution.runner import exclusive
-    from .records.home import Home
-    from .records.merge import homes, merge
-    from .tracking.tracker import Tracker, Unreachable
-    from .tracking.tracker import tracking_uri as choose
+    from ..execution.runner import exclusive
+    from ..records.home import Home
+    from ..records.merge import homes, merge
+    from ..tracking.tracker import Tracker, Unreachable
+    from ..tracking.tracker import tracking_uri as choose
 
     sources = homes(given, home)
     into = Home(home).create()
@@ -379,9 +379,9 @@ def diff(before: Path, after: Path, csv: Path | None) -> None:
     Raises:
         UserError: One of them is no home.
     """
-    from .listing import moved_table
-    from .records.diff import counts, differences, write
-    from .records.home import Home
+    from ..records.diff import counts, differences, write
+    from ..records.home import Home
+    from .tables import moved_table
 
     spoils = Spoils()
     frame = differences(Home(before), Home(after), spoils)
@@ -400,9 +400,9 @@ def diff(before: Path, after: Path, csv: Path | None) -> None:
 
 def foresee(plans: Sequence[Plan], home: Path, device: str, *, titles: bool = False) -> None:
     """Show the pairs of plans, what of them is done, and a line with what the rest may cost."""
-    from .execution.estimate import estimate
-    from .listing import plan_table, surrogates
-    from .records.home import Home
+    from ..execution.estimate import estimate
+    from ..records.home import Home
+    from .tables import plan_table, surrogates
 
     for plan in plans:
         table = plan_table(plan, Home(home))
@@ -421,7 +421,7 @@ def _workers(engine: Cluster | None, context: Context) -> AbstractContextManager
     """What spreads the work, if it is not the processes of this machine."""
     if engine is None:
         return nullcontext()
-    from .execution.ray.engine import RayEngine
+    from ..execution.ray.engine import RayEngine
 
     return RayEngine(engine, context)
 

@@ -12,17 +12,17 @@ from pathlib import Path
 from rich.markup import escape
 from rich.table import Table
 
-from . import environment, redaction
-from .attacks.base import Attack
-from .attacks.toolkits.art import Art
-from .attacks.toolkits.foolbox import Foolbox
-from .datasets.registry import DATASETS
-from .errors import UserError, unknown
-from .planning.suite import Suite
-from .records.home import Home
-from .selftest.run import Finding, Progress, attacks_of, run
-from .threat import Norm
-from .tracking.tracker import Tracker, Unreachable, tracking_uri, undelivered
+from .. import environment, redaction
+from ..attacks.base import Attack
+from ..attacks.toolkits.art import Art
+from ..attacks.toolkits.foolbox import Foolbox
+from ..datasets.registry import DATASETS
+from ..errors import UserError, unknown
+from ..planning.suite import Suite
+from ..records.home import Home
+from ..selftest.run import Finding, Progress, attacks_of, run
+from ..threat import Norm
+from ..tracking.tracker import Tracker, Unreachable, tracking_uri, undelivered
 
 
 def examine(home: Home, data_root: Path | None, uri: str | None) -> tuple[Table, bool]:
@@ -73,7 +73,7 @@ def examine(home: Home, data_root: Path | None, uri: str | None) -> tuple[Table,
 
 
 def _data_state(name: str, root: Path | None) -> str:
-    from .datasets.registry import load_dataset
+    from ..datasets.registry import load_dataset
 
     try:
         data = load_dataset(name, root=root)
