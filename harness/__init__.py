@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .evaluation import evaluate
+    from .api import evaluate
 
 __all__ = ["evaluate"]
 
@@ -23,9 +23,9 @@ def __getattr__(name: str) -> Any:
             from .errors import UserError
 
             raise UserError(trouble)
-        from . import evaluation
+        from . import api
 
-        return getattr(evaluation, name)
+        return getattr(api, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

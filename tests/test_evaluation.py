@@ -17,13 +17,13 @@ from torch import Tensor, nn
 
 import harness
 from defenses.standard import Standard
-from harness import evaluation
+from harness import api
+from harness.api import External, digest
 from harness.attacks.base import Attack, Kind
 from harness.attacks.transfer import Transfer
 from harness.datasets.registry import DATASETS, Dataset
 from harness.determinism import seed_everything
 from harness.errors import UserError
-from harness.evaluation import External, digest
 from harness.judging.proposal import Bench
 from harness.judging.shard import run_shard
 from harness.metrics.pairs import PAIR_COLUMNS, Board, Pair, pair_rows
@@ -202,7 +202,7 @@ def test_one_image_is_enough(trained: nn.Module, sample: Any) -> None:
 
 
 def test_the_package_offers_it(trained: nn.Module, sample: Any) -> None:
-    assert harness.evaluate is evaluation.evaluate
+    assert harness.evaluate is api.evaluate
     with pytest.raises(AttributeError, match="has no attribute 'evaluat'"):
         _ = harness.evaluat
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from defenses.standard import Standard
-from harness import determinism, evaluation
+from harness import api, determinism
 from harness.attacks.alpha import Alpha
 from harness.attacks.apgd import APGD
 from harness.attacks.base import Attack
@@ -220,7 +220,7 @@ def test_an_attack_learns_in_an_evaluation_too(x: Tensor) -> None:
     y = Victim(Hungry()).predict(x)
     attacks = []
     for limit in (10**9, 6):
-        attack, failed = evaluation._prepared(CELL, Bench.of(Hungry(limit), 10, "cpu"), x, y)
+        attack, failed = api._prepared(CELL, Bench.of(Hungry(limit), 10, "cpu"), x, y)
         assert failed is None
         assert isinstance(attack, LBFGS)
         attacks.append(attack.c)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from defenses.standard import Standard
+from harness.api import evaluate
 from harness.attacks.base import Attack
 from harness.attacks.fast_gradient import Gradient, adv_loss
 from harness.attacks.noise import Noise
@@ -18,7 +19,6 @@ from harness.attacks.transfer import Transfer
 from harness.attacks.unclipped import Unclipped
 from harness.datasets.registry import Dataset
 from harness.errors import UserError
-from harness.evaluation import evaluate
 from harness.judging.proposal import Bench, Proposal
 from harness.judging.referee import BOX_TOLERANCE, as_images, judge
 from harness.judging.shard import Outcome, craft, run_shard

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from defenses.standard import Standard
+from harness.api import evaluate
 from harness.attacks.fast_gradient import Gradient
 from harness.attacks.learned_generator import Generator
 from harness.attacks.transfer import Transfer
 from harness.datasets.registry import Dataset
 from harness.determinism import seed_everything
 from harness.errors import UserError
-from harness.evaluation import evaluate
 from harness.identity import canonical, key
 from harness.models.perturbation_generator import generator_loss
 from harness.planning.specs import Cell, ModelSpec
