@@ -146,7 +146,7 @@ def test_damaged_checkpoint_is_named_and_loses_nothing(small_home: tuple[Path, l
     results = sorted(home.glob("cells/*/result.json"))
     weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     try:
-        result = call(*[word.replace("noise*", "pgd-linf") for word in command])
+        result = call(*[word.replace("noise*", "fmn-linf") for word in command])
         assert result.exit_code == 1
         assert f"the checkpoint {weights} is damaged" in result.stderr
         assert f"delete {weights.parent}" in result.stderr

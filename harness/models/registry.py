@@ -93,13 +93,6 @@ class Thumbnail(nn.Module):
         return F.avg_pool2d(x, self.window, ceil_mode=True) if max(self.window) > 1 else x
 
 
-def lenet_32(shape: Shape, classes: int) -> Stages:
-    """The layers of lenet, on the image averaged down to 32 pixels a side at most: any size costs the same."""
-    small = Thumbnail(shape)
-    network = lenet(small.shape, classes)
-    return Stages(OrderedDict([("thumbnail", small), *network.stages.items()]), network.hidden)
-
-
 def convnet_gu(shape: Shape, classes: int) -> Stages:
     """The same layers as lenet, fewer units (Gu & Rigazio 2014, ConvNet; the paper gives no widths)."""
     return _convnet("convnet-gu", shape, classes, maps=(16, 32), units=128)
@@ -161,6 +154,22 @@ def resnet(shape: Shape, classes: int) -> Stages:
     return Stages(stages, ("stem", "group1", "group2", "group3"))
 
 
+def lenet_32(shape: Shape, classes: int) -> Stages:
+    """The layers of lenet, on the image averaged down to 32 pixels a side at most: any size costs the same."""
+    return _on_thumbnail(lenet, shape, classes)
+
+
+def resnet_32(shape: Shape, classes: int) -> Stages:
+    """The layers of resnet, on the image averaged down to 32 pixels a side at most: any size costs the same."""
+    return _on_thumbnail(resnet, shape, classes)
+
+
+def _on_thumbnail(build: Callable[[Shape, int], Stages], shape: Shape, classes: int) -> Stages:
+    small = Thumbnail(shape)
+    network = build(small.shape, classes)
+    return Stages(OrderedDict([("thumbnail", small), *network.stages.items()]), network.hidden)
+
+
 ARCHITECTURES: Final[dict[str, Callable[[Shape, int], Stages]]] = {
     "ae-400": autoencoder,
     "allconv": allconv,
@@ -171,6 +180,7 @@ ARCHITECTURES: Final[dict[str, Callable[[Shape, int], Stages]]] = {
     "lenet-32": lenet_32,
     "maxout": maxout_network,
     "resnet": resnet,
+    "resnet-32": resnet_32,
     "softmax": softmax,
 }
 """Architectures by name; ``mlp-A-B-...`` and ``mlp-sigmoid-A-B-...`` are understood for any widths beside them."""
