@@ -2,6 +2,27 @@
 
 Nobody can train a twin of a model that was trained elsewhere, and a network of its size may take hours. The surrogate
 is the same for all models of a data set, so it is trained once and kept in the home.
+
+Measured with 250 test images and APGD of 20 steps, on victims that were trained otherwise (small networks of 3x3
+convolutions with batch normalisation). Broken are images that the victim gets right as they are; CPU seconds are of a
+busy machine, on which everything took longer; accuracies on CIFAR-10 are of 2000 test images:
+
+============= ============================================== ======== === ==============================
+data set      surrogate                                      accuracy CPU broken
+============= ============================================== ======== === ==============================
+cifar10-jpeg  this one: resnet, 75 k images shown, lr 3e-3   77.4 %   136 70 of 198 at linf 8/255
+cifar10-jpeg  the same, lr 1e-3                              72.3 %   140 47
+cifar10-jpeg  resnet, one epoch of 50 k, lr 1e-3             65.0 %   82  44
+cifar10-jpeg  lenet, 100 k shown, lr 1e-3                    66.1 %   71  22
+mnist         this one: lenet, 75 k shown, lr 3e-3           99.1 %   29  222 of 246 at linf 0.2
+mnist         the same, lr 1e-3                              98.7 %   31  222
+digits        this one: lenet, 75 k shown, lr 3e-3           98.6 %   6   74 of 250 at linf 0.15
+digits        lenet, the data set's epochs (86 k), lr 1e-3   98.9 %   6   78
+============= ============================================== ======== === ==============================
+
+Twenty epochs of resnet on all of CIFAR-10 show it 13 times as many images; what they would break was not measured. Five
+classes of it enlarged to 64x64, 3000 training images: 67.6 % (the victim 70.7 %), and no more than 15 of 175 broken at
+linf 8/255. A surrogate that has little to learn from transfers little, and such transfers say little of the victim.
 """
 
 from __future__ import annotations
