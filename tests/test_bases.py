@@ -26,10 +26,11 @@ from harness.execution.jobs import Context, Examine, Judge, Train
 from harness.execution.scheduler import Graph
 from harness.execution.worker import Worker
 from harness.external.external import External
+from harness.identity import canonical
 from harness.planning.plan import Plan, plan, specs
 from harness.planning.specs import ModelSpec
 from harness.planning.suite import Suite
-from harness.records import boards, plans
+from harness.records import plans
 from harness.records.checkpoints import has_model, load_base, load_card, save_model, weights_digest
 from harness.records.home import Home
 from harness.records.provenance import provenance
@@ -64,8 +65,8 @@ def test_a_front_makes_another_model_and_none_the_same_as_ever() -> None:
     keys = {STACK.key, replace(STACK, front=replace(CLEANER, seed=1)).key, replace(STACK, base=BASE).key}
     assert len(keys) == 3
     assert BASE.key == ModelSpec(dataset="digits", architecture="mlp-8", defense=STANDARD, front=None).key
-    assert "front" not in boards.identity.canonical(BASE)
-    assert boards.identity.canonical(BASE)["base"] is None
+    assert "front" not in canonical(BASE)
+    assert canonical(BASE)["base"] is None
 
 
 @pytest.mark.parametrize(

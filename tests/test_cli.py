@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import runpy
 import shutil
 import signal
@@ -104,7 +105,7 @@ def test_both_sources_give_the_same_tables(small_home: tuple[Path, list[str]], t
     for name in ("leaderboard.csv", "pairs.csv", "leaderboard.md"):
         assert (tmp_path / "home" / name).read_text() == (tmp_path / "mlflow" / name).read_text()
     told = (tmp_path / "mlflow" / "leaderboard.md").read_text()
-    assert "of the suite's 31 pairs were not asked for" in told
+    assert "of the suite's 30 pairs were not asked for" in told
     assert "Failures" not in told
 
 
@@ -240,6 +241,7 @@ def test_a_study_is_planned_like_a_suite() -> None:
         call("reproduce", "lee2017", "--profile", "smoke", "--dry-run"),
     )
     assert planned.exit_code == dry.exit_code == 0
-    counts = [" ".join(result.output.split()).split("rough estimate")[0] for result in (planned, dry)]
+    # without what a probe of this machine says
+    counts = [re.sub(r"about [\d.]+ \w+;|rough estimate.*", "", result.output) for result in (planned, dry)]
     assert counts[0] == counts[1]
     assert "trainings" in counts[0]

@@ -21,12 +21,13 @@ from torch import Tensor, nn
 from harness import identity
 from harness.datasets.registry import Dataset
 from harness.errors import UserError
-from harness.external import exported_program, mlflow_model
+from harness.external import mlflow_model
 from harness.external.external import External, Normalised, bare, describe_model, digest, load, restore
 from harness.external.interface import Interface
 from harness.external.reference import Reference, parse
 from harness.judging.proposal import Bench
 from harness.trust import inspection
+from harness.user_code import python_file
 from harness.victims.adaptation import Remedy
 from harness.victims.victim import Victim, input_gradient
 
@@ -213,7 +214,7 @@ def test_code_in_other_files_counts(tmp_path: Path) -> None:
     script(tmp_path, "from torch import nn\ndef make():\n    return nn.Flatten()\n", "lib/deep.py")
     script(tmp_path, "", "late.py")
     script(tmp_path, "", "bystander.py")
-    listed = exported_program.sources(tmp_path / "net.py")
+    listed = python_file.sources(tmp_path / "net.py")
     assert [name for name, _ in listed] == ["net.py", "late.py", "lib/__init__.py", "lib/deep.py", "lib/tools.py"]
     before = known(f"{tmp_path / 'net.py'}:build")
     for name in ("late.py", "lib/__init__.py", "lib/deep.py"):

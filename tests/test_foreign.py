@@ -88,10 +88,10 @@ def test_ours_can_be_had_beside_theirs() -> None:
     write(
         harness__INIT="",
         harness__wrap="from torch import nn\nclass Wrap(nn.Flatten): pass\n",
-        harness__models="ARCHITECTURES = None  # not ours\n",
-        net="from harness.wrap import Wrap\nfrom harness.threat import Threat\nimport harness.models.registry\n"
+        harness__leaderboard="COLUMNS = None  # not ours\n",
+        net="from harness.wrap import Wrap\nfrom harness.threat import Threat\nimport harness.leaderboard\n"
         "from harness.cli.tables import models\n"
-        "def make():\n    assert harness.models.registry.ARCHITECTURES is None\n    net = Wrap()\n"
+        "def make():\n    assert harness.leaderboard.COLUMNS is None\n    net = Wrap()\n"
         "    net.threat, net.rows = Threat('l2', 1), models().row_count\n    return net\n",
     )
     spec = harness.threat.__spec__

@@ -220,7 +220,7 @@ def test_an_attack_learns_in_an_evaluation_too(x: Tensor) -> None:
     y = Victim(Hungry()).predict(x)
     attacks = []
     for limit in (10**9, 6):
-        attack, failed = api._prepared(CELL, Bench.of(Hungry(limit), 10, "cpu"), x, y)
+        attack, failed = api._prepared(CELL, Bench.of(Hungry(limit), 10, "cpu"), x, y, None)
         assert failed is None
         assert isinstance(attack, LBFGS)
         attacks.append(attack.c)

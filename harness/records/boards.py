@@ -16,6 +16,7 @@ from .files import read_json, read_record
 from .home import Home, no_runs
 from .plans import Record, Spoiled, attempt, cell_name, misplaced, read_plans
 from .results import Damaged, is_finished, read_result
+from .schema import CARD
 
 
 def boards(
@@ -156,7 +157,7 @@ def model_state(home: Home, key: str, spoiled: Spoiled | None = None) -> dict[st
 
     def read() -> dict[str, Any]:
         if (folder / "card.json").exists():
-            return {"status": "ok", "error": "", "card": read_record(folder / "card.json", name="the card")}
+            return {"status": "ok", "error": "", "card": read_record(folder / "card.json", CARD, "the card")}
         if (folder / "failed.json").exists():
             return {"status": "failed", "error": read_json(folder / "failed.json")["error"], "card": {}}
         return {"status": "failed", "error": "not trained", "card": {}}

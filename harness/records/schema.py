@@ -12,13 +12,20 @@ NUMBER: Final = (int, float, None)
 
 TEXTS: Final = ("model", "dataset", "architecture", "defense")
 
+_AGREEMENT: Final[Shape] = dict.fromkeys(("images", "differ", "labels", "change"), (int, float))
+
 RESULT: Final[Shape] = {
     **dict.fromkeys(("cell", "attack", "toolkit", "kind", "norm", "source", "status", *TEXTS), str),
     **dict.fromkeys(("seconds", "forwards", "backwards", "eps"), NUMBER),
     "n": int,
     "seed": int,
+    "unsteady?": int,
+    "answers?": {"referee?": _AGREEMENT, "attacked?": _AGREEMENT},
 }
-"""What ``result.json`` must hold for a report."""
+"""What ``result.json`` must hold for a report. Names that end in ``?`` came later, or are not always there."""
+
+CARD: Final[Shape] = {"inspection?": {"answers?": {"*": _AGREEMENT}}}
+"""What a model's card holds of its admission, if it was admitted."""
 
 _MODEL: Final[Shape] = {**dict.fromkeys(TEXTS, str), "seed": int}
 _CELL: Final[Shape] = {
@@ -46,17 +53,21 @@ def misfit(value: Any, shape: Shape, name: str = "it") -> str:
     Args:
         value: As read.
         shape: A type; a tuple of types that all do, None among them for null; a mapping of names to shapes, all of
-            which must be there; a list of one shape, that of every item.
+            which must be there unless the name ends in ``?``, ``*`` standing for every name; a list of one shape, that
+            of every item.
         name: What to call the value.
     """
     match shape:
         case Mapping():
             if not isinstance(value, dict):
                 return f"{name} is no JSON object"
-            absent = next((key for key in shape if key not in value), None)
+            absent = next((key for key in shape if key not in value and not key.endswith(("?", "*"))), None)
             if absent is not None:
                 return f"{name} has no {absent!r}"
-            return next((found for key, part in shape.items() if (found := misfit(value[key], part, key))), "")
+            if every := shape.get("*"):
+                return next((found for key, part in value.items() if (found := misfit(part, every, key))), "")
+            parts = [(key.removesuffix("?"), part) for key, part in shape.items()]
+            return next((found for key, part in parts if key in value and (found := misfit(value[key], part, key))), "")
         case list():
             if not isinstance(value, list):
                 return f"{name} is no list"

@@ -48,7 +48,7 @@ def _answers(question: Question, evidence: Evidence) -> Check:
 def _seen(evidence: Evidence) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """What is known of answers to the same images: from admission, and from each pair."""
     card = evidence.board.models.get(evidence.model, {}).get("card") or {}
-    for way, found in ((card.get("inspection") or {}).get("answers") or {}).items():
+    for way, found in (card.get("inspection") or {}).get("answers", {}).items():
         yield f"{way}, the model answers {{}} otherwise", found
     for pair in evidence.pairs:
         for who, found in (pair.meta.get("answers") or {}).items():
