@@ -49,6 +49,7 @@ def judgement(session: nox.Session) -> None:
     session.run(
         "pytest",
         "tests_slow/test_grades.py",
+        "tests_slow/test_doors.py",
         "-n",
         "auto",
         "--maxprocesses",
