@@ -276,7 +276,7 @@ def test_a_model_that_is_there_is_a_surrogate_too(tmp_path: Path) -> None:
 
 def order(made: Plan, home: Home, workers: int, seconds: dict[type, float]) -> tuple[list[Any], float, list[float]]:
     """Jobs as workers take them, with all tasks taking so long; the time of the last, and each worker's idle time."""
-    from harness.graph import Graph
+    from harness.execution.scheduler import Graph
 
     graph, clock, taken = Graph(made, home, print, workers), 0.0, []
     running: list[tuple[float, int, str]] = []
@@ -362,7 +362,7 @@ def test_what_has_to_be_trained_first_is(tmp_path: Path, workers: int) -> None:
 
 
 def test_a_surrogate_that_cannot_be_trained_holds_up_nobody(home: Home) -> None:
-    from harness.graph import Graph
+    from harness.execution.scheduler import Graph
 
     made = make(user("a"))
     graph, judged = Graph(made, home, print, 2), 0
