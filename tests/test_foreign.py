@@ -449,3 +449,19 @@ def test_a_name_that_is_taken_is_said_in_a_line() -> None:
     assert done.stdout.startswith(f"{Path('suites/__init__.py').resolve()} has the name of Gauntlet's package 'suites'")
     done = run("-P", "-c", "import harness; harness.evaluate; import defenses", path=str(ROOT))
     assert done.returncode == 0, done.stderr
+
+
+def test_the_installed_command_finds_our_packages_beside_a_users(tmp_path: Path) -> None:
+    """A folder of theirs with our name comes first on the path; the command knows where it was installed."""
+    command = Path(sys.executable).with_name("gauntlet")
+    if not command.exists():
+        pytest.skip("the command is not installed in this environment")
+    for name in ("harness", "suites"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").touch()
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    shown = subprocess.run(
+        [command, "list", "suites"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert shown.returncode == 0, shown.stderr
+    assert "quick" in shown.stdout
