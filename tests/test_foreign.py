@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import harness.cli.tables  # what it imports is loaded before anything is compared
 import harness.threat
 from harness.errors import UserError
 from harness.external.external import describe_model, load, program
