@@ -108,7 +108,7 @@ def evaluate(
                 classes=classes,
                 device=device,
                 remedy=remedy,
-                seed=identity.derive_seed(look.key),
+                seed=look.seed,
             )
             for look in (made.probes if health else ())
         }

@@ -59,6 +59,9 @@ def from_python(name: str) -> dict[str, Any]:
     return {"worst": frame.attrs["worst_case"], "trust": frame.attrs["trust"], "notes": frame.attrs["notes"]}
 
 
+pytestmark = pytest.mark.filterwarnings("ignore")  # of what torch will drop
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_both_doors_agree(name: str, tmp_path: Path) -> None:
     try:

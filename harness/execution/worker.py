@@ -231,7 +231,7 @@ class Worker:
             classes=classes,
             device=self.context.device,
             remedy=spec.defense.remedy,
-            seed=identity.derive_seed(look.key),
+            seed=look.seed,
         )
         made = {"weights": digests(home, {spec.key: spec}), "versions": environment.versions()}
         write_json(home.health(look.key), {"facts": facts, **made, "git_commit": environment.git_commit()})

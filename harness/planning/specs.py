@@ -88,6 +88,13 @@ class ModelSpec:
         return tuple(dataclasses.replace(self, seed=seed) for seed in self.beside) or (self,)
 
     @property
+    def nameless(self) -> ModelSpec:
+        """What random numbers follow from: of a user's model its weights, whatever file and name it came under."""
+        if self.defense.trainable:
+            return self
+        return dataclasses.replace(self, architecture="", defense=self.defense.seed_identity())
+
+    @property
     def training_seed(self) -> int:
         """What random numbers of training are seeded with: the same beside others as alone."""
         alone = dataclasses.replace(self, beside=()) if self.beside else self
@@ -195,10 +202,7 @@ class Cell:
 
     @cached_property
     def _seed_key(self) -> str:
-        victim = self.victim
-        if not victim.defense.trainable:
-            victim = dataclasses.replace(victim, architecture="", defense=victim.defense.seed_identity())
-        return identity.key(dataclasses.replace(self, victim=victim, after="", floor=None))
+        return identity.key(dataclasses.replace(self, victim=self.victim.nameless, after="", floor=None))
 
     @property
     def cascaded(self) -> bool:
@@ -231,6 +235,11 @@ class Probe:
     def key(self) -> str:
         """Identity of the facts."""
         return identity.key(self)
+
+    @property
+    def seed(self) -> int:
+        """Seed of its random numbers."""
+        return identity.derive_seed(dataclasses.replace(self, model=self.model.nameless).key)
 
     def __str__(self) -> str:
         return f"{self.model} ({self.threat})"
