@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 import harness.cli.tables  # what it imports is loaded before anything is compared
 import harness.threat
+from harness.attacks.toolkits import art
 from harness.errors import UserError
 from harness.external.external import describe_model, load, program
 from harness.external.reference import Reference, parse
@@ -90,15 +91,18 @@ def test_ours_can_be_had_beside_theirs() -> None:
     write(
         harness__INIT="",
         harness__wrap="from torch import nn\nclass Wrap(nn.Flatten): pass\n",
-        harness__leaderboard="COLUMNS = None  # not ours\n",
-        net="from harness.wrap import Wrap\nfrom harness.threat import Threat\nimport harness.leaderboard\n"
-        "from harness.cli.tables import models\n"
-        "def make():\n    assert harness.leaderboard.COLUMNS is None\n    net = Wrap()\n"
-        "    net.threat, net.rows = Threat('l2', 1), models().row_count\n    return net\n",
+        harness__models__INIT="",
+        harness__models__registry="ARCHITECTURES = None  # not ours\n",
+        net="from harness.wrap import Wrap\nfrom harness.threat import Threat\nimport harness.models.registry\n"
+        "from harness.cli.tables import models\nimport harness.attacks.toolkits.art as kit\n"
+        "def make():\n    assert harness.models.registry.ARCHITECTURES is None\n    net = Wrap()\n"
+        "    net.threat, net.rows = Threat('l2', 1), models().row_count\n"
+        "    net.kit = kit.__name__, id(kit)\n    return net\n",
     )
     spec = harness.threat.__spec__
     net = load(parse("net.py:make"))
     assert type(net.threat) is harness.threat.Threat
+    assert net.kit == (art.__name__, id(art))  # also what lies deeper is ours, and is not run again as theirs
     assert net.rows > 0  # our own code, called by theirs, found our own harness.models.registry
     assert harness.threat.__spec__ is spec
 

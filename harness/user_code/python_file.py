@@ -243,6 +243,8 @@ class World:
             self._tops.add(name)
         elif top in self._tops:
             spec = PathFinder.find_spec(name, path)
+            if spec is not None and top in OURS and Path(spec.origin or "").is_relative_to(_HOME / top):
+                spec = None  # it lies in a package of ours that theirs lacks, and is not to be run as theirs
         else:
             spec = None
         if spec is None:
