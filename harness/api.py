@@ -16,13 +16,16 @@ from .datasets.registry import Dataset, DatasetInfo, default_info
 from .errors import UserError, describe
 from .external.external import External, bare, digest
 from .judging.proposal import Bench, Proposal
-from .judging.shard import run_shard
+from .judging.shard import prepare, run_shard
 from .metrics.pairs import Board, Pair, pair_rows, worst_case
 from .planning.plan import plan
 from .planning.specs import Cell, ModelSpec
 from .planning.suite import Suite
-from .records import plans
+from .records.boards import known_model
+from .records.plans import model_name, pair_record
 from .records.results import pair_from_outcomes
+from .schema.models import Card, ModelState
+from .schema.pairs import Declared
 from .trust.grade import trust
 from .trust.inspection import inspect
 from .trust.probe import probe
@@ -113,19 +116,13 @@ def evaluate(
             for look in (made.probes if health else ())
         }
     budgets = {str(norm): eps for norm, eps in made.suite.grid(info).items()}
-    known = {
-        spec.key: {
-            **plans.model_record(spec, info),
-            "status": "ok",
-            "error": "",
-            "card": {"inspection": found.facts},
-        }
-    }
+    called = model_name(spec, info)
+    card = Card(**dict(called), sha256="", inspection=found.facts)
     board = Board(
         suite=suite.name,
         budgets={info.name: budgets},
         pairs=pairs,
-        models=known,
+        models={spec.key: known_model(called, ModelState(card=card))},
         health={spec.key: facts},
         left_out={spec.key: made.left_out},
     )
@@ -159,13 +156,13 @@ def _pair(
         )
         for shard in range(cell.shards)
     ]
-    meta = plans.cell_record(cell, info, suite) | {
-        "command": "",
-        "declaration": identity.canonical(cell),
-        "versions": environment.versions(),
-        "git_commit": environment.git_commit(),
-    }
-    return pair_from_outcomes(meta, [(o.samples, o.facts, o.gallery) for o in outcomes])
+    declared = Declared(
+        **{**dict(pair_record(cell, info, suite)), "command": ""},
+        declaration=identity.canonical(cell),
+        versions=environment.versions(),
+        git_commit=environment.git_commit(),
+    )
+    return pair_from_outcomes(declared, outcomes)
 
 
 def _prepared(
@@ -175,18 +172,11 @@ def _prepared(
     attack = cell.attack
     if cell.prepared_key is None:
         return attack, None
-    seed, n, victim = identity.derive_seed(cell.prepared_key), attack.preparation_samples, bench.attacked
+    n = attack.preparation_samples
     if learned is not None:
         _, (x, y) = learned.train_sample(min(n, len(learned.x_train)))
-        x, y = x.to(victim.device), y.to(victim.device)
-
-    def prepare() -> Attack:
-        determinism.seed_everything(seed)
-        with victim.guarded():
-            return attack.prepare(victim, x[:n].clone(), y[:n].clone())
-
     try:
-        return victim.sparing(len(x[:n]), prepare), None
+        return prepare(bench.attacked, attack, x[:n], y[:n], identity.derive_seed(cell.prepared_key))[0], None
     except VictimError:
         raise
     except Exception as error:  # an attack's failure is recorded, and does not stop the others

@@ -13,6 +13,7 @@ import pandas as pd
 
 from .metrics.comparison import compare
 from .metrics.pairs import Board, Pair, WorstCase, reference, wilson, worst_case
+from .schema.models import KnownModel
 from .trust.grade import Trust, trust
 
 LEADERBOARD_COLUMNS: Final = (
@@ -70,7 +71,7 @@ def leaderboard(board: Board) -> pd.DataFrame:
     for model in _models(board):
         problems = _problems(board, model)
         for norm, grid in board.budgets[model.dataset].items():
-            if model.seeds and not any(pair.meta["norm"] == norm for pairs in model.seeds.values() for pair in pairs):
+            if model.seeds and not any(pair.result.norm == norm for pairs in model.seeds.values() for pair in pairs):
                 continue
             grades = {key: trust(board, key, norm) for key in model.seeds}
             common = _trust_columns(list(grades.values()))
@@ -84,8 +85,7 @@ def _models(board: Board) -> list[_Model]:
     """Models by what was judged, and those of which nothing was."""
     groups: dict[tuple[Any, ...], dict[str, list[Pair]]] = {}
     for key, pairs in board.by_model.items():
-        meta = pairs[0].meta
-        group = (meta["dataset"], meta["architecture"], meta["defense"], reference(pairs).n)
+        group = (*pairs[0].result.group, reference(pairs).n)
         groups.setdefault(group, {})[key] = pairs
     found = [
         _Model(dataset, architecture, defense, n, seeds)
@@ -93,15 +93,10 @@ def _models(board: Board) -> list[_Model]:
     ]
     names = {model.name for model in found}
     for known in board.models.values():
-        dataset, architecture, defense = _name(known)
-        if (dataset, architecture, defense) not in names and dataset in board.budgets:
-            names.add((dataset, architecture, defense))
-            found.append(_Model(dataset, architecture, defense, 0, {}))
+        if known.group not in names and known.dataset in board.budgets:
+            names.add(known.group)
+            found.append(_Model(*known.group, 0, {}))
     return found
-
-
-def _name(known: Mapping[str, Any]) -> tuple[str, str, str]:
-    return str(known.get("dataset")), str(known.get("architecture")), str(known.get("defense"))
 
 
 def _row(board: Board, model: _Model, norm: str, eps: float) -> dict[str, Any]:
@@ -136,20 +131,20 @@ def _problems(board: Board, model: _Model) -> list[str]:
         found.append("no images were judged")
     for pairs in model.seeds.values():
         for pair in pairs:
-            if pair.meta["status"] != "ok":
-                found.append(f"{pair.meta['attack']} ({pair.meta['norm']}): {pair.meta['status']}")
+            if pair.result.failed:
+                found.append(f"{pair.result.attack} ({pair.result.norm}): {pair.result.status}")
     for key, known in board.models.items():
-        if _name(known) == model.name:
-            found += [f"seed {known.get('seed')}: {reason}" for reason in _lacks(board, model, key, known)]
+        if known.group == model.name:
+            found += [f"seed {known.seed}: {reason}" for reason in _lacks(board, model, key, known)]
     return list(dict.fromkeys(found))
 
 
-def _lacks(board: Board, model: _Model, key: str, known: Mapping[str, Any]) -> list[str]:
+def _lacks(board: Board, model: _Model, key: str, known: KnownModel) -> list[str]:
     """Why one seed of a model is incomplete."""
     labels, unasked = board.missing.get(key, ()), board.unasked.get(key, ())
     reasons = []
-    if labels or known.get("status") == "failed":
-        reasons.append(str(known.get("error") or (f"{len(labels)} pairs not run" if labels else "failed")))
+    if labels or known.status == "failed":
+        reasons.append(known.error or (f"{len(labels)} pairs not run" if labels else "failed"))
     if unasked:
         total = len(board.by_model.get(key, ())) + len(labels) + len(unasked)
         reasons.append(f"{len(unasked)} of the suite's {total} pairs were not asked for")

@@ -133,7 +133,7 @@ def admission(guest: Guest, made: Plan) -> str:
     from ..execution.estimate import passes
 
     cells = [cell for cell in made.battery if cell.victim.key == guest.spec.key]
-    spent, images = guest.card["inspection"]["passes"], max((cell.n for cell in cells), default=0)
+    spent, images = guest.passes, max((cell.n for cell in cells), default=0)
     battery = sum(passes(cell.attack) * cell.n for cell in cells)
     line = f"{guest.spec.architecture}: looked at with {spent} passes of an image"
     return f"{line}, {spent / images:.1f} an image and {spent / battery:.1%} of its battery's" if battery else line

@@ -118,7 +118,7 @@ def print_leaderboard(boards: Sequence[Board], made: Plan) -> None:
     for board in boards:
         rows = leaderboard(board)
         rows = rows[rows["dataset"].isin(list(made.infos))]
-        labels = {str(pair.meta["attack"]) for pair in board.pairs}
+        labels = {pair.result.attack for pair in board.pairs}
         for (dataset, norm, n), group in rows.groupby(["dataset", "norm", "n"], sort=False):
             grid = sorted(group["eps"].unique())
             eps = made.infos[str(dataset)].eps.get(cast("Norm", norm), grid[0])

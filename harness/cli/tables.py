@@ -16,7 +16,7 @@ from rich.text import Text
 from ..attacks.base import Attack
 from ..planning.plan import Plan
 from ..planning.specs import ModelSpec
-from ..records.checkpoints import has_model, load_card
+from ..records.checkpoints import card, has_model
 from ..records.home import Home
 from ..records.results import is_finished
 
@@ -189,9 +189,9 @@ def trained_table(plan: Plan, home: Home) -> Table:
         if not has_model(home, spec):
             table.add_row(spec.dataset, spec.architecture, name, str(spec.seed), "-", "-", "failed")
             continue
-        card = load_card(home, spec)
-        accuracies = (f"{card['train_accuracy']:.2%}", f"{card['test_accuracy']:.2%}")
-        table.add_row(spec.dataset, spec.architecture, name, str(spec.seed), *accuracies, f"{card['seconds']:.1f}")
+        facts = card(home, spec.key)
+        accuracies = (f"{facts.train_accuracy:.2%}", f"{facts.test_accuracy:.2%}")
+        table.add_row(spec.dataset, spec.architecture, name, str(spec.seed), *accuracies, f"{facts.seconds:.1f}")
     return table
 
 

@@ -21,11 +21,12 @@ from .. import identity
 from ..errors import UserError, describe
 from ..planning.plan import Plan
 from ..planning.specs import Cell, ModelSpec
-from ..records import plans
-from ..records.files import read_json
 from ..records.home import Home
+from ..records.plans import pair_record, plan_record, write_plan
+from ..records.prepared import prepared_record
 from ..records.provenance import provenance
 from ..records.results import finish
+from ..schema.pairs import Declared
 from ..tracking.tracker import Tracker, Unreachable
 from .jobs import Context, Examine, Job, Judge, Train
 from .process_pool import Done, Engine, Pool, Task
@@ -171,18 +172,17 @@ class Recorder:
     def _finish(self, cell: Cell) -> None:
         info = self._plan.infos[cell.victim.dataset]
         argument = self._plan.arguments.get(cell.victim.dataset)
-        meta = {
-            **plans.cell_record(cell, info, self._plan.suite.name, argument),
-            "declaration": identity.canonical(cell),
-            **provenance(self._home, cell),
-        }
-        if self._plan.again:
-            meta["command"] = self._plan.again
-        if cell.prepared_key is not None:
-            meta["preparation"] = read_json(self._home.prepared(cell.prepared_key))["cost"]
+        planned = pair_record(cell, info, self._plan.suite.name, argument)
+        prepared = None if cell.prepared_key is None else prepared_record(self._home.prepared(cell.prepared_key))
+        declared = Declared(
+            **{**dict(planned), "command": self._plan.again or planned.command},
+            **dict(provenance(self._home, cell)),
+            declaration=identity.canonical(cell),
+            preparation=None if prepared is None else prepared.cost,
+        )
         if self._tracker is not None:
             self._tracker.mark(self._plan.key, cell.key)  # before the result: a kill between them loses nothing
-        finish(self._home.cell(cell.key), cell.shards, meta)
+        finish(self._home.cell(cell.key), cell.shards, declared)
 
     def _deliver(self, *, last: bool = False) -> None:
         """Deliver every waiting result; a store that did not answer is asked now and then, and once more at the end."""
@@ -245,8 +245,7 @@ def run(
 
     with exclusive(home, say):
         home.sweep()
-        record = plans.plan_record(plan, command)
-        plans.write_plan(home, record)
+        write_plan(home, plan_record(plan, command))
         graph = Graph(plan, home, say, jobs)
         watch.models, watch.shards = graph.models, graph.count(Judge)
         watch.cells_done = len(plan.cells) - len(graph.shards_left)

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from ..errors import UserError
 from ..planning.plan import Plan
 from ..planning.specs import Cell, ModelSpec, Probe
-from ..records.checkpoints import has_model
+from ..records.checkpoints import has_model, weights_standing
 from ..records.crafted import read_crafted
-from ..records.files import read_json, set_aside
+from ..records.files import read_record, set_aside
 from ..records.home import Home
 from ..records.prepared import prepared_record
-from ..records.provenance import digests, provenance
+from ..records.provenance import provenance
 from ..records.results import Damaged, check_result, is_finished, read_shard, shard_path
+from ..schema.base import Provenance
+from ..schema.probes import ProbeRecord
 from .jobs import Craft, Examine, Job, Judge, Prepare, Train
 from .process_pool import Task
 
@@ -90,10 +91,12 @@ class Graph:
         path = self._home.health(probe.key)
         if path.exists():
             try:
-                if read_json(path)["weights"] == digests(self._home, {probe.model.key: probe.model}):
-                    return
-            except (UserError, KeyError, TypeError):
-                self._say(f"{path} is damaged; computing it again")
+                weights = read_record(path, ProbeRecord).weights
+            except UserError as error:
+                self._say(f"{error}; computing it again")
+                weights = {}
+            if weights_standing(self._home, weights).state == "fresh":
+                return
             path.unlink()
         self._add(f"examine {probe.key}", Examine(probe), {_training(probe.model)})
 
@@ -109,12 +112,12 @@ class Graph:
         needs = {_training(cell.victim), _training(cell.crafter)}
         folder = self._home.cell(cell.key)
         made = provenance(self._home, cell)
-        made_of = provenance(self._home, cell, judged=False)
+        crafting = provenance(self._home, cell, judged=False)
         unprepared = False
         if cell.prepared_key is not None:
             name = f"prepare {cell.prepared_key}"
             ready = self._home.prepared(cell.prepared_key)
-            unprepared = not (ready.exists() and self._usable(ready, lambda: prepared_record(ready), made_of))
+            unprepared = not (ready.exists() and self._usable(ready, lambda: prepared_record(ready), crafting))
             if unprepared:
                 self._add(name, Prepare(cell), {_training(cell.crafter)})
             needs.add(name)
@@ -131,7 +134,7 @@ class Graph:
                 name = f"craft {cell.crafted_key} {shard}"
                 if unprepared:
                     file.unlink(missing_ok=True)
-                if not (file.exists() and self._usable(file, lambda f=file: read_crafted(f)[1], made_of)):  # type: ignore[misc]
+                if not (file.exists() and self._usable(file, lambda f=file: read_crafted(f)[1], crafting)):  # type: ignore[misc]
                     self._add(name, Craft(cell, shard), set(needs))
                 wanted.add(name)
             if cell.after:
@@ -145,25 +148,22 @@ class Graph:
         if not is_finished(folder):
             return False
         try:
-            weights = check_result(folder).get("weights", {})
+            standing = weights_standing(self._home, check_result(folder).weights)
         except Damaged as error:
             self._say(f"{error}; kept as {set_aside(folder).name}, computing it again")
             return False
-        now = provenance(self._home, cell)["weights"]
-        if weights != now:
-            self._say(f"{cell}: a model was trained again since; kept as {set_aside(folder).name}, computing it again")
-            return False
-        return True
+        if standing.state != "fresh":
+            self._say(f"{cell}: {standing.reason}; kept as {set_aside(folder).name}, computing it again")
+        return standing.state == "fresh"
 
-    def _usable(self, path: Path, facts: Callable[[], Mapping[str, Any]], made: Mapping[str, Any]) -> bool:
+    def _usable(self, path: Path, facts: Callable[[], Provenance], made: Provenance) -> bool:
         """Whether a part of an interrupted cell can be kept: it is whole, and made with what is here now."""
         try:
-            found = facts()
+            return facts().made_with(made)
         except UserError as error:
             self._say(f"{error}; computing it again")
             path.unlink(missing_ok=True)
             return False
-        return all(found.get(name) == value for name, value in made.items())
 
     @property
     def left(self) -> int:

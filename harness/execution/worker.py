@@ -18,22 +18,25 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .. import environment, identity
+from .. import identity
 from ..attacks.base import Attack
 from ..attacks.transfer import inner
 from ..datasets.registry import Dataset
 from ..determinism import full_float32, seed_everything
 from ..judging.proposal import Bench
-from ..judging.shard import craft, run_shard
+from ..judging.shard import craft, prepare, run_shard
 from ..metrics.pairs import broken
 from ..planning.specs import Cell, ModelSpec, Probe
 from ..records.checkpoints import has_model, load_base, load_model, save_model
 from ..records.crafted import read_proposal, write_proposal
-from ..records.files import write_json
+from ..records.files import write_record
 from ..records.home import Home
+from ..records.plans import model_name
 from ..records.prepared import read_prepared, write_prepared
-from ..records.provenance import digests, provenance
+from ..records.provenance import made_of, provenance
 from ..records.results import shard_samples, write_shard
+from ..schema.models import Card, EpochLine, FailedTraining
+from ..schema.probes import ProbeRecord
 from ..training import vmapped_seeds
 from ..training.optim import keep_compiler_out
 from ..training.trainer import Diverged, Trained, score
@@ -114,7 +117,7 @@ class Worker:
                 made = [spec.defense.fit(spec.architecture, data, device=device, base=base, progress=say)]
         except Diverged as error:
             for one in missing:
-                write_json(home.model(one.key) / "failed.json", {"error": str(error)})
+                write_record(home.model(one.key) / "failed.json", FailedTraining(error=str(error)))
             raise
         seconds = (time.perf_counter() - start) / len(made)
         for one, trained in zip(spec.group, made, strict=True):
@@ -130,18 +133,16 @@ class Worker:
             None if history else torch.arange(min(UNTRAINED_SAMPLES, len(images)), device=device)
             for images in (data.x_train, data.x_test)
         )
-        card = {
-            "dataset": spec.dataset,
-            "architecture": spec.architecture,
-            "defense": spec.label(data.info),
-            "seed": spec.seed,
-            "parameters": sum(p.numel() for p in model.parameters()),
-            "epochs": len(history),
-            "seconds": seconds,
-            "train_accuracy": score(model, data, data.x_train.to(device), data.y_train.to(device), seen)[1],
-            "test_accuracy": score(model, data, data.x_test.to(device), data.y_test.to(device), unseen)[1],
-            "history": [line._asdict() for line in history],
-        }
+        card = Card(
+            sha256="",
+            **dict(model_name(spec, data.info)),
+            parameters=sum(p.numel() for p in model.parameters()),
+            epochs=len(history),
+            seconds=seconds,
+            train_accuracy=score(model, data, data.x_train.to(device), data.y_train.to(device), seen)[1],
+            test_accuracy=score(model, data, data.x_test.to(device), data.y_test.to(device), unseen)[1],
+            history=tuple(EpochLine(**line._asdict()) for line in history),
+        )
         save_model(home, spec, model, card)
         (home.model(spec.key) / "failed.json").unlink(missing_ok=True)
 
@@ -170,17 +171,9 @@ class Worker:
         _, (x, y) = data.train_sample(min(attack.preparation_samples, len(data.x_train)))
         victim = self._bench(cell.crafter).attacked
 
-        def prepare() -> tuple[Attack, dict[str, float]]:
-            seed_everything(identity.derive_seed(key))  # now: a model that is loaded first draws its weights
-            start = time.perf_counter()
-            with victim.counted() as cost, victim.guarded():
-                ready = attack.prepare(victim, x.to(victim.device), y.to(victim.device))
-            seconds = time.perf_counter() - start
-            return ready, {"seconds": seconds, "forwards": cost.forwards, "backwards": cost.backwards}
-
-        ready, facts = victim.sparing(len(x), prepare)
+        ready, cost = prepare(victim, attack, x, y, identity.derive_seed(key))
         made = provenance(self.context.home, cell, judged=False)
-        write_prepared(self.context.home.prepared(key), attack, ready, facts, made)
+        write_prepared(self.context.home.prepared(key), attack, ready, cost, made)
 
     def _ready(self, cell: Cell) -> Attack:
         """The cell's attack with what it learned from the training data."""
@@ -215,9 +208,7 @@ class Worker:
             crafted=crafted,
             standing=standing(home, cell, shard, before).to(x.device) if cell.cascaded else None,
         )
-        write_shard(
-            home.cell(cell.key), shard, outcome.samples, {**outcome.facts, **provenance(home, cell)}, outcome.gallery
-        )
+        write_shard(home.cell(cell.key), shard, outcome, provenance(home, cell))
 
     def _examine(self, look: Probe) -> None:
         home, spec = self.context.home, look.model
@@ -233,8 +224,7 @@ class Worker:
             remedy=spec.defense.remedy,
             seed=look.seed,
         )
-        made = {"weights": digests(home, {spec.key: spec}), "versions": environment.versions()}
-        write_json(home.health(look.key), {"facts": facts, **made, "git_commit": environment.git_commit()})
+        write_record(home.health(look.key), ProbeRecord(facts=facts, **dict(made_of(home, spec))))
 
     def _reporter(self, name: str) -> Callable[[int, int, Mapping[str, float]], None]:
         """Writes progress to a small file that the driver reads: a killed worker leaves no lock behind."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -16,8 +16,10 @@ from .. import determinism
 from ..attacks.base import Attack
 from ..errors import describe
 from ..metrics.pairs import DISTANCES, FLAGS, SAMPLE_COLUMNS
+from ..schema.base import Cost
+from ..schema.pairs import Answers, ShardFacts
 from ..threat import Threat
-from ..victims.agreement import Agreement
+from ..victims.agreement import agreement
 from ..victims.victim import Victim, VictimError
 from .proposal import Bench, Proposal
 from .referee import Verdict, as_images, judge
@@ -71,19 +73,44 @@ def _craft(victim: Victim, attack: Attack, threat: Threat, x: Tensor, y: Tensor,
     return Proposal(x_adv, seconds, cost.forwards, cost.backwards, errors)
 
 
+def prepare(victim: Victim, attack: Attack, x: Tensor, y: Tensor, seed: int) -> tuple[Attack, Cost]:
+    """Let an attack look at training images: the attack with what it learned, and what that took.
+
+    Args:
+        victim: The model that it will be run on.
+        attack: As declared.
+        x: Images, float32 (M, C, H, W) in [0, 1].
+        y: Labels, int64 (M,).
+        seed: For every random draw.
+
+    Raises:
+        VictimError: The model itself is at fault. Whatever else the attack raises comes through.
+    """
+    x, y = x.to(victim.device), y.to(victim.device)
+
+    def look() -> tuple[Attack, Cost]:
+        determinism.seed_everything(seed)
+        start = time.perf_counter()
+        with victim.counted() as cost, victim.guarded():
+            ready = attack.prepare(victim, x.clone(), y.clone())
+        seconds = time.perf_counter() - start
+        return ready, Cost(seconds=seconds, forwards=cost.forwards, backwards=cost.backwards)
+
+    return victim.sparing(len(x), look)
+
+
 @dataclass(frozen=True)
 class Outcome:
     """A judged shard.
 
     Attributes:
         samples: Frame of :data:`harness.metrics.pairs.SAMPLE_COLUMNS`.
-        facts: ``seconds, forwards, backwards`` of the attack, ``errors``, how many of the attacked images came back
-            ``unchanged``, and whether they had to be ``boxed`` in [0, 1].
+        facts: What the attack took, and what was noticed.
         gallery: Arrays of the first images.
     """
 
     samples: pd.DataFrame
-    facts: dict[str, Any]
+    facts: ShardFacts
     gallery: dict[str, npt.NDArray[Any]]
 
 
@@ -133,16 +160,16 @@ def run_shard(
         proposal = Proposal(x[chosen], 0.0, 0, 0)
     verdict = judge(bench.referee, x[chosen], y[chosen], proposal.x_adv, threat, clean_pred[chosen], boxed=attack.boxed)
     samples = _frame(verdict, index, y, clean_pred, chosen, correct, shard, boxed=attack.boxed)
-    facts = {
-        "seconds": proposal.seconds,
-        "forwards": proposal.forwards,
-        "backwards": proposal.backwards,
-        "errors": list(proposal.errors),
-        "unchanged": _unchanged(proposal.x_adv, x[chosen], correct[chosen]),
-        "boxed": attack.boxed,
-        "unsteady": unsteady,
-        "answers": _answers_after(bench, x, logits),
-    }
+    facts = ShardFacts(
+        seconds=proposal.seconds,
+        forwards=proposal.forwards,
+        backwards=proposal.backwards,
+        errors=proposal.errors,
+        unchanged=_unchanged(proposal.x_adv, x[chosen], correct[chosen]),
+        boxed=attack.boxed,
+        unsteady=unsteady,
+        answers=_answers_after(bench, x, logits),
+    )
     return Outcome(samples, facts, _gallery(verdict, index, x, y, chosen, proposal.x_adv))
 
 
@@ -159,7 +186,7 @@ def _clean_labels(victim: Victim, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor 
     return torch.where(first == y, second, first), None, int((first != second).sum())
 
 
-def _answers_after(bench: Bench, x: Tensor, logits: Tensor | None) -> dict[str, dict[str, float]]:
+def _answers_after(bench: Bench, x: Tensor, logits: Tensor | None) -> Answers:
     """Whether both copies of the model, after the attack, still answer the clean images as the referee's did before.
 
     The referee's is asked in another order and in small batches, the attacked one on a few images. What depends on the
@@ -172,7 +199,7 @@ def _answers_after(bench: Bench, x: Tensor, logits: Tensor | None) -> dict[str, 
         return {}
     turned = x.flip(0).split(AGAIN)  # type: ignore[no-untyped-call]
     later = torch.cat([bench.referee.logits(part) for part in turned]).flip(0)
-    found = Agreement.of(logits, later)
+    found = agreement(logits, later)
     if found.labels and not torch.equal(again := bench.referee.logits(x), logits):
         changed = int((again.argmax(1) != logits.argmax(1)).sum())
         if changed and not torch.equal(bench.referee.logits(x), again):
@@ -180,8 +207,8 @@ def _answers_after(bench: Bench, x: Tensor, logits: Tensor | None) -> dict[str, 
                 f"the model's predictions vary from call to call ({changed} of {len(x)} images): a stochastic model is "
                 "judged over repeated draws, which its remedy must declare (draws=16, say)"
             )
-    attacked = Agreement.of(logits[:AGAIN], bench.attacked.logits(x[:AGAIN]))
-    return {"referee": asdict(found), "attacked": asdict(attacked)}
+    attacked = agreement(logits[:AGAIN], bench.attacked.logits(x[:AGAIN]))
+    return {"referee": found, "attacked": attacked}
 
 
 def _unchanged(x_adv: object, x: Tensor, counted: Tensor) -> int:

@@ -18,6 +18,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from ..schema.models import KnownModel
+from ..schema.pairs import Result
+from ..schema.probes import ProbeFacts
+
 TOLERANCE: Final = 1e-4  # of harness.threat, which this module may not import: it would bring torch along
 
 FLAGS: Final = ("over_budget", "out_of_box", "non_finite", "wrong_shape", "crashed")
@@ -72,9 +76,7 @@ class Pair:
     """One model-attack pair as recorded: what a cell's directory or its MLflow run holds.
 
     Attributes:
-        meta: ``result.json``: the declaration and the counts. Keys used here: ``cell, model, dataset,
-            architecture, defense, seed, attack, toolkit, kind, norm, eps, source, n, forwards, backwards,
-            seconds, status``; ``eps`` is None for a minimal attack.
+        result: ``result.json``: the declaration and the counts.
         records: What became of each image, by column (:data:`SAMPLE_COLUMNS`); see :attr:`samples`, :attr:`columns`.
         gallery: First images: ``index (M,)``, ``x`` and ``x_adv`` float32 (M, C, H, W), ``label``,
             ``clean_pred``, ``adv_pred`` (M,). Empty if none were kept.
@@ -82,7 +84,7 @@ class Pair:
         run_url: Where that run can be looked at, empty if unknown.
     """
 
-    meta: Mapping[str, Any]
+    result: Result
     records: Samples
     gallery: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
     run_id: str = ""
@@ -119,8 +121,7 @@ class Board:
         pairs: The records. A pair may belong to several boards.
         missing: Labels of pairs that were asked for and have no record (not run, or failed before the attack), by
             model key.
-        models: What is known of each model by key: ``dataset, architecture, defense, seed, status`` ("ok" or
-            "failed"), ``error`` and ``card`` (the training card: fields, accuracies, seconds).
+        models: What is known of each model, by key.
         health: Facts of the probe by model key and norm; see :mod:`harness.trust.grade`.
         unasked: Labels of the suite's other pairs, which no command asked for (``--attack`` selects some), by model
             key. No failure, but no rank either.
@@ -132,8 +133,8 @@ class Board:
     budgets: Mapping[str, Mapping[str, Sequence[float]]]
     pairs: Sequence[Pair]
     missing: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    models: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    health: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
+    models: Mapping[str, KnownModel] = field(default_factory=dict)
+    health: Mapping[str, Mapping[str, ProbeFacts]] = field(default_factory=dict)
     unasked: Mapping[str, Sequence[str]] = field(default_factory=dict)
     left_out: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
@@ -219,21 +220,21 @@ def rows_of(board: Board, pair: Pair) -> list[dict[str, Any]]:
     A pair that crashed or returned invalid images has no robust accuracy (NaN), whatever its images say. Nor has a
     pair of a cascade: it met only the images that the attacks before it had left.
     """
-    meta, n = pair.meta, pair.n
-    common = {name: meta[name] for name in PAIR_COLUMNS if name in meta}
+    result, n = pair.result, pair.n
+    common: dict[str, Any] = {name: getattr(result, name) for name in PAIR_COLUMNS if name in Result.model_fields}
     common |= {**pair.summary, "suite": board.suite, "run_id": pair.run_id, "n": n}
     common["invalid"] = int(pair.summary["invalid"])
     rows = []
-    for eps in board.budgets[meta["dataset"]][meta["norm"]] if meta["eps"] is None else [meta["eps"]]:
-        left = n - int(broken(pair.columns, meta["norm"], eps).sum())
+    for eps in board.budgets[result.dataset][result.norm] if result.eps is None else [result.eps]:
+        left = n - int(broken(pair.columns, result.norm, eps).sum())
         low, high = wilson(left, n)
         accuracy = left / n if n else math.nan
-        if common.get("status", "ok") != "ok":  # what a failed attack left standing is no accuracy
+        if result.failed:  # what a failed attack left standing is no accuracy
             accuracy = low = high = common["success_rate"] = math.nan
-        if meta.get("cascade"):
+        if result.cascade:
             accuracy = low = high = math.nan
         robust = {"robust_accuracy": accuracy, "robust_accuracy_low": low, "robust_accuracy_high": high}
-        rows.append(common | robust | {"eps": eps, "survives_rounding": rounding(pair.columns, meta["norm"], eps)})
+        rows.append(common | robust | {"eps": eps, "survives_rounding": rounding(pair.columns, result.norm, eps)})
     return rows
 
 
@@ -241,7 +242,7 @@ def by_model(pairs: Iterable[Pair]) -> dict[str, list[Pair]]:
     """Pairs grouped by model key, in order of appearance."""
     groups: dict[str, list[Pair]] = {}
     for pair in pairs:
-        groups.setdefault(pair.meta["model"], []).append(pair)
+        groups.setdefault(pair.result.model, []).append(pair)
     return groups
 
 
@@ -293,7 +294,7 @@ def nearest(pairs: Sequence[Pair], norm: str) -> pd.DataFrame:
         found = reach(pair, images, norm)
         closer = found < distance
         distance[closer] = found[closer]
-        attack[closer] = pair.meta["attack"]
+        attack[closer] = pair.result.attack
     columns = {"clean_correct": correct, "distance": distance, "attack": attack}
     return pd.DataFrame(columns, index=pd.Index(images, name="index"))
 
@@ -330,7 +331,7 @@ def worst_case(pairs: Sequence[Pair], norm: str, eps: float) -> WorstCase:
     hits: dict[str, Bools] = {}
     for pair in pairs:
         lost = (reach(pair, images, norm) <= limit(eps)) & correct
-        label = pair.meta["attack"]
+        label = pair.result.attack
         hits[label] = hits[label] | lost if label in hits else lost
     stack = np.stack(list(hits.values()))
     total = stack.sum(0)

@@ -6,24 +6,27 @@ files, the cells' results and the models' cards alone, so both can be rebuilt at
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
+from ..errors import UserError
 from ..metrics.pairs import Board, Pair
+from ..schema.models import Card, FailedTraining, KnownModel, ModelEntry, ModelName, ModelState
+from ..schema.pairs import BatteryPair
+from ..schema.plans import PlanRecord
+from ..schema.probes import ProbeFacts, ProbeRecord
 from .files import read_json, read_record
 from .home import Home, no_runs
-from .plans import Record, Spoiled, attempt, cell_name, misplaced, read_plans
-from .results import Damaged, is_finished, read_result
-from .schema import CARD
+from .plans import Spoiled, attempt, read_plans
+from .results import Damaged, is_finished, read_pair
 
 
 def boards(
-    plans: Sequence[Record],
+    plans: Sequence[PlanRecord],
     pair: Callable[[str], Pair | None],
-    model: Callable[[str], Mapping[str, Any]],
-    facts: Callable[[str, str], Mapping[str, Any] | None],
+    model: Callable[[str], ModelState],
+    facts: Callable[[str, str], ProbeFacts | None],
 ) -> list[Board]:
     """One board a suite, data set and number of images, from every plan of it.
 
@@ -40,62 +43,60 @@ def boards(
     Args:
         plans: Plan records, oldest first; of budgets the newest plan's count.
         pair: Finds the result of a cell by key; None if there is none.
-        model: Finds a model's state by key: ``status``, ``error``, ``card``.
+        model: Finds what became of a model, by key.
         facts: Finds what a probe found, by the keys of model and probe; None if there is nothing.
     """
     found = []
-    asked = frozenset(cell["cell"] for record in plans for cell in record["cells"])
-    for suite in dict.fromkeys(record["suite"] for record in plans):
-        mine = [record for record in plans if record["suite"] == suite]
-        sets = dict.fromkeys((cell["dataset"], cell["n"]) for record in mine for cell in record["battery"])
+    asked = frozenset(cell.cell for record in plans for cell in record.cells)
+    for suite in dict.fromkeys(record.suite for record in plans):
+        mine = [record for record in plans if record.suite == suite]
+        sets = dict.fromkeys((cell.dataset, cell.n) for record in mine for cell in record.battery)
         found += [_board(mine, asked, suite, dataset, n, pair, model, facts) for dataset, n in sets]
     return found
 
 
 def _board(
-    plans: Sequence[Record],
+    plans: Sequence[PlanRecord],
     wanted: Collection[str],
     suite: str,
     dataset: str,
     n: int,
     pair: Callable[[str], Pair | None],
-    model: Callable[[str], Mapping[str, Any]],
-    facts: Callable[[str, str], Mapping[str, Any] | None],
+    model: Callable[[str], ModelState],
+    facts: Callable[[str, str], ProbeFacts | None],
 ) -> Board:
-    models: dict[tuple[Any, ...], dict[str, Any]] = {}
-    battery: dict[str, dict[str, Record]] = {}  # by model key, by name of the pair
-    budgets: dict[str, list[float]] = {}
-    newest: dict[str, Record] = {}
+    models: dict[tuple[str, str, int], ModelEntry] = {}
+    battery: dict[str, dict[str, BatteryPair]] = {}  # by model key, by name of the pair
+    budgets: dict[str, tuple[float, ...]] = {}
+    newest: dict[str, BatteryPair] = {}
     probes: dict[str, dict[str, str]] = {}
-    out: dict[str, Sequence[str]] = {}  # by model key, what its newest plan leaves out
+    out: dict[str, tuple[str, ...]] = {}  # by model key, what its newest plan leaves out
     for record in plans:
-        here = [cell for cell in record["battery"] if (cell["dataset"], cell["n"]) == (dataset, n)]
+        here = [cell for cell in record.battery if (cell.dataset, cell.n) == (dataset, n)]
         if not here:
             continue
-        budgets = dict(record["budgets"][dataset])
-        newest = {cell_name(cell): cell for cell in here}
-        judged = {cell["model"] for cell in here}
-        for entry in record["models"]:
-            if entry["model"] in judged:
-                models[tuple(entry[name] for name in ("architecture", "defense", "seed"))] = dict(entry)
+        budgets = record.budgets[dataset]
+        newest = {cell.pair_name: cell for cell in here}
+        judged = {cell.model for cell in here}
+        models |= {(m.architecture, m.defense, m.seed): m for m in record.models if m.model in judged}
         asked: dict[str, set[str]] = {}
         for cell in here:
-            asked.setdefault(cell["model"], set()).add(cell_name(cell))
+            asked.setdefault(cell.model, set()).add(cell.pair_name)
         # a plan lists all that its suite asks of a model: what it lacks is asked no more, unless it says why
-        left = record.get("left_out", ())
+        left = record.left_out
         for key, names in asked.items():
             before = battery.get(key, {}).items()
-            battery[key] = {name: cell for name, cell in before if name in names or cell["attack"] in left}
+            battery[key] = {name: cell for name, cell in before if name in names or cell.attack in left}
             out[key] = left
         for cell in here:
-            known = battery[cell["model"]]
-            name = cell_name(cell)
-            if name in known and cell["cascade"] and not known[name]["cascade"] and pair(known[name]["cell"]):
+            known = battery[cell.model]
+            name = cell.pair_name
+            if name in known and cell.cascade and not known[name].cascade and pair(known[name].cell):
                 continue  # what saw every image says more than what saw those that stood
             known[name] = cell
-        for look in record["probes"]:
-            if look["model"] in judged:
-                probes.setdefault(look["model"], {})[look["norm"]] = look["probe"]
+        for look in record.probes:
+            if look.model in judged:
+                probes.setdefault(look.model, {})[look.norm] = look.probe
     pairs: list[Pair] = []
     missing: dict[str, list[str]] = {}
     unasked: dict[str, list[str]] = {}
@@ -104,21 +105,19 @@ def _board(
     # seeds in their order, whichever plan came first: a mean over them is the same to the last bit
     models = dict(sorted(models.items(), key=lambda item: (first[item[0][:-1]], item[0][-1])))
     for entry in models.values():
-        key = entry["model"]
+        key = entry.model
         cells, left = battery[key], out[key]
-        results = {name: pair(cell["cell"]) for name, cell in cells.items()}
+        results = {name: pair(cell.cell) for name, cell in cells.items()}
         pairs += [result for result in results.values() if result is not None]
-        none = [name for name, result in results.items() if result is None and cells[name]["attack"] not in left]
-        nobodys = [name for name in none if cells[name]["cell"] not in wanted]
-        absent = [name for name in none if cells[name]["cell"] in wanted]
+        none = [name for name, result in results.items() if result is None and cells[name].attack not in left]
+        nobodys = [name for name in none if cells[name].cell not in wanted]
+        absent = [name for name in none if cells[name].cell in wanted]
         absent += sorted(
             name
             for name, cell in newest.items()
-            if name not in cells and cell["attack"] not in left and not _spared(cell, entry)
+            if name not in cells and cell.attack not in left and not _spared(cell, entry)
         )
-        done = {
-            label: [results[name] is not None for name in cells if cells[name]["attack"] == label] for label in left
-        }
+        done = {label: [results[name] is not None for name in cells if cells[name].attack == label] for label in left}
         never = [label for label, ran in done.items() if not ran or not all(ran)]
         for kind, labels in ((missing, absent), (unasked, nobodys), (left_out, never)):
             if labels:
@@ -132,22 +131,27 @@ def _board(
         budgets={dataset: budgets},
         pairs=pairs,
         missing=missing,
-        models={entry["model"]: {**entry, **model(entry["model"])} for entry in models.values()},
+        models={entry.model: known_model(entry, model(entry.model)) for entry in models.values()},
         health=health,
         unasked=unasked,
         left_out=left_out,
     )
 
 
-def _spared(cell: Record, entry: Record) -> bool:
+def known_model(name: ModelName, state: ModelState) -> KnownModel:
+    """What a board knows of a model."""
+    return KnownModel(**dict(ModelName.of(name)), **dict(state))
+
+
+def _spared(cell: BatteryPair, entry: ModelEntry) -> bool:
     """Whether a pair of another model's battery is none of this one's.
 
     It may be a transfer from this very model, and a model that draws has no boundary to walk along.
     """
-    return bool(cell["source"] or (cell.get("needs_a_boundary") and entry.get("stochastic")))
+    return bool(cell.source or (cell.needs_a_boundary and entry.stochastic))
 
 
-def model_state(home: Home, key: str, spoiled: Spoiled | None = None) -> dict[str, Any]:
+def model_state(home: Home, key: str, spoiled: Spoiled | None = None) -> ModelState:
     """Whether a model was trained, and its card; one whose files are damaged was not, if there is somebody to tell.
 
     Raises:
@@ -155,14 +159,14 @@ def model_state(home: Home, key: str, spoiled: Spoiled | None = None) -> dict[st
     """
     folder = home.model(key)
 
-    def read() -> dict[str, Any]:
+    def read() -> ModelState:
         if (folder / "card.json").exists():
-            return {"status": "ok", "error": "", "card": read_record(folder / "card.json", CARD, "the card")}
-        if (folder / "failed.json").exists():
-            return {"status": "failed", "error": read_json(folder / "failed.json")["error"], "card": {}}
-        return {"status": "failed", "error": "not trained", "card": {}}
+            return ModelState(card=read_record(folder / "card.json", Card, "the card"))
+        failed = folder / "failed.json"
+        error = read_record(failed, FailedTraining).error if failed.exists() else "not trained"
+        return ModelState(status="failed", error=error)
 
-    return attempt(read, folder, spoiled) or {"status": "failed", "error": "its card is damaged", "card": {}}
+    return attempt(read, folder, spoiled) or ModelState(status="failed", error="its card is damaged")
 
 
 def boards_from_home(home: Home, store: str | None = None, spoiled: Spoiled | None = None) -> list[Board]:
@@ -180,7 +184,7 @@ def boards_from_home(home: Home, store: str | None = None, spoiled: Spoiled | No
     if not plans:
         raise no_runs(home.path)
 
-    declared = {cell["cell"]: cell for record in plans for cell in (*record["cells"], *record["battery"])}
+    declared = {cell.cell: cell for record in plans for cell in (*record.cells, *record.battery)}
 
     def pair(key: str) -> Pair | None:
         folder = home.cell(key)
@@ -188,8 +192,8 @@ def boards_from_home(home: Home, store: str | None = None, spoiled: Spoiled | No
             return None
         runs = read_runs(folder)
         run_id = runs.get(store, "") if store is not None else next(iter(runs.values()), "")
-        found = read_result(folder, run_id=run_id)
-        if other := misplaced(found, declared[key]):
+        found = read_pair(folder, run_id=run_id)
+        if other := found.result.misplaced(declared[key]):
             raise Damaged(f"{folder / 'result.json'} is damaged (its {other} is not that of its plan)")
         return found
 
@@ -201,13 +205,16 @@ def boards_from_home(home: Home, store: str | None = None, spoiled: Spoiled | No
     )
 
 
-def probe_facts(home: Home, probe: str) -> dict[str, Any] | None:
+def probe_facts(home: Home, probe: str) -> ProbeFacts | None:
     """What a probe found, None if it was not run."""
     path = home.health(probe)
-    return dict(read_record(path, {"facts": dict})["facts"]) if path.exists() else None
+    return read_record(path, ProbeRecord, "the probe's record").facts if path.exists() else None
 
 
 def read_runs(folder: Path) -> dict[str, str]:
     """MLflow run ids of a plan, model or pair, by the tracking store."""
     path = folder / "runs.json"
-    return read_record(path) if path.exists() else {}
+    runs = read_json(path) if path.exists() else {}
+    if not isinstance(runs, dict):
+        raise UserError(f"{path} is damaged (not a JSON object)")
+    return runs

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Literal, NamedTuple
 
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
@@ -19,46 +19,87 @@ from ..errors import UserError
 from ..external.external import External, restore
 from ..models.purifier import Purified, purifier
 from ..planning.specs import ModelSpec
-from .files import read_record, write_bytes, write_json
+from ..schema.models import Card
+from .files import read_record, write_bytes, write_record
 from .home import Home
+
+State = Literal["fresh", "stale", "missing", "damaged", "superseded"]
+"""``fresh``: stands, and the same command leaves it alone. ``stale``, ``missing``, ``damaged``: the same command makes
+it (again). ``superseded``: it is whole, but another was declared in its place since."""
+
+
+class Standing(NamedTuple):
+    """Whether what is on disk still stands, and why not."""
+
+    state: State
+    reason: str = ""
+
+
+def model_standing(home: Home, key: str) -> Standing:
+    """Whether a model was trained, on what is there now; its weights are not looked at. The card is written last.
+
+    Raises:
+        UserError: A card is damaged.
+    """
+    path = home.model(key) / "card.json"
+    if not path.exists():
+        return Standing("missing", "not trained")
+    for parent, digest in card(home, key).upon.items():
+        base = model_standing(home, parent)
+        if base.state != "fresh":
+            return Standing("stale", f"the model {parent} that it is built upon is not here")
+        if card(home, parent).sha256 != digest:
+            return Standing("stale", f"the model {parent} that it is built upon was trained again since")
+    return Standing("fresh")
+
+
+def weights_standing(home: Home, weights: Mapping[str, str]) -> Standing:
+    """Whether what was made with these weights, digests by key of the model, was made with those that are here.
+
+    Raises:
+        UserError: A card is damaged.
+    """
+    if not weights:
+        return Standing("stale", "it does not say with which weights it was made")
+    for key, digest in weights.items():
+        if model_standing(home, key).state != "fresh":
+            return Standing("stale", f"its model {key} is not here, and will be trained again")
+        if card(home, key).sha256 != digest:
+            return Standing("stale", f"its model {key} was trained again since")
+    return Standing("fresh")
 
 
 def has_model(home: Home, spec: ModelSpec) -> bool:
-    """Whether a finished checkpoint is there, of the base and front that are there now. The card is written last.
+    """Whether a finished checkpoint is there, of the base and front that are there now.
 
     Raises:
-        UserError: The card of a model that is built upon another is damaged.
+        UserError: A card is damaged.
     """
-    card = home.model(spec.key) / "card.json"
-    if not card.exists():
-        return False
-    if not spec.parents:
-        return True
-    if not all(has_model(home, part) for part in spec.parents):
-        return False
-    return bool(_card(card, card.stat().st_mtime_ns).get("upon") == parent_digests(home, spec))
+    return model_standing(home, spec.key).state == "fresh" and card(home, spec.key).upon.keys() == {
+        part.key for part in spec.parents
+    }
 
 
-def weights_digest(home: Home, spec: ModelSpec) -> str:
-    """Digest of the weights that a trained model's card vouches for; asked for every cell of a plan.
+def card(home: Home, key: str) -> Card:
+    """The card of a trained model.
 
     Raises:
-        UserError: The card is damaged.
-        OSError: There is none.
+        UserError: It is damaged; the message names it.
+        OSError: It cannot be read.
     """
-    card = home.model(spec.key) / "card.json"
-    return str(_card(card, card.stat().st_mtime_ns).get("sha256"))
+    path = home.model(key) / "card.json"
+    return _card(path, path.stat().st_mtime_ns)
 
 
-def parent_digests(home: Home, spec: ModelSpec) -> dict[str, str]:
-    """Digests of what a model is built upon, by key."""
-    return {part.key: weights_digest(home, part) for part in spec.parents}
+def digests(home: Home, specs: Iterable[ModelSpec]) -> dict[str, str]:
+    """Digests of the weights of those models that are there, by key."""
+    return {spec.key: card(home, spec.key).sha256 for spec in specs if has_model(home, spec)}
 
 
 @lru_cache(maxsize=1024)
-def _card(path: Path, modified: int) -> dict[str, Any]:
+def _card(path: Path, modified: int) -> Card:
     try:
-        return read_record(path, name="the card")
+        return read_record(path, Card, "the card")
     except UserError as error:
         raise UserError(f"{error}; {_mend(path.parent)}") from None
 
@@ -67,51 +108,41 @@ def _mend(folder: Path) -> str:
     return f"delete {folder} and run the same command again to retrain it"
 
 
-def save_model(home: Home, spec: ModelSpec, model: nn.Module, card: Mapping[str, Any]) -> None:
+def save_model(home: Home, spec: ModelSpec, model: nn.Module, facts: Card) -> None:
     """Write weights as safetensors, then the card that makes them count.
 
     Args:
         home: Where.
         spec: What was trained.
         model: The trained model.
-        card: Facts for people; added are the declaration, the weights' digest and those of what it is built upon.
+        facts: For people; its declaration, digest and those of what it is built upon are filled in here.
     """
     weights = save_tensors({name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()})
     folder = home.model(spec.key)
     write_bytes(folder / "weights.safetensors", weights)
-    digest = hashlib.sha256(weights).hexdigest()
-    made = {"declaration": identity.canonical(spec), "sha256": digest}
-    if spec.parents:
-        made["upon"] = parent_digests(home, spec)
-    write_json(folder / "card.json", {**card, **made})
+    made = {
+        "declaration": identity.canonical(spec),
+        "sha256": hashlib.sha256(weights).hexdigest(),
+        "upon": {part.key: card(home, part.key).sha256 for part in spec.parents},
+    }
+    write_record(folder / "card.json", facts.model_copy(update=made))
 
 
-def load_card(home: Home, spec: ModelSpec) -> dict[str, Any]:
-    """The card of a trained model.
-
-    Raises:
-        UserError: It is damaged; the message names it.
-        OSError: It cannot be read.
-    """
-    path = home.model(spec.key) / "card.json"
-    return dict(_card(path, path.stat().st_mtime_ns))
-
-
-def whole_model(folder: Path) -> dict[str, Any]:
+def whole_model(folder: Path) -> Card:
     """A model's card, after a look at the weights that it vouches for.
 
     Raises:
         UserError: One of them is damaged or missing; the message names it.
     """
-    card = read_record(folder / "card.json", {"sha256": str}, "the card")
-    if "reference" in card:  # a user's own: its weights lie elsewhere
-        return card
+    facts = read_record(folder / "card.json", Card, "the card")
+    if facts.reference is not None:  # a user's own: its weights lie elsewhere
+        return facts
     weights = folder / "weights.safetensors"
     if not weights.exists():
         raise UserError(f"{weights} is missing")
-    if hashlib.sha256(weights.read_bytes()).hexdigest() != card["sha256"]:
+    if hashlib.sha256(weights.read_bytes()).hexdigest() != facts.sha256:
         raise UserError(f"{weights} is damaged (its digest is not the card's)")
-    return card
+    return facts
 
 
 def load_model(home: Home, spec: ModelSpec, info: DatasetInfo) -> nn.Module:
@@ -130,10 +161,10 @@ def load_model(home: Home, spec: ModelSpec, info: DatasetInfo) -> nn.Module:
     mend = _mend(folder)
     try:
         content = file.read_bytes()
-        card = load_card(home, spec)
+        wanted = card(home, spec.key).sha256
     except OSError as error:
         raise UserError(f"cannot read the checkpoint {error.filename} ({error.strerror}); {mend}") from None
-    if hashlib.sha256(content).hexdigest() != card.get("sha256"):
+    if hashlib.sha256(content).hexdigest() != wanted:
         raise UserError(f"the checkpoint {file} is damaged (its digest is not the card's); {mend}")
     model = spec.defense.build(spec.architecture, info, load_base(home, spec, info))
     try:

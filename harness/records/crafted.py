@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
+from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from ..errors import first_line
 from ..judging.proposal import Proposal
+from ..schema.base import Provenance
+from ..schema.pairs import Crafted
 from .files import write_bytes
 from .results import Damaged
 
 
-def write_proposal(path: Path, proposal: Proposal, made: Mapping[str, Any]) -> None:
+def write_proposal(path: Path, proposal: Proposal, made: Provenance) -> None:
     """Keep crafted images, with their provenance."""
     tensors = {"x_adv": proposal.x_adv.detach().cpu().contiguous()} if isinstance(proposal.x_adv, Tensor) else {}
-    facts = {
-        "seconds": proposal.seconds,
-        "forwards": proposal.forwards,
-        "backwards": proposal.backwards,
-        "errors": list(proposal.errors),
-        **made,
-    }
-    write_bytes(path, save_tensors(tensors, metadata={"facts": json.dumps(facts)}))
+    facts = Crafted(
+        seconds=proposal.seconds,
+        forwards=proposal.forwards,
+        backwards=proposal.backwards,
+        errors=proposal.errors,
+        **dict(made),
+    )
+    write_bytes(path, save_tensors(tensors, metadata={"facts": facts.model_dump_json()}))
 
 
 def read_proposal(path: Path) -> Proposal:
@@ -35,7 +35,7 @@ def read_proposal(path: Path) -> Proposal:
     return read_crafted(path)[0]
 
 
-def read_crafted(path: Path) -> tuple[Proposal, dict[str, Any]]:
+def read_crafted(path: Path) -> tuple[Proposal, Crafted]:
     """Read crafted images and their facts.
 
     Raises:
@@ -43,10 +43,10 @@ def read_crafted(path: Path) -> tuple[Proposal, dict[str, Any]]:
     """
     try:
         with safe_open(path, framework="pt") as file:
-            facts = json.loads((file.metadata() or {})["facts"])
+            facts = Crafted.model_validate_json((file.metadata() or {})["facts"])
             names = list(file.keys())
             x_adv: Tensor | None = file.get_tensor("x_adv") if "x_adv" in names else None
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except (OSError, ValidationError, KeyError, SafetensorError) as error:
         raise Damaged(f"{path} is damaged ({first_line(error)})") from None
-    proposal = Proposal(x_adv, facts["seconds"], facts["forwards"], facts["backwards"], tuple(facts["errors"]))
+    proposal = Proposal(x_adv, facts.seconds, int(facts.forwards), int(facts.backwards), facts.errors)
     return proposal, facts

@@ -14,19 +14,19 @@ import pandas as pd
 
 from ..metrics.comparison import contrast, images, standing
 from ..metrics.pairs import Bools, Pair, broken, wilson
+from ..schema.models import ModelName, ModelState
+from ..schema.plans import PlanRecord
 from .boards import boards
 from .files import is_aside, write_bytes
 from .home import Home, no_runs
-from .plans import Record, Spoiled, attempt, misplaced, read_plans
-from .results import is_finished, read_result
+from .plans import Spoiled, attempt, read_plans
+from .results import is_finished, read_pair
 
 STATES: Final = ("beyond noise", "within noise", "equal", "no verdict", "only in A", "only in B")
 """What became of a number, the most telling first. ``no verdict``: there are no two numbers to compare."""
 
 INCOMPLETE: Final = "incomplete"
 """Status of a model that lacks pairs of its battery, asked for or not: what the rest left is not what all would."""
-
-_NAME: Final = ("dataset", "architecture", "defense", "seed")
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,10 @@ def share(stands: Bools) -> float:
 
 
 def worst_cases(
-    a: Sequence[Record], b: Sequence[Record], pair_a: Callable[[str], Pair | None], pair_b: Callable[[str], Pair | None]
+    a: Sequence[PlanRecord],
+    b: Sequence[PlanRecord],
+    pair_a: Callable[[str], Pair | None],
+    pair_b: Callable[[str], Pair | None],
 ) -> list[dict[str, Any]]:
     """What all attacks of a suite together left of each model, in two homes: the number that models are ranked by.
 
@@ -94,25 +97,27 @@ def worst_cases(
     return rows
 
 
-def _judged(plans: Sequence[Record], pair: Callable[[str], Pair | None]) -> dict[tuple[Any, ...], dict[int, _Judged]]:
+def _judged(
+    plans: Sequence[PlanRecord], pair: Callable[[str], Pair | None]
+) -> dict[tuple[Any, ...], dict[int, _Judged]]:
     """Models by suite and name, then by their number of images."""
-    declared = {cell["cell"]: cell for plan in plans for cell in plan["battery"]}
+    declared = {cell.cell: cell for plan in plans for cell in plan.battery}
 
     def fitting(key: str) -> Pair | None:
         found = pair(key)
-        return None if found is None or misplaced(found, declared[key]) else found
+        return None if found is None or found.result.misplaced(declared[key]) else found
 
     judged: dict[tuple[Any, ...], dict[int, _Judged]] = {}
-    for board in boards(plans, fitting, lambda _: {}, lambda *_: None):
+    for board in boards(plans, fitting, lambda _: ModelState(), lambda *_: None):
         for key, pairs in board.by_model.items():
-            model, norms = board.models[key], {pair.meta["norm"] for pair in pairs}
-            failed = [pair.meta["status"] for pair in pairs if pair.meta["status"] != "ok"]
+            model, norms = board.models[key], {pair.result.norm for pair in pairs}
+            failed = [pair.result.status for pair in pairs if pair.result.failed]
             incomplete = key in board.missing or key in board.unasked
             status = INCOMPLETE if incomplete else next(iter(failed), "ok")
             left_out = frozenset(board.left_out.get(key, ()))
-            grids: Mapping[str, Sequence[float]] = board.budgets[model["dataset"]]
+            grids: Mapping[str, Sequence[float]] = board.budgets[model.dataset]
             budgets = frozenset((norm, float(eps)) for norm in norms for eps in grids[norm])
-            name = (board.suite, *(model[part] for part in _NAME))
+            name = (board.suite, *model.names)
             judged.setdefault(name, {})[pairs[0].n] = _Judged(key, pairs, status, left_out, budgets)
     return judged
 
@@ -127,7 +132,7 @@ def _matched(a: Mapping[int, _Judged], b: Mapping[int, _Judged]) -> Iterator[tup
 
 
 def _row(name: tuple[Any, ...], a: _Judged | None, b: _Judged | None, norm: str, eps: float) -> dict[str, Any]:
-    row: dict[str, Any] = dict(zip(("suite", *_NAME), name, strict=True))
+    row: dict[str, Any] = dict(zip(("suite", *ModelName.model_fields), name, strict=True))
     row |= {"attack": "worst case", "source": "", "part": "test", "norm": norm, "eps": eps, "test": "", "matched": ""}
     stands: dict[str, Bools] = {}
     for end, side in (("a", a), ("b", b)):
@@ -173,7 +178,7 @@ _SHOWN: Final = ("dataset", "architecture", "defense", "seed", "suite", "attack"
 class _Side:
     """One home's plans and results by key, and the eps that its plans judge at."""
 
-    plans: Sequence[Record]
+    plans: Sequence[PlanRecord]
     pairs: Mapping[str, Pair]
     written: Mapping[str, int]
     budgets: Mapping[tuple[str, str], frozenset[float]]
@@ -237,14 +242,14 @@ def _read(home: Home, spoiled: Spoiled | None) -> _Side:
     for folder in sorted((home.path / "cells").glob("*")):
         if is_aside(folder) or not is_finished(folder):
             continue
-        pair = attempt(lambda f=folder: read_result(f), folder, spoiled)  # type: ignore[misc]
+        pair = attempt(lambda f=folder: read_pair(f), folder, spoiled)  # type: ignore[misc]
         if pair is not None:
             pairs[folder.name] = pair
             written[folder.name] = (folder / "result.json").stat().st_mtime_ns
     budgets: dict[tuple[str, str], frozenset[float]] = {}
     plans = read_plans(home, spoiled)
     for plan in plans:
-        for dataset, norms in plan["budgets"].items():
+        for dataset, norms in plan.budgets.items():
             for norm, grid in norms.items():
                 budgets[dataset, norm] = budgets.get((dataset, norm), frozenset()) | frozenset(map(float, grid))
     return _Side(plans, pairs, written, budgets)
@@ -252,9 +257,9 @@ def _read(home: Home, spoiled: Spoiled | None) -> _Side:
 
 def _grid(pair: Pair, *sides: _Side) -> Sequence[float]:
     """Eps values that a pair is looked at: its own, or those of both homes' plans."""
-    if pair.meta["eps"] is not None:
-        return [float(pair.meta["eps"])]
-    where = pair.meta["dataset"], pair.meta["norm"]
+    if pair.result.eps is not None:
+        return [pair.result.eps]
+    where = pair.result.dataset, pair.result.norm
     return sorted(frozenset().union(*(side.budgets.get(where, frozenset()) for side in sides))) or [math.inf]
 
 
@@ -268,8 +273,8 @@ def _by_name(a: _Side, b: _Side) -> dict[str, str]:
     for alike in (True, False):  # first those on as many images
         for key in [key for key in waiting if key not in found]:
             free = left.get(_name(a.pairs[key]), [])
-            n = a.pairs[key].meta["n"]
-            other = next((one for one in free if not alike or b.pairs[one].meta["n"] == n), None)
+            n = a.pairs[key].result.n
+            other = next((one for one in free if not alike or b.pairs[one].result.n == n), None)
             if other is not None:
                 free.remove(other)
                 found[key] = other
@@ -277,22 +282,16 @@ def _by_name(a: _Side, b: _Side) -> dict[str, str]:
 
 
 def _name(pair: Pair) -> tuple[Any, ...]:
-    return tuple(_part(pair) if name == "part" else pair.meta.get(name) for name in NAME)
-
-
-def _part(pair: Pair) -> str:
-    """Whose images a pair was run on: results of earlier versions do not say."""
-    return str(pair.meta.get("part", "test"))
+    return tuple(getattr(pair.result, name) for name in NAME)
 
 
 def _rows(a: Pair | None, b: Pair | None, how: str, grid: Sequence[float]) -> list[dict[str, Any]]:
     one = a if a is not None else b
     assert one is not None
-    said = {**one.meta, "suite": "", "part": _part(one)}
-    row: dict[str, Any] = {name: said[name] for name in _SHOWN} | {"matched": how, "test": ""}
+    row = {name: getattr(one.result, name, "") for name in _SHOWN} | {"matched": how, "test": ""}
     for side, pair in (("a", a), ("b", b)):
-        row[f"cell_{side}"] = pair.meta["cell"] if pair is not None else ""
-        row[f"status_{side}"] = pair.meta["status"] if pair is not None else ""
+        row[f"cell_{side}"] = pair.result.cell if pair is not None else ""
+        row[f"status_{side}"] = pair.result.status if pair is not None else ""
         row[f"n_{side}"] = pair.n if pair is not None else 0
     return [row | {"eps": eps} | _moved(a, b, eps) for eps in grid]
 
@@ -302,11 +301,11 @@ def _moved(a: Pair | None, b: Pair | None, eps: float) -> dict[str, Any]:
     known: dict[str, Any] = {"accuracy_a": _accuracy(a, eps), "accuracy_b": _accuracy(b, eps)}
     if a is None or b is None:
         return known | {"state": "only in A" if b is None else "only in B"}
-    if a.meta["status"] != b.meta["status"]:
+    if a.result.status != b.result.status:
         return known | {"state": "beyond noise"}
-    if a.meta["status"] not in _NUMBERS:
+    if a.result.status not in _NUMBERS:
         return known | {"state": "equal"}
-    if a.meta.get("cascade") or b.meta.get("cascade"):
+    if a.result.cascade or b.result.cascade:
         return known | {"state": "no verdict"}
     before, after = _order(a), _order(b)
     paired = np.array_equal(before[["index", "label"]].to_numpy(), after[["index", "label"]].to_numpy())
@@ -318,16 +317,16 @@ def _order(pair: Pair) -> pd.DataFrame:
 
 
 def _standing(pair: Pair, samples: pd.DataFrame, eps: float) -> Bools:
-    if pair.meta["status"] == "unclipped":  # nothing that it returned is an adversarial
+    if pair.result.status == "unclipped":  # nothing that it returned is an adversarial
         wrong = samples["adv_pred"].to_numpy() != samples["label"].to_numpy()
         lost: Bools = ~samples["clean_correct"].to_numpy(bool) | (samples["attacked"].to_numpy(bool) & wrong)
         return ~lost
-    return ~broken(samples, pair.meta["norm"], eps)
+    return ~broken(samples, pair.result.norm, eps)
 
 
 def _accuracy(pair: Pair | None, eps: float) -> float:
     """Share of images that stand; NaN for a pair that failed, has no image or did not meet all of them."""
-    if pair is None or pair.meta["status"] not in _NUMBERS or pair.meta.get("cascade"):
+    if pair is None or pair.result.status not in _NUMBERS or pair.result.cascade:
         return math.nan
     return share(_standing(pair, pair.samples, eps))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,22 +11,19 @@ from typing import Any, Final, Literal
 
 from .. import environment
 from ..errors import UserError
+from ..schema.base import Provenance
+from ..schema.models import Card, FailedTraining, ModelName
+from ..schema.pairs import BatteryPair, PlannedPair, Result
+from ..schema.plans import PlanRecord
 from .boards import read_runs
-from .checkpoints import whole_model
+from .checkpoints import Standing, State, model_standing, weights_standing, whole_model
 from .files import earlier, flat, is_aside, read_record
 from .home import Home, no_runs
-from .plans import attempt, cell_name, read_plans
-from .results import is_finished, read_result
+from .plans import attempt, read_plans
+from .results import is_finished, read_pair
 
 CHOICES: Final = 6
 """Keys named where a prefix fits several or none."""
-
-NAMES: Final = ("dataset", "architecture", "defense", "seed")
-"""What people know a model by."""
-
-State = Literal["fresh", "stale", "missing", "damaged", "superseded"]
-"""``fresh``: stands, and the same command leaves it alone. ``stale``, ``missing``, ``damaged``: the same command makes
-it (again). ``superseded``: it is whole, but another was declared in its place since."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,24 +76,19 @@ def explain(home: Home, text: str, versions: Mapping[str, int] | None = None) ->
     key = _find(text, sorted(pairs | models), home)
     found = _pair(home, key, plans) if key in pairs else _model(home, key, plans)
     bumped = tuple(_bumped(found.declaration, versions or {}))
-    if bumped and found.state == "fresh":
-        return _changed(found, "superseded", bumped)
-    return _changed(found, found.state, bumped)
+    state: State = "superseded" if bumped and found.state == "fresh" else found.state
+    reasons = (*found.reasons, *bumped) or ("whole, and made of what is here now",)
+    return dataclasses.replace(found, state=state, reasons=reasons)
 
 
-def _changed(found: Explanation, state: State, more: Sequence[str]) -> Explanation:
-    reasons = (*found.reasons, *more) or ("whole, and made of what is here now",)
-    return Explanation(**{**vars(found), "state": state, "reasons": reasons})
-
-
-def _known(home: Home, plans: Sequence[Mapping[str, Any]]) -> tuple[set[str], set[str]]:
+def _known(home: Home, plans: Sequence[PlanRecord]) -> tuple[set[str], set[str]]:
     """Keys of pairs and of models, on disk or in a plan."""
     there = {
         kind: {path.name for path in (home.path / kind).glob("*") if path.is_dir() and not is_aside(path)}
         for kind in ("cells", "models")
     }
-    pairs = there["cells"] | {cell["cell"] for plan in plans for cell in (*plan["cells"], *plan["battery"])}
-    return pairs, there["models"] | {model["model"] for plan in plans for model in plan["models"]}
+    pairs = there["cells"] | {cell.cell for plan in plans for cell in (*plan.cells, *plan.battery)}
+    return pairs, there["models"] | {model.model for plan in plans for model in plan.models}
 
 
 def _find(text: str, keys: Sequence[str], home: Home) -> str:
@@ -115,135 +108,131 @@ def _find(text: str, keys: Sequence[str], home: Home) -> str:
     raise UserError(f"{what}; choose from {named} (gauntlet plan lists them)")
 
 
-def _pair(home: Home, key: str, plans: Sequence[Mapping[str, Any]]) -> Explanation:
+def _pair(home: Home, key: str, plans: Sequence[PlanRecord]) -> Explanation:
     folder = home.cell(key)
-    asking = [(plan, cell) for plan in plans for cell in (*plan["cells"], *plan["battery"]) if cell["cell"] == key]
-    known: dict[str, Any] = dict(asking[-1][1]) if asking else {}
-    state, reasons, meta = _result(home, folder)
-    known |= next((cell for _, cell in reversed(asking) if "command" in cell), {}) | meta
-    if state == "fresh" and (newer := _newer(known, plans)):
-        state, reasons = "superseded", [newer]
-    if not asking and meta:
+    asked = [(plan, cell) for plan in plans for cell in plan.cells if cell.cell == key]
+    listed = [cell for plan in plans for cell in plan.battery if cell.cell == key]
+    standing, reasons, result = _result(home, folder)
+    planned: PlannedPair | None = result or (asked[-1][1] if asked else None)
+    known: BatteryPair | None = planned or (listed[-1] if listed else None)
+    command = planned.command if planned is not None else ""
+    if standing == "fresh" and result is not None and (newer := _newer(result, plans)):
+        standing, reasons = "superseded", [newer]
+    if not (asked or listed) and result is not None:
         reasons.append("no plan here asks for it: no board shows it")
-    if "command" not in known and asking:  # the suite asks for it, and no command did
-        known["command"] = _choosing(_of_model(plans, known["model"]), known["attack"])
+    if planned is None and known is not None:
+        command = _choosing(_of_model(plans, known.model), known.attack)
         reasons.append("its suite asks for it, and no command did")
-    commands = dict.fromkeys(plan["command"] for plan, cell in asking if cell in plan["cells"])
+    declared = known.model_dump(exclude={"command"}) if known is not None else {}
     return Explanation(
         kind="pair",
         key=key,
         title=_title(known, plans),
-        state=state,
+        state=standing,
         reasons=tuple(reasons),
-        declaration=flat(meta.get("declaration") or {name: known[name] for name in known if name != "command"}),
-        made_with=_made_with(meta),
-        plans=tuple(commands),
+        declaration=flat((result.declaration if result is not None else {}) or declared),
+        made_with=_made_with(result) if result is not None else {},
+        plans=tuple(dict.fromkeys(plan.command for plan, _ in asked)),
         files=_files(folder),
         runs=_runs(folder),
-        command=str(known.get("command", "")),
+        command=command,
     )
 
 
-def _result(home: Home, folder: Path) -> tuple[State, list[str], dict[str, Any]]:
-    """State of a pair's result, why, and ``result.json`` if it can be read."""
+def _result(home: Home, folder: Path) -> tuple[State, list[str], Result | None]:
+    """State of a pair's result, why, and the result if it can be read."""
     if not is_finished(folder):
         shards = len(list((folder / "shards").glob("*.safetensors")))
         before = len(earlier(folder))
         reasons = [f"interrupted: {shards} shards are done" if shards else "it was not run"]
-        return "missing", reasons + ([f"{before} earlier results were set aside beside it"] if before else []), {}
+        return "missing", reasons + ([f"{before} earlier results were set aside beside it"] if before else []), None
     try:
-        meta = dict(read_result(folder).meta)
+        result = read_pair(folder).result
     except UserError as error:
-        return "damaged", [f"{error}; gauntlet run sets it aside and makes it again"], {}
-    weights = meta.get("weights")
-    for key, digest in weights.items() if isinstance(weights, dict) else ():
-        card = home.model(key) / "card.json"
-        if not card.exists():
-            return "stale", [f"its model {key} is not here, and will be trained again"], meta
-        now = _read(card).get("sha256")
-        if now != digest:
-            return "stale", [f"its model {key} was trained again since"], meta
+        return "damaged", [f"{error}; gauntlet run sets it aside and makes it again"], None
+    try:
+        standing = weights_standing(home, result.weights)
+    except UserError as error:
+        standing = Standing("stale", str(error))
+    if standing.state != "fresh":
+        return standing.state, [standing.reason], result
     faults = []
-    if meta["status"] != "ok":
-        errors = meta.get("errors")
-        said = f": {'; '.join(map(str, errors))}" if isinstance(errors, list) and errors else ""
-        faults.append(f"its status is {meta['status']}{said}")
-    then = meta.get("versions")
+    if result.failed:
+        said = f": {'; '.join(result.errors)}" if result.errors else ""
+        faults.append(f"its status is {result.status}{said}")
     now = environment.versions()
-    others = [name for name, version in then.items() if now.get(name) != version] if isinstance(then, dict) else []
-    if others:
+    if others := [name for name, version in result.versions.items() if now.get(name) != version]:
         faults.append(f"made with other versions of {', '.join(others)}; a finished result stands nevertheless")
-    return "fresh", faults, meta
+    return "fresh", faults, result
 
 
-def _newer(known: Mapping[str, Any], plans: Sequence[Mapping[str, Any]]) -> str:
+def _newer(known: PlannedPair, plans: Sequence[PlanRecord]) -> str:
     """The newest plan's pair of the same names, if it is another; "" if not."""
     names = _names(plans)
-    mine = (names.get(known["model"]), known["n"], cell_name(known))
+    mine = (names.get(known.model), known.n, known.pair_name)
     for plan in reversed(plans):
-        for cell in plan["battery"]:
-            if (names.get(cell["model"]), cell["n"], cell_name(cell)) == mine:
-                if cell["cell"] == known["cell"]:
+        for cell in plan.battery:
+            if (names.get(cell.model), cell.n, cell.pair_name) == mine:
+                if cell.cell == known.cell:
                     return ""
-                if not (cell["cascade"] and not known["cascade"]):  # a cascade does not replace what saw every image
-                    return f"superseded by {cell['cell']} of a newer plan: {plan['command']}"
+                if not (cell.cascade and not known.cascade):  # a cascade does not replace what saw every image
+                    return f"superseded by {cell.cell} of a newer plan: {plan.command}"
     return ""
 
 
-def _names(plans: Sequence[Mapping[str, Any]]) -> dict[str, tuple[Any, ...]]:
+def _names(plans: Sequence[PlanRecord]) -> dict[str, ModelName]:
     """Names of models by key."""
-    return {model["model"]: tuple(model[name] for name in NAMES) for plan in plans for model in plan["models"]}
+    return {model.model: ModelName.of(model) for plan in plans for model in plan.models}
 
 
-def _model(home: Home, key: str, plans: Sequence[Mapping[str, Any]]) -> Explanation:
+def _model(home: Home, key: str, plans: Sequence[PlanRecord]) -> Explanation:
     folder = home.model(key)
-    asking = [(plan, model) for plan in plans for model in plan["models"] if model["model"] == key]
-    known: dict[str, Any] = dict(asking[-1][1]) if asking else {}
-    state, reasons, card = _weights(home, folder)
-    known |= {name: value for name, value in card.items() if name in NAMES}
-    if state == "fresh" and known:
-        names = {found: other for other, found in _names(plans).items()}  # the newest plan's stands
-        other = names.get(tuple(known.get(name) for name in NAMES), key)
+    asking = [(plan, model) for plan in plans for model in plan.models if model.model == key]
+    state, reasons, card = _weights(home, key)
+    names = _names(plans)
+    name = ModelName.of(card) if card is not None else names.get(key)
+    if state == "fresh" and name is not None:
+        other = {found: other for other, found in names.items()}.get(name, key)  # the newest plan's stands
         if other != key:
             state, reasons = "superseded", [f"superseded by the model {other} of a newer plan"]
+    declared = (card.declaration if card is not None else {}) or (asking[-1][1].declaration if asking else {})
     return Explanation(
         kind="model",
         key=key,
-        title=" ".join(str(known[name]) for name in ("dataset", "architecture", "defense") if name in known)
-        + (f" seed {known['seed']}" if "seed" in known else ""),
+        title=str(name) if name is not None else "",
         state=state,
         reasons=tuple(reasons),
-        declaration=flat(card.get("declaration") or known.get("declaration") or {}),
+        declaration=flat(declared),
         made_with={},
-        plans=tuple(dict.fromkeys(plan["command"] for plan, _ in asking)),
+        plans=tuple(dict.fromkeys(plan.command for plan, _ in asking)),
         files=_files(folder),
         runs=_runs(folder),
         command=_of_model(plans, key),
     )
 
 
-def _weights(home: Home, folder: Path) -> tuple[State, list[str], dict[str, Any]]:
+def _weights(home: Home, key: str) -> tuple[State, list[str], Card | None]:
     """State of a model, why, and its card if it can be read."""
+    folder = home.model(key)
     if not (folder / "card.json").exists():
-        failed = folder / "failed.json"
-        return "missing", [f"training failed: {_read(failed).get('error')}" if failed.exists() else "not trained"], {}
+        path = folder / "failed.json"
+        failed = attempt(lambda: read_record(path, FailedTraining), path, lambda *_: None) if path.exists() else None
+        return "missing", [f"training failed: {failed.error}" if failed is not None else "not trained"], None
     try:
         card = whole_model(folder)
     except UserError as error:
-        return "damaged", [f"{error}; delete {folder} to have it trained again"], {}
-    for key, digest in dict(card.get("upon") or {}).items():
-        base = home.model(key) / "card.json"
-        now = _read(base).get("sha256") if base.exists() else None
-        if now != digest:
-            why = "is not here" if now is None else "was trained again since"
-            return "stale", [f"the model {key} that it is built upon {why}"], card
-    return "fresh", [], card
+        return "damaged", [f"{error}; delete {folder} to have it trained again"], None
+    try:
+        standing = model_standing(home, key)
+    except UserError as error:
+        standing = Standing("stale", str(error))
+    return standing.state, [standing.reason] if standing.reason else [], card
 
 
-def _of_model(plans: Sequence[Mapping[str, Any]], key: str) -> str:
+def _of_model(plans: Sequence[PlanRecord], key: str) -> str:
     """The command that makes a model and all that the suite asks of it: that of its pairs, choosing no attack."""
-    cells = [cell for plan in reversed(plans) for cell in plan["cells"] if cell["model"] == key]
-    command = next((str(cell["command"]) for cell in cells if cell.get("command")), "")
+    cells = [cell for plan in reversed(plans) for cell in plan.cells if cell.model == key]
+    command = next((cell.command for cell in cells if cell.command), "")
     return command.partition(" --attack ")[0]
 
 
@@ -252,25 +241,17 @@ def _choosing(command: str, attack: str) -> str:
     return f"{command} --attack {shlex.quote(attack)}" if command else ""
 
 
-def _read(path: Path) -> dict[str, Any]:
-    return attempt(lambda: read_record(path), path, lambda *_: None) or {}
-
-
-def _title(known: Mapping[str, Any], plans: Sequence[Mapping[str, Any]]) -> str:
-    if not known:
+def _title(known: BatteryPair | None, plans: Sequence[PlanRecord]) -> str:
+    if known is None:
         return "a pair of which only unfinished parts are here"
-    names = _names(plans).get(known["model"]) or tuple(known.get(name, "") for name in ("dataset", "architecture"))
-    model = " ".join(map(str, names[:3])) + (f" seed {names[3]}" if len(names) > 3 else "")
-    return f"{model}: {cell_name(known)}, {known['n']} images"
+    name = _names(plans).get(known.model) or (ModelName.of(known) if isinstance(known, PlannedPair) else known.dataset)
+    return f"{name}: {known.pair_name}, {known.n} images"
 
 
-def _made_with(meta: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
-    then = meta.get("versions")
-    if not isinstance(then, dict):
-        return {}
+def _made_with(made: Provenance) -> dict[str, tuple[str, str]]:
     now = environment.versions()
-    found = {name: (str(version), now.get(name, "-")) for name, version in then.items()}
-    return found | {"commit": (str(meta.get("git_commit", "")), environment.git_commit())}
+    found = {name: (version, now.get(name, "-")) for name, version in made.versions.items()}
+    return found | {"commit": (made.git_commit, environment.git_commit())} if found else {}
 
 
 def _files(folder: Path) -> dict[Path, int]:

@@ -7,10 +7,14 @@ import os
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
+
+from pydantic import ValidationError
 
 from ..errors import UserError
-from .schema import Shape, misfit
+from ..schema.base import FORMAT, Record
+
+T = TypeVar("T", bound=Record)
 
 ASIDE: Final = ".damaged-"
 """What the name of a file or folder that was set aside goes on with."""
@@ -60,21 +64,39 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path} is damaged ({error})") from None
 
 
-def read_record(path: Path, shape: Shape | None = None, name: str = "the record") -> dict[str, Any]:
-    """Read a JSON object that holds what its readers look up.
+def read_record(path: Path, kind: type[T], name: str = "the record") -> T:
+    """Read a record.
 
     Args:
         path: The file.
-        shape: What it must hold; see :func:`harness.records.schema.misfit`.
-        name: What it is.
+        kind: What it holds.
+        name: What to call it.
 
     Raises:
-        UserError: It is damaged, or another kind of record; the message names it.
+        UserError: It is damaged, of a later format, or another kind of record; the message names it.
     """
-    record: dict[str, Any] = read_json(path)
-    if fault := misfit(record, shape or {}, name):
-        raise UserError(f"{path} is damaged ({fault})")
-    return record
+    content = path.read_bytes()
+    try:
+        return kind.model_validate_json(content)
+    except ValidationError as error:
+        raise UserError(f"{path} {_fault(error, name)}") from None
+
+
+def write_record(path: Path, record: Record) -> None:
+    """:func:`write_json` of a record."""
+    write_json(path, record.model_dump())
+
+
+def _fault(error: ValidationError, name: str) -> str:
+    """The first thing that is wrong with a record."""
+    first = error.errors(include_url=False)[0]
+    place, found = ".".join(map(str, first["loc"])), first["input"]
+    if place == "format" and isinstance(found, int) and found > FORMAT:
+        return f"is of format {found}, and this version of gauntlet reads up to {FORMAT}: update it"
+    if first["type"] == "missing":
+        return f"is damaged ({name} has no {place!r})"
+    what = first["msg"][:1].lower() + first["msg"][1:]
+    return f"is damaged ({place or name}: {what})"
 
 
 def set_aside(path: Path) -> Path:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,16 @@ import numpy as np
 
 from ..errors import UserError
 from ..metrics.pairs import SAMPLE_COLUMNS, Pair
+from ..schema.base import Provenance
+from ..schema.models import Card, FailedTraining
+from ..schema.probes import ProbeRecord
 from .checkpoints import whole_model
 from .crafted import read_crafted
-from .files import is_aside, read_json, read_record, set_aside, write_bytes
+from .files import is_aside, read_record, set_aside, write_bytes
 from .home import Home, no_runs
 from .plans import attempt, read_plan
 from .prepared import prepared_record, tensor_files
-from .results import is_finished, read_result, read_shard
+from .results import is_finished, read_pair, read_shard
 
 KEPT = ("models", "cells", "prepared", "crafted", "health", "plans")
 """Folders that are merged."""
@@ -155,16 +158,16 @@ class _Merge:
             failed = source / "failed.json"
             if not failed.exists() or any((target / name).exists() for name in ("card.json", "failed.json")):
                 return None
-            read_json(failed)
+            read_record(failed, FailedTraining)
             self._copy(failed, target / failed.name)
             return True
         card = whole_model(source)
         there = self._mended(target, lambda: whole_model(target) if (target / "card.json").exists() else None)
         if there is not None:
-            if there["sha256"] != card["sha256"]:
+            if there.sha256 != card.sha256:
                 raise _Refused(f"other weights than those in {target}")
             return False
-        for parent, digest in dict(card.get("upon") or {}).items():
+        for parent, digest in card.upon.items():
             if self._source.model(parent).is_dir():
                 self._model(parent)
             if self._digest(parent) not in (digest, None):
@@ -180,14 +183,13 @@ class _Merge:
         """Digest of a model's weights in the home merged into, None if it is not there."""
         if key not in self._digests:
             path = self._into.model(key) / "card.json"
-            card = attempt(lambda: read_json(path), path, lambda *_: None) if path.exists() else None
-            self._digests[key] = card.get("sha256") if isinstance(card, dict) else None
+            card = attempt(lambda: read_record(path, Card), path, lambda *_: None) if path.exists() else None
+            self._digests[key] = card.sha256 if card is not None else None
         return self._digests[key]
 
-    def _fits(self, made: Mapping[str, Any]) -> None:
+    def _fits(self, made: Provenance) -> None:
         """Raise where a record was made with other weights than those merged into."""
-        weights = made.get("weights", {})
-        for key, digest in weights.items() if isinstance(weights, Mapping) else ():
+        for key, digest in made.weights.items():
             if self._digest(key) not in (digest, None):
                 raise _Refused(f"made with other weights of the model {key} than those in {self._into.model(key)}")
 
@@ -200,23 +202,23 @@ class _Merge:
                 for file in sorted((source / "shards").glob("*.safetensors")):
                     self._part("cells", file, lambda path: read_shard(path)[1])
             return None
-        pair = read_result(source)
-        if pair.meta["cell"] != key:
-            raise UserError(f"{source / 'result.json'} is damaged (it is of the pair {pair.meta['cell']})")
-        there = self._mended(target, lambda: read_result(target) if is_finished(target) else None)
+        pair = read_pair(source)
+        if pair.result.cell != key:
+            raise UserError(f"{source / 'result.json'} is damaged (it is of the pair {pair.result.cell})")
+        there = self._mended(target, lambda: read_pair(target) if is_finished(target) else None)
         if there is not None:
             if not same_numbers(pair, there):
-                who = f"{pair.meta['attack']} on {pair.meta['defense']}"
+                who = f"{pair.result.attack} on {pair.result.defense}"
                 raise _Refused(f"other numbers than those in {target} ({who})")
             return False
-        self._fits(pair.meta)
+        self._fits(pair.result)
         for name in ("gallery.safetensors", "samples.parquet", "result.json"):
             if (source / name).exists():
                 self._copy(source / name, target / name)
         shutil.rmtree(target / "shards", ignore_errors=True)
         return True
 
-    def _part(self, kind: str, file: Path, facts: Callable[[Path], Mapping[str, Any]]) -> None:
+    def _part(self, kind: str, file: Path, facts: Callable[[Path], Provenance]) -> None:
         """A shard or crafted images, where there are none."""
         target = self._into.path / file.relative_to(self._source.path)
 
@@ -231,10 +233,10 @@ class _Merge:
 
     def _facts(self, key: str) -> bool:
         source, target = self._source.health(key), self._into.health(key)
-        record = read_record(source, {"facts": dict})
-        there = self._mended(target, lambda: read_record(target, {"facts": dict}))
+        record = read_record(source, ProbeRecord)
+        there: ProbeRecord | None = self._mended(target, lambda: read_record(target, ProbeRecord))
         if there is not None:
-            if _timeless(record) != _timeless(there):
+            if record.facts.model_copy(update={"seconds": there.facts.seconds}) != there.facts:
                 raise _Refused(f"other facts than those in {target}")
             return False
         self._fits(record)
@@ -246,7 +248,7 @@ class _Merge:
         if target.exists():
             return False
         record = prepared_record(source)
-        if "weights" not in record:  # from before it said on which model: it is made anew
+        if not record.weights:  # from before it said on which model: it is made anew
             return None
         self._fits(record)
         for file in (*tensor_files(source), source):
@@ -255,7 +257,7 @@ class _Merge:
 
     def _plan(self, key: str) -> bool:
         source, target = (home.plans / f"{key}.json" for home in (self._source, self._into))
-        if read_plan(source)["plan"] != key:
+        if read_plan(source).plan != key:
             raise UserError(f"{source} is damaged (it is of another plan)")
         there = self._mended(target, lambda: read_plan(target))
         asked = source.stat().st_mtime_ns
@@ -273,15 +275,10 @@ class _Refused(Exception):
 
 def same_numbers(a: Pair, b: Pair) -> bool:
     """Whether two results of one pair say the same: every column of every image to the last bit, and the status."""
-    if a.meta["status"] != b.meta["status"] or a.n != b.n:
+    if a.result.status != b.result.status or a.n != b.n:
         return False
     return all(_same(a.columns[column], b.columns[column]) for column in SAMPLE_COLUMNS)
 
 
 def _same(a: Any, b: Any) -> bool:
     return bool(np.array_equal(a.astype(float), b.astype(float), equal_nan=True))
-
-
-def _timeless(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Facts of a probe without what differs from machine to machine."""
-    return {name: value for name, value in record["facts"].items() if name != "seconds"}

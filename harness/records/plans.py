@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from .. import identity
 from ..attacks.transfer import inner
@@ -14,36 +14,27 @@ from ..datasets.registry import DatasetInfo
 from ..errors import UserError
 from ..external.external import External
 from ..external.external import words as victim_words
-from ..metrics.pairs import Pair
 from ..planning.plan import Plan
 from ..planning.specs import Cell, ModelSpec
-from .files import read_json, read_record, set_aside, write_json
+from ..schema.models import ModelEntry, ModelName
+from ..schema.pairs import BatteryPair, PlannedPair
+from ..schema.plans import PlanRecord, ProbeEntry
+from .files import read_record, set_aside, write_record
 from .home import Home
-from .schema import PLAN, misfit
 
 T = TypeVar("T")
-Record = Mapping[str, Any]
 
 Spoiled = Callable[[Path, UserError], None]
 """Told of a file or folder that cannot be read and is left out, and why."""
 
-_OF_A_PAIR = ("cell", "model", "dataset", "n", "attack", "norm", "eps", "source")
-_BATTERY_FIELDS = (*_OF_A_PAIR, "cascade", "needs_a_boundary")
+
+def model_name(spec: ModelSpec, info: DatasetInfo) -> ModelName:
+    """What people know a model by."""
+    return ModelName(dataset=spec.dataset, architecture=spec.architecture, defense=spec.label(info), seed=spec.seed)
 
 
-def model_record(spec: ModelSpec, info: DatasetInfo) -> dict[str, Any]:
-    """What people want to know of a model, by plain names."""
-    return {
-        "model": spec.key,
-        "dataset": spec.dataset,
-        "architecture": spec.architecture,
-        "defense": spec.label(info),
-        "seed": spec.seed,
-    }
-
-
-def cell_record(cell: Cell, info: DatasetInfo, suite: str, argument: str | None = None) -> dict[str, Any]:
-    """What people want to know of a pair, by plain names: the part of ``result.json`` known beforehand.
+def pair_record(cell: Cell, info: DatasetInfo, suite: str, argument: str | None = None) -> PlannedPair:
+    """What people want to know of a pair: the part of its result known beforehand.
 
     Args:
         cell: The pair.
@@ -54,26 +45,27 @@ def cell_record(cell: Cell, info: DatasetInfo, suite: str, argument: str | None 
     source = ""
     if cell.source is not None:
         source = f"{cell.source.architecture} {cell.source.label(info)} seed {cell.source.seed}"
-    return {
-        **model_record(cell.victim, info),
-        "cell": cell.key,
-        "attack": cell.attack.label,
-        "toolkit": inner(cell.attack).toolkit,
-        "access": cell.attack.access,
-        "family": cell.attack.family,
-        "cascade": cell.cascaded,
-        "needs_a_boundary": cell.attack.needs_a_boundary,
-        "kind": cell.attack.kind,
-        "norm": cell.threat.norm,
-        "eps": cell.threat.eps,
-        "source": source,
-        "n": cell.n,
-        "part": cell.part,
-        "batch": cell.batch,
-        "levels": info.levels,
-        "class_names": list(info.classes),
-        "command": command(suite, cell.victim, info, attack=cell.attack.label, samples=cell.n, argument=argument),
-    }
+    return PlannedPair(
+        **dict(model_name(cell.victim, info)),
+        model=cell.victim.key,
+        cell=cell.key,
+        attack=cell.attack.label,
+        toolkit=inner(cell.attack).toolkit,
+        access=cell.attack.access,
+        family=cell.attack.family,
+        cascade=cell.cascaded,
+        needs_a_boundary=cell.attack.needs_a_boundary,
+        kind=cell.attack.kind,
+        norm=cell.threat.norm,
+        eps=cell.threat.eps,
+        source=source,
+        n=cell.n,
+        part=cell.part,
+        batch=cell.batch,
+        levels=info.levels,
+        class_names=tuple(info.classes),
+        command=command(suite, cell.victim, info, attack=cell.attack.label, samples=cell.n, argument=argument),
+    )
 
 
 def command(
@@ -112,58 +104,48 @@ def defense_argument(spec: ModelSpec, info: DatasetInfo) -> str:
     return before + (f"{spec.defense.name}:{settings}" if settings else spec.defense.name)
 
 
-def plan_record(plan: Plan, command_line: str) -> dict[str, Any]:
-    """A plan as plain values."""
+def plan_record(plan: Plan, command_line: str) -> PlanRecord:
+    """A plan as it is recorded."""
     suite = plan.suite.name
-
-    records: dict[str, dict[str, Any]] = {}
+    records: dict[str, PlannedPair] = {}
     for cell in (*plan.cells, *plan.battery):
         if cell.key not in records:
             dataset = cell.victim.dataset
-            records[cell.key] = cell_record(cell, plan.infos[dataset], suite, plan.arguments.get(dataset))
-    return {
-        "plan": plan.key,
-        "suite": suite,
-        "command": command_line,
-        "budgets": {name: {norm: list(grid) for norm, grid in norms.items()} for name, norms in plan.budgets.items()},
-        "reference": {name: dict(info.eps) for name, info in plan.infos.items()},
-        "models": [
-            {
-                **model_record(spec, plan.infos[spec.dataset]),
-                "ranked": spec.key in plan.ranked,
-                "stochastic": spec.defense.remedy.stochastic,
-                "declaration": identity.canonical(spec),
-            }
+            records[cell.key] = pair_record(cell, plan.infos[dataset], suite, plan.arguments.get(dataset))
+    battery = {cell.key: BatteryPair.model_validate(records[cell.key].model_dump()) for cell in plan.battery}
+    return PlanRecord(
+        plan=plan.key,
+        suite=suite,
+        command=command_line,
+        budgets={name: {norm: tuple(grid) for norm, grid in norms.items()} for name, norms in plan.budgets.items()},
+        reference={name: {str(norm): eps for norm, eps in info.eps.items()} for name, info in plan.infos.items()},
+        models=tuple(
+            ModelEntry(
+                **dict(model_name(spec, plan.infos[spec.dataset])),
+                model=spec.key,
+                ranked=spec.key in plan.ranked,
+                stochastic=spec.defense.remedy.stochastic,
+                declaration=identity.canonical(spec),
+            )
             for spec in plan.models
-        ],
-        "cells": [records[cell.key] for cell in plan.cells],
-        "battery": [
-            {name: value for name, value in records[cell.key].items() if name in _BATTERY_FIELDS}
-            for cell in plan.battery
-        ],
-        "probes": [{"probe": probe.key, "model": probe.model.key, "norm": probe.threat.norm} for probe in plan.probes],
-        "left_out": list(plan.left_out),
-    }
+        ),
+        cells=tuple(records[cell.key] for cell in plan.cells),
+        battery=tuple(battery[cell.key] for cell in plan.battery),
+        probes=tuple(ProbeEntry(probe=p.key, model=p.model.key, norm=p.threat.norm) for p in plan.probes),
+        left_out=tuple(plan.left_out),
+    )
 
 
-def read_plan(path: Path) -> dict[str, Any]:
+def read_plan(path: Path) -> PlanRecord:
     """A recorded plan.
 
     Raises:
         UserError: It is damaged; the message names it.
     """
-    record = read_record(path, PLAN, "the plan")
-    for cell in record["battery"]:
-        norms = record["budgets"].get(cell["dataset"])
-        grid = norms.get(cell["norm"]) if isinstance(norms, dict) else None
-        if not grid or misfit(grid, [(int, float)]):
-            raise UserError(f"{path} is damaged (no budget of {cell['dataset']} in {cell['norm']})")
-    if wrong := misfit(record.get("left_out", []), [str], "left_out"):  # older records have none
-        raise UserError(f"{path} is damaged ({wrong})")
-    return record
+    return read_record(path, PlanRecord, "the plan")
 
 
-def read_plans(home: Home, spoiled: Spoiled | None = None) -> list[dict[str, Any]]:
+def read_plans(home: Home, spoiled: Spoiled | None = None) -> list[PlanRecord]:
     """Every recorded plan, oldest first.
 
     Args:
@@ -188,31 +170,19 @@ def attempt(read: Callable[[], T], path: Path, spoiled: Spoiled | None) -> T | N
         return None
 
 
-def write_plan(home: Home, record: Record) -> None:
+def write_plan(home: Home, record: PlanRecord) -> None:
     """Record a plan as the newest, also if the clock was set back; the same plan again keeps its place.
 
     A damaged record of it is set aside.
     """
-    path = home.plans / f"{record['plan']}.json"
+    path = home.plans / f"{record.plan}.json"
     try:
-        known = read_json(path) if path.exists() else None
+        known = read_plan(path) if path.exists() else None
     except UserError:
         set_aside(path)
         known = None
     if known != record:
         latest = max((other.stat().st_mtime_ns for other in home.plans.glob("*.json") if other != path), default=0)
-        write_json(path, record)
+        write_record(path, record)
         if path.stat().st_mtime_ns <= latest:
             os.utime(path, ns=(latest + 1, latest + 1))
-
-
-def misplaced(pair: Pair, entry: Record) -> str:
-    """Name of the first thing that a result says of its pair and the pair's entry in a plan does not; "" if none."""
-    return next((name for name in _OF_A_PAIR if pair.meta.get(name) != entry[name]), "")
-
-
-def cell_name(entry: Record) -> str:
-    """A pair's attack and threat for people: the same in every version of it."""
-    eps = "" if entry["eps"] is None else f" {entry['eps']:g}"
-    source = f" from {entry['source']}" if entry["source"] else ""
-    return f"{entry['attack']}{source} ({entry['norm']}{eps})"

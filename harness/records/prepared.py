@@ -15,10 +15,12 @@ from torch import Tensor
 
 from ..attacks.base import Attack
 from ..errors import UserError
-from .files import read_json, read_record, write_bytes, write_json
+from ..schema.base import Cost, Provenance
+from ..schema.pairs import Preparation
+from .files import read_record, write_bytes, write_record
 
 
-def write_prepared(path: Path, attack: Attack, ready: Attack, cost: Mapping[str, Any], made: Mapping[str, Any]) -> None:
+def write_prepared(path: Path, attack: Attack, ready: Attack, cost: Cost, made: Provenance) -> None:
     """Write the fields that preparation changed.
 
     A field that became a mapping of names to tensors goes into a file of its own, before the JSON that makes it count.
@@ -42,16 +44,16 @@ def write_prepared(path: Path, attack: Attack, ready: Attack, cost: Mapping[str,
             tensors[field.name] = hashlib.sha256(content).hexdigest()
         elif value != getattr(attack, field.name):
             fields[field.name] = value
-    write_json(path, {"fields": fields, "cost": cost, **made} | ({"tensors": tensors} if tensors else {}))
+    write_record(path, Preparation(fields=fields, tensors=tensors, cost=cost, **dict(made)))
 
 
-def prepared_record(path: Path) -> dict[str, Any]:
-    """What is written about a preparation; of one from before it said what it was made with, without ``"weights"``.
+def prepared_record(path: Path) -> Preparation:
+    """What is written about a preparation.
 
     Raises:
         UserError: It is damaged; the message names it.
     """
-    return read_record(path, {"fields": dict, "cost": dict})
+    return read_record(path, Preparation, "the preparation")
 
 
 def tensor_files(path: Path) -> list[Path]:
@@ -65,9 +67,9 @@ def read_prepared(path: Path, attack: Attack) -> Attack:
     Raises:
         UserError: A file is missing or damaged; the message names it.
     """
-    found = read_json(path)
-    fields: dict[str, Any] = dict(found["fields"])
-    for name, digest in found.get("tensors", {}).items():
+    found = prepared_record(path)
+    fields: dict[str, Any] = dict(found.fields)
+    for name, digest in found.tensors.items():
         file = _beside(path, name)
         mend = f"delete {path} and run the same command again to prepare the attack again"
         try:

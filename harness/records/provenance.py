@@ -1,29 +1,26 @@
-"""Which weights and which earlier results a result was made of."""
+"""Which weights, packages and commit a result is made of."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from .. import environment
 from ..planning.specs import Cell, ModelSpec
-from .checkpoints import has_model, weights_digest
+from ..schema.base import Provenance
+from .checkpoints import digests
 from .home import Home
 
 
-def provenance(home: Home, cell: Cell, *, judged: bool = True) -> dict[str, Any]:
-    """What a shard was made with: digests of the weights, versions, commit. Another one of any is another shard.
+def provenance(home: Home, cell: Cell, *, judged: bool = True) -> Provenance:
+    """What a shard was made with. Another one of any is another shard.
 
     Args:
         home: Where the models are.
         cell: The pair.
         judged: Whether the victim takes part; preparing, and crafting for transfer, know the crafter alone.
     """
-    specs = {cell.crafter.key: cell.crafter} | ({cell.victim.key: cell.victim} if judged else {})
-    made = {"versions": environment.versions(), "git_commit": environment.git_commit()}
-    return {"weights": digests(home, specs), **made}
+    return made_of(home, cell.crafter, *([cell.victim] if judged else []))
 
 
-def digests(home: Home, specs: Mapping[str, ModelSpec]) -> dict[str, str]:
-    """Digests of the weights of those models that are there, by key."""
-    return {key: weights_digest(home, spec) for key, spec in specs.items() if has_model(home, spec)}
+def made_of(home: Home, *specs: ModelSpec) -> Provenance:
+    """What is made now of these models."""
+    weights = digests(home, {spec.key: spec for spec in specs}.values())
+    return Provenance(weights=weights, versions=environment.versions(), git_commit=environment.git_commit())

@@ -8,27 +8,28 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import shutil
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 from weakref import WeakValueDictionary
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from pyarrow.parquet import ParquetFile, read_metadata
+from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as save_arrays
 
 from ..errors import UserError, first_line
-from ..judging.shard import GALLERY
-from ..metrics.pairs import COLUMN_TYPES, DISTANCES, FLAGS, Pair, summary
-from .files import finite, read_json, write_bytes, write_json
-from .schema import RESULT, misfit
+from ..judging.shard import GALLERY, Outcome
+from ..metrics.pairs import COLUMN_TYPES, FLAGS, Pair, summary
+from ..schema.base import Provenance
+from ..schema.models import Agreement
+from ..schema.pairs import Answers, Declared, Result, ShardFacts, ShardRecord, Status
+from .files import read_record, write_bytes, write_record
 
 _KINDS: Final[Mapping[type, str]] = {bool: "b", int: "iu", float: "fiu"}
 """NumPy's letters for the types of columns."""
@@ -86,12 +87,12 @@ def read_samples(path: Path) -> pd.DataFrame:
     return pd.DataFrame(_columns(path, path))
 
 
-def write_shard(folder: Path, shard: int, samples: pd.DataFrame, facts: Mapping[str, Any], gallery: Arrays) -> None:
+def write_shard(folder: Path, shard: int, outcome: Outcome, made: Provenance) -> None:
     """Keep one finished shard as a single file, so that it is there whole or not at all."""
-    packed = {f"gallery.{name}": value for name, value in gallery.items()}
-    packed["samples"] = np.frombuffer(samples_to_bytes(samples), dtype=np.uint8)
-    content = save_arrays(packed, metadata={"facts": json.dumps(finite(dict(facts)))})
-    write_bytes(shard_path(folder, shard), content)
+    packed = {f"gallery.{name}": value for name, value in outcome.gallery.items()}
+    packed["samples"] = np.frombuffer(samples_to_bytes(outcome.samples), dtype=np.uint8)
+    facts = ShardRecord(**dict(outcome.facts), **dict(made))
+    write_bytes(shard_path(folder, shard), save_arrays(packed, metadata={"facts": facts.model_dump_json()}))
 
 
 def shard_path(folder: Path, shard: int) -> Path:
@@ -99,8 +100,8 @@ def shard_path(folder: Path, shard: int) -> Path:
     return folder / "shards" / f"{shard:05d}.safetensors"
 
 
-def read_shard(path: Path) -> tuple[pd.DataFrame, dict[str, Any], dict[str, npt.NDArray[Any]]]:
-    """Samples, facts and gallery of a shard.
+def read_shard(path: Path) -> tuple[Outcome, ShardRecord]:
+    """A judged shard, and its facts with what it was made with.
 
     Raises:
         Damaged: The file cannot be read.
@@ -110,11 +111,11 @@ def read_shard(path: Path) -> tuple[pd.DataFrame, dict[str, Any], dict[str, npt.
             metadata = file.metadata() or {}
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         packed = io.BytesIO(arrays.pop("samples").tobytes())
-        facts = json.loads(metadata["facts"])
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        facts = ShardRecord.model_validate_json(metadata["facts"])
+    except (OSError, ValidationError, KeyError, SafetensorError) as error:
         raise Damaged(f"{path} is damaged ({first_line(error)})") from None
-    samples = pd.DataFrame(_columns(packed, path))
-    return samples, facts, {name.removeprefix("gallery."): value for name, value in arrays.items()}
+    gallery = {name.removeprefix("gallery."): value for name, value in arrays.items()}
+    return Outcome(pd.DataFrame(_columns(packed, path)), facts, gallery), facts
 
 
 def shard_samples(folder: Path, shard: int) -> pd.DataFrame:
@@ -126,7 +127,7 @@ def shard_samples(folder: Path, shard: int) -> pd.DataFrame:
     path = shard_path(folder, shard)
     if path.exists():
         try:
-            return read_shard(path)[0]
+            return read_shard(path)[0].samples
         except Damaged:
             if path.exists():  # else the cell was finished at this very moment
                 raise
@@ -134,78 +135,74 @@ def shard_samples(folder: Path, shard: int) -> pd.DataFrame:
     return samples[samples["shard"] == shard]
 
 
-def finish(folder: Path, shards: int, meta: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge a cell's shards into its result.
+def finish(folder: Path, shards: int, declared: Declared) -> Result:
+    """Merge a cell's shards into its result, and write it.
 
     Args:
         folder: The cell's directory.
         shards: How many it has.
-        meta: Declaration and provenance; counts, costs and status are added.
-
-    Returns:
-        The content of ``result.json``.
+        declared: Declaration and provenance.
 
     Raises:
         Damaged: A shard cannot be read.
     """
-    parts = [read_shard(shard_path(folder, number)) for number in range(shards)]
-    pair = pair_from_outcomes(meta, parts)
+    pair = pair_from_outcomes(declared, [read_shard(shard_path(folder, number))[0] for number in range(shards)])
     write_bytes(folder / "gallery.safetensors", save_arrays(dict(pair.gallery)))
     write_bytes(folder / "samples.parquet", samples_to_bytes(pair.samples))
-    write_json(folder / "result.json", pair.meta)
+    write_record(folder / "result.json", pair.result)
     shutil.rmtree(folder / "shards", ignore_errors=True)
-    return dict(pair.meta)
+    return pair.result
 
 
-def pair_from_outcomes(
-    meta: Mapping[str, Any], parts: Sequence[tuple[pd.DataFrame, Mapping[str, Any], Arrays]]
-) -> Pair:
-    """Merge the samples, facts and galleries of a cell's shards.
-
-    Args:
-        meta: Declaration and provenance.
-        parts: A triple a shard, in order.
-    """
-    samples = pd.concat([part[0] for part in parts], ignore_index=True)
-    facts = [part[1] for part in parts]
-    gallery = {name: np.concatenate([part[2][name] for part in parts])[:GALLERY] for name in parts[0][2]}
+def pair_from_outcomes(declared: Declared, outcomes: Sequence[Outcome]) -> Pair:
+    """Merge a cell's judged shards, in their order."""
+    samples = pd.concat([outcome.samples for outcome in outcomes], ignore_index=True)
+    facts = [outcome.facts for outcome in outcomes]
+    gallery = {
+        name: np.concatenate([outcome.gallery[name] for outcome in outcomes])[:GALLERY] for name in outcomes[0].gallery
+    }
     attacked = max(int(samples["attacked"].sum()), 1)
-    errors = {error for fact in facts for error in fact["errors"]}
-    state = status(samples, boxed=all(fact.get("boxed", True) for fact in facts))
-    unchanged = sum(fact.get("unchanged", 0) for fact in facts)
-    seeks = meta.get("access") != "none" and meta.get("family") != "transformation"
-    if state in ("ok", "unclipped") and unchanged == attacked and seeks and meta.get("eps") != 0:
+    errors = {error for fact in facts for error in fact.errors}
+    state = status(samples, boxed=all(fact.boxed for fact in facts))
+    unchanged = sum(fact.unchanged for fact in facts)
+    seeks = declared.access != "none" and declared.family != "transformation"
+    if state in ("ok", "unclipped") and unchanged == attacked and seeks and declared.eps != 0:
         # an attack that does nothing must not read as a model that stands
         state = "invalid"
         errors.add("the attack returned every image unchanged")
-    result = {
-        **meta,
-        "seconds": sum(fact["seconds"] for fact in facts),
-        "forwards": sum(fact["forwards"] for fact in facts) / attacked,
-        "backwards": sum(fact["backwards"] for fact in facts) / attacked,
-        "errors": sorted(errors),
-        "unchanged": unchanged,
-        "unsteady": sum(fact.get("unsteady", 0) for fact in facts),
-        "answers": _together([fact.get("answers", {}) for fact in facts]),
-        "invalid": {flag: int(samples[flag].sum()) for flag in FLAGS},
-        "status": state,
-        "summary": summary(samples),
-    }
+    result = Result(
+        **dict(declared),
+        seconds=sum(fact.seconds for fact in facts),
+        forwards=sum(fact.forwards for fact in facts) / attacked,
+        backwards=sum(fact.backwards for fact in facts) / attacked,
+        errors=tuple(sorted(errors)),
+        unchanged=unchanged,
+        unsteady=sum(fact.unsteady for fact in facts),
+        answers=_together(facts),
+        status=state,
+        summary=summary(samples),
+    )
     return Pair(result, samples, gallery)
 
 
-def _together(answers: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, dict[str, float]]:
-    """Agreements of a cell's shards as those of the cell: see :class:`harness.victims.agreement.Agreement`."""
-    found: dict[str, dict[str, float]] = {}
-    for shard in answers:
-        for who, one in shard.items():
-            total = found.setdefault(who, dict.fromkeys(one, 0))
-            for name, value in one.items():
-                total[name] = max(total[name], value) if name == "change" else total[name] + value
-    return found
+def _together(facts: Sequence[ShardFacts]) -> Answers:
+    """Agreements of a cell's shards as those of the cell."""
+    found: dict[Literal["referee", "attacked"], list[Agreement]] = {}
+    for fact in facts:
+        for who, one in fact.answers.items():
+            found.setdefault(who, []).append(one)
+    return {
+        who: Agreement(
+            images=sum(one.images for one in each),
+            differ=sum(one.differ for one in each),
+            labels=sum(one.labels for one in each),
+            change=max(one.change for one in each),
+        )
+        for who, each in found.items()
+    }
 
 
-def status(samples: pd.DataFrame, *, boxed: bool = True) -> str:
+def status(samples: pd.DataFrame, *, boxed: bool = True) -> Status:
     """``"crashed"`` if the attack raised anywhere, ``"invalid"`` if it returned invalid images, else ``"ok"``.
 
     ``"unclipped"`` instead of ``"ok"`` for an attack that may leave [0, 1]: what it found is ranked nowhere.
@@ -221,15 +218,6 @@ def status(samples: pd.DataFrame, *, boxed: bool = True) -> str:
 def is_finished(folder: Path) -> bool:
     """Whether the cell has its result."""
     return (folder / "result.json").exists()
-
-
-def _interned(value: Any) -> Any:
-    """The same JSON with its strings shared: those of a result take more room than its numbers, and mostly recur."""
-    if isinstance(value, str):
-        return sys.intern(value)
-    if isinstance(value, dict):
-        return {sys.intern(name): _interned(item) for name, item in value.items()}
-    return [_interned(item) for item in value] if isinstance(value, list) else value
 
 
 class Gallery(Mapping[str, npt.NDArray[Any]]):
@@ -284,55 +272,42 @@ def read_pair(folder: Path, run_id: str = "", run_url: str = "") -> Pair:
     Raises:
         Damaged: A file is damaged; the message names it.
     """
-    try:
-        meta = read_json(folder / "result.json")
-    except (UserError, OSError) as error:
-        raise Damaged(str(error)) from None
-    if not isinstance(meta, dict):
-        raise Damaged(f"{folder / 'result.json'} is damaged (not a JSON object)")
-    meta = _interned(meta)
+    result = _result(folder)
     path = folder / "samples.parquet"
     columns = _columns(path, path)
-    if (n := len(columns["index"])) != meta.get("n"):
-        raise Damaged(f"{path} is damaged ({n} rows, {meta.get('n')} declared)")
+    if (n := len(columns["index"])) != result.n:
+        raise Damaged(f"{path} is damaged ({n} rows, {result.n} declared)")
     # cast, which copies, they keep nothing of the table alive: its own objects take more room than a hundred images
     columns = {name: _shared(array.astype(COLUMN_TYPES.get(name, array.dtype))) for name, array in columns.items()}
-    return Pair(meta, columns, read_gallery(folder / "gallery.safetensors"), run_id, run_url)
-
-
-def read_result(folder: Path, run_id: str = "", run_url: str = "") -> Pair:
-    """:func:`read_pair`, and a look at whether it holds what boards and reports need.
-
-    Raises:
-        Damaged: A file is damaged, or not of this cell; the message names it.
-    """
-    pair = read_pair(folder, run_id, run_url)
-    fault = misfit(pair.meta, RESULT, "result.json")
-    if not fault and pair.meta["norm"] not in DISTANCES:
-        fault = f"unknown norm {pair.meta['norm']!r}"
-    if fault:
-        raise Damaged(f"{folder / 'result.json'} is damaged ({fault})")
-    if isinstance(pair.gallery, Gallery) and pair.gallery:
-        shown = [pair.gallery.shapes.get(name) for name in ("index", "x", "x_adv", "label", "clean_pred", "adv_pred")]
+    gallery = read_gallery(folder / "gallery.safetensors")
+    if isinstance(gallery, Gallery) and gallery:
+        shown = [gallery.shapes.get(name) for name in ("index", "x", "x_adv", "label", "clean_pred", "adv_pred")]
         if not all(shown) or len({shape[0] for shape in shown if shape}) > 1:
             raise Damaged(f"{folder / 'gallery.safetensors'} is damaged (not the images of a gallery)")
-    return pair
+    return Pair(result, columns, gallery, run_id, run_url)
 
 
-def check_result(folder: Path) -> dict[str, Any]:
-    """Content of ``result.json``, after a look at the files beside it that does not read them whole.
+def _result(folder: Path) -> Result:
+    try:
+        return read_record(folder / "result.json", Result, "result.json")
+    except (UserError, OSError) as error:
+        raise Damaged(str(error)) from None
+
+
+def check_result(folder: Path) -> Result:
+    """``result.json``, after a look at the files beside it that does not read them whole.
 
     Raises:
         Damaged: A file is damaged or missing; the message names it.
     """
+    result = _result(folder)
     try:
-        meta: dict[str, Any] = read_json(folder / "result.json")
         rows = read_metadata(folder / "samples.parquet").num_rows
-    except (OSError, ValueError) as error:  # pyarrow's and UserError derive from these
+    except (OSError, ValueError) as error:  # pyarrow's derive from these
         raise Damaged(f"{folder} is damaged ({first_line(error)})") from None
-    if not isinstance(meta, dict) or rows != meta.get("n"):
+    if rows != result.n:
         raise Damaged(f"{folder} is damaged (result.json and samples.parquet do not belong together)")
-    return meta
+    return result
 
 
 def read_pairs(folders: Iterable[Path]) -> list[Pair]:

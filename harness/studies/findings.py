@@ -12,6 +12,8 @@ import numpy as np
 import pandas as pd
 
 from ..metrics.pairs import Floats, wilson
+from ..schema.base import Cost
+from ..schema.models import Card
 from .quantities import QUANTITIES
 from .study import SCALE, Claim, Clause, Derived, Measure, Quantity, Study, Value, leaves
 
@@ -33,14 +35,14 @@ class Evidence:
     Attributes:
         card: ``card(model, seed)``: training record of a model, None if it is not there.
         samples: ``samples(measure, seed)``: judged images, None if the pair was not run.
-        cost: ``cost(measure, seed)``: ``seconds``, ``forwards`` and ``backwards`` of that pair.
+        cost: ``cost(measure, seed)``: what that pair took.
         trouble: ``trouble(measure, seed)``: why a pair that was run gives no number, "" if it does.
         seeds: Training seeds.
     """
 
-    card: Callable[[str, int], Mapping[str, Any] | None]
+    card: Callable[[str, int], Card | None]
     samples: Callable[[Measure, int], pd.DataFrame | None]
-    cost: Callable[[Measure, int], Mapping[str, Any] | None]
+    cost: Callable[[Measure, int], Cost | None]
     trouble: Callable[[Measure, int], str]
     seeds: Sequence[int]
 

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from ..metrics.pairs import Floats
+from ..schema.models import Card
 
 Settings = Mapping[str, Any]
 
@@ -148,27 +149,25 @@ def linear_density(samples: pd.DataFrame, std: float, width: float, norm: str = 
     return float(samples["clean_correct"].mean()) * slope * std**2 / 4
 
 
-def _last(card: Mapping[str, Any], settings: Settings) -> Floats:
+def _last(card: Card, settings: Settings) -> Floats:
     """A field of the training history, of the given epoch (1 is the first; the last by default)."""
-    history = card.get("history", [])
-    at = settings.get("epoch", len(history))
-    rows = [row for row in history if row.get("epoch") == at]
-    value = rows[0].get(settings["field"]) if rows else None
-    return _one(math.nan if value is None else float(value))
+    at = settings.get("epoch", len(card.history))
+    line = next((line for line in card.history if line.epoch == at), None)
+    return _one(getattr(line, settings["field"], math.nan))
 
 
 QUANTITIES: Final[dict[str, Reading]] = {
-    "test_error": Reading("card", lambda card, _: _one(1 - card["test_accuracy"]), share=True),
-    "test_accuracy": Reading("card", lambda card, _: _one(card["test_accuracy"]), share=True),
-    "train_error": Reading("card", lambda card, _: _one(1 - card["train_accuracy"]), share=True),
+    "test_error": Reading("card", lambda card, _: _one(1 - card.test_accuracy), share=True),
+    "test_accuracy": Reading("card", lambda card, _: _one(card.test_accuracy), share=True),
+    "train_error": Reading("card", lambda card, _: _one(1 - card.train_accuracy), share=True),
     "history": Reading("card", _last),
     "clean_error": Reading("samples", lambda frame, _: 1.0 - frame["clean_correct"].to_numpy(float), True, True),
     "error": Reading("samples", lambda frame, _: judged_wrong(frame), True, True),
     "accuracy": Reading("samples", lambda frame, _: 1.0 - judged_wrong(frame), True, True),
     "newly_wrong": Reading("samples", lambda frame, _: _newly_wrong(frame), True, True),
     "distortion": Reading("samples", _distance),
-    "backwards": Reading("cost", lambda cost, _: _one(cost["backwards"])),
-    "seconds": Reading("cost", lambda cost, _: _one(cost["seconds"])),
+    "backwards": Reading("cost", lambda cost, _: _one(cost.backwards)),
+    "seconds": Reading("cost", lambda cost, _: _one(cost.seconds)),
     "median_distance": Reading("samples", _median),
     "distance_std": Reading("samples", _spread),
     "distance_share": Reading("samples", _between, share=True),

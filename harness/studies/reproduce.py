@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import cache
 from typing import Any
@@ -19,6 +19,8 @@ from ..planning.plan import Plan
 from ..records.boards import boards_from_home, model_state
 from ..records.home import Home
 from ..records.results import is_finished, read_pair
+from ..schema.base import Cost
+from ..schema.models import Card
 from ..tracking.tracker import Tracker
 from .experiment import Blueprint
 from .findings import Evidence, Findings, Outcome
@@ -65,22 +67,20 @@ def gather(print_: Blueprint, home: Home) -> Outcome:
     def found(measure: Measure, seed: int) -> Pair | None:
         return pair(print_.cells[measure, seed].key)
 
-    def card(model: str, seed: int) -> Mapping[str, Any] | None:
-        state = model_state(home, print_.model(model, seed).key)
-        card: Mapping[str, Any] = state["card"]
-        return card if state["status"] == "ok" else None
+    def card(model: str, seed: int) -> Card | None:
+        return model_state(home, print_.model(model, seed).key).card
 
     def samples(measure: Measure, seed: int) -> pd.DataFrame | None:
         one = found(measure, seed)
         return None if one is None else one.samples
 
-    def cost(measure: Measure, seed: int) -> Mapping[str, Any] | None:
+    def cost(measure: Measure, seed: int) -> Cost | None:
         one = found(measure, seed)
-        return None if one is None else one.meta
+        return None if one is None else one.result
 
     def trouble(measure: Measure, seed: int) -> str:
         one = found(measure, seed)
-        return "" if one is None or one.meta["status"] in ("ok", "unclipped") else f"seed {seed}: {one.meta['status']}"
+        return "" if one is None or one.result.status in ("ok", "unclipped") else f"seed {seed}: {one.result.status}"
 
     findings = Findings(print_.study, Evidence(card, samples, cost, trouble, print_.seeds), print_.profile_name)
     galleries = {}
@@ -131,7 +131,7 @@ def _part(board: Board, keys: set[str]) -> Board:
     return Board(
         suite=board.suite,
         budgets=board.budgets,
-        pairs=[pair for pair in board.pairs if pair.meta["model"] in keys],
+        pairs=[pair for pair in board.pairs if pair.result.model in keys],
         missing={key: names for key, names in board.missing.items() if key in keys},
         models={key: entry for key, entry in board.models.items() if key in keys},
         health={key: facts for key, facts in board.health.items() if key in keys},
@@ -141,7 +141,7 @@ def _part(board: Board, keys: set[str]) -> Board:
 
 
 def _facts(print_: Blueprint, home: Home, pairs: Sequence[Pair]) -> dict[str, Any]:
-    cards = [model_state(home, spec.key)["card"] for spec in print_.plan.models]
+    cards = [card for spec in print_.plan.models if (card := model_state(home, spec.key).card) is not None]
     only = "" if print_.seeds == print_.profile.seeds else " --seeds " + ",".join(map(str, print_.seeds))
     return {
         "study": print_.study.name,
@@ -154,8 +154,8 @@ def _facts(print_: Blueprint, home: Home, pairs: Sequence[Pair]) -> dict[str, An
         "skipped": [called for name, called in print_.study.defended if name in print_.profile.skipped],
         "models": len(print_.plan.models),
         "pairs": len(print_.plan.cells),
-        "training_seconds": round(sum(float(card.get("seconds", 0)) for card in cards)),
-        "attack_seconds": round(sum(float(pair.meta.get("seconds", 0)) for pair in pairs)),
+        "training_seconds": round(sum(card.seconds for card in cards)),
+        "attack_seconds": round(sum(pair.result.seconds for pair in pairs)),
         "versions": environment.versions(),
-        "commits": sorted({str(pair.meta["git_commit"]) for pair in pairs} - {""}),
+        "commits": sorted({pair.result.git_commit for pair in pairs} - {""}),
     }

@@ -6,7 +6,8 @@ that no study trains, and no test image counts.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import math
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -20,7 +21,7 @@ from ..metrics.pairs import wilson
 from ..planning.plan import Plan, with_parents
 from ..planning.specs import ModelSpec
 from ..planning.suite import Suite
-from ..records.checkpoints import has_model, load_card, load_model
+from ..records.checkpoints import card, has_model, load_model
 from ..records.home import Home
 from ..training.trainer import score
 from .study import Search, Study
@@ -135,8 +136,7 @@ def _measure(spec: ModelSpec, home: Home, data: Dataset, device: torch.device | 
         model = load_model(home, spec, data.info).to(device)
         images, labels = data.x_train[beyond].to(device), data.y_train[beyond].to(device)
         return score(model, data, images, labels)[1], len(labels)
-    card: Mapping[str, Any] = load_card(home, spec)
-    last = card["history"][-1]["validation_accuracy"]
-    if last is None:
+    last = card(home, spec.key).history[-1].validation_accuracy
+    if math.isnan(last):
         raise UserError(f"{spec.defense.name} holds no training image out: give it validation=0.1 or a subset")
-    return float(last), spec.defense.held(len(data.x_train))
+    return last, spec.defense.held(len(data.x_train))

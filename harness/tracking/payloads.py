@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 from ..metrics.pairs import Board, Pair, nearest, pair_rows, worst_case
 from ..metrics.pairs import curve as accuracy_curve
+from ..schema.base import Cost
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,12 +26,12 @@ EPS_STEPS: Final = 100_000
 
 def pair_metrics(pair: Pair, budgets: Mapping[str, Sequence[float]]) -> dict[str, float]:
     """Metrics of a pair's run."""
-    meta = pair.meta
+    result = pair.result
     values = dict(pair.summary)
-    if meta["status"] != "ok":
+    if result.failed:
         del values["success_rate"]
-    values |= {f"cost/{name}": float(meta[name]) for name in ("seconds", "forwards", "backwards")}
-    board = Board(suite="", budgets={meta["dataset"]: budgets}, pairs=[pair])
+    values |= {f"cost/{name}": getattr(result, name) for name in Cost.model_fields}
+    board = Board(suite="", budgets={result.dataset: budgets}, pairs=[pair])
     for row in pair_rows(board).to_dict("records"):
         where = f"{row['norm']} {row['eps']:g}"
         values[f"robust_accuracy/{where}"] = row["robust_accuracy"]
@@ -41,8 +42,8 @@ def pair_metrics(pair: Pair, budgets: Mapping[str, Sequence[float]]) -> dict[str
 
 def curve_points(pair: Pair, budgets: Mapping[str, Sequence[float]]) -> list[tuple[float, float]]:
     """Robust accuracy over eps of one pair: a budget attack has looked at no eps but its own, and at 0."""
-    norm, eps = pair.meta["norm"], pair.meta["eps"]
-    if pair.meta["status"] != "ok" or pair.meta.get("cascade"):
+    norm, eps = pair.result.norm, pair.result.eps
+    if pair.result.failed or pair.result.cascade:
         return []
     top = 1.5 * max(budgets[norm])
     grid = [top * step / (CURVE_POINTS - 1) for step in range(CURVE_POINTS)] if eps is None else sorted({0.0, eps})
@@ -71,10 +72,7 @@ def model_metrics(
             wanted = min((eps for eps in grid if eps >= reference.get(norm, 0.0)), default=max(grid))
             scores.append(values[f"worst/{norm} {wanted:g}"])
         values["score/worst_case"] = min(scores)
-    values["cost/seconds"] = sum(float(pair.meta["seconds"]) for pair in pairs)
-    values["cost/forwards"] = sum(float(pair.meta["forwards"]) for pair in pairs)
-    values["cost/backwards"] = sum(float(pair.meta["backwards"]) for pair in pairs)
-    return values
+    return values | {f"cost/{name}": sum(getattr(pair.result, name) for pair in pairs) for name in Cost.model_fields}
 
 
 def attack_table(rows: pd.DataFrame, values: Mapping[str, float]) -> dict[str, Any]:
@@ -112,11 +110,6 @@ def _metric_name(text: str) -> str:
     """A name MLflow takes: letters, digits and ``_ - . : / space``."""
     plain = text.replace("=", ":").replace("(", " ").replace(")", "").replace(",", "")
     return re.sub(r"[^\w\-. :/]", "_", plain)[:240]
-
-
-def threat_name(meta: Mapping[str, Any]) -> str:
-    """Norm and, for a budget attack, eps of a pair."""
-    return meta["norm"] if meta["eps"] is None else f"{meta['norm']} {meta['eps']:g}"
 
 
 def reproduce_note(command: str) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import logging
 import math
 import os
@@ -26,11 +27,25 @@ from ..errors import UserError, describe
 from ..external.mlflow_model import quiet_environment
 from ..metrics.pairs import Board, Pair, pair_rows
 from ..records.boards import boards, boards_from_home, model_state, probe_facts, read_runs
-from ..records.files import earlier, finite, flat, read_json, set_aside, write_bytes, write_json
+from ..records.files import (
+    T,
+    earlier,
+    finite,
+    flat,
+    read_json,
+    read_record,
+    set_aside,
+    write_bytes,
+    write_json,
+    write_record,
+)
 from ..records.home import Home
-from ..records.plans import Spoiled, attempt, read_plans
-from ..records.results import is_finished, read_result
+from ..records.plans import Spoiled, attempt, read_plan, read_plans
+from ..records.results import is_finished, read_pair
 from ..redaction import without_password, without_password_of
+from ..schema.models import Card, ModelEntry, ModelName, ModelState
+from ..schema.plans import Marker, PlanRecord
+from ..schema.probes import ProbeFacts
 from ..trust.grade import Trust, trust
 from .payloads import (
     EPS_STEPS,
@@ -40,7 +55,6 @@ from .payloads import (
     model_metrics,
     pair_metrics,
     reproduce_note,
-    threat_name,
 )
 
 if TYPE_CHECKING:
@@ -115,7 +129,7 @@ class Tracker:
         self.uri = uri
         # the home's own store keeps its name when the home is moved
         self.store = "home" if uri == default_uri(home) else without_password(uri).rstrip("/")
-        self._plans: dict[str, Mapping[str, Any]] = {}
+        self._plans: dict[str, PlanRecord] = {}
 
     @functools.cached_property
     def client(self) -> MlflowClient:
@@ -225,7 +239,7 @@ class Tracker:
         again = bool(earlier(self.home.cell(cell)))  # an earlier result was tracked, perhaps
         marker = self.home.pending / f"{cell}.json"
         begun = _failed(marker).exists() or bool(earlier(self.home.cell(cell) / "runs.json"))
-        write_json(marker, {"plan": plan, "cell": cell, "begun": begun, "again": again})
+        write_record(marker, Marker(plan=plan, cell=cell, begun=begun, again=again))
 
     def mark_untracked(self, plan: str, cells: Iterable[str]) -> None:
         """Note those of a plan's finished results that this store has never seen: another was used before, perhaps."""
@@ -246,17 +260,17 @@ class Tracker:
             Unreachable: The store did not answer; the marker stays.
             UserError: The store refused, or a file is damaged; the marker stays.
         """
-        note = read_json(marker)
-        folder = self.home.cell(note["cell"])
+        note = read_record(marker, Marker, "the marker")
+        folder = self.home.cell(note.cell)
         if is_finished(folder) and self.store not in self._runs(folder):
-            pair = read_result(folder)
-            plan = self._plan(note["plan"])
-            parent = self._model_run(plan, pair.meta["model"])
+            pair = read_pair(folder)
+            plan = self._plan(note.plan)
+            parent = self._model_run(plan, pair.result.model)
             run_id = None
-            if note["begun"] or note["again"]:
-                run_id = self._interrupted("pair", pair.meta["cell"], adopt=not note["again"])
+            if note.begun or note.again:
+                run_id = self._interrupted("pair", pair.result.cell, adopt=not note.again)
             if run_id is None:
-                write_json(marker, {**note, "begun": True})
+                write_record(marker, note.model_copy(update={"begun": True}))
                 run_id = self._guard(self._log_pair, pair, plan, parent)
             self._remember(folder, run_id)
         for file in (marker, _failed(marker)):
@@ -266,9 +280,9 @@ class Tracker:
         """Leave a result that cannot be delivered; the next command that asks for its pair tries again."""
         marker.rename(_failed(marker))
 
-    def _plan(self, key: str) -> Mapping[str, Any]:
+    def _plan(self, key: str) -> PlanRecord:
         if key not in self._plans:
-            self._plans[key] = read_json(self.home.plans / f"{key}.json")
+            self._plans[key] = read_plan(self.home.plans / f"{key}.json")
         return self._plans[key]
 
     def _runs(self, folder: Path) -> dict[str, str]:
@@ -307,22 +321,22 @@ class Tracker:
         run = self.client.create_run(self.experiment, start, run_name=name, tags=text)
         return str(run.info.run_id)
 
-    def _plan_run(self, plan: Mapping[str, Any]) -> str:
+    def _plan_run(self, plan: PlanRecord) -> str:
         """Run of a command: made once, found again by the command that goes on with it."""
-        folder = self.home.plans / plan["plan"]
+        folder = self.home.plans / plan.plan
         known = self._runs(folder).get(self.store)
         if known is None:
-            known = self._complete("plan", plan["plan"]) or self._guard(self._log_plan, plan)
+            known = self._complete("plan", plan.plan) or self._guard(self._log_plan, plan)
             self._remember(folder, known)
         return known
 
-    def _model_run(self, plan: Mapping[str, Any], key: str) -> str:
+    def _model_run(self, plan: PlanRecord, key: str) -> str:
         """Run of a model: made once, under the command that first used it."""
         folder = self.home.model(key)
         known = self._runs(folder).get(self.store)
         if known is None:
             parent = self._plan_run(plan)
-            entry = next(model for model in plan["models"] if model["model"] == key)
+            entry = next(model for model in plan.models if model.model == key)
             known = self._complete("model", key) or self._guard(self._log_model, folder, entry, plan, parent)
             self._remember(folder, known)
         return known
@@ -337,38 +351,36 @@ class Tracker:
                 self._guard(self.client.delete_run, run.info.run_id)
         return found
 
-    def _log_plan(self, plan: Mapping[str, Any]) -> str:
-        name = f"{plan['suite']} on {', '.join(sorted(plan['budgets']))}"
+    def _log_plan(self, plan: PlanRecord) -> str:
+        name = f"{plan.suite} on {', '.join(sorted(plan.budgets))}"
         tags = {
-            "suite": plan["suite"],
-            "command": plan["command"],
-            "mlflow.note.content": reproduce_note(plan["command"]),
+            "suite": plan.suite,
+            "command": plan.command,
+            "mlflow.note.content": reproduce_note(plan.command),
         }
         # when it was first asked for, not when it was delivered: a store that is rebuilt keeps the order of plans
-        asked = (self.home.plans / f"{plan['plan']}.json").stat().st_mtime_ns // 10**6
-        run_id = self._create("plan", plan["plan"], name, None, tags, asked)
-        self.client.log_dict(run_id, finite(plan), "plan.json")
+        asked = (self.home.plans / f"{plan.plan}.json").stat().st_mtime_ns // 10**6
+        run_id = self._create("plan", plan.plan, name, None, tags, asked)
+        self.client.log_dict(run_id, finite(plan.model_dump()), "plan.json")
         self.client.set_tag(run_id, "gauntlet.complete", "yes")
         return run_id
 
-    def _log_model(self, folder: Path, entry: Mapping[str, Any], plan: Mapping[str, Any], parent: str) -> str:
+    def _log_model(self, folder: Path, entry: ModelEntry, plan: PlanRecord, parent: str) -> str:
         from mlflow.entities import Metric, Param, RunTag
 
-        tags = {name: entry[name] for name in ("dataset", "architecture", "defense", "seed")}
-        name = f"{entry['architecture']} {entry['defense']} seed {entry['seed']} ({entry['dataset']})"
-        run_id = self._create("model", entry["model"], name, parent, {**tags, "suite": plan["suite"]})
-        state = model_state(self.home, entry["model"])
-        card = state["card"]
+        tags = dict(ModelName.of(entry))
+        name = f"{entry.architecture} {entry.defense} seed {entry.seed} ({entry.dataset})"
+        run_id = self._create("model", entry.model, name, parent, {**tags, "suite": plan.suite})
+        card = model_state(self.home, entry.model).card
+        values = [(f"train/{name}", value, line.epoch) for line in card.history for name, value in line] if card else []
+        if card is not None:
+            values += [(f"clean/{name}", getattr(card, name), 0) for name in ("train_accuracy", "test_accuracy")]
         metrics = [
-            Metric(f"train/{name}", value, 0, line["epoch"])
-            for line in card.get("history", [])
-            for name, value in line.items()
-            if name != "epoch" and isinstance(value, int | float) and math.isfinite(value)
+            Metric(name, value, 0, epoch)
+            for name, value, epoch in values
+            if name != "train/epoch" and math.isfinite(value)
         ]
-        for name in ("train_accuracy", "test_accuracy"):
-            if card.get(name) is not None:
-                metrics.append(Metric(f"clean/{name}", card[name], 0, 0))
-        params = [Param(name, str(value)[:5000]) for name, value in sorted(flat(entry["declaration"]).items())]
+        params = [Param(name, str(value)[:5000]) for name, value in sorted(flat(entry.declaration).items())]
         for part in chunks(metrics, BATCH):
             self.client.log_batch(run_id, metrics=part)
         if (folder / "card.json").exists():
@@ -376,37 +388,37 @@ class Tracker:
         self.client.log_batch(run_id, params=params[:100], tags=[RunTag("gauntlet.complete", "yes")])
         return run_id
 
-    def _log_pair(self, pair: Pair, plan: Mapping[str, Any], parent: str) -> str:
+    def _log_pair(self, pair: Pair, plan: PlanRecord, parent: str) -> str:
         from mlflow.entities import Metric, Param
 
-        meta = pair.meta
+        result = pair.result
         named = ("dataset", "architecture", "defense", "seed", "attack", "toolkit", "norm", "eps", "source", "status")
-        tags = {name: meta[name] for name in named} | {
-            "suite": plan["suite"],
-            "gauntlet.model": meta["model"],
-            "git_commit": meta["git_commit"],
-            "command": meta["command"],
-            "mlflow.note.content": reproduce_note(meta["command"]),
-            **{f"version.{name}": version for name, version in meta["versions"].items()},
+        tags = {name: getattr(result, name) for name in named} | {
+            "suite": plan.suite,
+            "gauntlet.model": result.model,
+            "git_commit": result.git_commit,
+            "command": result.command,
+            "mlflow.note.content": reproduce_note(result.command),
+            **{f"version.{name}": version for name, version in result.versions.items()},
         }
-        run_id = self._create("pair", meta["cell"], f"{meta['attack']} {threat_name(meta)}", parent, tags)
-        values = pair_metrics(pair, plan["budgets"][meta["dataset"]])
+        run_id = self._create("pair", result.cell, f"{result.attack} {result.threat}", parent, tags)
+        values = pair_metrics(pair, plan.budgets[result.dataset])
         metrics = [Metric(name, value, 0, 0) for name, value in values.items() if math.isfinite(value)]
         metrics += [
             Metric("robust_accuracy_over_eps", value, 0, round(EPS_STEPS * eps))
-            for eps, value in curve_points(pair, plan["budgets"][meta["dataset"]])
+            for eps, value in curve_points(pair, plan.budgets[result.dataset])
         ]
-        params = [Param(name, str(value)[:5000]) for name, value in sorted(flat(meta["declaration"]).items())]
+        params = [Param(name, str(value)[:5000]) for name, value in sorted(flat(result.declaration).items())]
         self.client.log_batch(run_id, metrics=metrics, params=params[:100])
         for name in ("result.json", "samples.parquet", "gallery.safetensors"):
-            if (file := self.home.cell(meta["cell"]) / name).exists():
+            if (file := self.home.cell(result.cell) / name).exists():
                 self.client.log_artifact(run_id, str(file))
         self.client.set_terminated(run_id, "FINISHED")
         return run_id
 
-    def is_closed(self, plan: Mapping[str, Any]) -> bool:
+    def is_closed(self, plan: PlanRecord) -> bool:
         """Whether :meth:`close` was done for that plan in this store, with nothing new since; damage means no."""
-        path = self.home.plans / plan["plan"] / "closed.json"
+        path = self.home.plans / plan.plan / "closed.json"
         found = attempt(lambda: read_json(path), path, lambda *_: None) if path.exists() else None
         return isinstance(found, list) and self.store in found
 
@@ -428,9 +440,9 @@ class Tracker:
         plans = [record for record in read_plans(self.home, spoiled) if not self.is_closed(record)]
         found = boards_from_home(self.home, spoiled=spoiled) if plans else []
         for record in plans:
-            self.close(record, [board for board in found if board.suite == record["suite"]])
+            self.close(record, [board for board in found if board.suite == record.suite])
 
-    def close(self, plan: Mapping[str, Any], boards: Sequence[Board]) -> None:
+    def close(self, plan: PlanRecord, boards: Sequence[Board]) -> None:
         """Give every model's run its summary, and end the runs of a command.
 
         The model's run carries ``acc/<attack> <norm> <eps>``, ``worst/<norm> <eps>``, ``score/worst_case`` (the
@@ -450,38 +462,32 @@ class Tracker:
         for board in boards:
             rows = pair_rows(board)
             for key, entry in board.models.items():
-                if key not in board.by_model or not any(model["model"] == key for model in plan["models"]):
+                if key not in board.by_model or not any(model.model == key for model in plan.models):
                     continue
                 pairs = board.by_model[key]
                 run_id = self._model_run(plan, key)
-                mine = rows[
-                    (rows["dataset"] == entry["dataset"])
-                    & (rows["architecture"] == entry["architecture"])
-                    & (rows["defense"] == entry["defense"])
-                    & (rows["seed"] == entry["seed"])
-                ]
-                trouble = [f"{p.meta['attack']}: {p.meta['status']}" for p in pairs if p.meta["status"] != "ok"]
+                mine = rows[(rows[list(ModelName.model_fields)] == list(entry.names)).all(axis=1)]
+                trouble = [f"{p.result.attack}: {p.result.status}" for p in pairs if p.result.failed]
                 trouble += [f"{name}: not run" for name in board.missing.get(key, ())]
                 unasked = board.unasked.get(key, ())
                 why = [*trouble, *(f"{name}: not asked for" for name in unasked)]
-                budgets, reference = board.budgets[entry["dataset"]], plan["reference"].get(entry["dataset"], {})
+                budgets, reference = board.budgets[entry.dataset], plan.reference.get(entry.dataset, {})
                 values = model_metrics(pairs, mine, budgets, reference, whole=not why)
                 grades = {norm: trust(board, key, norm) for norm in budgets}
-                self._guard(self._summarise, run_id, values, mine, why, plan["suite"], grades)
-                looks = [look["probe"] for look in plan["probes"] if look["model"] == key]
-                facts = {look: found for look in looks if (found := probe_facts(self.home, look)) is not None}
-                if facts:
-                    self._guard(self.client.log_dict, run_id, finite(facts), f"health-{plan['plan']}.json")
+                self._guard(self._summarise, run_id, values, mine, why, plan.suite, grades)
+                looks = {look.probe: probe_facts(self.home, look.probe) for look in plan.probes if look.model == key}
+                if facts := {look: found.model_dump() for look, found in looks.items() if found is not None}:
+                    self._guard(self.client.log_dict, run_id, finite(facts), f"health-{plan.plan}.json")
                 self._guard(self.client.set_terminated, run_id, "FAILED" if trouble else "FINISHED")
-        trained = {m["model"]: model_state(self.home, m["model"])["status"] == "ok" for m in plan["models"]}
-        judged = {pair.meta["model"] for board in boards for pair in board.pairs}
+        trained = {m.model: model_state(self.home, m.model).status == "ok" for m in plan.models}
+        judged = {pair.result.model for board in boards for pair in board.pairs}
         for key in [key for key, there in trained.items() if there and key not in judged]:  # sources of transfers
             self._guard(self.client.set_terminated, self._model_run(plan, key), "FINISHED")
-        done = all(is_finished(self.home.cell(cell["cell"])) for cell in plan["cells"])
+        done = all(is_finished(self.home.cell(cell.cell)) for cell in plan.cells)
         failed = not (done and all(trained.values()))
         self._guard(self.client.set_terminated, self._plan_run(plan), "FAILED" if failed else "FINISHED")
         if not failed:
-            write_json(self.home.plans / plan["plan"] / "closed.json", [self.store])
+            write_json(self.home.plans / plan.plan / "closed.json", [self.store])
 
     def _summarise(
         self,
@@ -521,7 +527,7 @@ class Tracker:
             Unreachable: The store did not answer; what is left waits in ``pending/``.
         """
         for record in read_plans(self.home, spoiled):
-            self.mark_untracked(record["plan"], (cell["cell"] for cell in record["cells"]))
+            self.mark_untracked(record.plan, (cell.cell for cell in record.cells))
         delivered = 0
         for marker in self.waiting():
             folder = self.home.cell(marker.stem)
@@ -562,7 +568,7 @@ class Tracker:
         """
         where = f"tags.`gauntlet.kind` = 'plan' and tags.`gauntlet.origin` = '{self.origin}'"
         found = self._search(where)
-        plans = [self._json(run, "plan.json") for run in reversed(found)]
+        plans = [self._record(run, "plan.json", PlanRecord) for run in reversed(found)]
         if not plans:
             raise UserError(f"no tracked runs of {self.home.path} in {self.store}; or read its files with --from home")
         ours = f"tags.`gauntlet.origin` = '{self.origin}' and tags.`gauntlet.kind`"
@@ -576,21 +582,21 @@ class Tracker:
                 return None
             run = pairs[key]
             folder = self._artifacts(run)
-            return attempt(lambda: read_result(folder, run.info.run_id, self._url(run)), folder, spoiled)
+            return attempt(lambda: read_pair(folder, run.info.run_id, self._url(run)), folder, spoiled)
 
-        def model(key: str) -> Mapping[str, Any]:
+        def model(key: str) -> ModelState:
             local = model_state(self.home, key, spoiled)
-            if local["status"] == "ok" or key not in models:
+            if local.status == "ok" or key not in models:
                 return local
-            return {"status": "ok", "error": "", "card": self._json(models[key], "card.json")}
+            return ModelState(card=self._record(models[key], "card.json", Card))
 
-        def facts(key: str, probe: str) -> Mapping[str, Any] | None:
+        def facts(key: str, probe: str) -> ProbeFacts | None:
             local = probe_facts(self.home, probe)
             if local is not None or key not in models:
                 return local
             for file in sorted(self._artifacts(models[key]).glob("health-*.json")):
                 if probe in (found := read_json(file)):
-                    return dict(found[probe])
+                    return ProbeFacts.model_validate_json(json.dumps(found[probe]))
             return None
 
         return boards(plans, pair, model, facts)
@@ -617,12 +623,11 @@ class Tracker:
             write_bytes(target / "done", b"")
         return target
 
-    def _json(self, run: Run, name: str) -> dict[str, Any]:
+    def _record(self, run: Run, name: str, kind: type[T]) -> T:
         path = self._artifacts(run) / name
         if not path.exists():
             raise UserError(f"the tracked run {run.info.run_id} has no {name}; --from home reads the result files")
-        content: dict[str, Any] = read_json(path)
-        return content
+        return read_record(path, kind)
 
     def _url(self, run: Run) -> str:
         if not self.uri.startswith("http"):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from .. import identity
 from ..datasets.registry import Dataset
@@ -13,8 +12,9 @@ from ..determinism import as_a_worker, full_float32, isolated
 from ..external import external
 from ..external.reference import parse
 from ..planning.specs import ModelSpec
-from ..records.files import write_json
+from ..records.files import write_record
 from ..records.home import Home
+from ..schema.models import Card
 from ..victims.adaptation import Remedy
 from . import inspection
 from .inspection import LOOK
@@ -31,12 +31,17 @@ class Guest:
     """
 
     spec: ModelSpec
-    card: dict[str, Any]
+    card: Card
     notes: tuple[str, ...]
+
+    @property
+    def passes(self) -> int:
+        """Passes of an image that looking at it took."""
+        return self.card.inspection.passes if self.card.inspection is not None else 0
 
     def register(self, home: Home) -> None:
         """Write its card, which makes it count as a model that is there."""
-        write_json(home.model(self.spec.key) / "card.json", self.card)
+        write_record(home.model(self.spec.key) / "card.json", self.card)
 
 
 def admit(
@@ -83,14 +88,16 @@ def admit(
         defense = external.describe_model(model, reference, found.remedy, found.interface)
         behaviour = inspection.fingerprint(found.interface.around(model), data.info.shape, classes)
     spec = ModelSpec(dataset=data.info.name, architecture=reference.name, defense=defense, seed=0)
-    card = {
-        **{field: getattr(spec, field) for field in ("dataset", "architecture", "seed")},
-        "defense": defense.label(data.info),
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "reference": reference.to_json(),
-        "remedy": str(found.remedy),
-        "inspection": dict(found.facts),
-        "sha256": behaviour,
-        "declaration": identity.canonical(spec),
-    }
+    card = Card(
+        dataset=spec.dataset,
+        architecture=spec.architecture,
+        defense=defense.label(data.info),
+        seed=spec.seed,
+        parameters=sum(p.numel() for p in model.parameters()),
+        reference=reference.to_json(),
+        remedy=str(found.remedy),
+        inspection=found.facts,
+        sha256=behaviour,
+        declaration=identity.canonical(spec),
+    )
     return Guest(spec, card, tuple(f"{reference.text}: {note}" for note in found.notes))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from typing import Final
 
 from ..metrics.class_order import better_order
 from ..metrics.pairs import reference
+from ..schema.models import Agreement
 from .checks import Check, Evidence, Grade, Question, percent
 
 OTHER_LABEL: Final = 0.01
@@ -23,18 +24,18 @@ def _answers(question: Question, evidence: Evidence) -> Check:
     found: list[tuple[Grade, float, str]] = []
     asked = 0
     for text, seen in _seen(evidence):
-        asked += int(seen["images"])
-        if not seen["differ"]:
+        asked += seen.images
+        if not seen.differ:
             continue
-        other = seen["labels"] > OTHER_LABEL * seen["images"]
-        what = f"{int(seen['differ'])} of {int(seen['images'])} clean images"
-        more = f"logits differ by up to {percent(seen['change'])}, labels of {int(seen['labels'])}"
-        found.append(("D" if other else "C", seen["change"], f"{text.format(what)} ({more})"))
+        other = seen.labels > OTHER_LABEL * seen.images
+        what = f"{seen.differ} of {seen.images} clean images"
+        more = f"logits differ by up to {percent(seen.change)}, labels of {seen.labels}"
+        found.append(("D" if other else "C", seen.change, f"{text.format(what)} ({more})"))
     if found:
         grade, _, text = max(found, key=lambda item: item[:2])
         return question.graded(grade, text)
     reference_pair = reference(evidence.everything)
-    if unsteady := max((int(pair.meta.get("unsteady") or 0) for pair in evidence.pairs), default=0):
+    if unsteady := max((pair.result.unsteady for pair in evidence.pairs), default=0):
         return question.graded(
             "B",
             f"two votes differ on {unsteady} of {reference_pair.n} images, which count as wrong: no seed reaches "
@@ -45,14 +46,15 @@ def _answers(question: Question, evidence: Evidence) -> Check:
     return question.graded("A", "other batches, orders and later calls gave the same answers")
 
 
-def _seen(evidence: Evidence) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _seen(evidence: Evidence) -> Iterator[tuple[str, Agreement]]:
     """What is known of answers to the same images: from admission, and from each pair."""
-    card = evidence.board.models.get(evidence.model, {}).get("card") or {}
-    for way, found in (card.get("inspection") or {}).get("answers", {}).items():
-        yield f"{way}, the model answers {{}} otherwise", found
+    known = evidence.board.models.get(evidence.model)
+    if known is not None and known.card is not None and known.card.inspection is not None:
+        for way, found in known.card.inspection.answers.items():
+            yield f"{way}, the model answers {{}} otherwise", found
     for pair in evidence.pairs:
-        for who, found in (pair.meta.get("answers") or {}).items():
-            yield f"{_WHERE[who]} ({pair.meta['attack']})", found
+        for who, found in pair.result.answers.items():
+            yield f"{_WHERE[who]} ({pair.result.attack})", found
 
 
 def _order(question: Question, evidence: Evidence) -> Check:

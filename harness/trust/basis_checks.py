@@ -38,9 +38,7 @@ def _chance(question: Question, evidence: Evidence) -> Check:
     if not n:
         return question.graded("B", "no image was judged")
     # older records do not name the classes
-    classes = len(judged.meta.get("class_names") or ()) or 1 + int(
-        max(labels.max(), judged.columns["clean_pred"].max())
-    )
+    classes = len(judged.result.class_names) or 1 + int(max(labels.max(), judged.columns["clean_pred"].max()))
     _, counts = np.unique(labels, return_counts=True)
     most = int(counts.max()) / n
     above = wilson(right, n)[0] > max(most, 1 / classes + ABOVE * (1 - 1 / classes))

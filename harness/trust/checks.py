@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..metrics.pairs import Board, Bools, Floats, Pair, limit, reach, reference
+from ..schema.probes import ProbeFacts
 
 Status = Literal["passed", "remedied", "failed", "skipped"]
 Grade = Literal["A", "B", "C", "D"]
@@ -79,16 +80,16 @@ class Evidence:
     @cached_property
     def pairs(self) -> list[Pair]:
         """The model's pairs in this norm."""
-        return [pair for pair in self.everything if pair.meta["norm"] == self.norm]
+        return [pair for pair in self.everything if pair.result.norm == self.norm]
 
     @cached_property
     def grid(self) -> tuple[float, ...]:
         """Values of eps that the board is judged at, ascending."""
-        budgets = self.board.budgets.get(self.everything[0].meta["dataset"], {}) if self.everything else {}
+        budgets = self.board.budgets.get(self.everything[0].result.dataset, {}) if self.everything else {}
         return tuple(budgets.get(self.norm, ()))
 
     @property
-    def facts(self) -> Mapping[str, Any] | None:
+    def facts(self) -> ProbeFacts | None:
         """What the probe measured, None if the model was not probed in this norm."""
         return self.board.health.get(self.model, {}).get(self.norm)
 
@@ -114,7 +115,7 @@ class Evidence:
 
     def of(self, families: Iterable[str]) -> list[Pair]:
         """Pairs of some families in this norm."""
-        return [pair for pair in self.pairs if family(pair) in families]
+        return [pair for pair in self.pairs if pair.result.family in families]
 
     def lost(self, pairs: Iterable[Pair], eps: float) -> Bools:
         """Images (N,) that the model gets right and some of these pairs broke within eps."""
@@ -163,19 +164,6 @@ class Question:
         return Check(self.name, self.title, "skipped", grade, finding, remedy)
 
 
-def family(pair: Pair) -> str:
-    """Sort of attack, as :attr:`harness.attacks.base.Attack.family`; older records lack it."""
-    meta = pair.meta
-    if known := meta.get("family"):
-        return str(known)
-    access = meta.get("access")
-    if access == "none":
-        return "transfer" if meta.get("source") else "noise"
-    if access in ("scores", "decisions"):
-        return "score" if access == "scores" else "decision"
-    return "iterated" if meta.get("kind") == "budget" else "minimum-norm"
-
-
 def grade_of(count: int, n: int, bounds: Mapping[Grade, float]) -> Grade:
     """The worst grade whose bound a share of images exceeds, with enough images to say so; A if there is none.
 
@@ -194,6 +182,12 @@ def exceeded(value: float, bounds: Mapping[Grade, float]) -> Grade:
     """The worst grade whose bound a value exceeds; A if there is none."""
     over: list[Grade] = [grade for grade, bound in bounds.items() if value > bound]
     return max(over, default="A")
+
+
+def accuracies(left: Mapping[str, float | None] | None) -> dict[str, float]:
+    """Accuracies that an attack of the probe left, by setting; empty where some could not be measured."""
+    known = {setting: value for setting, value in (left or {}).items() if value is not None}
+    return known if left is not None and len(known) == len(left) else {}
 
 
 def concerns(label: str, norm: str) -> bool:

@@ -12,7 +12,7 @@ from typing import Final
 from ..metrics.pairs import Board
 from .answer_checks import ANSWER_QUESTIONS
 from .basis_checks import BASIS_QUESTIONS
-from .checks import GRADES, WORST_CASE, Check, Evidence, Grade, Question, Status, family
+from .checks import GRADES, WORST_CASE, Check, Evidence, Grade, Question, Status
 from .probe_checks import FACT_QUESTIONS
 from .record_checks import PAIR_QUESTIONS
 
@@ -57,7 +57,7 @@ def trust(board: Board, model: str, norm: str) -> Trust | None:
         transformations and transfers alone do not), so that the accuracy does not claim to be one.
     """
     evidence = Evidence(board, model, norm)
-    if not any(family(pair) in WORST_CASE for pair in evidence.pairs):
+    if not any(pair.result.family in WORST_CASE for pair in evidence.pairs):
         return None
     checks = [question.ask(evidence) for question in QUESTIONS]
     ordered = sorted(checks, key=lambda check: check.grade, reverse=True)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Final
 
 import torch
 from torch import Tensor, nn
@@ -20,8 +20,9 @@ from ..errors import UserError, said
 from ..external.external import add_to_digest, bare, digest
 from ..external.interface import TRIED, Interface, find
 from ..metrics.class_order import better_order
+from ..schema.models import Admission, Agreement
 from ..victims.adaptation import Remedy
-from ..victims.agreement import Agreement
+from ..victims.agreement import agreement
 from ..victims.victim import SURE, Cost, Victim, VictimError
 from .probe import diagnose, stochastic, wavers
 
@@ -40,19 +41,14 @@ class Inspection:
         classes: Logits that the model returns.
         interface: How the model is called and read.
         remedy: How attacks are to see it.
-        facts: Plain JSON values: ``outputs`` (``"logits"``, ``"probabilities"`` or ``"log-probabilities"``), ``dtype``
-            of weights and buffers, ``train_mode`` (whether it came in that mode; it is judged in eval mode), ``images``
-            asked, ``changed_labels`` (how many varied over three calls; 0 for a deterministic model),
-            ``clean_accuracy`` on them, ``writes`` (into its images), ``gradients`` (whether they
-            reach the images), ``answers`` (an :class:`Agreement` for each way of
-            asking the same; none for a model that draws), ``passes`` (of an image, forward and backward, in all).
+        facts: For people and for checks.
         notes: A line for each thing that its owner should read.
     """
 
     classes: int
     interface: Interface
     remedy: Remedy
-    facts: Mapping[str, Any]
+    facts: Admission
     notes: tuple[str, ...]
 
 
@@ -123,7 +119,7 @@ def inspect(
     drawn = [ask(few, seed) for seed in (1, 2)]
     if digest(victim.model) != before:
         raise UserError("the model changes its own buffers when it is asked: batch normalisation in train mode?")
-    varies = any(Agreement.of(first, again).differ for again in drawn)
+    varies = any(agreement(first, again).differ for again in drawn)
     recorded, reached = _with_gradients(victim, few)
     answers: dict[str, Agreement] = {}
     logits = first
@@ -144,19 +140,18 @@ def inspect(
         )
     spent.forwards += victim.cost.forwards
     spent.backwards += victim.cost.backwards
-    accuracy = float((labels == y[: len(labels)]).double().mean())
-    facts = {
-        "outputs": _outputs(first.double()),
-        "dtype": dtype,
-        "train_mode": bare(model).training,
-        "images": len(labels),
-        "changed_labels": int((torch.stack([first, *drawn]).argmax(2) != first.argmax(1)).any(0).sum()),
-        "clean_accuracy": accuracy,
-        "writes": writes,
-        "gradients": reached,
-        "answers": {} if varies else {way: asdict(found) for way, found in answers.items()},
-        "passes": spent.forwards + spent.backwards,
-    }
+    facts = Admission(
+        outputs=_outputs(first.double()),
+        dtype=dtype,
+        train_mode=bare(model).training,
+        images=len(labels),
+        changed_labels=int((torch.stack([first, *drawn]).argmax(2) != first.argmax(1)).any(0).sum()),
+        clean_accuracy=float((labels == y[: len(labels)]).double().mean()),
+        writes=writes,
+        gradients=reached,
+        answers={} if varies else answers,
+        passes=spent.forwards + spent.backwards,
+    )
     notes = [
         *_words(interface, kinds, dtype, first, writes=writes),
         *([] if reached or any(remedy.stand_ins) else [_CUT]),
@@ -230,16 +225,16 @@ def _agreement(
     found = {}
     if len(few) > 1:
         ones = torch.cat([ask(one, 3) for one in few[:ALONE].split(1)])  # type: ignore[no-untyped-call]
-        found["alone"] = Agreement.of(first[:ALONE], ones)
-        found["in another order"] = Agreement.of(first, ask(few.flip(0), 4).flip(0))
+        found["alone"] = agreement(first[:ALONE], ones)
+        found["in another order"] = agreement(first, ask(few.flip(0), 4).flip(0))
     if len(logits) > len(first):
-        found["in a larger batch"] = Agreement.of(first, logits[: len(first)])
+        found["in a larger batch"] = agreement(first, logits[: len(first)])
     if recorded is not None:
-        found["with gradients recorded"] = Agreement.of(first, recorded)
-    found["asked again"] = Agreement.of(first, ask(few, 6))
+        found["with gradients recorded"] = agreement(first, recorded)
+    found["asked again"] = agreement(first, ask(few, 6))
     victim.model.train()
     victim.model.eval()
-    found["after train() and eval()"] = Agreement.of(first, ask(few, 7))
+    found["after train() and eval()"] = agreement(first, ask(few, 7))
     return {way: found[way] for way in _WAYS if way in found}
 
 

@@ -18,6 +18,7 @@ from ..attacks.fast_gradient import Gradient
 from ..attacks.losses import objective
 from ..attacks.noise import Noise
 from ..errors import describe
+from ..schema.probes import Diagnostics
 from ..threat import EXPONENT, Threat, steepest
 from ..victims.victim import Victim, input_gradient
 
@@ -32,8 +33,6 @@ SCALES: Final = (0.05, 1.0, 20.0)
 
 WATCHED: Final = 32
 """Standing images whose rise is watched."""
-
-_AFTER_SLOPES: Final = ("uphill", "scale", "unbounded", "one_step", "steps", "rising", "restarts", "losses")
 
 
 @dataclass(frozen=True)
@@ -56,15 +55,10 @@ class Survey:
     threat: Threat
     seed: int = 0
 
-    def facts(self) -> dict[str, Any]:
-        """All measurements: shares of the images, and accuracies that attacks leave of 1.
+    def facts(self) -> Diagnostics:
+        """All measurements.
 
-        ``probabilities``: outputs in [0, 1] that sum to 1. ``detached``: autograd does not reach the input, or
-        raises; None then stands for what needs a gradient. ``inner_optimisation``: the forward pass differentiates.
-        ``zero_gradient``, ``non_finite_gradient``: of the cross-entropy in float32. ``small_gradient``: that of the
-        margin, which does not saturate, is zero. ``uphill``: see :meth:`uphill`. ``scale``: plain PGD on multiples
-        of the logits. ``unbounded``: see :meth:`unbounded`. ``one_step``: along the gradient of the log-odds.
-        ``steps``, ``restarts``, ``losses``, ``rising``: see :meth:`strength`. ``errors``: what raised.
+        ``detached``: autograd does not reach the input, or raises; what needs a gradient is then None.
         """
         errors: list[str] = []
 
@@ -84,8 +78,7 @@ class Survey:
         found: dict[str, Any] = {"probabilities": are_probabilities(self.logits(self.x))}
         slopes = attempt("gradient", self.slopes)
         found |= {"detached": slopes is None, "inner_optimisation": bool(attempt("forward", self.optimises))}
-        found |= slopes or dict.fromkeys(("zero_gradient", "non_finite_gradient", "small_gradient"))
-        found |= dict.fromkeys(_AFTER_SLOPES)
+        found |= slopes or {}
         if slopes and len(self.x):
             found |= {
                 "uphill": attempt("uphill", self.uphill),
@@ -94,7 +87,7 @@ class Survey:
                 "one_step": attempt("one_step", lambda: share(self.stand(Gradient(objective="log-odds")))),
                 **(attempt("strength", self.strength) or {}),
             }
-        return {**found, "errors": errors}
+        return Diagnostics(**found, errors=tuple(errors))
 
     def stand(self, attack: Attack, standing: Tensor | None = None, seed: int = 0) -> Tensor:
         """Which images an attack leaves, bool (N,).

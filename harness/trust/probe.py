@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from .. import determinism, identity
 from ..attacks.losses import objective
 from ..errors import UserError
+from ..schema.probes import ProbeFacts, Views, Wavering
 from ..threat import Threat
 from ..victims.adaptation import VOTES, Remedy
 from ..victims.victim import SURE, Cost, Victim
@@ -57,7 +58,7 @@ def probe(
     device: torch.device | str = "cpu",
     remedy: Remedy | None = None,
     seed: int = 0,
-) -> dict[str, Any]:
+) -> ProbeFacts:
     """Measure a model.
 
     It is copied and never altered; the caller's random generators stay where they are. Same arguments, same facts,
@@ -74,9 +75,7 @@ def probe(
         seed: Of all random numbers.
 
     Returns:
-        Plain JSON values: ``norm, eps, n, remedy, votes`` (calls behind a label, None if it is declared
-        deterministic), ``seconds, forwards, backwards, stochastic`` and ``seen``: the same measurements on the model as
-        it is (``"raw"``) and as attacks see it (``"attacked"``), see :meth:`Survey.facts`.
+        What was found.
 
     Raises:
         UserError: No gradient attack in that norm, no eps, or the remedy names what the model does not have.
@@ -96,18 +95,18 @@ def probe(
         view = replace(remedy, votes=None)  # what changes for attacks
         victims = [judge, Victim(model, classes=classes, device=device, remedy=view)] if view else [judge]
         seen = [Survey(victim, judge, x, y, threat, seed).facts() for victim in victims]
-    return {
-        "norm": threat.norm,
-        "eps": threat.eps,
-        "n": len(x),
-        "remedy": str(view),
-        "votes": remedy.calls,
-        "seconds": time.perf_counter() - start,
-        "forwards": sum(victim.cost.forwards for victim in victims),
-        "backwards": sum(victim.cost.backwards for victim in victims),
-        "stochastic": varies,
-        "seen": {"raw": seen[0], "attacked": seen[-1]},
-    }
+    return ProbeFacts(
+        norm=threat.norm,
+        eps=threat.eps,
+        n=len(x),
+        remedy=str(view),
+        votes=remedy.calls,
+        seconds=time.perf_counter() - start,
+        forwards=sum(victim.cost.forwards for victim in victims),
+        backwards=sum(victim.cost.backwards for victim in victims),
+        stochastic=varies,
+        seen=Views(raw=seen[0], attacked=seen[-1]),
+    )
 
 
 def diagnose(
@@ -197,13 +196,8 @@ def _cosine(a: Tensor, b: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def stochastic(victim: Victim, x: Tensor, seed: int) -> dict[str, Any]:
-    """How outputs change among :data:`CALLS` calls under different seeds.
-
-    Returns:
-        ``draws``: the calls; ``labels``: share of images whose label changed; ``logits``: the largest change of a
-        logit over the largest logit.
-    """
+def stochastic(victim: Victim, x: Tensor, seed: int) -> Wavering:
+    """How outputs change among :data:`CALLS` calls under different seeds."""
 
     def ask(call: int) -> Tensor:
         with determinism.isolated(identity.derive_seed(seed, "call", call), victim.device):
@@ -214,13 +208,13 @@ def stochastic(victim: Victim, x: Tensor, seed: int) -> dict[str, Any]:
     outputs = victim.sparing(len(x), lambda: torch.stack([ask(call) for call in range(CALLS)]))
     labels = outputs.argmax(2)
     change = outputs.amax(0) - outputs.amin(0)
-    return {
-        "draws": CALLS,
-        "labels": float((labels != labels[0]).any(0).double().mean()) if len(x) else 0.0,
-        "logits": float(change.max() / outputs.abs().max().clamp_min(1e-30)) if len(x) else 0.0,
-    }
+    return Wavering(
+        draws=CALLS,
+        labels=float((labels != labels[0]).any(0).double().mean()) if len(x) else 0.0,
+        logits=float(change.max() / outputs.abs().max().clamp_min(1e-30)) if len(x) else 0.0,
+    )
 
 
-def wavers(varies: dict[str, Any]) -> bool:
+def wavers(varies: Wavering) -> bool:
     """Whether what :func:`stochastic` measured is more than rounding; near a boundary labels then change too."""
-    return bool(varies["labels"] > 0 or varies["logits"] > WAVER)
+    return varies.labels > 0 or varies.logits > WAVER

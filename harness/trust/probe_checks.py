@@ -8,10 +8,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Final
 
 from ..metrics.pairs import limit, nearest
-from .checks import FEW, ITERATED, Check, Evidence, Grade, Question, exceeded, grade_of, listed, percent, threat_text
+from ..schema.probes import Diagnostics
+from .checks import (
+    FEW,
+    ITERATED,
+    Check,
+    Evidence,
+    Grade,
+    Question,
+    accuracies,
+    exceeded,
+    grade_of,
+    listed,
+    percent,
+    threat_text,
+)
 
 # "sound" below are plain, gaussian-noise, fast-gradient and pgd-trained networks on digits and MNIST in linf, l2 and
 # l1; "broken" are the classifiers of harness.selftest.masked_gradients, which only look robust
@@ -55,7 +69,7 @@ STRENGTH: Final[Mapping[Grade, float]] = {"C": 0.02, "D": 0.1}
 at most what the probe does, or 1 % more, on sound networks."""
 
 Answer = tuple[Grade, str]
-Measure = Callable[[Mapping[str, Any], int], Answer | None]
+Measure = Callable[[Diagnostics, int], Answer | None]
 NOT_PROBED: Final = "the model was not probed in this norm"
 
 
@@ -64,16 +78,16 @@ def _answered(question: Question, evidence: Evidence, measure: Measure, *, fault
     facts = evidence.facts
     if facts is None:
         return question.skipped(NOT_PROBED, "B", "Run the suite again: the probe belongs to it.")
-    n = int(facts["n"])
+    n = facts.n
     if not n:
         return question.skipped("the model gets none of the probe's images right", "B")
-    raw, attacked = measure(facts["seen"]["raw"], n), measure(facts["seen"]["attacked"], n)
+    raw, attacked = measure(facts.seen.raw, n), measure(facts.seen.attacked, n)
     if attacked is None:
-        why = [str(error) for error in facts["seen"]["attacked"].get("errors", ())]
-        return question.skipped(f"the probe could not measure it ({listed(why, 1) or 'no gradient'})", "B")
+        why = listed(facts.seen.attacked.errors, 1) or "no gradient"
+        return question.skipped(f"the probe could not measure it ({why})", "B")
     grade, finding = attacked
     if fault and grade == "A" and raw is not None and raw[0] in ("C", "D"):
-        return question.remedied(f"{raw[1]}; with the remedy ({facts['remedy']}) {finding}")
+        return question.remedied(f"{raw[1]}; with the remedy ({facts.remedy}) {finding}")
     return question.graded(grade, finding)
 
 
@@ -81,69 +95,71 @@ def _asks(measure: Measure, *, fault: bool = True) -> Callable[[Question, Eviden
     return lambda question, evidence: _answered(question, evidence, measure, fault=fault)
 
 
-def _probabilities(seen: Mapping[str, Any], n: int) -> Answer:
-    return ("D", "the outputs are probabilities") if seen["probabilities"] else ("A", "the outputs are logits")
+def _probabilities(seen: Diagnostics, n: int) -> Answer:
+    return ("D", "the outputs are probabilities") if seen.probabilities else ("A", "the outputs are logits")
 
 
-def _detached(seen: Mapping[str, Any], n: int) -> Answer:
-    if seen["detached"]:
+def _detached(seen: Diagnostics, n: int) -> Answer:
+    if seen.detached:
         return "D", "automatic differentiation does not reach the input"
     return "A", "gradients reach the input"
 
 
-def _inner(seen: Mapping[str, Any], n: int) -> Answer:
-    if seen["inner_optimisation"]:
+def _inner(seen: Diagnostics, n: int) -> Answer:
+    if seen.inner_optimisation:
         return "C", "the forward pass computes gradients of its own"
     return "A", "the forward pass computes no gradients of its own"
 
 
-def _vanishing(seen: Mapping[str, Any], n: int) -> Answer | None:
-    names = {"zero_gradient": "zero for the cross-entropy", "small_gradient": "zero for the margin"}
-    names |= {"non_finite_gradient": "not finite"}
-    shares = {text: seen[name] for name, text in names.items()}
-    if None in shares.values():
+def _vanishing(seen: Diagnostics, n: int) -> Answer | None:
+    shares = {
+        "zero for the cross-entropy": seen.zero_gradient,
+        "zero for the margin": seen.small_gradient,
+        "not finite": seen.non_finite_gradient,
+    }
+    if len(known := {text: share for text, share in shares.items() if share is not None}) < len(shares):
         return None
-    what, share = max(shares.items(), key=lambda item: float(item[1]))
+    what, share = max(known.items(), key=lambda item: item[1])
     if not share:
         return "A", "every image has a gradient"
-    return _share(float(share), n, ZERO_GRADIENT, f"the gradient is {what} on {{}} of the images")
+    return _share(share, n, ZERO_GRADIENT, f"the gradient is {what} on {{}} of the images")
 
 
 def _share(share: float, n: int, bounds: Mapping[Grade, float], text: str) -> Answer:
     return grade_of(round(share * n), n, bounds), text.format(f"{percent(share)} ({round(share * n)} of {n})")
 
 
-def _misleading(seen: Mapping[str, Any], n: int) -> Answer | None:
-    if seen["uphill"] is None:
+def _misleading(seen: Diagnostics, n: int) -> Answer | None:
+    if seen.uphill is None:
         return None
-    return _share(1 - seen["uphill"], n, UPHILL, "the gradient gains less than random directions on {} of the images")
+    return _share(1 - seen.uphill, n, UPHILL, "the gradient gains less than random directions on {} of the images")
 
 
-def _scale(seen: Mapping[str, Any], n: int) -> Answer | None:
-    left = seen["scale"]
-    if left is None or None in left.values():
+def _scale(seen: Diagnostics, n: int) -> Answer | None:
+    left = accuracies(seen.scale)
+    if not left:
         return None
     text = f"a plain attack left {percent(left['1'])}, and {percent(left['0.05'])} with the logits divided by 20"
     return grade_of(round((left["1"] - left["0.05"]) * n), n, SCALE), text
 
 
-def _unbounded(seen: Mapping[str, Any], n: int) -> Answer | None:
-    if seen["unbounded"] is None:
+def _unbounded(seen: Diagnostics, n: int) -> Answer | None:
+    if seen.unbounded is None:
         return None
-    return _share(float(seen["unbounded"]), n, UNBOUNDED, "a budget without bound left {} of the images")
+    return _share(seen.unbounded, n, UNBOUNDED, "a budget without bound left {} of the images")
 
 
-def _losses(seen: Mapping[str, Any], n: int) -> Answer | None:
-    left = seen["losses"]
-    if left is None:
+def _losses(seen: Diagnostics, n: int) -> Answer | None:
+    left = accuracies(seen.losses)
+    if not left:
         return None
     text = f"the log-odds left {percent(left['ce'])}, the difference of logits ratio {percent(left['dlr'])}"
     return grade_of(round((left["ce"] - left["dlr"]) * n), n, LOSSES), text
 
 
-def _steps(seen: Mapping[str, Any], n: int) -> Answer | None:
-    left, rising = seen["steps"], seen["rising"]
-    if left is None:
+def _steps(seen: Diagnostics, n: int) -> Answer | None:
+    left, rising = accuracies(seen.steps), seen.rising
+    if not left:
         return None
     counts = sorted(left, key=int)
     half, full = left[counts[-2]], left[counts[-1]]
@@ -155,9 +171,9 @@ def _steps(seen: Mapping[str, Any], n: int) -> Answer | None:
     return grade, text
 
 
-def _restarts(seen: Mapping[str, Any], n: int) -> Answer | None:
-    left = seen["restarts"]
-    if left is None:
+def _restarts(seen: Diagnostics, n: int) -> Answer | None:
+    left = accuracies(seen.restarts)
+    if not left:
         return None
     counts = sorted(left, key=int)
     few, many = left[counts[-2]], left[counts[-1]]
@@ -170,15 +186,14 @@ def _stochastic(question: Question, evidence: Evidence) -> Check:
     facts = evidence.facts
     if facts is None:
         return question.skipped(NOT_PROBED, "B", "Run the suite again: the probe belongs to it.")
-    seen = facts["stochastic"]
-    labels, logits = float(seen["labels"]), float(seen["logits"])
+    labels, logits = facts.stochastic.labels, facts.stochastic.logits
     change = f"labels of {percent(labels)} of the images changed, and logits by up to {percent(logits)}"
-    finding = f"among {seen['draws']} calls {change}"
+    finding = f"among {facts.stochastic.draws} calls {change}"
     if labels == 0 and logits <= DRAWN:
         return question.graded("A", finding)
-    if averaged := re.search(r"averaged over (\d+) draws", str(facts["remedy"])):
+    if averaged := re.search(r"averaged over (\d+) draws", facts.remedy):
         return question.remedied(f"{finding}; attacks averaged {averaged[1]} draws")
-    if votes := facts.get("votes"):
+    if votes := facts.votes:
         counted = "one call" if votes == 1 else f"the majority of {votes} calls"
         return question.remedied(
             f"{finding}; the model averages on its own account, and {counted} under a fixed seed is its label"
@@ -193,14 +208,14 @@ def _strength(question: Question, evidence: Evidence) -> Check:
         grade: Grade = "B" if evidence.of(ITERATED) else "C"  # then nobody vouches for the battery
         more = "" if grade == "B" else ", and no iterated gradient attack ran"
         return question.skipped(NOT_PROBED + more, grade, question.remedy)
-    seen, n = facts["seen"]["attacked"], int(facts["n"])
-    best = [value for name in ("steps", "restarts", "losses") for value in (seen[name] or {}).values()]
+    seen, n = facts.seen.attacked, facts.n
+    best = [value for left in (seen.steps, seen.restarts, seen.losses) for value in accuracies(left).values()]
     distance = nearest(evidence.everything, evidence.norm)["distance"].to_numpy(float)
-    stands = distance[evidence.correct][:n] > limit(facts["eps"])
+    stands = distance[evidence.correct][:n] > limit(facts.eps)
     if not best or not n or len(stands) < n:
         return question.skipped("the probe's attack could not be run on the same images", "B")
     battery, probe = int(stands.sum()), round(min(best) * n)
-    where = threat_text(evidence.norm, facts["eps"])
+    where = threat_text(evidence.norm, facts.eps)
     left = f"the battery left {percent(battery / n)}, the probe's attack alone {percent(probe / n)}"
     finding = f"{left} of {n} images at {where}"
     return question.graded(grade_of(battery - probe, n, STRENGTH), finding)

@@ -19,8 +19,8 @@ from .checks import (
     Evidence,
     Grade,
     Question,
+    accuracies,
     concerns,
-    family,
     grade_of,
     listed,
     percent,
@@ -52,14 +52,14 @@ def _alone(question: Question, evidence: Evidence, weak: Collection[str], strong
 
     In a cascade an attack did not meet what earlier ones broke: such images say nothing about it.
     """
-    fewer, better = evidence.of(weak), [pair for pair in evidence.of(strong) if pair.meta["status"] == "ok"]
+    fewer, better = evidence.of(weak), [pair for pair in evidence.of(strong) if not pair.result.failed]
     if not fewer:
         return question.skipped(f"no {what} ran", "A" if set(weak) <= {"transfer"} else "B", _ADD.format(what))
     n = len(evidence.images)
     found: list[tuple[Grade, int, float]] = []
     unknown = 0
     for eps in evidence.grid:
-        here = [pair for pair in better if pair.meta["eps"] in (None, eps)]
+        here = [pair for pair in better if pair.result.eps in (None, eps)]
         if not here:
             continue
         missed = evidence.lost(fewer, eps) & ~evidence.lost(evidence.of(strong), eps)
@@ -89,10 +89,12 @@ _TRANSFERS: Final = "Run the suite with its transfers: they need another trained
 
 def _one_step(question: Question, evidence: Evidence) -> Check:
     """From the pairs, or from the probe's accuracies where the suite takes no single step."""
-    seen = (evidence.facts or {}).get("seen", {}).get("attacked", {})
-    if evidence.of(ONE_STEP) or seen.get("one_step") is None or not seen.get("steps"):
+    facts = evidence.facts
+    single = facts.seen.attacked.one_step if facts is not None else None
+    left = accuracies(facts.seen.attacked.steps) if facts is not None else {}
+    if evidence.of(ONE_STEP) or facts is None or single is None or not left:
         return _alone(question, evidence, ONE_STEP, ITERATED, "one-step attacks")
-    n, single, iterated = int((evidence.facts or {})["n"]), seen["one_step"], min(seen["steps"].values())
+    n, iterated = facts.n, min(left.values())
     text = f"in the probe the iterated attack left {percent(iterated)} where one step left {percent(single)}"
     return question.graded(grade_of(round((iterated - single) * n), n, PROBED_ALONE), text)
 
@@ -116,24 +118,22 @@ def _noise(question: Question, evidence: Evidence) -> Check:
 
 def _larger_eps(question: Question, evidence: Evidence) -> Check:
     """An attack's own images at a smaller eps against its images at the next larger one."""
-    series: dict[tuple[str, str], list[Pair]] = {}
+    series: dict[tuple[str, str], dict[float, Pair]] = {}
     for pair in evidence.of(SEARCHES):
-        meta = pair.meta
-        if meta["status"] == "ok" and meta["eps"] is not None:
-            series.setdefault((meta["attack"], str(meta.get("source") or "")), []).append(pair)
+        result = pair.result
+        if not result.failed and result.eps is not None:
+            series.setdefault((result.attack, result.source), {})[result.eps] = pair
     n = len(evidence.images)
     found: list[tuple[Grade, int, str]] = []
     hidden = False
     for (label, _), pairs in series.items():
-        ordered = sorted(pairs, key=lambda pair: float(pair.meta["eps"]))
-        for small, large in pairwise(ordered):
-            before = evidence.lost([small], small.meta["eps"])
-            after = evidence.lost([large], large.meta["eps"])
+        for (low, small), (high, large) in pairwise(sorted(pairs.items(), key=lambda item: item[0])):
+            before, after = evidence.lost([small], low), evidence.lost([large], high)
             both = evidence.met(small) & evidence.met(large)
             count = int((before & ~after & both).sum()) - int((after & ~before & both).sum())
             hidden |= bool((before & ~both).any())
-            where = f"{label} left {{}} more at {threat_text(evidence.norm, large.meta['eps'])} than at"
-            found.append((grade_of(count, n, RISE), count, f"{where} {small.meta['eps']:.4g}"))
+            where = f"{label} left {{}} more at {threat_text(evidence.norm, high)} than at"
+            found.append((grade_of(count, n, RISE), count, f"{where} {low:.4g}"))
     if not found:
         return question.skipped("no attack ran at two values of eps")
     grade, count, text = max(found, key=lambda item: item[:2])
@@ -170,17 +170,17 @@ def _survives(evidence: Evidence, pair: Pair, eps: float) -> Bools:
 
 
 def _failed(question: Question, evidence: Evidence, status: str, verb: str) -> Check:
-    bad = [pair for pair in evidence.pairs if pair.meta["status"] == status]
-    why = [f"{pair.meta['attack']}: {_why(pair)}" for pair in bad]
+    bad = [pair for pair in evidence.pairs if pair.result.status == status]
+    why = [f"{pair.result.attack}: {_why(pair)}" for pair in bad]
     more = f" ({listed(why)})" if why else ""
     return question.graded("D" if bad else "A", f"{len(bad)} of {len(evidence.pairs)} pairs {verb}{more}")
 
 
 def _why(pair: Pair) -> str:
-    flags = pair.meta.get("invalid") or {flag: int(pair.columns[flag].sum()) for flag in FLAGS}
+    flags = {flag: int(pair.summary[f"invalid_{flag}"]) for flag in FLAGS}
     counts = [f"{name.replace('_', ' ')} {count}" for name, count in flags.items() if count]
-    if pair.meta["status"] == "crashed" or not counts:
-        counts = [str(error).strip().splitlines()[-1] for error in pair.meta.get("errors") or () if str(error).strip()]
+    if pair.result.status == "crashed" or not counts:
+        counts = [error.strip().splitlines()[-1] for error in pair.result.errors if error.strip()]
     return "; ".join(counts[:2]) or "no reason recorded"
 
 
@@ -204,8 +204,8 @@ def _toolkits(question: Question, evidence: Evidence) -> Check:
     n, eps = len(evidence.images), max(evidence.grid, default=0.0)
     kits: dict[str, list[Pair]] = {}
     for pair in evidence.pairs:
-        if family(pair) in WORST_CASE:
-            kits.setdefault(str(pair.meta.get("toolkit") or "gauntlet"), []).append(pair)
+        if pair.result.family in WORST_CASE:
+            kits.setdefault(pair.result.toolkit, []).append(pair)
     left = {
         kit: (int(evidence.correct.sum()) - int(evidence.lost(pairs, eps).sum())) / n if n else 0.0
         for kit, pairs in sorted(kits.items())

@@ -1,0 +1,171 @@
+"""Records of model-attack pairs: as a plan declares them, as a shard was judged, and their results."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from .base import Cost, Document, Json, Number, Provenance, Record
+from .models import Agreement, ModelName
+
+Norm = Literal["l0", "l1", "l2", "linf", "rms"]
+Status = Literal["ok", "invalid", "crashed", "unclipped"]
+Answers = dict[Literal["referee", "attacked"], Agreement]
+"""Whether a model's copies still answer clean images as before the attack."""
+
+
+class BatteryPair(Record):
+    """A pair of a suite's battery.
+
+    Attributes:
+        cell: Its key.
+        model: Key of the model.
+        dataset: Name.
+        n: Images.
+        attack: Label.
+        norm: Of the threat.
+        eps: Of the threat; None for a minimal attack.
+        source: Model that the images are crafted on, "" if that is the victim.
+        cascade: Whether the attack meets only what earlier ones left.
+        needs_a_boundary: Whether the attack walks along the decision boundary, which a model that draws has not.
+    """
+
+    cell: str
+    model: str
+    dataset: str
+    n: int
+    attack: str
+    norm: Norm
+    eps: float | None
+    source: str
+    cascade: bool = False
+    needs_a_boundary: bool = False
+
+    @property
+    def threat(self) -> str:
+        """Norm and, for a budget attack, eps."""
+        return self.norm if self.eps is None else f"{self.norm} {self.eps:g}"
+
+    @property
+    def pair_name(self) -> str:
+        """Attack and threat for people: the same in every version of it."""
+        return f"{self.attack}{f' from {self.source}' if self.source else ''} ({self.threat})"
+
+    def misplaced(self, other: BatteryPair) -> str:
+        """Name of the first thing that another record of the same pair says otherwise; "" if none."""
+        declared = ("cell", "model", "dataset", "n", "attack", "norm", "eps", "source")
+        return next((name for name in declared if getattr(self, name) != getattr(other, name)), "")
+
+
+def _family(pair: dict[str, Any]) -> str:
+    """Sort of attack of records that do not say."""
+    if (access := pair["access"]) == "none":
+        return "transfer" if pair["source"] else "noise"
+    if access in ("scores", "decisions"):
+        return str(access).removesuffix("s")
+    return "iterated" if pair["kind"] == "budget" else "minimum-norm"
+
+
+class PlannedPair(ModelName, BatteryPair):
+    """A pair that a command asked for: the part of its result known beforehand.
+
+    Attributes:
+        toolkit: ``"gauntlet"``, ``"art"`` or ``"foolbox"``.
+        access: What the attack needs of the model, :attr:`harness.attacks.base.Attack.access`.
+        kind: ``"budget"`` or ``"minimal"``.
+        family: Sort of attack, :attr:`harness.attacks.base.Attack.family`.
+        part: Whose images, ``"test"`` or ``"train"``.
+        batch: Images per shard.
+        levels: Images hold k/levels.
+        class_names: In the order of the logits.
+        command: Measures the pair again; "" if only Python can.
+    """
+
+    toolkit: str = "gauntlet"
+    access: str = ""
+    kind: str = ""
+    family: str = Field(default_factory=_family)
+    part: str = "test"
+    batch: int = 0
+    levels: int = 255
+    class_names: tuple[str, ...] = ()
+    command: str = ""
+
+
+class ShardFacts(Cost):
+    """What a judged shard says beside its samples; passes are those of all its images.
+
+    Attributes:
+        errors: What the attack raised.
+        unchanged: Attacked images that came back as they were.
+        boxed: Whether images had to lie in [0, 1].
+        unsteady: Images that two votes give different labels.
+        answers: See :data:`Answers`.
+    """
+
+    errors: tuple[str, ...] = ()
+    unchanged: int = 0
+    boxed: bool = True
+    unsteady: int = 0
+    answers: Answers = {}
+
+
+class ShardRecord(ShardFacts, Provenance):
+    """Facts in a shard's file."""
+
+
+class Crafted(Cost, Provenance):
+    """Facts in a file of crafted images."""
+
+    errors: tuple[str, ...] = ()
+
+
+class Preparation(Document, Provenance):
+    """``prepared/KEY.json``: what an attack learned from training data.
+
+    Attributes:
+        fields: Plain fields of the attack that preparation set.
+        tensors: Digests of the files beside it, by field.
+        cost: What it took.
+    """
+
+    fields: Json
+    tensors: dict[str, str] = {}
+    cost: Cost
+
+
+class Declared(PlannedPair, Provenance):
+    """What is known of a result before its shards are merged.
+
+    Attributes:
+        declaration: What its key is a hash of.
+        preparation: What the attack's look at training data took; None if it takes none.
+    """
+
+    declaration: Json = {}
+    preparation: Cost | None = None
+
+
+class Result(Document, Declared, Cost):
+    """``result.json``: passes are per attacked image, seconds those of the whole pair.
+
+    Attributes:
+        errors: What the attack raised, each once.
+        unchanged: See :class:`ShardFacts`; so the next two, over all shards.
+        status: ``"ok"``; ``"crashed"`` if the attack raised; ``"invalid"`` if it returned invalid images or did
+            nothing; ``"unclipped"`` if it may leave [0, 1].
+        summary: :func:`harness.metrics.pairs.summary`, for readers of the file.
+    """
+
+    errors: tuple[str, ...] = ()
+    unchanged: int = 0
+    unsteady: int = 0
+    answers: Answers = {}
+    status: Status
+    summary: dict[str, Number] = {}
+
+    @property
+    def failed(self) -> bool:
+        """Whether its numbers may not be read as robustness."""
+        return self.status != "ok"

@@ -1,0 +1,70 @@
+"""Records of plans: what a command asked for, written before anything runs."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from pydantic import model_validator
+
+from .base import Document, Record
+from .models import ModelEntry
+from .pairs import BatteryPair, PlannedPair
+
+
+class ProbeEntry(Record):
+    """A probe in a plan: its key, that of its model, and its norm."""
+
+    probe: str
+    model: str
+    norm: str
+
+
+class PlanRecord(Document):
+    """``plans/KEY.json``.
+
+    Attributes:
+        plan: Its key.
+        suite: Name.
+        command: The command line.
+        budgets: Ascending eps values that each data set's norms are judged at, in pixel units of [0, 1].
+        reference: The eps that defenses train at, by data set and norm.
+        models: Models, those that images are transferred from among them.
+        cells: Pairs asked for.
+        battery: All pairs of the suite, also those not asked for.
+        probes: Probes.
+        left_out: Labels of attacks that were left out of the battery on purpose.
+    """
+
+    plan: str
+    suite: str
+    command: str
+    budgets: dict[str, dict[str, tuple[float, ...]]]
+    reference: dict[str, dict[str, float]]
+    models: tuple[ModelEntry, ...]
+    cells: tuple[PlannedPair, ...]
+    battery: tuple[BatteryPair, ...]
+    probes: tuple[ProbeEntry, ...]
+    left_out: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _has_budgets(self) -> Self:
+        for pair in self.battery:
+            if not self.budgets.get(pair.dataset, {}).get(pair.norm):
+                raise ValueError(f"no budget of {pair.dataset} in {pair.norm}")
+        return self
+
+
+class Marker(Document):
+    """``pending/KEY.json``: a result that is to be delivered to the tracking store.
+
+    Attributes:
+        plan: Key of the command that asked for it.
+        cell: Its key.
+        begun: Whether its run may have been created already.
+        again: Whether an earlier result may have been delivered, which it replaces.
+    """
+
+    plan: str
+    cell: str
+    begun: bool
+    again: bool
