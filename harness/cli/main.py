@@ -12,9 +12,6 @@ from typing import Any
 import click
 from rich.markup import escape
 
-import gauntlet_bench
-
-from .. import shadowed
 from ..environment import cores
 from ..errors import UserError
 from ..redaction import without_password
@@ -433,9 +430,6 @@ def doctor(
 
 def main() -> None:
     """Entry point of the ``gauntlet`` command."""
-    if trouble := shadowed(gauntlet_bench.OURS):
-        complaints.print(f"gauntlet: {escape(trouble)}", style="red", soft_wrap=True)
-        sys.exit(2)
     try:
         cli(prog_name="gauntlet")
     except SystemExit as end:

@@ -22,7 +22,7 @@ from .. import determinism
 from ..errors import UserError, said, unknown
 from . import process_state
 
-OURS: Final = ("harness", "defenses", "suites", "reports")
+OURS: Final = ("gauntlet", "harness", "defenses", "suites", "reports")
 """Names of ours that a user's own modules may have too."""
 
 _HOME: Final = Path(__file__).resolve().parents[2]
