@@ -33,7 +33,8 @@ from harness.planning.suite import Suite
 from harness.records.checkpoints import load_model
 from harness.records.home import Home
 from harness.records.results import finish
-from harness.tracking.tracker import Tracker, default_uri
+from harness.tracking.connection import default_uri
+from harness.tracking.tracker import Tracker
 from harness.victims.victim import Victim
 
 SOURCE = DataSource("digits")

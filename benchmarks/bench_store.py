@@ -38,7 +38,8 @@ from harness.records.files import read_json, write_json
 from harness.records.home import Home
 from harness.records.provenance import digests, provenance
 from harness.records.results import write_shard
-from harness.tracking.tracker import Tracker, default_uri
+from harness.tracking.connection import default_uri
+from harness.tracking.tracker import Tracker
 
 SOURCE = DataSource("digits")
 ATTACKS = (Noise(), Gradient(), *(Gradient(p=p) for p in (1.5, 2.0, 3.0, 4.0, 5.0, 8.0)))

@@ -1,1 +1,1 @@
-"""The core of Gauntlet: attacks, referee, training, planning, running, records, trust. :mod:`gauntlet` is its public face."""
+"""The core: attacks, referee, training, planning, running, records, trust. Its public face is :mod:`gauntlet`."""

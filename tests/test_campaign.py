@@ -21,7 +21,9 @@ from harness.records.files import write_json
 from harness.records.home import Home
 from harness.records.plans import read_plan, write_plan
 from harness.records.results import samples_to_bytes
-from harness.tracking.tracker import Tracker, default_uri
+from harness.tracking.connection import default_uri
+from harness.tracking.reading import read_boards
+from harness.tracking.tracker import Tracker
 from harness.trust.grade import trust
 
 N = 10
@@ -360,7 +362,7 @@ def written(tmp_path: Path) -> Home:
 def test_boards_from_home_and_from_mlflow_say_the_same(written: Home) -> None:
     tracker = Tracker(written, default_uri(written))
     tracker.rebuild()
-    (here,), (there,) = boards_from_home(written), tracker.read_boards()
+    (here,), (there,) = boards_from_home(written), read_boards(tracker)
     for board in (here, there):
         assert {key: len(names) for key, names in board.unasked.items()} == {"chosen": 7}
         assert dict(board.left_out) == {"lonely": ["transfer:pgd"]}

@@ -16,7 +16,8 @@ from mlflow.exceptions import RestException
 
 from harness.records.files import is_aside
 from harness.records.home import Home
-from harness.tracking.tracker import Tracker, default_uri
+from harness.tracking.connection import default_uri
+from harness.tracking.tracker import Tracker
 
 CLI = runpy.run_path(str(Path(__file__).parent / "commands.py"))
 call = CLI["call"]

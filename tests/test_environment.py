@@ -14,7 +14,8 @@ from harness.errors import UserError
 from harness.external.mlflow_model import fetch
 from harness.records.home import Home
 from harness.redaction import without_password, without_password_of
-from harness.tracking.tracker import Tracker, Unreachable
+from harness.tracking.connection import Unreachable
+from harness.tracking.tracker import Tracker
 
 HALVES = ("s3cr", "w0rd")
 ODBC = "DRIVER={ODBC Driver 18};SERVER=db;UID=ana;PWD=s3cr;w0rd"

@@ -140,8 +140,8 @@ def test_the_reader_of_imports_reads() -> None:
     assert "harness.metrics.pairs" in ours("reports/__init__.py")
     assert "reports.tables" in ours("reports/__init__.py")
     assert "torch" in outside("harness/threat.py")
-    assert "mlflow" in outside("harness/tracking/tracker.py")
-    assert "mlflow" not in outside("harness/tracking/tracker.py", top_only=True)
+    assert "mlflow" in outside("harness/tracking/connection.py")
+    assert "mlflow" not in outside("harness/tracking/connection.py", top_only=True)
 
 
 @pytest.mark.parametrize("file", LEAVES)
@@ -199,7 +199,7 @@ def test_reports_see_frames(file: str) -> None:
 @pytest.mark.parametrize("file", FILES)
 def test_each_toolkit_has_one_door(file: str) -> None:
     foreign = outside(file)
-    assert "mlflow" not in foreign or file in {"harness/tracking/tracker.py", "harness/external/mlflow_model.py"}
+    assert "mlflow" not in foreign or file in {"harness/tracking/connection.py", "harness/external/mlflow_model.py"}
     assert "art" not in foreign or file.startswith(ART)
     assert not foreign & {"foolbox", "eagerpy"} or file.startswith(FOOLBOX)
     assert not outside(file, top_only=True) & {"art", "foolbox", "eagerpy", "mlflow"}, "import it where it is needed"

@@ -21,7 +21,9 @@ from harness.metrics.pairs import pair_rows
 from harness.records.boards import boards_from_home
 from harness.records.files import read_json
 from harness.records.home import Home
-from harness.tracking.tracker import Tracker, default_uri
+from harness.tracking.connection import default_uri
+from harness.tracking.reading import read_boards
+from harness.tracking.tracker import Tracker
 
 SCRIPT = Path(__file__).parent / "scripts" / "small_run.py"
 
@@ -183,7 +185,7 @@ def test_a_moved_home_and_a_lost_database(undisturbed: Path, tmp_path: Path) -> 
     shutil.copytree(undisturbed, home)
     assert "failures: 0, waiting: 0" in finish(home)
     assert tracked(home) == tracked(undisturbed)
-    (board,) = Tracker(Home(home), default_uri(Home(home))).read_boards()  # artifacts are found at the new place
+    (board,) = read_boards(Tracker(Home(home), default_uri(Home(home))))  # artifacts are found at the new place
     pd.testing.assert_frame_equal(pair_rows(board).drop(columns=["seconds", "run_id"]), numbers(undisturbed))
 
     for file in home.glob("mlflow.db*"):

@@ -20,7 +20,8 @@ from harness.records.home import Home
 from harness.records.merge import homes, merge
 from harness.records.plans import read_plans
 from harness.records.results import read_pair, samples_to_bytes
-from harness.tracking.tracker import Tracker, default_uri
+from harness.tracking.connection import default_uri
+from harness.tracking.tracker import Tracker
 
 CLI = runpy.run_path(str(Path(__file__).parent / "commands.py"))
 call, complaint = CLI["call"], CLI["complaint"]

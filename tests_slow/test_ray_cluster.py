@@ -35,7 +35,8 @@ from harness.planning.plan import Plan, plan, specs
 from harness.planning.suite import Suite
 from harness.records.files import read_json
 from harness.records.home import Home
-from harness.tracking.tracker import Tracker, default_uri
+from harness.tracking.connection import default_uri
+from harness.tracking.tracker import Tracker
 
 ROOT = Path(__file__).parents[1]
 INSIDE = "GAUNTLET_TEST_NAMESPACE"

@@ -38,6 +38,7 @@ from harness.planning.suite import Suite
 from harness.records.boards import boards_from_home
 from harness.records.home import Home
 from harness.tracking.payloads import pair_metrics
+from harness.tracking.reading import read_boards
 from harness.tracking.tracker import Tracker
 
 PASSWORD = "sesame-open"
@@ -226,7 +227,7 @@ def assert_whole(tracker: Tracker, home: Path) -> None:
         run_id = tracked[pair.meta["cell"]].info.run_id
         points = tracker.client.get_metric_history(run_id, "robust_accuracy_over_eps")
         assert len({point.step for point in points}) == len(points)
-    (again,) = tracker.read_boards()
+    (again,) = read_boards(tracker)
     columns = ["attack", "norm", "eps", "robust_accuracy"]
     assert pair_rows(again)[columns].equals(pair_rows(board)[columns])
     assert not any(PASSWORD.encode() in file.read_bytes() for file in home.rglob("*.json"))

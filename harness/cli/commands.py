@@ -99,7 +99,7 @@ def _guests(
             raise UserError(f"{alone[0]} says something about a --victim, and none is given")
         return []
     from ..records.home import Home
-    from ..tracking.tracker import tracking_uri as choose
+    from ..tracking.connection import tracking_uri as choose
     from ..trust.admission import admit
     from .parsing import parse_channels, parse_remedy, parse_stand_ins
 
@@ -167,8 +167,8 @@ def execute(
     from ..execution.runner import run
     from ..records.boards import boards_from_home
     from ..records.home import Home
+    from ..tracking.connection import tracking_uri as choose
     from ..tracking.tracker import Tracker
-    from ..tracking.tracker import tracking_uri as choose
     from .progress import Display
 
     here = check_device(device, engine)
@@ -244,8 +244,8 @@ def reproduce(
     from ..studies.experiment import blueprint
     from ..studies.reproduce import execute as carry_out
     from ..studies.reproduce import gather
+    from ..tracking.connection import tracking_uri as choose
     from ..tracking.tracker import Tracker
-    from ..tracking.tracker import tracking_uri as choose
     from .parsing import parse_seeds
     from .progress import Display
 
@@ -346,8 +346,9 @@ def sync(given: Sequence[Path], *, home: Path, tracking_uri: str | None) -> None
     from ..execution.runner import exclusive
     from ..records.home import Home
     from ..records.merge import homes, merge
-    from ..tracking.tracker import Tracker, Unreachable
-    from ..tracking.tracker import tracking_uri as choose
+    from ..tracking.connection import Unreachable
+    from ..tracking.connection import tracking_uri as choose
+    from ..tracking.tracker import Tracker
 
     sources = homes(given, home)
     into = Home(home).create()

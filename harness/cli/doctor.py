@@ -22,7 +22,8 @@ from ..planning.suite import Suite
 from ..records.home import Home
 from ..selftest.run import Finding, Progress, attacks_of, run
 from ..threat import Norm
-from ..tracking.tracker import Tracker, Unreachable, tracking_uri, undelivered
+from ..tracking.connection import Unreachable, tracking_uri
+from ..tracking.tracker import Tracker, undelivered
 
 
 def examine(home: Home, data_root: Path | None, uri: str | None) -> tuple[Table, bool]:

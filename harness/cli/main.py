@@ -275,8 +275,10 @@ def report(home: Path, tracking_uri: str | None, source: str, out: Path | None) 
     from ..execution.runner import deliver
     from ..records.boards import boards_from_home
     from ..records.home import Home, no_runs
-    from ..tracking.tracker import Tracker, Unreachable, undelivered
-    from ..tracking.tracker import tracking_uri as choose
+    from ..tracking.connection import Unreachable
+    from ..tracking.connection import tracking_uri as choose
+    from ..tracking.reading import read_boards
+    from ..tracking.tracker import Tracker, undelivered
 
     place = Home(home)
     if not home.exists():
@@ -289,7 +291,7 @@ def report(home: Path, tracking_uri: str | None, source: str, out: Path | None) 
         if trouble := deliver(tracker):
             waiting(trouble, undelivered(place), place.pending)
         try:
-            boards = tracker.read_boards(spoils)
+            boards = read_boards(tracker, spoils)
         except Unreachable as error:
             raise UserError(f"cannot read tracked runs ({error}); --from home reads the result files") from None
     write_report(boards, out or home / "report")
@@ -346,9 +348,10 @@ def ui(home: Path, tracking_uri: str | None, host: str, port: int) -> None:
     """Open the MLflow UI on the runs."""
     from ..external.mlflow_model import quiet_environment
     from ..records.home import Home, no_runs
+    from ..tracking.connection import Unreachable, default_uri
+    from ..tracking.connection import tracking_uri as choose
     from ..tracking.payloads import ui_links
-    from ..tracking.tracker import Tracker, Unreachable, default_uri
-    from ..tracking.tracker import tracking_uri as choose
+    from ..tracking.tracker import Tracker
 
     place = Home(home)
     uri = choose(place, tracking_uri)

@@ -27,7 +27,8 @@ from ..records.prepared import prepared_record
 from ..records.provenance import provenance
 from ..records.results import finish
 from ..schema.pairs import Declared
-from ..tracking.tracker import Tracker, Unreachable
+from ..tracking.connection import Unreachable
+from ..tracking.tracker import Tracker
 from .jobs import Context, Examine, Job, Judge, Train
 from .process_pool import Done, Engine, Pool, Task
 from .scheduler import Graph

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from ..metrics.comparison import contrast, images, standing
@@ -28,6 +29,28 @@ STATES: Final = ("beyond noise", "within noise", "equal", "no verdict", "only in
 INCOMPLETE: Final = "incomplete"
 """Status of a model that lacks pairs of its battery, asked for or not: what the rest left is not what all would."""
 
+COLUMNS: Final = (
+    "state", "dataset", "architecture", "defense", "seed", "suite", "attack", "source", "part", "norm", "eps",
+    "matched", "cell_a", "cell_b", "status_a", "status_b", "n_a", "n_b", "accuracy_a", "accuracy_b", "difference",
+    "low", "high", "only_a", "only_b", "test", "p_value",
+)  # fmt: skip
+"""Columns of :func:`differences`, a row a model's worst case or a pair, and eps.
+
+``suite``: whose worst case it is, with ``attack`` "worst case" and the model's keys in ``cell_a`` and ``cell_b``; "" of
+a pair, which several suites may share. ``part``: whose images, "test" or "train". ``matched``: ``"key"`` (the same
+declaration) or ``"name"`` (another version of it). ``accuracy``: share of images that stand at that eps; NaN of a pair
+in a cascade. ``difference``: b minus a, with its 95 % interval. ``only_a``: images that stand in a alone. ``test``:
+``"paired"`` on the same images, else ``"intervals"``. ``eps`` is infinite where no plan says at which eps a minimal
+attack is judged: whatever it found counts."""
+
+NAME: Final = (*ModelName.model_fields, "attack", "norm", "eps", "source", "cascade", "part")
+"""What two versions of one pair have in common."""
+
+_NUMBERS: Final = ("ok", "unclipped")
+"""Status of pairs that have a number; the others failed."""
+
+_SHOWN: Final = (*ModelName.model_fields, "suite", "attack", "source", "part", "norm")
+
 
 @dataclass(frozen=True)
 class _Judged:
@@ -38,6 +61,62 @@ class _Judged:
     status: str
     left_out: frozenset[str]
     budgets: frozenset[tuple[str, float]]
+
+    def number(self, norm: str, eps: float) -> _Number | None:
+        """Its worst case, None where it was not judged."""
+        if (norm, eps) not in self.budgets:
+            return None
+        stands = standing([self.pairs], norm, eps)[0] if self.status == "ok" else None
+        return _Number(self.model, self.status, self.pairs[0].n, stands, images(self.pairs), self.left_out)
+
+
+@dataclass(frozen=True)
+class _Side:
+    """One home's plans and results by key, and the eps that its plans judge at."""
+
+    plans: Sequence[PlanRecord]
+    pairs: Mapping[str, Pair]
+    written: Mapping[str, int]
+    budgets: Mapping[tuple[str, str], frozenset[float]]
+
+    def number(self, key: str | None, eps: float) -> _Number | None:
+        """What a pair left, None where there is none."""
+        if key is None:
+            return None
+        pair = self.pairs[key]
+        samples = pair.samples.sort_values("index")
+        whole = pair.result.status in _NUMBERS and not pair.result.cascade
+        stands = _standing(pair, samples, eps) if whole else None
+        return _Number(key, pair.result.status, pair.n, stands, samples[["index", "label"]].to_numpy())
+
+
+@dataclass(frozen=True)
+class _Number:
+    """One number of one home: which images stand, None where it has none."""
+
+    key: str
+    status: str
+    n: int
+    stands: Bools | None
+    images: npt.NDArray[Any]
+    left_out: frozenset[str] = frozenset()
+
+
+def _row(names: Mapping[str, Any], eps: float, a: _Number | None, b: _Number | None, matched: str) -> dict[str, Any]:
+    """A number of both homes and what became of it."""
+    row = {**names, "eps": eps, "test": "", "matched": matched if a and b else ""}
+    for end, side in (("a", a), ("b", b)):
+        row |= {f"cell_{end}": side.key if side else "", f"status_{end}": side.status if side else ""}
+        row |= {f"n_{end}": side.n if side else 0, f"accuracy_{end}": share(side.stands if side else None)}
+    if a is None or b is None:
+        return row | {"state": "only in B" if a is None else "only in A"}
+    if INCOMPLETE in (a.status, b.status):
+        return row | {"state": "no verdict"}
+    if a.status != b.status:
+        return row | {"state": "beyond noise"}
+    if a.stands is None or b.stands is None or a.left_out != b.left_out:
+        return row | {"state": "no verdict" if a.status in _NUMBERS else "equal"}
+    return row | verdict(a.stands, b.stands, paired=np.array_equal(a.images, b.images))
 
 
 def verdict(before: Bools, after: Bools, *, paired: bool) -> dict[str, Any]:
@@ -62,9 +141,9 @@ def verdict(before: Bools, after: Bools, *, paired: bool) -> dict[str, Any]:
     return known | {"state": "equal" if same else "beyond noise" if far else "within noise"}
 
 
-def share(stands: Bools) -> float:
+def share(stands: Bools | None) -> float:
     """Share of images that stand; NaN if there are none."""
-    return float(stands.mean()) if len(stands) else math.nan
+    return math.nan if stands is None or not len(stands) else float(stands.mean())
 
 
 def worst_cases(
@@ -89,11 +168,14 @@ def worst_cases(
     this, that = _judged(a, pair_a), _judged(b, pair_b)
     rows: list[dict[str, Any]] = []
     for name in dict.fromkeys((*this, *that)):
+        named = dict(zip(("suite", *ModelName.model_fields), name, strict=True))
         for one, other in _matched(this.get(name, {}), that.get(name, {})):
+            matched = "key" if one and other and one.model == other.model else "name"
             found = [side.budgets if side is not None else frozenset() for side in (one, other)]
             for norm, eps in sorted(found[0] | found[1]):
-                sides = [side if side and (norm, eps) in side.budgets else None for side in (one, other)]
-                rows.append(_row(name, sides[0], sides[1], norm, eps))
+                names = named | {"attack": "worst case", "source": "", "part": "test", "norm": norm}
+                sides = [side.number(norm, eps) if side else None for side in (one, other)]
+                rows.append(_row(names, eps, sides[0], sides[1], matched))
     return rows
 
 
@@ -131,59 +213,6 @@ def _matched(a: Mapping[int, _Judged], b: Mapping[int, _Judged]) -> Iterator[tup
         yield a.get(n), b.get(m)
 
 
-def _row(name: tuple[Any, ...], a: _Judged | None, b: _Judged | None, norm: str, eps: float) -> dict[str, Any]:
-    row: dict[str, Any] = dict(zip(("suite", *ModelName.model_fields), name, strict=True))
-    row |= {"attack": "worst case", "source": "", "part": "test", "norm": norm, "eps": eps, "test": "", "matched": ""}
-    stands: dict[str, Bools] = {}
-    for end, side in (("a", a), ("b", b)):
-        row |= {f"cell_{end}": side.model if side else "", f"status_{end}": side.status if side else ""}
-        row[f"n_{end}"] = side.pairs[0].n if side else 0
-        if side and side.status == "ok":
-            stands[end] = standing([side.pairs], norm, eps)[0]
-        row[f"accuracy_{end}"] = share(stands[end]) if end in stands else math.nan
-    if a is None or b is None:
-        return row | {"state": "only in B" if a is None else "only in A"}
-    row["matched"] = "key" if a.model == b.model else "name"
-    if len(stands) == 2 and a.left_out == b.left_out:
-        return row | verdict(stands["a"], stands["b"], paired=np.array_equal(images(a.pairs), images(b.pairs)))
-    if INCOMPLETE in (a.status, b.status) or len(stands) == 2:
-        return row | {"state": "no verdict"}
-    return row | {"state": "equal" if a.status == b.status else "beyond noise"}
-
-
-COLUMNS: Final = (
-    "state", "dataset", "architecture", "defense", "seed", "suite", "attack", "source", "part", "norm", "eps",
-    "matched", "cell_a", "cell_b", "status_a", "status_b", "n_a", "n_b", "accuracy_a", "accuracy_b", "difference",
-    "low", "high", "only_a", "only_b", "test", "p_value",
-)  # fmt: skip
-"""Columns of :func:`differences`, a row a model's worst case or a pair, and eps.
-
-``suite``: whose worst case it is, with ``attack`` "worst case" and the model's keys in ``cell_a`` and ``cell_b``; "" of
-a pair, which several suites may share. ``part``: whose images, "test" or "train". ``matched``: ``"key"`` (the same
-declaration) or ``"name"`` (another version of it). ``accuracy``: share of images that stand at that eps; NaN of a pair
-in a cascade. ``difference``: b minus a, with its 95 % interval. ``only_a``: images that stand in a alone. ``test``:
-``"paired"`` on the same images, else ``"intervals"``. ``eps`` is infinite where no plan says at which eps a minimal
-attack is judged: whatever it found counts."""
-
-NAME: Final = ("dataset", "architecture", "defense", "seed", "attack", "norm", "eps", "source", "cascade", "part")
-"""What two versions of one pair have in common."""
-
-_NUMBERS: Final = ("ok", "unclipped")
-"""Status of pairs that have a number; the others failed."""
-
-_SHOWN: Final = ("dataset", "architecture", "defense", "seed", "suite", "attack", "source", "part", "norm")
-
-
-@dataclass(frozen=True)
-class _Side:
-    """One home's plans and results by key, and the eps that its plans judge at."""
-
-    plans: Sequence[PlanRecord]
-    pairs: Mapping[str, Pair]
-    written: Mapping[str, int]
-    budgets: Mapping[tuple[str, str], frozenset[float]]
-
-
 def differences(a: Home, b: Home, spoiled: Spoiled | None = None) -> pd.DataFrame:
     """Compare every worst case and every result of two homes.
 
@@ -211,15 +240,15 @@ def differences(a: Home, b: Home, spoiled: Spoiled | None = None) -> pd.DataFram
     """
     this, that = _read(a, spoiled), _read(b, spoiled)
     rows = worst_cases(this.plans, that.plans, this.pairs.get, that.pairs.get)
-    matched = {key: (key, "key") for key in this.pairs if key in that.pairs}
-    matched |= {key: (other, "name") for key, other in _by_name(this, that).items()}
-    for key, pair in this.pairs.items():
-        other, how = matched.get(key, (None, ""))
-        rows += _rows(pair, that.pairs[other] if other is not None else None, how, _grid(pair, this, that))
-    taken = {other for other, _ in matched.values()}
-    for key, pair in that.pairs.items():
-        if key not in taken:
-            rows += _rows(None, pair, "", _grid(pair, this, that))
+    matched = {key: key for key in this.pairs if key in that.pairs} | _by_name(this, that)
+    couples: list[tuple[str | None, str | None]] = [(key, matched.get(key)) for key in this.pairs]
+    couples += [(None, key) for key in that.pairs if key not in matched.values()]
+    for one, other in couples:
+        pair = this.pairs[one] if one is not None else that.pairs[str(other)]
+        names = {name: getattr(pair.result, name, "") for name in _SHOWN}
+        for eps in _grid(pair, this, that):
+            numbers = this.number(one, eps), that.number(other, eps)
+            rows.append(_row(names, eps, *numbers, "key" if one == other else "name"))
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
     frame["_state"] = frame["state"].map(STATES.index)
     frame["_size"] = (
@@ -285,50 +314,12 @@ def _name(pair: Pair) -> tuple[Any, ...]:
     return tuple(getattr(pair.result, name) for name in NAME)
 
 
-def _rows(a: Pair | None, b: Pair | None, how: str, grid: Sequence[float]) -> list[dict[str, Any]]:
-    one = a if a is not None else b
-    assert one is not None
-    row = {name: getattr(one.result, name, "") for name in _SHOWN} | {"matched": how, "test": ""}
-    for side, pair in (("a", a), ("b", b)):
-        row[f"cell_{side}"] = pair.result.cell if pair is not None else ""
-        row[f"status_{side}"] = pair.result.status if pair is not None else ""
-        row[f"n_{side}"] = pair.n if pair is not None else 0
-    return [row | {"eps": eps} | _moved(a, b, eps) for eps in grid]
-
-
-def _moved(a: Pair | None, b: Pair | None, eps: float) -> dict[str, Any]:
-    """State of one number, and what it rests on."""
-    known: dict[str, Any] = {"accuracy_a": _accuracy(a, eps), "accuracy_b": _accuracy(b, eps)}
-    if a is None or b is None:
-        return known | {"state": "only in A" if b is None else "only in B"}
-    if a.result.status != b.result.status:
-        return known | {"state": "beyond noise"}
-    if a.result.status not in _NUMBERS:
-        return known | {"state": "equal"}
-    if a.result.cascade or b.result.cascade:
-        return known | {"state": "no verdict"}
-    before, after = _order(a), _order(b)
-    paired = np.array_equal(before[["index", "label"]].to_numpy(), after[["index", "label"]].to_numpy())
-    return known | verdict(_standing(a, before, eps), _standing(b, after, eps), paired=paired)
-
-
-def _order(pair: Pair) -> pd.DataFrame:
-    return pair.samples.sort_values("index")
-
-
 def _standing(pair: Pair, samples: pd.DataFrame, eps: float) -> Bools:
     if pair.result.status == "unclipped":  # nothing that it returned is an adversarial
         wrong = samples["adv_pred"].to_numpy() != samples["label"].to_numpy()
         lost: Bools = ~samples["clean_correct"].to_numpy(bool) | (samples["attacked"].to_numpy(bool) & wrong)
         return ~lost
     return ~broken(samples, pair.result.norm, eps)
-
-
-def _accuracy(pair: Pair | None, eps: float) -> float:
-    """Share of images that stand; NaN for a pair that failed, has no image or did not meet all of them."""
-    if pair is None or pair.result.status not in _NUMBERS or pair.result.cascade:
-        return math.nan
-    return share(_standing(pair, pair.samples, eps))
 
 
 def write(frame: pd.DataFrame, path: Path) -> None:

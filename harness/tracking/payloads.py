@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
@@ -115,8 +115,3 @@ def _metric_name(text: str) -> str:
 def reproduce_note(command: str) -> str:
     """Description of a run in the UI, as Markdown."""
     return f"Reproduce with\n\n    {command}\n"
-
-
-def chunks(values: Sequence[Any], size: int) -> Iterable[Sequence[Any]]:
-    """Parts of at most ``size`` values, in order."""
-    return (values[start : start + size] for start in range(0, len(values), size))

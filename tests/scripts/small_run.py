@@ -16,7 +16,8 @@ from harness.execution.runner import run
 from harness.planning.plan import Plan, plan, specs
 from harness.planning.suite import Suite
 from harness.records.home import Home
-from harness.tracking.tracker import Tracker, tracking_uri
+from harness.tracking.connection import tracking_uri
+from harness.tracking.tracker import Tracker
 
 SUITE = Suite(
     name="small",

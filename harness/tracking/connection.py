@@ -1,0 +1,278 @@
+"""The connection to an MLflow store: its address, whether it answers, reading and logging. Imports MLflow."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import math
+import os
+import sqlite3
+import uuid
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlparse
+from urllib.request import url2pathname
+
+from ..errors import UserError, describe
+from ..external.mlflow_model import quiet_environment
+from ..records.boards import read_runs
+from ..records.files import T, read_record, set_aside, write_bytes, write_json
+from ..records.home import Home
+from ..redaction import without_password, without_password_of
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+EXPERIMENT: Final = "gauntlet"
+
+BATCH: Final = 900
+"""Metrics a call: MLflow takes 1000."""
+
+
+def default_uri(home: Home) -> str:
+    """The store used when nobody names another: SQLite in the home directory."""
+    return f"sqlite:///{(home.path / 'mlflow.db').resolve()}"
+
+
+def tracking_uri(home: Home, given: str | None, *, part: str | None = None) -> str:
+    """``--tracking-uri``, else ``MLFLOW_TRACKING_URI``, else :func:`default_uri`.
+
+    A part of a run leaves the environment's store to ``gauntlet sync``, which would deliver all of it once more.
+    """
+    return given or (os.environ.get("MLFLOW_TRACKING_URI") if part is None else None) or default_uri(home)
+
+
+SCHEMES: Final = ("sqlite", "postgresql", "mysql", "mssql", "http", "https", "databricks")
+
+
+def check_uri(uri: str) -> None:
+    """Raise UserError for an address that no store can have, before anything is run."""
+    scheme, colon, _ = uri.partition(":")
+    if not colon or scheme.partition("+")[0] not in SCHEMES:
+        shown = without_password(uri)
+        raise UserError(f"no tracking store at {shown!r}; write it as one of {', '.join(f'{s}:' for s in SCHEMES)}")
+
+
+class Unreachable(RuntimeError):
+    """The tracking store did not answer, or lets nobody in. Results are safe on disk and are delivered later."""
+
+
+CLOSED: Final = ("TEMPORARILY_UNAVAILABLE", "PERMISSION_DENIED", "UNAUTHENTICATED")
+"""Answers of a store that takes nothing from this user just now, whatever it is."""
+
+
+def _lost(error: BaseException | None) -> bool:
+    """Whether a connection was lost, be it for a moment, or is refused: the store may answer again when it is asked."""
+    from mlflow.exceptions import MlflowException
+    from requests import RequestException
+    from sqlalchemy.exc import OperationalError
+
+    while error is not None:
+        if isinstance(error, OperationalError | ConnectionError | TimeoutError | RequestException):
+            return True
+        if isinstance(error, MlflowException) and error.error_code in CLOSED:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+class Connection:
+    """One MLflow store, as a home uses it. The only code that tracks by MLflow.
+
+    Args:
+        home: Whose records.
+        uri: The store; see :func:`tracking_uri`.
+    """
+
+    def __init__(self, home: Home, uri: str) -> None:
+        check_uri(uri)
+        self.home = home
+        self.uri = uri
+        # the home's own store keeps its name when the home is moved
+        self.store = "home" if uri == default_uri(home) else without_password(uri).rstrip("/")
+
+    @functools.cached_property
+    def client(self) -> MlflowClient:
+        """The connection, opened on first use.
+
+        Raises:
+            Unreachable: The store did not answer.
+        """
+        quiet_environment()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import mlflow
+        logging.getLogger("mlflow").setLevel(logging.WARNING)
+        logging.getLogger("alembic").setLevel(logging.WARNING)
+        if self.uri == default_uri(self.home):
+            self.guard(self._create_database, mlflow.MlflowClient)
+        client: MlflowClient = self.guard(mlflow.MlflowClient, tracking_uri=self.uri)
+        self.guard(client.search_experiments, max_results=1)
+        return client
+
+    def _create_database(self, connect: Callable[..., MlflowClient]) -> None:
+        """Make the home's database if there is none: beside its place, because a killed migration is never mended."""
+        place = self.home.path / "mlflow.db"
+        if not place.exists():
+            part = place.with_name(f".{place.name}.{os.getpid()}.part")
+            connect(tracking_uri=f"sqlite:///{part.resolve()}").search_experiments(max_results=1)
+            with contextlib.suppress(FileExistsError):  # another process was faster, and has perhaps written to it
+                os.link(part, place)
+                self._forget()
+            part.unlink()
+        artifacts = self._artifact_root().as_uri()
+        with contextlib.closing(sqlite3.connect(place, timeout=30)) as connection:
+            connection.execute("PRAGMA journal_mode=WAL")  # halves the write time; the setting stays in the file
+            found = connection.execute("SELECT artifact_location FROM experiments WHERE name = ?", (EXPERIMENT,))
+            for (before,) in found.fetchall():
+                if before != artifacts:  # the home was moved, and MLflow keeps absolute addresses
+                    for table, column in (("experiments", "artifact_location"), ("runs", "artifact_uri")):
+                        change = f"UPDATE {table} SET {column} = replace({column}, ?, ?)"
+                        connection.execute(change, (before, artifacts))
+            connection.commit()
+
+    def _artifact_root(self) -> Path:
+        return (self.home.path / "mlflow-artifacts").resolve()
+
+    def _forget(self) -> None:
+        """A new database knows nothing: whatever was delivered to the one before is to be delivered again."""
+        for file in self.home.path.glob("*/*/runs.json"):
+            write_json(file, {store: run for store, run in self.runs(file.parent).items() if store != "home"})
+        self.reopen()
+
+    @functools.cached_property
+    def experiment(self) -> str:
+        """Id of the experiment, created if need be."""
+        found = self.guard(self.client.get_experiment_by_name, EXPERIMENT)
+        if found is not None:
+            return str(found.experiment_id)
+        location = None
+        if self.uri == default_uri(self.home):
+            location = self._artifact_root().as_uri()
+        return str(self.guard(self.client.create_experiment, EXPERIMENT, artifact_location=location))
+
+    @functools.cached_property
+    def origin(self) -> str:
+        """A name of this home that stays with it, so that several homes can share a store."""
+        path = self.home.path / "origin"
+        if not path.exists():
+            write_bytes(path, uuid.uuid4().hex.encode())
+        return path.read_text()
+
+    def guard(self, call: Any, *arguments: Any, **named: Any) -> Any:
+        """Call MLflow; if it fails for want of a connection, or the store answers nothing else, it is out of reach.
+
+        Raises:
+            Unreachable: It is.
+            UserError: The store answers, and does not take this.
+        """
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return call(*arguments, **named)
+        except Exception as error:
+            if _lost(error) or not self._answers():
+                raise Unreachable(self._said(error)) from error
+            if isinstance(error, MlflowException):
+                raise UserError(self._said(error)) from error
+            raise
+
+    def _said(self, error: Exception) -> str:
+        """Which store said what, without the password."""
+        return f"{without_password(self.uri)}: {without_password_of(self.uri, describe(error))}"[:300]
+
+    def _answers(self) -> bool:
+        """Whether the store is there."""
+        client = self.__dict__.get("client")
+        if client is None:
+            return False  # it was never opened
+        try:
+            client.search_experiments(max_results=1)
+        except Exception:
+            return False
+        return True
+
+    def reopen(self) -> None:
+        """There is something new: summaries are to be made again, for any plan may share models with it."""
+        for file in self.home.plans.glob("*/closed.json"):
+            file.unlink(missing_ok=True)
+
+    def runs(self, folder: Path) -> dict[str, str]:
+        """:func:`read_runs`; a damaged record is set aside, for the runs are found again by their tags."""
+        try:
+            return read_runs(folder)
+        except UserError:
+            set_aside(folder / "runs.json")
+            return {}
+
+    def log(
+        self,
+        run: str,
+        *,
+        metrics: Iterable[tuple[str, float, int]] = (),
+        params: Mapping[str, Any] | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
+        """Log to a run.
+
+        Args:
+            run: Its id.
+            metrics: Name, value and step of each; values that are not finite are left out.
+            params: By name; the first hundred, as MLflow takes no more at once.
+            tags: By name.
+        """
+        from mlflow.entities import Metric, Param, RunTag
+
+        finite = [Metric(name, value, 0, step) for name, value, step in metrics if math.isfinite(value)]
+        for start in range(BATCH, len(finite), BATCH):
+            self.client.log_batch(run, metrics=finite[start : start + BATCH])
+        self.client.log_batch(
+            run,
+            metrics=finite[:BATCH],
+            params=[Param(name, str(value)[:5000]) for name, value in sorted((params or {}).items())][:100],
+            tags=[RunTag(name, value[:5000]) for name, value in (tags or {}).items()],
+        )
+
+    def search(self, where: str) -> list[Run]:
+        """Runs of the experiment that a filter string of MLflow finds, newest first."""
+        found: list[Run] = []
+        token = None
+        while True:
+            page = self.guard(self.client.search_runs, [self.experiment], where, max_results=1000, page_token=token)
+            found += page
+            token = page.token
+            if not token:
+                return found
+
+    def artifacts(self, run: Run) -> Path:
+        """Folder with a run's artifacts, fetched if they are not on this machine."""
+        uri = run.info.artifact_uri
+        if uri and uri.startswith("file://"):
+            return Path(url2pathname(urlparse(str(uri)).path))
+        target = self.home.path / "fetched" / str(run.info.run_id)
+        if not (target / "done").exists():
+            target.mkdir(parents=True, exist_ok=True)
+            self.guard(self.client.download_artifacts, run.info.run_id, "", str(target))
+            write_bytes(target / "done", b"")
+        return target
+
+    def record(self, run: Run, name: str, kind: type[T]) -> T:
+        """A run's artifact as a record.
+
+        Raises:
+            UserError: It is missing or damaged.
+        """
+        path = self.artifacts(run) / name
+        if not path.exists():
+            raise UserError(f"the tracked run {run.info.run_id} has no {name}; --from home reads the result files")
+        return read_record(path, kind)
+
+    def url(self, run: Run) -> str:
+        """Where a run can be looked at, "" where nowhere."""
+        if not self.uri.startswith("http"):
+            return ""
+        return f"{self.store}/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"

@@ -1,0 +1,65 @@
+"""Boards from the runs of an MLflow store."""
+
+from __future__ import annotations
+
+import json
+
+from ..errors import UserError
+from ..metrics.pairs import Board, Pair
+from ..records.boards import boards, model_state, probe_facts
+from ..records.files import read_json
+from ..records.plans import Spoiled, attempt
+from ..records.results import read_pair
+from ..schema.models import Card, ModelState
+from ..schema.plans import PlanRecord
+from ..schema.probes import ProbeFacts
+from .connection import Connection
+
+
+def read_boards(connection: Connection, spoiled: Spoiled | None = None) -> list[Board]:
+    """Boards from the tracked runs of this home.
+
+    Args:
+        connection: The store, and the home whose runs are read.
+        spoiled: Told of damaged files, which are then left out.
+
+    Raises:
+        UserError: Nothing was tracked there, or a file is damaged and nobody is to be told.
+        Unreachable: The store did not answer.
+    """
+    where = f"tags.`gauntlet.kind` = 'plan' and tags.`gauntlet.origin` = '{connection.origin}'"
+    found = connection.search(where)
+    plans = [connection.record(run, "plan.json", PlanRecord) for run in reversed(found)]
+    if not plans:
+        raise UserError(
+            f"no tracked runs of {connection.home.path} in {connection.store}; or read its files with --from home"
+        )
+    ours = f"tags.`gauntlet.origin` = '{connection.origin}' and tags.`gauntlet.kind`"
+    pair_runs = connection.search(f"{ours} = 'pair' and attributes.status = 'FINISHED'")
+    model_runs = connection.search(f"{ours} = 'model'")
+    pairs = {run.data.tags["gauntlet.pair"]: run for run in pair_runs}
+    models = {run.data.tags["gauntlet.model"]: run for run in model_runs}
+
+    def pair(key: str) -> Pair | None:
+        if key not in pairs:
+            return None
+        run = pairs[key]
+        folder = connection.artifacts(run)
+        return attempt(lambda: read_pair(folder, run.info.run_id, connection.url(run)), folder, spoiled)
+
+    def model(key: str) -> ModelState:
+        local = model_state(connection.home, key, spoiled)
+        if local.status == "ok" or key not in models:
+            return local
+        return ModelState(card=connection.record(models[key], "card.json", Card))
+
+    def facts(key: str, probe: str) -> ProbeFacts | None:
+        local = probe_facts(connection.home, probe)
+        if local is not None or key not in models:
+            return local
+        for file in sorted(connection.artifacts(models[key]).glob("health-*.json")):
+            if probe in (found := read_json(file)):
+                return ProbeFacts.model_validate_json(json.dumps(found[probe]))
+        return None
+
+    return boards(plans, pair, model, facts)
