@@ -60,24 +60,24 @@ def attackers(section: Section, entry: Entry, norm: str, eps: float) -> list[Att
     cases = section.worst(entry, norm, eps)
     rows = []
     for label in dict.fromkeys(label for case in cases for label in case.broken_by):
-        records = [record for record in section.records[entry.anchor] if record.pair.meta["attack"] == label]
+        records = [record for record in section.records[entry.anchor] if record.pair.result.attack == label]
         own = [
-            record for record in records if record.pair.meta["norm"] == norm and record.pair.meta["eps"] in (None, eps)
+            record for record in records if record.pair.result.norm == norm and record.pair.result.eps in (None, eps)
         ]
-        meta = records[0].pair.meta
+        result = records[0].pair.result
         hit = [(case.broken_by[label], case.alone[label], case.n) for case in cases if label in case.broken_by]
         rows.append(
             Attacker(
                 attack=label,
-                toolkit=str(meta.get("toolkit") or ""),
-                family=str(meta.get("family") or ""),
+                toolkit=result.toolkit,
+                family=result.family,
                 broken=mean(broken / n for broken, _, n in hit if n),
                 alone=mean(alone / n for _, alone, n in hit if n),
                 counts=(mean(broken for broken, _, _ in hit), mean(alone for _, alone, _ in hit)),
                 met=[record.met for record in own if record.met is not None],
-                forwards=mean(record.pair.meta.get("forwards") for record in own),
-                backwards=mean(record.pair.meta.get("backwards") for record in own),
-                seconds=mean(record.pair.meta.get("seconds") for record in own),
+                forwards=mean(record.pair.result.forwards for record in own),
+                backwards=mean(record.pair.result.backwards for record in own),
+                seconds=mean(record.pair.result.seconds for record in own),
                 rounding=mean(rounding(record.pair.columns, norm, eps) for record in own),
                 problems=[problem for record in own if (problem := _problem(record, len(own)))],
                 elsewhere="" if own else both([norm_name(one) for one in dict.fromkeys(_norms(records))]),
@@ -88,11 +88,11 @@ def attackers(section: Section, entry: Entry, norm: str, eps: float) -> list[Att
 
 
 def _norms(records: Sequence[Record]) -> list[str]:
-    return [str(record.pair.meta["norm"]) for record in records]
+    return [str(record.pair.result.norm) for record in records]
 
 
 def _problem(record: Record, seeds: int) -> str:
-    words = [record.pair.meta["status"]] if record.failed else []
+    words: list[str] = [record.pair.result.status] if record.failed else []
     words += [record.problem] if record.problem else []
-    seed = f"seed {record.pair.meta['seed']}: " if seeds > 1 and words else ""
+    seed = f"seed {record.pair.result.seed}: " if seeds > 1 and words else ""
     return seed + ", ".join(dict.fromkeys(words))

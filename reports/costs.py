@@ -19,17 +19,17 @@ def costs(section: Section) -> list[Cost]:
     groups: dict[tuple[Column, str], list[Record]] = {}
     for records in section.records.values():
         for record in records:
-            groups.setdefault((column(record.pair), record.pair.meta["norm"]), []).append(record)
+            groups.setdefault((column(record.pair), record.pair.result.norm), []).append(record)
     rows = [
         Cost(
             column=attack,
-            access=str(records[0].pair.meta.get("access") or ""),
-            kind=str(records[0].pair.meta.get("kind") or ""),
+            access=records[0].pair.result.access,
+            kind=records[0].pair.result.kind,
             norm=norm,
             pairs=len(records),
-            forwards=mean(record.pair.meta.get("forwards") for record in records),
-            backwards=mean(record.pair.meta.get("backwards") for record in records),
-            seconds=mean(record.pair.meta.get("seconds") for record in records),
+            forwards=mean(record.pair.result.forwards for record in records),
+            backwards=mean(record.pair.result.backwards for record in records),
+            seconds=mean(record.pair.result.seconds for record in records),
             success_rate=mean(record.summary["success_rate"] for record in records if record.met is None),
         )
         for (attack, norm), records in groups.items()

@@ -21,23 +21,23 @@ def failures(section: Section) -> list[Failure]:
     """Failed models, pairs that did not run, crashed and invalid pairs."""
     found = []
     for key, model in section.known.items():
-        name, seed = f"{model.get('defense')} / {model.get('architecture')}", str(model.get("seed"))
+        name, seed = f"{model.defense} / {model.architecture}", str(model.seed)
         labels = section.board.missing.get(key, ())
-        error = str(model.get("error") or "")
-        if model.get("status") == "failed" or error:
+        error = model.error
+        if model.status == "failed" or error:
             what = f"training, so {plural(len(labels), 'pair')} did not run" if labels else "training"
             found.append(Failure(name, seed, what, "failed", _first_line(error), _more(error)))
         else:
             found += [Failure(name, seed, str(label), "not run", "no record") for label in labels]
     for entry in section.entries:
         for record in section.records[entry.anchor]:
-            meta = record.pair.meta
-            errors = [str(error) for error in meta.get("errors") or ()]
+            result = record.pair.result
+            errors = result.errors
             if record.failed or errors or record.problem:
                 reason = "; ".join(filter(None, [record.problem, *dict.fromkeys(map(_first_line, errors))]))
-                status = meta["status"] if record.failed else "noted"
+                status = result.status if record.failed else "noted"
                 what = _what(section, record)
-                found.append(Failure(entry.name, str(meta["seed"]), what, status, reason, errors, record))
+                found.append(Failure(entry.name, str(result.seed), what, status, reason, errors, record))
     return found
 
 
@@ -46,13 +46,13 @@ def cautions(section: Section) -> list[Failure]:
     found = []
     for entry in section.entries:
         for record in section.records[entry.anchor]:
-            meta = record.pair.meta
-            idle = meta.get("kind") != "budget" or column(record.pair).control or not meta["eps"]
+            result = record.pair.result
+            idle = result.kind != "budget" or column(record.pair).control or not result.eps
             if idle or record.failed or record.unchanged <= MOSTLY:
                 continue
             reason = f"{percent(record.unchanged)} % of the attacked images came back unchanged"
             what = _what(section, record)
-            found.append(Failure(entry.name, str(meta["seed"]), what, "caution", reason, (), record))
+            found.append(Failure(entry.name, str(result.seed), what, "caution", reason, (), record))
     return found
 
 
@@ -60,7 +60,7 @@ def omissions(section: Section) -> list[Failure]:
     """What the suite holds and nobody asked of a model, a line a model and kind."""
     board, found = section.board, []
     for key, model in section.known.items():
-        name, seed = f"{model.get('defense')} / {model.get('architecture')}", str(model.get("seed"))
+        name, seed = f"{model.defense} / {model.architecture}", str(model.seed)
         unasked, left_out = board.unasked.get(key, ()), board.left_out.get(key, ())
         if unasked:
             total = len(board.by_model.get(key, ())) + len(board.missing.get(key, ())) + len(unasked)
@@ -73,8 +73,8 @@ def omissions(section: Section) -> list[Failure]:
 
 
 def _what(section: Section, record: Record) -> str:
-    meta = record.pair.meta
-    return f"{column(record.pair).name}, {threat_text(meta['norm'], meta['eps'], section.levels)}"
+    result = record.pair.result
+    return f"{column(record.pair).name}, {threat_text(result.norm, result.eps, section.levels)}"
 
 
 def _first_line(text: str) -> str:

@@ -85,14 +85,14 @@ def magnification(delta: npt.NDArray[Any]) -> int:
 
 def choose(pairs: Sequence[Pair], norm: str, eps: float) -> Pair | None:
     """The pair to show for one model and norm: the one that broke most at eps, of those that kept images."""
-    kept = [pair for pair in pairs if pair.meta["norm"] == norm and len(pair.gallery.get("index", ()))]
+    kept = [pair for pair in pairs if pair.result.norm == norm and len(pair.gallery.get("index", ()))]
     return max(kept, key=lambda pair: int(broken(pair.columns, norm, eps).sum()), default=None)
 
 
 def pictures(pair: Pair, limit: int = PER_STRIP) -> list[Picture]:
     """The first attacked images of a pair, whether they broke or not: nothing is picked for its looks."""
     gallery = dict(pair.gallery)  # read whole, once
-    names = pair.meta.get("class_names") or ()
+    names = pair.result.class_names
     samples = pair.samples.set_index("index")
     found: list[Picture] = []
     for row, index in enumerate(gallery["index"]):

@@ -178,7 +178,7 @@ class Damage:
         lost: dict[str, Bools] = {}
         met: dict[str, Bools] = {}
         for pair, reached in zip(self.pairs, self._reaches[:, :n], strict=True):
-            name = str(pair.meta["attack"])
+            name = str(pair.result.attack)
             lost[name] = lost.get(name, np.zeros(n, bool)) | ((reached <= limit(eps)) & self._correct[:n])
             met[name] = met.get(name, np.zeros(n, bool)) | self._met(pair)[:n]
         if not lost or not n:
@@ -209,7 +209,7 @@ class Damage:
 
     def _met(self, pair: Pair) -> Bools:
         """Images (N,) that an attack looked at; in a cascade what broke before was not shown to it."""
-        if not pair.meta.get("cascade"):
+        if not pair.result.cascade:
             return np.ones(len(self._images), bool)
         return np.isin(self._images, pair.columns["index"][pair.columns["attacked"]])
 

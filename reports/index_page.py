@@ -94,8 +94,8 @@ def strips(section: Section) -> list[tuple[str, list[Strip]]]:
             shown = pictures(pair, per_strip) if pair else []
             if pair and shown:
                 anchor = next(r.anchor for r in section.records[entry.anchor] if r.pair is pair)
-                threat = text.threat_text(norm, pair.meta["eps"], section.levels)
-                rows.append(Strip(entry, column(pair).name, threat, pair.meta["seed"], anchor, shown))
+                threat = text.threat_text(norm, pair.result.eps, section.levels)
+                rows.append(Strip(entry, column(pair).name, threat, pair.result.seed, anchor, shown))
         if rows:
             found.append((norm, rows))
     return found
@@ -106,8 +106,8 @@ def environments(sections: Sequence[Section]) -> list[tuple[dict[str, str], str,
     found: dict[str, int] = {}
     for section in sections:
         for pair in section.pairs:
-            versions = {str(name): str(value) for name, value in (pair.meta.get("versions") or {}).items()}
-            key = json.dumps([versions, str(pair.meta.get("git_commit") or "")], sort_keys=True)
+            versions = {str(name): str(value) for name, value in pair.result.versions.items()}
+            key = json.dumps([versions, pair.result.git_commit], sort_keys=True)
             found[key] = found.get(key, 0) + 1
     ordered = sorted(found.items(), key=lambda item: (-item[1], item[0]))
     return [(*json.loads(key), count) for key, count in ordered]

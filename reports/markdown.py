@@ -74,14 +74,14 @@ def _section(section: Section) -> Iterator[str]:
         ("defense", "architecture", "seed", "attack", "threat", "status", "MLflow run", "command"),
         (
             [
-                md(p.meta["defense"]),
-                md(p.meta["architecture"]),
-                md(p.meta["seed"]),
+                md(p.result.defense),
+                md(p.result.architecture),
+                md(p.result.seed),
                 md(column(p).name),
-                md(threat_text(p.meta["norm"], p.meta["eps"], section.levels)),
-                md(p.meta["status"]),
+                md(threat_text(p.result.norm, p.result.eps, section.levels)),
+                md(p.result.status),
                 code(p.run_id) if p.run_id else MISSING,
-                code(p.meta.get("command") or ""),
+                code(p.result.command or ""),
             ]
             for p in pairs
         ),

@@ -60,7 +60,7 @@ def render(section: Section, entry: Entry, duels: Sequence[Duel], elsewhere: Seq
         elsewhere: The same model in other sections.
     """
     norms = [norm for norm in section.norms if entry.attacked(norm)]
-    seeds = [pairs[0].meta["seed"] for pairs in entry.models.values()]
+    seeds = [pairs[0].result.seed for pairs in entry.models.values()]
     return page(
         "model.html.j2",
         title=f"{entry.name} on {section.dataset}",

@@ -76,7 +76,7 @@ def _heat(section: Section, order: Sequence[Entry], norm: str, eps: float) -> tu
     found: dict[Column, dict[str, list[Found]]] = {}
     for anchor, records in section.records.items():
         for record in records:
-            if record.pair.meta["norm"] != norm:
+            if record.pair.result.norm != norm:
                 continue
             for (at, value, _, _), (_, broke) in zip(record.accuracies, record.broke, strict=True):
                 if at == eps:
@@ -129,14 +129,14 @@ def _heat_cell(found: Sequence[Found]) -> HeatCell:
     anchor = found[0][0].anchor
     failed = [record for record, _, _ in found if record.failed]
     if failed:
-        states = dict.fromkeys(record.pair.meta["status"] for record in failed)
+        states = dict.fromkeys(record.pair.result.status for record in failed)
         share = f" {len(failed)} of {len(found)}" if len(found) > 1 else ""
-        detail = "; ".join(f"seed {r.pair.meta['seed']}: {r.pair.meta['status']} {r.problem}".strip() for r in failed)
+        detail = "; ".join(f"seed {r.pair.result.seed}: {r.pair.result.status} {r.problem}".strip() for r in failed)
         return HeatCell("failed", text=" ".join(states) + share, detail=detail, anchor=anchor)
     if any(record.met is not None for record, _, _ in found):
         return _cascade_cell(found, anchor)
     values = [value for _, value, _ in found]
-    detail = "; ".join(f"seed {record.pair.meta['seed']}: {100 * value:.1f} %" for record, value, _ in found)
+    detail = "; ".join(f"seed {record.pair.result.seed}: {100 * value:.1f} %" for record, value, _ in found)
     if not all(map(is_number, values)):
         return HeatCell("failed", text="no images", detail=detail, anchor=anchor)
     return HeatCell("value", value=float(np.mean(values)), detail=detail, anchor=anchor)
@@ -146,7 +146,7 @@ def _cascade_cell(found: Sequence[Found], anchor: str) -> HeatCell:
     """Images broken of those met. There is no accuracy: the others were never shown to the attack."""
     details, met, total = [], 0, 0
     for record, value, broke in found:
-        seed = f"seed {record.pair.meta['seed']}: "
+        seed = f"seed {record.pair.result.seed}: "
         if record.met is None:  # this seed was run in full
             details.append(f"{seed}{100 * value:.1f} % of all images left")
             continue

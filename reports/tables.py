@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from harness.metrics.pairs import FLAGS, Board, Bools, Pair, WorstCase, by_model, limit, nearest, rows_of, worst_case
+from harness.schema.models import KnownModel
 from harness.trust.grade import Trust, trust
 
 from . import names
@@ -55,34 +55,34 @@ class Section:
     @cached_property
     def pairs(self) -> list[Pair]:
         """The section's pairs."""
-        return [pair for pair in self.board.pairs if pair.meta["dataset"] == self.dataset]
+        return [pair for pair in self.board.pairs if pair.result.dataset == self.dataset]
 
     @cached_property
     def levels(self) -> int:
         """Images hold k/levels."""
-        return next((int(pair.meta.get("levels") or 255) for pair in self.pairs), 255)
+        return next((pair.result.levels for pair in self.pairs), 255)
 
     @cached_property
     def classes(self) -> Sequence[str]:
         """Names of the classes, empty if no record has them."""
-        return next((pair.meta["class_names"] for pair in self.pairs if pair.meta.get("class_names")), ())
+        return next((pair.result.class_names for pair in self.pairs if pair.result.class_names), ())
 
     @cached_property
-    def known(self) -> dict[str, Mapping[str, Any]]:
+    def known(self) -> dict[str, KnownModel]:
         """Models the board knows on this data set."""
-        return {key: model for key, model in self.board.models.items() if model.get("dataset") == self.dataset}
+        return {key: model for key, model in self.board.models.items() if model.dataset == self.dataset}
 
     @cached_property
     def entries(self) -> list[Entry]:
         """Lines of the tables in order of appearance, those without a single pair last."""
         groups: dict[tuple[str, str, int], dict[str, list[Pair]]] = {}
         for key, pairs in by_model(self.pairs).items():
-            meta = pairs[0].meta
+            result = pairs[0].result
             n = max(pair.n for pair in pairs)
-            groups.setdefault((meta["architecture"], meta["defense"], n), {})[key] = pairs
+            groups.setdefault((result.architecture, result.defense, n), {})[key] = pairs
         seen = {group[:2] for group in groups}
         for model in self.known.values():
-            if (name := (str(model.get("architecture")), str(model.get("defense")))) not in seen:
+            if (name := (model.architecture, model.defense)) not in seen:
                 groups.setdefault((*name, 0), {})
         return [
             Entry(
@@ -95,7 +95,7 @@ class Section:
                 known={
                     key: model
                     for key, model in self.known.items()
-                    if (model.get("architecture"), model.get("defense")) == (architecture, defense)
+                    if (model.architecture, model.defense) == (architecture, defense)
                 },
                 notes=self._notes(architecture, defense, n),
                 page=self._page(architecture, defense, n),
@@ -119,13 +119,13 @@ class Section:
     @cached_property
     def norms(self) -> list[str]:
         """Norms with at least one pair, the usual ones first."""
-        used = {pair.meta["norm"] for pair in self.pairs}
+        used = {pair.result.norm for pair in self.pairs}
         return [norm for norm in dict.fromkeys((*NORM_NAMES, *self.budgets)) if norm in used and norm in self.budgets]
 
     def reference(self, norm: str) -> float:
         """The eps to look at first: the one that models were probed at, else the middle one."""
         grid = self.budgets[norm]
-        probed = [facts[norm]["eps"] for facts in self.board.health.values() if norm in facts]
+        probed = [facts[norm].eps for facts in self.board.health.values() if norm in facts]
         return next((eps for eps in grid if eps in probed), grid[len(grid) // 2])
 
     @cached_property
@@ -143,24 +143,23 @@ class Section:
         return found
 
     def _pair_order(self, pair: Pair) -> tuple[int, str, str, float, int]:
-        meta = pair.meta
-        rank = self.norms.index(meta["norm"])
-        return rank, meta["attack"], str(meta.get("source") or ""), meta["eps"] or 0.0, meta["seed"]
+        result = pair.result
+        return self.norms.index(result.norm), result.attack, result.source, result.eps or 0.0, result.seed
 
     def _record(self, anchor: str, pair: Pair) -> Record:
         columns = ("eps", "robust_accuracy", "robust_accuracy_low", "robust_accuracy_high")
         # the rows of pairs.csv, so that the page cannot show an accuracy that the file withholds
         accuracies = [tuple(float(row[name]) for name in columns) for row in rows_of(self.board, pair)]
         samples = pair.columns
-        flags = pair.meta.get("invalid") or {flag: int(samples[flag].sum()) for flag in FLAGS}
-        distance = samples[pair.meta["norm"]][samples["adversarial"]]
+        flags = {flag: int(pair.summary[f"invalid_{flag}"]) for flag in FLAGS}
+        distance = samples[pair.result.norm][samples["adversarial"]]
         return Record(
             anchor=anchor,
             pair=pair,
             summary=_measured(pair),
             accuracies=accuracies,
             problem=counts(flags.items()),
-            met=int(samples["attacked"].sum()) if pair.meta.get("cascade") else None,
+            met=int(samples["attacked"].sum()) if pair.result.cascade else None,
             broke=[(eps, int((distance <= limit(eps)).sum())) for eps, *_ in accuracies],
         )
 
@@ -220,7 +219,7 @@ class Section:
     @cached_property
     def cascade(self) -> bool:
         """Whether some attack met only what earlier ones had left."""
-        return any(pair.meta.get("cascade") for pair in self.pairs)
+        return any(pair.result.cascade for pair in self.pairs)
 
     @cached_property
     def failures(self) -> list[Failure]:
@@ -235,8 +234,8 @@ class Section:
     def reduced(self, entry: Entry) -> bool:
         """Whether an entry lacks a rank for want of pairs that nobody asked for, and for nothing else."""
         board, keys = self.board, {*entry.models, *entry.known}
-        failed = [model.get("status") == "failed" or bool(model.get("error")) for model in entry.known.values()]
-        failed += [pair.meta["status"] != "ok" for pair in entry.pairs]
+        failed = [model.status == "failed" or bool(model.error) for model in entry.known.values()]
+        failed += [pair.result.failed for pair in entry.pairs]
         failed += [bool(board.missing.get(key)) for key in keys]
         failed += [
             found.grade == "D" for key in entry.models for norm in self.norms if (found := self.trust(key, norm))
@@ -264,8 +263,8 @@ def sections(boards: Sequence[Board], frames: Sequence[pd.DataFrame]) -> list[Se
     found: list[Section] = []
     taken: set[str] = set()
     for board, frame in zip(boards, frames, strict=True):
-        sets = [pair.meta["dataset"] for pair in board.pairs]
-        sets += [str(model["dataset"]) for model in board.models.values() if model.get("dataset")]
+        sets = [pair.result.dataset for pair in board.pairs]
+        sets += [model.dataset for model in board.models.values()]
         for dataset in dict.fromkeys(sets):
             section = Section(f"s{len(found)}", board, frame[frame["dataset"] == dataset], dataset, taken)
             assert section.entries is not None  # names its pages, before the next section does
@@ -276,7 +275,7 @@ def sections(boards: Sequence[Board], frames: Sequence[pd.DataFrame]) -> list[Se
 def _measured(pair: Pair) -> dict[str, float]:
     """Summary of a pair's samples. What a failed attack achieved on the rest is no measurement: NaN."""
     found = dict(pair.summary)
-    if pair.meta["status"] == "ok":
+    if not pair.result.failed:
         return found
     kept = ("n", "clean_accuracy", "invalid")
     return {name: value if name.startswith(kept) else float("nan") for name, value in found.items()}

@@ -74,7 +74,7 @@ def verdict(section: Section, entry: Entry, norm: str) -> Verdict | None:
     graded = {}
     for key, pairs in entry.models.items():
         if (found := section.trust(key, norm)) is not None:
-            graded[str(pairs[0].meta["seed"])] = found
+            graded[str(pairs[0].result.seed)] = found
     if not graded:
         return None
     by_name: dict[str, dict[str, Check]] = {}
@@ -86,8 +86,8 @@ def verdict(section: Section, entry: Entry, norm: str) -> Verdict | None:
         (_answer(checks) for checks in by_name.values()),
         key=lambda answer: (-ord(answer.grade), order.index(answer.status)),
     )
-    facts = (section.board.health.get(key, {}).get(norm, {}) for key in entry.models)
-    remedies = dict.fromkeys(str(found["remedy"]) for found in facts if found.get("remedy"))
+    facts = (section.board.health.get(key, {}).get(norm) for key in entry.models)
+    remedies = dict.fromkeys(found.remedy for found in facts if found is not None and found.remedy)
     return Verdict(norm, max(found.grade for found in graded.values()), answers, list(remedies))
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from harness.metrics.pairs import Pair
+from harness.schema.models import KnownModel
 
 State = Literal["value", "bound", "cascade", "failed", "absent"]
 
@@ -33,7 +34,7 @@ class Entry:
     defense: str
     n: int
     models: Mapping[str, Sequence[Pair]]
-    known: Mapping[str, Mapping[str, Any]]
+    known: Mapping[str, KnownModel]
     notes: Mapping[str, str]
     page: str
 
@@ -44,7 +45,7 @@ class Entry:
 
     def attacked(self, norm: str) -> bool:
         """Whether some attack ran on it in that norm."""
-        return any(pair.meta["norm"] == norm for pair in self.pairs)
+        return any(pair.result.norm == norm for pair in self.pairs)
 
     @property
     def unranked(self) -> list[str]:
@@ -172,14 +173,14 @@ class Record:
     @property
     def failed(self) -> bool:
         """Whether its numbers may not be read as robustness."""
-        return bool(self.pair.meta["status"] != "ok")
+        return self.pair.result.failed
 
     @property
     def unchanged(self) -> float:
         """Share of the attacked images, of those the model had right, that came back as they were."""
         samples = self.pair.columns
         attacked = int((samples["attacked"] & samples["clean_correct"]).sum())
-        return int(self.pair.meta.get("unchanged") or 0) / attacked if attacked else 0.0
+        return self.pair.result.unchanged / attacked if attacked else 0.0
 
 
 @dataclass(frozen=True)
@@ -214,9 +215,6 @@ class Cost:
 
 
 def column(pair: Pair) -> Column:
-    """The attack of a pair as a column. Random noise is a control; older records name no family."""
-    meta = pair.meta
-    source = str(meta.get("source") or "")
-    family = meta.get("family") or ("noise" if meta.get("access") == "none" else "")
-    control = family == "noise" and not source
-    return Column(str(meta["attack"]), source, str(meta.get("toolkit") or ""), control)
+    """The attack of a pair as a column. Random noise is a control."""
+    result = pair.result
+    return Column(result.attack, result.source, result.toolkit, result.family == "noise" and not result.source)

@@ -121,7 +121,7 @@ class Card(Document, ModelName):
         declaration: What the model's key is a hash of.
         upon: Digests of the models that it is built on, by key.
         parameters: Their number.
-        epochs: Epochs trained.
+        epochs: Epochs trained; None of a user's model, which was not trained here.
         seconds: Of training.
         train_accuracy: On clean training images, in [0, 1].
         test_accuracy: On clean test images, in [0, 1].
@@ -134,9 +134,9 @@ class Card(Document, ModelName):
     sha256: str
     declaration: Json = {}
     upon: dict[str, str] = {}
-    parameters: int = 0
-    epochs: int = 0
-    seconds: Number = 0.0
+    parameters: int | None = None
+    epochs: int | None = None
+    seconds: Number = math.nan
     train_accuracy: Number = math.nan
     test_accuracy: Number = math.nan
     history: tuple[EpochLine, ...] = ()
