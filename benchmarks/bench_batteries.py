@@ -107,9 +107,9 @@ def gauntlet(
                 crafted=crafted,
                 standing=tally.reach[rows] > floor if cascade else None,
             )
-            tally.forwards += outcome.facts["forwards"]
-            tally.backwards += outcome.facts["backwards"]
-            tally.seconds += outcome.facts["seconds"]
+            tally.forwards += outcome.facts.forwards
+            tally.backwards += outcome.facts.backwards
+            tally.seconds += outcome.facts.seconds
             frame = outcome.samples
             for eps in grid:
                 lost = torch.from_numpy(broken(frame, norm, eps))

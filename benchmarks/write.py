@@ -56,7 +56,6 @@ SECTIONS = (
     Section("Adv_Alpha, and learning with an adversary", "bench_huang"),
     Section("Gradient regularization", "bench_lyu"),
     Section("The generative adversarial trainer", "bench_lee"),
-    Section("Seeds side by side", "bench_ensemble", "--rounds 3"),
 )
 
 HEAD = """# Performance

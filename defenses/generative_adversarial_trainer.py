@@ -14,7 +14,7 @@ from harness.datasets.registry import DatasetInfo
 from harness.models.perturbation_generator import PerturbationGenerator, generator_loss, probability_gradient
 from harness.models.stages import Stages
 from harness.training.optim import update
-from harness.training.trainer import Loss, Trainer, require, shared
+from harness.training.trainer import Loss, Trainer, require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,13 +109,13 @@ class Playing(GenerativeAdversarialTrainer):
         (grad,) = torch.autograd.grad(odds.sum(), images, retain_graph=True)
         gradient = probability_gradient(odds.detach(), grad)
         for _ in range(self.k - 1):
-            _gather(self.player, shared(model, self._meet(model, x, y, gradient)[0]))
+            _gather(self.player, self._meet(model, x, y, gradient)[0])
             update(self.player)
         cost, perturbed = self._meet(model, x, y, gradient)
         value = self.alpha * F.cross_entropy(logits, y) + (1 - self.alpha) * F.cross_entropy(perturbed, y)
         # both gradients before either update: they share a pass
-        _gather(optimizer, shared(model, value), retain=True)
-        _gather(self.player, shared(model, cost))
+        _gather(optimizer, value, retain=True)
+        _gather(self.player, cost)
         update(optimizer)
         update(self.player)
         return Loss(value.detach(), logits.detach())

@@ -74,18 +74,8 @@ def models(profile: Profile, info: DatasetInfo, seed: int) -> Mapping[str, Model
         DROPOUT_GAT: GenerativeAdversarialTrainer(p=p, **game),
     }
 
-    size = settings["beside"]
-
     def spec(trainer: Trainer, number: int) -> ModelSpec:
-        first = number - number % size
-        return ModelSpec(
-            dataset=info.name,
-            architecture="allconv",
-            defense=trainer.resolve(info),
-            seed=number,
-            # whichever seeds are asked for: a network's identity must not depend on it
-            beside=tuple(range(first, first + size)) if size > 1 else (),
-        )
+        return ModelSpec(dataset=info.name, architecture="allconv", defense=trainer.resolve(info), seed=number)
 
     found = {name: spec(trainer, seed) for name, trainer in trainers.items()}
     return found | {OTHER: spec(trainers[BASELINE], seed + OTHER_SEED)}
@@ -315,12 +305,8 @@ def profiles(full: str, cpu: str) -> Mapping[str, Profile]:
     Args:
         full: Data set of the full profile.
         cpu: Data set of the one for two cores.
-
-    The setting ``beside`` is how many seeds train side by side. It is 1 where that was not measured to be faster:
-    ``benchmarks/bench_ensemble.py`` says so of a CPU, and is to be asked of a GPU (``--device cuda``) before the full
-    profile gets another, such as 10. Every network is another one then (:attr:`ModelSpec.beside`).
     """
-    common: dict[str, Any] = {"c": 0.5, "dropout": 0.1, "fg_l2": 0.25, "fg_linf": 0.25, "random": 0.5, "beside": 1}
+    common: dict[str, Any] = {"c": 0.5, "dropout": 0.1, "fg_l2": 0.25, "fg_linf": 0.25, "random": 0.5}
     return {
         "smoke": Profile(
             summary="embedded 8x8 digits, one seed: whether everything runs, not what it shows",

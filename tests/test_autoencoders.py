@@ -30,6 +30,7 @@ from harness.training.reconstruction import Reconstruction
 from harness.training.trainer import Diverged, Trained
 from harness.victims.adaptation import Remedy
 from harness.victims.victim import Victim
+from tests.helpers.boards import card as made_card
 
 
 def few(data: Dataset, n: int = 200) -> Dataset:
@@ -201,12 +202,12 @@ def test_an_autoencoder_goes_before_another_network(home: Home, digits: Dataset)
     torch.manual_seed(0)
     nets = {spec: standard.build(spec.architecture, info).eval() for spec in (one, two)}
     for spec, net in nets.items():
-        save_model(home, spec, net, {})
+        save_model(home, spec, net, made_card())
     cleaned = cleaner.defense.build("mlp-6", info, nets[one]).eval()
-    save_model(home, cleaner, cleaned, {})
+    save_model(home, cleaner, cleaned, made_card())
     base = load_base(home, stack, info)
     stacked = stack.defense.fit("mlp-7", digits, base=base).model
-    save_model(home, stack, stacked, {})
+    save_model(home, stack, stacked, made_card())
     x = digits.test.x[:9]
     expected = nets[two](purifier(cleaned, "")(x))
     assert torch.equal(stacked(x), expected)

@@ -31,12 +31,13 @@ from harness.planning.plan import Plan, plan, specs
 from harness.planning.specs import ModelSpec
 from harness.planning.suite import Suite
 from harness.records import plans
-from harness.records.checkpoints import has_model, load_base, load_card, save_model, weights_digest
+from harness.records.checkpoints import card, has_model, load_base, save_model
 from harness.records.home import Home
-from harness.records.provenance import provenance
+from harness.records.provenance import declare
 from harness.records.results import finish
 from harness.training.trainer import Trainer
 from harness.victims.adaptation import Remedy
+from tests.helpers.boards import card as made_card
 
 DIGITS = DATASETS["digits"]
 STANDARD = Standard(epochs=2).resolve(DIGITS)
@@ -121,7 +122,7 @@ def test_chains_become_specs() -> None:
     ],
 )
 def test_a_label_says_what_a_model_stands_on(spec: ModelSpec, label: str) -> None:
-    assert spec.label(DIGITS) == plans.model_record(spec, DIGITS)["defense"] == label
+    assert spec.label(DIGITS) == plans.model_name(spec, DIGITS).defense == label
 
 
 def test_seeds_of_one_defense_share_a_label() -> None:
@@ -210,9 +211,8 @@ class Site:
                 done.append("judge")
                 graph.shards_left[job.cell.key] -= 1
                 if not graph.shards_left[job.cell.key]:
-                    meta = plans.cell_record(job.cell, DIGITS, "small") | {"declaration": {}, "git_commit": ""}
-                    meta |= provenance(self.home, job.cell)
-                    finish(self.home.cell(job.cell.key), job.cell.shards, meta)
+                    made_of = declare(self.home, job.cell, DIGITS, "small")
+                    finish(self.home.cell(job.cell.key), job.cell.shards, made_of)
         assert not graph.left
         return done
 
@@ -236,13 +236,13 @@ def copy(site: Site, tmp_path: Path) -> Site:
 
 
 def test_the_card_says_what_a_model_was_built_upon(site: Site) -> None:
-    card = load_card(site.home, STACK)
-    assert card["upon"] == {part.key: weights_digest(site.home, part) for part in (OTHER, CLEANER)}
-    assert card["defense"] == STACK.label(DIGITS)
-    assert card["epochs"] == 0
-    assert 0 < card["test_accuracy"] <= 1
-    assert "upon" not in load_card(site.home, BASE)
-    assert load_card(site.home, CLEANER)["history"][0]["loss"] > 0
+    found = card(site.home, STACK.key)
+    assert found.upon == {part.key: card(site.home, part.key).sha256 for part in (OTHER, CLEANER)}
+    assert found.defense == STACK.label(DIGITS)
+    assert found.epochs == 0
+    assert 0 < found.test_accuracy <= 1
+    assert card(site.home, BASE.key).upon == {}
+    assert card(site.home, CLEANER.key).history[0].loss > 0
 
 
 def test_the_same_plan_again_does_nothing(copy: Site) -> None:
@@ -255,14 +255,14 @@ def test_what_stands_upon_a_model_trained_anew_is_made_anew(copy: Site, part: Mo
     shutil.rmtree(copy.home.model(part.key))
     torch.manual_seed(99)
     model = part.defense.build(part.architecture, DIGITS, load_base(copy.home, part, DIGITS))
-    save_model(copy.home, part, model, {"test_accuracy": 0.1})
+    save_model(copy.home, part, model, made_card())
     assert has_model(copy.home, part)
     assert not has_model(copy.home, STACK)
     done = copy.run(planned(STACK))
     expected = [CLEANER.key, STACK.key] if part is BASE else [STACK.key]
     assert [key for key in done if key != "judge"] == expected
     assert done.count("judge") == 4
-    assert any("a model was trained again since" in line for line in copy.said)
+    assert any("trained again" in line for line in copy.said)
     assert copy.run(planned(STACK)) == []
 
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-import runpy
 import shutil
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 import reports
+from tests.helpers.report import build_board, unseen
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = os.environ.get("CHROMIUM") or next(
@@ -29,10 +28,9 @@ FLAGS = [
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> str:
-    made = runpy.run_path(str(Path(__file__).parent / "reports" / "conftest.py"))
-    board = made["build_board"](n=40)
+    board = build_board(n=40)
     out = tmp_path_factory.mktemp("report")
-    reports.write([board, made["unseen"](board, n=40)], out, title="Browser test", command="gauntlet report")
+    reports.write([board, unseen(board, n=40)], out, title="Browser test", command="gauntlet report")
     return (out / "index.html").as_uri()
 
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import runpy
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,16 +15,22 @@ from harness.errors import UserError
 from harness.leaderboard import leaderboard
 from harness.metrics.pairs import DISTANCES, FLAGS, Board, Pair
 from harness.records.boards import boards, boards_from_home
-from harness.records.files import write_json
+from harness.records.files import read_json, write_json, write_record
 from harness.records.home import Home
 from harness.records.plans import read_plan, write_plan
-from harness.records.results import samples_to_bytes
+from harness.schema.models import Card, ModelEntry, ModelState
+from harness.schema.pairs import Result
+from harness.schema.plans import PlanRecord, ProbeEntry
+from harness.schema.probes import ProbeFacts
 from harness.tracking.connection import default_uri
 from harness.tracking.reading import read_boards
 from harness.tracking.tracker import Tracker
 from harness.trust.grade import trust
+from tests.helpers.boards import plan, result, write_pair
+from tests.helpers.boards import sound as sound_board
 
 N = 10
+MODEL = {"dataset": "mnist", "architecture": "mlp-200-200", "seed": 0}
 
 
 def samples(broken: int) -> pd.DataFrame:
@@ -49,9 +53,9 @@ class Records:
     """Plans over two attacks, and results as they come in."""
 
     def __init__(self) -> None:
-        self.plans: list[Mapping[str, Any]] = []
+        self.plans: list[PlanRecord] = []
         self.results: dict[str, Pair] = {}
-        self.facts: Callable[[str, str], Mapping[str, Any] | None] = lambda model, probe: None
+        self.facts: Callable[[str, str], ProbeFacts | None] = lambda model, probe: None
 
     def plan(
         self,
@@ -66,42 +70,40 @@ class Records:
     ) -> None:
         """Models as (defense, key); ``run`` says which attacks, and how many images they break; some ``lost`` that."""
         way = "-cascade" if cascade else ""
-        cells = [
-            {
-                "cell": f"{key}-{attack}{way}",
-                "cascade": cascade,
-                "model": key,
-                "dataset": "digits",
-                "n": N,
-                "attack": attack,
-            }
-            | {"norm": "linf", "eps": 0.1, "needs_a_boundary": attack in walkers}
-            | {"source": "mlp-8 standard seed 1" if attack.startswith("transfer:") else ""}
-            for _, key in models
+        named = {"dataset": "digits", "architecture": "mlp-8", "seed": 0}
+        pairs = [
+            result(
+                N,
+                **named,
+                cell=f"{key}-{attack}{way}",
+                cascade=cascade,
+                model=key,
+                defense=defense,
+                attack=attack,
+                needs_a_boundary=attack in walkers,
+                source="mlp-8 standard seed 1" if attack.startswith("transfer:") else "",
+            )
+            for defense, key in models
             for attack in attacks
         ]
-        entries = [
-            {"model": key, "dataset": "digits", "architecture": "mlp-8", "defense": defense, "seed": 0, "ranked": True}
-            | {"stochastic": stochastic}
-            for defense, key in models
-        ]
-        wanted = [cell for cell in cells if cell["attack"] in run]
-        record = {"suite": "s", "budgets": {"digits": {"linf": [0.1]}}, "models": entries, "cells": wanted}
-        looks = [{"probe": f"probe-{key}", "model": key, "norm": "linf"} for _, key in models]
-        said = {} if left_out is None else {"left_out": list(left_out)}  # older records do not say
-        self.plans.append(record | {"battery": cells, "probes": looks} | said)
-        named = {key: defense for defense, key in models}
-        for cell in wanted:
-            meta = {"architecture": "mlp-8", "defense": named[cell["model"]], "seed": 0, "toolkit": "gauntlet"}
-            meta |= {"kind": "budget", "status": "ok", "forwards": 1, "backwards": 1, "seconds": 1.0}
-            if cell["attack"] not in lost:
-                self.results[cell["cell"]] = Pair(cell | meta, samples(run[cell["attack"]]))
+        wanted = [pair for pair in pairs if pair.attack in run]
+        record = plan(
+            *pairs,
+            asked=wanted,
+            suite="s",
+            budgets={"digits": {"linf": (0.1,)}},
+            models=tuple(ModelEntry(**named, defense=d, model=key, stochastic=stochastic) for d, key in models),
+            probes=tuple(ProbeEntry(probe=f"probe-{key}", model=key, norm="linf") for _, key in models),
+            left_out=left_out or (),
+        )
+        self.plans.append(record)
+        self.results |= {pair.cell: Pair(pair, samples(run[pair.attack])) for pair in wanted if pair.attack not in lost}
 
     def board(self) -> Board:
         (board,) = boards(
             self.plans,
             self.results.get,
-            lambda key: {"status": "ok", "error": "", "card": {}},
+            lambda key: ModelState(),
             self.facts,
         )
         return board
@@ -216,7 +218,7 @@ def test_what_a_transfer_found_stays_found_when_it_is_left_out_later() -> None:
     for _ in range(2):
         records.plan(("standard", "a"), run={"noise": 1, "pgd": 2}, left_out=LEFT_OUT)
         board = records.board()
-        assert {pair.meta["attack"] for pair in board.pairs} == set(WITH_TRANSFER)
+        assert {pair.result.attack for pair in board.pairs} == set(WITH_TRANSFER)
         assert leaderboard(board)["worst_case_accuracy"].tolist() == [0.1]
         assert dict(board.left_out) == {}
 
@@ -271,7 +273,7 @@ def test_what_is_left_out_afterwards_still_counts() -> None:
     records.plan(("dropout", "b"), run={"noise": 1, "pgd": 2}, attacks=both)
     for model in (("standard", "a"), ("dropout", "b")):
         records.plan(model, run={"noise": 1, "pgd": 2})
-        records.plans[-1] = {**records.plans[-1], "left_out": ["transfer:pgd"]}
+        records.plans[-1] = records.plans[-1].model_copy(update={"left_out": ("transfer:pgd",)})
     rows = leaderboard(records.board()).set_index("defense")
     assert rows["worst_case_accuracy"].to_dict() == {"dropout": 0.8, "standard": 0.3}
     assert rows["rank"].notna().all()
@@ -306,7 +308,7 @@ def test_a_cascade_does_not_replace_what_saw_every_image() -> None:
     records = Records()
     records.plan(("standard", "a"), run={"noise": 1, "pgd": 3})
     records.plan(("standard", "a"), ("pgd", "b"), run={"noise": 2, "pgd": 4}, cascade=True)
-    shown = {pair.meta["cell"] for pair in records.board().pairs}
+    shown = {pair.result.cell for pair in records.board().pairs}
     assert shown == {"a-noise", "a-pgd", "b-noise-cascade", "b-pgd-cascade"}
 
 
@@ -314,19 +316,19 @@ def test_the_full_matrix_replaces_a_cascade() -> None:
     records = Records()
     records.plan(("standard", "a"), run={"noise": 2, "pgd": 4}, cascade=True)
     records.plan(("standard", "a"), run={"noise": 1, "pgd": 3})
-    assert {pair.meta["cell"] for pair in records.board().pairs} == {"a-noise", "a-pgd"}
+    assert {pair.result.cell for pair in records.board().pairs} == {"a-noise", "a-pgd"}
 
 
 def test_a_clock_that_was_set_back_does_not_make_a_new_plan_an_old_one(tmp_path: Path) -> None:
     home = Home(tmp_path / "home").create()
-    write_plan(home, {"plan": "b", "n": 1})
+    write_plan(home, plan(plan="b"))
     future = time.time_ns() + 10**13
     os.utime(home.plans / "b.json", ns=(future, future))
-    write_plan(home, {"plan": "a", "n": 2})
+    write_plan(home, plan(plan="a"))
     order = sorted(home.plans.glob("*.json"), key=lambda file: file.stat().st_mtime_ns)
     assert [file.stem for file in order] == ["b", "a"]
     kept = (home.plans / "a.json").stat().st_mtime_ns
-    write_plan(home, {"plan": "a", "n": 2})
+    write_plan(home, plan(plan="a"))
     assert (home.plans / "a.json").stat().st_mtime_ns == kept
 
 
@@ -334,27 +336,19 @@ def test_a_clock_that_was_set_back_does_not_make_a_new_plan_an_old_one(tmp_path:
 def written(tmp_path: Path) -> Home:
     """A home of three models under one suite: under all of it, under some by hand, and without its transfer."""
     home = Home(tmp_path / "home").create()
-    sound = runpy.run_path(str(Path(__file__).parent / "boards.py"))["sound"]()
     for place, (key, asked, left_out) in enumerate(
-        (("whole", None, []), ("chosen", {"fgsm", "pgd", "noise"}, []), ("lonely", None, ["transfer:pgd"]))
+        (("whole", None, ()), ("chosen", {"fgsm", "pgd", "noise"}, ()), ("lonely", None, ("transfer:pgd",)))
     ):
-        model = {"model": key, "dataset": "mnist", "architecture": "mlp-200-200", "defense": key, "seed": 0}
-        write_json(home.model(key) / "card.json", {"sha256": key, "seconds": 1.0})
-        cells = []
-        for number, pair in enumerate(sound.pairs):
-            if pair.meta["attack"] in left_out:
-                continue
-            meta = {**pair.meta, **model, "cell": f"{key}{number:02d}", "command": "x", "declaration": {"is": "Cell"}}
-            meta |= {"versions": {"torch": "1"}, "git_commit": ""}
-            names = ("cell", "model", "dataset", "n", "attack", "norm", "eps", "source", "cascade", "command")
-            cells.append({name: meta[name] for name in names} | {"needs_a_boundary": False})
-            if asked is None or meta["attack"] in asked:
-                write_json(home.cell(meta["cell"]) / "result.json", meta)
-                (home.cell(meta["cell"]) / "samples.parquet").write_bytes(samples_to_bytes(pair.samples))
-        record = {"plan": f"p{place}", "suite": "quick", "command": "x", "probes": [], "reference": {}}
-        record |= {"budgets": {"mnist": {"linf": [0.05, 0.1]}}, "models": [model | {"declaration": {"is": key}}]}
-        wanted = [cell for cell in cells if asked is None or cell["attack"] in asked]
-        write_plan(home, record | {"cells": wanted, "battery": cells, "left_out": left_out})
+        fields = {"model": key, "defense": key, "command": "x", "declaration": {"is": "Cell"}}
+        write_record(home.model(key) / "card.json", Card(**MODEL, defense=key, sha256=key, seconds=1.0))
+        pairs = [pair for pair in sound_board().pairs if pair.result.attack not in left_out]
+        battery = [Result(**dict(pair.result) | fields | {"cell": f"{key}{i:02d}"}) for i, pair in enumerate(pairs)]
+        wanted = [one for one in battery if asked is None or one.attack in asked]
+        for pair, one in zip(pairs, battery, strict=True):
+            if one in wanted:
+                write_pair(home, pair, **dict(one))
+        entry = ModelEntry(**MODEL, defense=key, model=key, declaration={"is": key})
+        write_plan(home, plan(*battery, asked=wanted, plan=f"p{place}", models=(entry,), left_out=left_out))
     return home
 
 
@@ -383,13 +377,13 @@ def test_boards_from_home_and_from_mlflow_say_the_same(written: Home) -> None:
 @pytest.mark.parametrize("left_out", ["transfer:pgd", [1], {"a": "b"}, None])
 def test_a_plan_that_leaves_out_nonsense_is_damaged(written: Home, left_out: object) -> None:
     path = written.plans / "p0.json"
-    write_json(path, read_plan(path) | {"left_out": left_out})
+    write_json(path, read_json(path) | {"left_out": left_out})
     with pytest.raises(UserError, match="is damaged"):
         read_plan(path)
 
 
 def test_plans_of_before_leave_nothing_out(written: Home) -> None:
     path = written.plans / "p2.json"
-    write_json(path, {name: value for name, value in read_plan(path).items() if name != "left_out"})
+    write_json(path, {name: value for name, value in read_json(path).items() if name != "left_out"})
     (board,) = boards_from_home(written)
     assert dict(board.left_out) == {}

@@ -25,6 +25,7 @@ from harness.planning.suite import Suite
 from harness.records import plans
 from harness.records.boards import boards_from_home
 from harness.records.home import Home
+from harness.records.provenance import declare
 from harness.records.results import finish
 
 SUITE = Suite(
@@ -61,8 +62,7 @@ def run(home: Home, made: Plan, sources: dict[str, DataSource]) -> Board:
             graph.shards_left[cell.key] -= 1
             if not graph.shards_left[cell.key]:
                 info = made.infos[cell.victim.dataset]
-                meta = plans.cell_record(cell, info, made.suite.name) | {"declaration": {}, "git_commit": ""}
-                finish(home.cell(cell.key), cell.shards, meta)
+                finish(home.cell(cell.key), cell.shards, declare(home, cell, info, made.suite.name))
     assert not graph.left
     (board,) = boards_from_home(home)
     return board
@@ -95,8 +95,8 @@ def test_the_worst_case_is_the_same(boards: tuple[Board, Board]) -> None:
 
 def test_it_costs_less(boards: tuple[Board, Board]) -> None:
     def passes(board: Board, defense: str) -> float:
-        pairs = [pair for pair in board.pairs if pair.meta["defense"].startswith(defense)]
-        per_image = [pair.meta["forwards"] + pair.meta["backwards"] for pair in pairs]
+        pairs = [pair for pair in board.pairs if pair.result.defense.startswith(defense)]
+        per_image = [pair.result.forwards + pair.result.backwards for pair in pairs]
         counts = [int(pair.samples["attacked"].sum()) for pair in pairs]
         return sum(count * each for count, each in zip(counts, per_image, strict=True))
 
@@ -106,12 +106,12 @@ def test_it_costs_less(boards: tuple[Board, Board]) -> None:
 def test_nobody_is_shown_what_has_fallen(boards: tuple[Board, Board]) -> None:
     for pairs in by_model(boards[1].pairs).values():
         fallen: dict[str, dict[str, set[int]]] = {}
-        order = {pair.meta["cell"]: pair for pair in pairs}
+        order = {pair.result.cell: pair for pair in pairs}
         for pair in order.values():
-            norm, eps = pair.meta["norm"], pair.meta["eps"] or min(boards[1].budgets["digits"][pair.meta["norm"]])
+            norm, eps = pair.result.norm, pair.result.eps or min(boards[1].budgets["digits"][pair.result.norm])
             samples = pair.samples
             shown = set(samples.loc[samples["attacked"], "index"])
-            if not pair.meta["source"]:
+            if not pair.result.source:
                 assert not shown & fallen.get(norm, {}).get(f"{eps}", set())
             for other, grid in boards[1].budgets["digits"].items():
                 for value in grid:

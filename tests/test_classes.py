@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import re
-import runpy
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-import harness
+import gauntlet
 from defenses.standard import Standard
 from harness import determinism, identity
 from harness.attacks.alpha import CANDIDATES, Alpha, alpha_perturbation
@@ -39,8 +38,7 @@ from harness.selftest.linear_victim import LinearVictim
 from harness.threat import Norm, Threat
 from harness.victims.victim import Victim
 from suites import suites
-
-call = runpy.run_path(str(Path(__file__).parent / "commands.py"))["call"]
+from tests.helpers.commands import call
 
 SHAPE: Final = (3, 9, 8)
 EPS: Final[dict[Norm, float]] = {"linf": 0.05, "l2": 0.5, "l1": 3.0}
@@ -304,7 +302,7 @@ def test_evaluate_with_two_logits_and_one_label() -> None:
         attacks={"linf": (Noise(), APGD(loss="dlr", targets=9, steps=5), Art("apgd-art", **DLR), Foolbox("LinfPGD"))},
         budgets={"linf": (0.2,)},
     )
-    frame = harness.evaluate(seen.model, x[rows], y[rows], suite)
+    frame = gauntlet.evaluate(seen.model, x[rows], y[rows], suite)
     assert frame["status"].eq("ok").all()
     assert frame.attrs["worst_case"]["linf", 0.2] == 0
     assert not any(re.search("dlr|difference", label) for label in frame["attack"])

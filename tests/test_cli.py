@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import runpy
 import shutil
 import signal
 import subprocess
@@ -16,8 +15,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-COMMANDS = runpy.run_path(str(Path(__file__).parent / "commands.py"))
-call, complaint = COMMANDS["call"], COMMANDS["complaint"]
+from tests.helpers.commands import call, complaint
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import runpy
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,9 +9,8 @@ from scipy.stats import binomtest
 
 from harness.metrics.comparison import Comparison, compare, contrast, standing
 from harness.metrics.pairs import worst_case
+from tests.helpers.boards import frame, pair, record
 
-HELPERS = runpy.run_path(str(Path(__file__).parent / "boards.py"))
-pair, record, frame = HELPERS["pair"], HELPERS["record"], HELPERS["frame"]
 NAN = math.nan
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import runpy
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -19,15 +18,12 @@ from harness.metrics.pairs import pair_rows
 from harness.records.boards import boards_from_home
 from harness.records.diff import differences
 from harness.records.explain import explain
-from harness.records.files import write_json
+from harness.records.files import write_record
 from harness.records.home import Home
 from harness.records.merge import merge
 from harness.records.results import samples_to_bytes
-
-HELPERS = runpy.run_path(str(Path(__file__).parent / "boards.py"))
-CLI = runpy.run_path(str(Path(__file__).parent / "commands.py"))
-
-OF_A_PAIR = ("cell", "model", "dataset", "n", "attack", "norm", "eps", "source")
+from tests.helpers.boards import plan, sound, write_pair
+from tests.helpers.commands import call
 
 often = settings(
     max_examples=30, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -40,19 +36,10 @@ Damage = Callable[[bytes], bytes]
 def home(tmp_path: Path) -> Home:
     """A home of one model and some pairs, written by hand."""
     home = Home(tmp_path / "home").create()
-    board = HELPERS["sound"](n=20, without=("fgsm", "apgd", "square", "transfer:pgd"))
-    model = {"model": "m0", "dataset": "mnist", "architecture": "mlp-200-200", "defense": "standard", "seed": 0}
-    cells = []
-    for place, pair in enumerate(board.pairs):
-        key = f"c{place:03d}"
-        meta = {**pair.meta, **model, "cell": key, "versions": {"torch": "1"}, "git_commit": "", "command": "x"}
-        write_json(home.cell(key) / "result.json", meta)
-        (home.cell(key) / "samples.parquet").write_bytes(samples_to_bytes(pair.samples))
-        cells.append({name: meta[name] for name in OF_A_PAIR})
-        cells[-1] |= {"cascade": False, "needs_a_boundary": False, "command": "gauntlet run quick --attack x"}
-    record = {"plan": "p", "suite": "quick", "command": "x", "budgets": HELPERS["BUDGETS"], "models": [model]}
-    record |= {"cells": cells, "battery": cells, "probes": [], "reference": {"mnist": {"linf": 0.1}}}
-    write_json(home.plans / "p.json", record)
+    board = sound(n=20, without=("fgsm", "apgd", "square", "transfer:pgd"))
+    made = {"versions": {"torch": "1"}, "command": "gauntlet run quick --attack x"}
+    cells = [write_pair(home, pair, cell=f"c{place:03d}", **made) for place, pair in enumerate(board.pairs)]
+    write_record(home.plans / "p.json", plan(*cells, reference={"mnist": {"linf": 0.1}}))
     return home
 
 
@@ -195,7 +182,7 @@ def test_the_commands_say_it_in_a_line(home: Home, tmp_path: Path, command: str)
         "diff": [home.path, home.path],
         "explain": ["c000", "--home", home.path],
     }[command]
-    result = CLI["call"](command, *arguments)
+    result = call(command, *arguments)
     assert "Traceback" not in result.output
     assert result.exception is None or isinstance(result.exception, SystemExit)
     said = " ".join(result.output.split())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import runpy
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -18,9 +17,7 @@ from harness.records.files import is_aside
 from harness.records.home import Home
 from harness.tracking.connection import default_uri
 from harness.tracking.tracker import Tracker
-
-CLI = runpy.run_path(str(Path(__file__).parent / "commands.py"))
-call = CLI["call"]
+from tests.helpers.commands import call, complaint
 
 pytestmark = pytest.mark.slow
 
@@ -178,7 +175,7 @@ def test_damage_beside_a_result_is_mended_by_the_next_run(tracked: Path, pattern
 def test_a_damaged_card_says_what_to_delete(tracked: Path) -> None:
     (card,) = tracked.glob("models/*/card.json")
     halve(card)
-    line = CLI["complaint"](call(*RUN, "--jobs", "1", "--home", tracked))
+    line = complaint(call(*RUN, "--jobs", "1", "--home", tracked))
     assert f"{card} is damaged" in line
     assert line.endswith(f"; delete {card.parent} and run the same command again to retrain it")
     shutil.rmtree(card.parent)

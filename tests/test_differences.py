@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import runpy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,16 +16,13 @@ from scipy.stats import binomtest
 from harness.errors import UserError
 from harness.metrics.pairs import Pair, wilson
 from harness.records.diff import COLUMNS, STATES, counts, differences
-from harness.records.files import write_json
+from harness.records.files import write_record
 from harness.records.home import Home
-from harness.records.results import samples_to_bytes
+from tests.helpers.boards import budget, frame, plan, record, write_pair
+from tests.helpers.boards import pair as minimal
+from tests.helpers.commands import call, complaint
 
-HELPERS = runpy.run_path(str(Path(__file__).parent / "boards.py"))
-CLI = runpy.run_path(str(Path(__file__).parent / "commands.py"))
-budget, minimal, frame, record = (HELPERS[name] for name in ("budget", "pair", "frame", "record"))
 NAN = math.nan
-MODEL = ("model", "dataset", "architecture", "defense", "seed")
-BATTERY = ("cell", "model", "dataset", "n", "attack", "norm", "eps", "source", "cascade")
 
 
 def needed(broken: int, n: int = 100, first: int = 0) -> Any:
@@ -40,26 +36,22 @@ class Records:
 
     def __init__(self, path: Path, budgets: dict[str, Any] | None = None) -> None:
         self.home = Home(path).create()
-        self.budgets = budgets or {"mnist": {"linf": [0.1]}}
+        given = budgets or {"mnist": {"linf": [0.1]}}
+        self.budgets = {name: {norm: tuple(grid) for norm, grid in norms.items()} for name, norms in given.items()}
         self.plan()
 
     def plan(self, *pairs: Pair, without: str = "", unasked: str = "", left_out: Sequence[str] = ()) -> None:
         """Pairs as a suite's battery, recorded; results of all cells but one, and but one that is not asked for."""
-        entries = [{name: pair.meta[name] for name in BATTERY} | {"needs_a_boundary": False} for pair in pairs]
-        models = [{name: pair.meta[name] for name in MODEL} for pair in pairs]
-        record = {"plan": "p", "suite": "linf", "command": "test", "reference": {}, "budgets": self.budgets}
-        asked = [entry for entry in entries if entry["cell"] != unasked]
-        record |= {"cells": asked, "battery": entries, "probes": [], "left_out": list(left_out)}
-        write_json(self.home.plans / "p.json", record | {"models": list({m["model"]: m for m in models}.values())})
+        entries = [pair.result for pair in pairs]
+        asked = [entry for entry in entries if entry.cell != unasked]
+        record = plan(*entries, asked=asked, suite="linf", budgets=self.budgets, left_out=tuple(left_out))
+        write_record(self.home.plans / "p.json", record)
         for pair in pairs:
-            if pair.meta["cell"] not in (without, unasked):
-                self.add(pair.meta["cell"], pair)
+            if pair.result.cell not in (without, unasked):
+                self.add(pair.result.cell, pair)
 
     def add(self, cell: str, pair: Pair, **meta: Any) -> Path:
-        folder = self.home.cell(cell)
-        write_json(folder / "result.json", {**pair.meta, "cell": cell, **meta})
-        (folder / "samples.parquet").write_bytes(samples_to_bytes(pair.samples))
-        return folder
+        return self.home.cell(write_pair(self.home, pair, cell=cell, **meta).cell)
 
 
 @pytest.fixture
@@ -109,7 +101,7 @@ def test_on_the_same_images_the_test_is_exact(
 def test_the_order_of_images_does_not_matter(a: Records, b: Records) -> None:
     pair = budget(needed(40), 0.1)
     a.add("c", pair)
-    b.add("c", Pair(pair.meta, pair.samples.sample(frac=1, random_state=0).reset_index(drop=True)))
+    b.add("c", Pair(pair.result, pair.samples.sample(frac=1, random_state=0).reset_index(drop=True)))
     assert only(a, b)["state"] == "equal"
 
 
@@ -117,7 +109,7 @@ def test_the_order_of_images_does_not_matter(a: Records, b: Records) -> None:
 def test_on_other_images_intervals_decide(a: Records, b: Records, after: int, state: str) -> None:
     a.add("c", budget(needed(30), 0.1))
     other = budget(needed(after), 0.1)
-    b.add("c", Pair(other.meta, other.samples.assign(index=np.arange(100) + 7)))
+    b.add("c", Pair(other.result, other.samples.assign(index=np.arange(100) + 7)))
     row = only(a, b)
     assert (row["state"], row["test"]) == (state, "intervals")
     low, high = wilson(70, 100)
@@ -129,12 +121,12 @@ def test_on_other_images_intervals_decide(a: Records, b: Records, after: int, st
 def test_other_labels_are_other_images(a: Records, b: Records) -> None:
     pair = budget(needed(30), 0.1)
     a.add("c", pair)
-    b.add("c", Pair(pair.meta, pair.samples.assign(label=1)))
+    b.add("c", Pair(pair.result, pair.samples.assign(label=1)))
     assert only(a, b)["test"] == "intervals"
 
 
 def test_a_minimal_attack_is_looked_at_wherever_a_plan_judges_it(tmp_path: Path) -> None:
-    a, b = (Records(tmp_path / name, {"mnist": {"linf": [0.1, eps]}}) for name, eps in (("a", 0.2), ("b", 0.3)))
+    a, b = (Records(tmp_path / name, {"mnist": {"linf": (0.1, eps)}}) for name, eps in (("a", 0.2), ("b", 0.3)))
     a.add("c", minimal([0.05, 0.15, 0.25, NAN]))
     b.add("c", minimal([0.05, 0.05, 0.25, NAN]))
     found = differences(a.home, b.home).set_index("eps")
@@ -275,7 +267,7 @@ def test_a_result_that_is_not_its_plans_counts_as_missing(a: Records, b: Records
 
 
 def test_worst_cases_at_other_eps_are_other_numbers(tmp_path: Path) -> None:
-    a, b = (Records(tmp_path / name, {"mnist": {"linf": [0.1, eps]}}) for name, eps in (("a", 0.2), ("b", 0.3)))
+    a, b = (Records(tmp_path / name, {"mnist": {"linf": (0.1, eps)}}) for name, eps in (("a", 0.2), ("b", 0.3)))
     for records in (a, b):
         records.plan(minimal([0.05, 0.15, 0.25, NAN], cell="c"))
     found = differences(a.home, b.home)
@@ -329,7 +321,7 @@ def test_what_left_the_box_is_compared_by_its_predictions(a: Records, b: Records
     for home, wrong in ((a, 10), (b, 60)):
         pair = budget(needed(0), 0.1)
         prediction = pair.samples["label"] + np.where(np.arange(100) < wrong, 3, 0)
-        home.add("c", Pair(pair.meta, pair.samples.assign(adv_pred=prediction)), status="unclipped")
+        home.add("c", Pair(pair.result, pair.samples.assign(adv_pred=prediction)), status="unclipped")
     row = only(a, b)
     assert (row["accuracy_a"], row["accuracy_b"], row["state"]) == (0.9, 0.4, "beyond noise")
 
@@ -362,7 +354,7 @@ def test_damage_is_named_and_left_out(a: Records, b: Records) -> None:
 def test_the_command_shows_what_moved_and_writes_all(a: Records, b: Records, tmp_path: Path) -> None:
     for home, far in ((a, 30), (b, 80)):
         home.plan(*(budget(needed(n), 0.1, cell=name, attack=name) for name, n in (("still", 30), ("far", far))))
-    result = CLI["call"]("diff", a.home.path, b.home.path, "--csv", tmp_path / "out.csv")
+    result = call("diff", a.home.path, b.home.path, "--csv", tmp_path / "out.csv")
     assert result.exit_code == 0, result.output
     table, summary = result.stdout.split("A is ")
     assert "far" in table
@@ -380,4 +372,4 @@ def test_the_command_shows_what_moved_and_writes_all(a: Records, b: Records, tmp
 def test_a_home_that_is_not_there(a: Records, tmp_path: Path, missing: int) -> None:
     homes = [a.home.path, a.home.path]
     homes[missing] = tmp_path / "nowhere"
-    assert f"no runs in {tmp_path / 'nowhere'}" in CLI["complaint"](CLI["call"]("diff", *homes))
+    assert f"no runs in {tmp_path / 'nowhere'}" in complaint(call("diff", *homes))

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import harness
+import gauntlet
 from defenses.standard import Standard
 from harness import api
 from harness.api import External, digest
@@ -26,7 +26,7 @@ from harness.determinism import seed_everything
 from harness.errors import UserError
 from harness.judging.proposal import Bench
 from harness.judging.shard import run_shard
-from harness.metrics.pairs import PAIR_COLUMNS, Board, Pair, pair_rows
+from harness.metrics.pairs import PAIR_COLUMNS, Board, pair_rows
 from harness.planning.plan import plan
 from harness.planning.specs import ModelSpec
 from harness.planning.suite import Suite
@@ -35,10 +35,11 @@ from harness.selftest.masked_gradients import BROKEN
 from harness.threat import EXPONENT, Threat, magnitude, per_sample, steepest
 from harness.victims.adaptation import Remedy
 from harness.victims.victim import Victim, VictimError, input_gradient
+from tests.helpers.boards import declared
 
 N = 40
 
-evaluate = functools.partial(harness.evaluate, remedy=Remedy(), health=False)
+evaluate = functools.partial(gauntlet.evaluate, remedy=Remedy(), health=False)
 """Without the looks at the model, which have tests of their own below."""
 
 
@@ -145,18 +146,9 @@ def test_the_numbers_are_those_of_the_shards(trained: nn.Module, sample: Any, di
             )
             for shard in range(cell.shards)
         ]
-        meta = {
-            "dataset": "digits",
-            "attack": cell.attack.label,
-            "norm": cell.threat.norm,
-            "eps": cell.threat.eps,
-            "defense": "",
-            "architecture": "model",
-            "seed": 0,
-            "source": "",
-        }
-        merged = pair_from_outcomes(meta, [(o.samples, o.facts, o.gallery) for o in outcomes])
-        pairs.append(Pair(merged.meta, merged.samples))
+        named = {"attack": cell.attack.label, "norm": cell.threat.norm, "eps": cell.threat.eps}
+        made = declared(N, dataset="digits", architecture="model", **named)
+        pairs.append(pair_from_outcomes(made, outcomes))
     budgets = {"digits": {str(norm): eps for norm, eps in SUITE.grid(info).items()}}
     expected = pair_rows(Board(suite="tiny", budgets=budgets, pairs=pairs))
     found = evaluate(trained, x, y, SUITE, dataset=digits.info)
@@ -202,9 +194,9 @@ def test_one_image_is_enough(trained: nn.Module, sample: Any) -> None:
 
 
 def test_the_package_offers_it(trained: nn.Module, sample: Any) -> None:
-    assert harness.evaluate is api.evaluate
+    assert gauntlet.evaluate is api.evaluate
     with pytest.raises(AttributeError, match="has no attribute 'evaluat'"):
-        _ = harness.evaluat
+        _ = gauntlet.evaluat
 
 
 def test_the_quick_suite(trained: nn.Module, digits: Dataset) -> None:
@@ -419,13 +411,13 @@ def test_a_data_set_of_other_images(trained: nn.Module, sample: Any) -> None:
 def test_what_attacks_must_know_is_found_out_and_trust_is_said(
     trained: nn.Module, sample: tuple[Tensor, Tensor], digits: Dataset
 ) -> None:
-    plain = harness.evaluate(trained, *sample, only(Step()), dataset=digits.info)
+    plain = gauntlet.evaluate(trained, *sample, only(Step()), dataset=digits.info)
     assert plain.attrs["remedy"] == ""
     grade, reasons = plain.attrs["trust"]["linf"]
     assert (grade == "A") == (not reasons)
     assert plain.attrs["worst_case"][("linf", 0.05)] == plain["robust_accuracy"].iloc[0]
     loud = nn.Sequential(trained, BROKEN["scaled-logits"].wrap(nn.Identity()))
-    found = harness.evaluate(loud, *sample, only(Step()), dataset=digits.info)
+    found = gauntlet.evaluate(loud, *sample, only(Step()), dataset=digits.info)
     assert "logits /" in found.attrs["remedy"]
     grade, reasons = found.attrs["trust"]["linf"]
     assert grade in ("C", "D")
@@ -438,7 +430,7 @@ def test_a_stochastic_model_is_judged_by_what_it_says_most_often(
     noisy = BROKEN["random-input"].wrap(trained)
     with pytest.raises(VictimError, match="vary from call to call"):
         evaluate(noisy, *sample, only(Step()), dataset=digits.info)
-    first = harness.evaluate(noisy, *sample, only(Step()), dataset=digits.info, health=False)
-    again = harness.evaluate(noisy, *sample, only(Step()), dataset=digits.info, health=False)
+    first = gauntlet.evaluate(noisy, *sample, only(Step()), dataset=digits.info, health=False)
+    again = gauntlet.evaluate(noisy, *sample, only(Step()), dataset=digits.info, health=False)
     assert "averaged over" in first.attrs["remedy"]
     pd.testing.assert_frame_equal(first.drop(columns="seconds"), again.drop(columns="seconds"))

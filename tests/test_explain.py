@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import runpy
 import shlex
 import shutil
 from pathlib import Path
@@ -19,9 +18,9 @@ from harness.records.explain import explain
 from harness.records.files import read_json, write_json
 from harness.records.home import Home
 from harness.records.results import write_shard
-
-CLI = runpy.run_path(str(Path(__file__).parent / "commands.py"))
-call, complaint = CLI["call"], CLI["complaint"]
+from harness.schema.base import Provenance
+from tests.helpers.boards import outcome
+from tests.helpers.commands import call, complaint
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +107,7 @@ def test_an_interrupted_pair_says_how_far_it_came(home: Home) -> None:
 
     samples = read_pair(home.cell(key)).samples
     shutil.rmtree(home.cell(key))
-    write_shard(home.cell(key), 0, samples, {"seconds": 1, "forwards": 1, "backwards": 0, "errors": []}, {})
+    write_shard(home.cell(key), 0, outcome(samples), Provenance())
     (home.cell(key).parent / f"{key}.damaged-1").mkdir()
     found = explain(home, key)
     assert found.state == "missing"

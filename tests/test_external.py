@@ -654,10 +654,10 @@ def test_a_sound_model_is_let_in(digits: Dataset, trained: nn.Module) -> None:
     before = digest(model)
     found = looked_at(digits, model)
     assert (found.notes, found.interface, found.remedy) == ((), Interface(), Remedy())
-    answers = found.facts["answers"]
+    answers = found.facts.answers
     assert len(answers) == 6
-    assert all(seen["differ"] == seen["labels"] == 0 for seen in answers.values())
-    assert {name: found.facts[name] for name in found.facts if name not in ("answers", "clean_accuracy", "passes")} == {
+    assert all(seen.differ == seen.labels == 0 for seen in answers.values())
+    assert found.facts.model_dump(exclude={"answers", "clean_accuracy", "passes"}) == {
         "outputs": "logits",
         "dtype": "float32",
         "train_mode": True,
@@ -666,24 +666,24 @@ def test_a_sound_model_is_let_in(digits: Dataset, trained: nn.Module) -> None:
         "writes": False,
         "gradients": True,
     }
-    assert found.facts["clean_accuracy"] == pytest.approx(float((trained(x).argmax(1) == y).double().mean()), abs=0.05)
-    assert found.facts["passes"] < 600
+    assert found.facts.clean_accuracy == pytest.approx(float((trained(x).argmax(1) == y).double().mean()), abs=0.05)
+    assert found.facts.passes < 600
     assert model.training
     assert digest(model) == before
-    assert not looked_at(digits, trained).facts["train_mode"]
+    assert not looked_at(digits, trained).facts.train_mode
 
 
 def test_facts_of_a_model(digits: Dataset, trained: nn.Module) -> None:
     def seen(do: Callable[[nn.Module, Tensor], Any]) -> inspection.Inspection:
         return looked_at(digits, Through(trained, do))
 
-    assert seen(lambda f, x: f(x).softmax(1)).facts["outputs"] == "probabilities"
-    assert seen(lambda f, x: f(x).log_softmax(1)).facts["outputs"] == "log-probabilities"
-    assert seen(lambda f, x: f(x).sigmoid()).facts["outputs"] == "logits"
+    assert seen(lambda f, x: f(x).softmax(1)).facts.outputs == "probabilities"
+    assert seen(lambda f, x: f(x).log_softmax(1)).facts.outputs == "log-probabilities"
+    assert seen(lambda f, x: f(x).sigmoid()).facts.outputs == "logits"
     random = seen(lambda f, x: f(x + 0.5 * torch.randn_like(x)))
-    assert 0 < random.facts["changed_labels"] <= 16
+    assert 0 < random.facts.changed_labels <= 16
     assert random.remedy.draws == 16
-    assert random.facts["answers"] == {}
+    assert random.facts.answers == {}
     doubled = looked_at(digits, Through(copy.deepcopy(trained).double(), lambda f, x: f(x.double())))
     assert doubled.notes == ("the model holds float32, float64 and returns float64; images are float32",)
     shifted = looked_at(digits, trained, lambda y: (y + 1) % 10)

@@ -451,9 +451,9 @@ def test_a_name_that_is_taken_is_said_in_a_line() -> None:
         f"gauntlet: {Path('reports.py').resolve()} has the name of Gauntlet's package 'reports'"
     )
     shadow("suites")
-    done = run("-c", "import harness\ntry: harness.evaluate\nexcept ValueError as error: print(error)")
+    done = run("-c", "import harness\ntry: gauntlet.evaluate\nexcept ValueError as error: print(error)")
     assert done.stdout.startswith(f"{Path('suites/__init__.py').resolve()} has the name of Gauntlet's package 'suites'")
-    done = run("-P", "-c", "import harness; harness.evaluate; import defenses", path=str(ROOT))
+    done = run("-P", "-c", "import harness; gauntlet.evaluate; import defenses", path=str(ROOT))
     assert done.returncode == 0, done.stderr
 
 

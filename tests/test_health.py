@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import copy
 import re
-import runpy
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -17,16 +16,16 @@ import torch
 from harness.datasets.registry import load_dataset
 from harness.metrics.pairs import Board, Pair, wilson
 from harness.models.registry import build_model
+from harness.schema.models import Admission, Card, KnownModel, ModelName
+from harness.schema.pairs import Result
+from harness.schema.probes import ProbeFacts
 from harness.trust import answer_checks, probe_checks, record_checks
 from harness.trust.basis_checks import ABOVE, ENOUGH
-from harness.trust.checks import FEW, MANY, Check, Evidence, Grade, family, grade_of
+from harness.trust.checks import FEW, MANY, Check, Evidence, Grade, grade_of
 from harness.trust.grade import GRADES, QUESTIONS, trust
 from harness.victims.adaptation import Remedy
+from tests.helpers.boards import SORTS, amend, budget, facts, frame, pair, record, result, sound
 
-HELPERS = runpy.run_path(str(Path(__file__).parent / "boards.py"))
-sound, pair, budget, record, frame, facts = (
-    HELPERS[name] for name in ("sound", "pair", "budget", "record", "frame", "facts")
-)
 NAN = np.nan
 PAGES = Path(__file__).parent.parent / "docs" / "health"
 
@@ -98,7 +97,7 @@ def test_without_a_probe_nobody_vouches_for_an_a() -> None:
 
 def test_the_worst_answer_decides_and_stands_first() -> None:
     board = sound(extra=[breaking(100, standing(100)[:4], family="score", access="scores")])
-    board.health["m0"]["linf"]["seen"]["attacked"]["detached"] = True
+    amend(board, lambda found: found["seen"]["attacked"].update(detached=True))
     found = trust(board, "m0", "linf")
     assert found is not None
     assert found.grade == "D"
@@ -164,7 +163,8 @@ def test_grades_take_a_share_and_some_images(n: int, grades: dict[int, Grade]) -
     ],
 )
 def test_older_records_tell_their_family(meta: dict[str, str], expected: str) -> None:
-    assert family(Pair({"kind": "budget", **meta}, frame([]))) == expected
+    known = result(1, **meta).model_dump(exclude={"family", "kind", "access"})
+    assert Result(**{"kind": "budget", **known, **meta}).family == expected
 
 
 # ---------------------------------------------------------------- what a number rests on
@@ -176,7 +176,7 @@ def guessed(right: int, labels: Any, classes: int = 10, *, named: bool = True) -
     clean = np.arange(len(labels)) < right
     samples = frame(np.full(len(labels), NAN), clean=clean)
     samples = samples.assign(label=labels, clean_pred=np.where(clean, labels, (labels + 1) % classes))
-    names = {"class_names": [str(name) for name in range(classes)]} if named else {}
+    names = {"class_names": tuple(map(str, range(classes)))} if named else {}
     board = Board("s", {"mnist": {"linf": (0.1,)}}, [record(samples, **names)])
     return checks(board)["better-than-chance"]
 
@@ -311,10 +311,10 @@ class TestAlone:
         assert checks(board)[name].grade == "A"
 
     def test_nobody_to_ask(self, name: str) -> None:
-        gone = {key for key, meta in HELPERS["SORTS"].items() if meta["family"] == ALONE[name]["family"]}
+        gone = {key for key, meta in SORTS.items() if meta["family"] == ALONE[name]["family"]}
         board = sound(without=sorted(gone))
         if name == "iterated-vs-one-step":  # then the probe is asked
-            board.health["m0"]["linf"]["seen"]["attacked"]["one_step"] = None
+            amend(board, lambda found: found["seen"]["attacked"].update(one_step=None))
         check = checks(board)[name]
         assert check.status == "skipped"
         assert check.grade == ("A" if name == "white-box-vs-transfer" else "B")
@@ -373,13 +373,20 @@ def test_a_single_step_is_asked_of_the_probe_where_the_suite_takes_none() -> Non
     check = checks(board)["iterated-vs-one-step"]
     assert (check.status, check.grade) == ("passed", "A")
     assert "in the probe" in check.finding
-    seen = board.health["m0"]["linf"]["seen"]["attacked"]
-    seen["one_step"] = seen["steps"]["200"] - 0.08
+
+    def ahead(margin: float) -> None:
+        def change(found: dict[str, Any]) -> None:
+            seen = found["seen"]["attacked"]
+            seen["one_step"] = seen["steps"]["200"] - margin
+
+        amend(board, change)
+
+    ahead(0.08)
     check = checks(board)["iterated-vs-one-step"]
     assert check.grade == "D"
     assert "left 53.0 % where one step left 45.0 %" in check.finding
     for margin, grade in [(0.02, "A"), (0.03, "C"), (0.05, "C"), (0.06, "D")]:
-        seen["one_step"] = seen["steps"]["200"] - margin
+        ahead(margin)
         assert checks(board)["iterated-vs-one-step"].grade == grade
 
 
@@ -456,14 +463,15 @@ class TestRounding:
 @pytest.mark.parametrize(("name", "status"), [("invalid-results", "invalid"), ("attacks-crashed", "crashed")])
 class TestFailedPairs:
     def test_one_is_enough(self, name: str, status: str) -> None:
-        bad = breaking(100, [], attack="liar", status=status, errors=["E: first\nlast line"])
+        bad = breaking(100, [], attack="liar", status=status, errors=("E: first\nlast line",))
         check = checks(sound(extra=[bad]))[name]
         assert check.grade == "D"
         assert check.finding.startswith("1 of 14 pairs ")
         assert "liar: last line" in check.finding
 
     def test_the_counts_are_told(self, name: str, status: str) -> None:
-        bad = breaking(100, [], attack="liar", status=status, invalid={"over_budget": 3, "non_finite": 0})
+        bad = breaking(100, [], attack="liar", status=status)
+        bad = replace(bad, records=bad.samples.assign(over_budget=np.arange(100) < 3))
         assert ("over budget 3" in checks(sound(extra=[bad]))[name].finding) == (status == "invalid")
 
     def test_many_are_counted_and_a_few_named(self, name: str, status: str) -> None:
@@ -548,11 +556,11 @@ def probed(
     change: Callable[[dict[str, Any]], None] | None, where: str = "both", n: int = 1000, remedy: str = ""
 ) -> Board:
     """A board whose probe found something else."""
-    found = facts(n=n, left=LEFT)
+    found = facts(n=n, left=LEFT).model_dump() | {"remedy": remedy}
     for name in ("raw", "attacked"):
         if change is not None and where in (name, "both"):
             change(found["seen"][name])
-    return sound(n or 100, health={"m0": {"linf": found | {"remedy": remedy}}})
+    return sound(n or 100, health={"m0": {"linf": ProbeFacts(**found)}})
 
 
 class TestShares:
@@ -590,7 +598,7 @@ class TestShares:
         gone = ("zero_gradient", "small_gradient", "uphill", "scale", "losses", "unbounded", "steps", "restarts")
 
         def blind(seen: dict[str, Any]) -> None:
-            seen.update(dict.fromkeys(gone), errors=["steps: RuntimeError: no luck"])
+            seen.update(dict.fromkeys(gone), errors=("steps: RuntimeError: no luck",))
 
         check = checks(probed(blind))[name]
         assert (check.status, check.grade) == ("skipped", "B")
@@ -654,7 +662,7 @@ def test_late_progress_counts_as_unsaturated() -> None:
 )
 def test_stochastic_predictions(labels: float, logits: float, draws: int, status: str, grade: Grade) -> None:
     board = probed(None, remedy=str(Remedy(draws=draws, temperature=3.0)))
-    board.health["m0"]["linf"]["stochastic"] = {"draws": 8, "labels": labels, "logits": logits}
+    amend(board, lambda found: found["stochastic"].update(labels=labels, logits=logits))
     check = checks(board)["stochastic-predictions"]
     assert (check.status, check.grade) == (status, grade)
 
@@ -662,9 +670,7 @@ def test_stochastic_predictions(labels: float, logits: float, draws: int, status
 @pytest.mark.parametrize(("votes", "said"), [(1, "one call"), (5, "the majority of 5 calls")])
 def test_a_model_that_averages_on_its_own_account_is_handled(votes: int, said: str) -> None:
     board = probed(None)
-    facts = board.health["m0"]["linf"]
-    facts["stochastic"] = {"draws": 8, "labels": 0.01, "logits": 0.1}
-    facts["votes"] = votes
+    amend(board, lambda found: found.update(votes=votes, stochastic={"draws": 8, "labels": 0.01, "logits": 0.1}))
     check = checks(board)["stochastic-predictions"]
     assert (check.status, check.grade) == ("remedied", "C")
     assert f"{said} under a fixed seed is its label" in check.finding
@@ -682,12 +688,13 @@ class TestBatteryStrength:
     @pytest.mark.parametrize(("ahead", "grade"), [(0, "A"), (-9, "A"), (2, "A"), (3, "C"), (10, "C"), (11, "D")])
     @pytest.mark.parametrize("name", ["steps", "restarts", "losses"])
     def test_the_probe_alone_may_not_break_more(self, ahead: int, grade: Grade, name: str) -> None:
+        def change(found: dict[str, Any]) -> None:
+            seen = found["seen"]["attacked"]
+            seen |= {other: dict.fromkeys(seen[other], 0.9) for other in ("steps", "restarts", "losses")}
+            seen[name][list(seen[name])[-1]] = 0.53 - ahead / 100
+
         board = sound()
-        seen = board.health["m0"]["linf"]["seen"]["attacked"]
-        for other in ("steps", "restarts", "losses"):
-            seen[other] = dict.fromkeys(seen[other], 0.9)
-        last = list(seen[name])[-1]
-        seen[name][last] = 0.53 - ahead / 100
+        amend(board, change)
         check = checks(board)["battery-strength"]
         assert check.grade == grade
         assert check.finding.startswith(f"the battery left 53.0 %, the probe's attack alone {53 - ahead}.0 % of 100")
@@ -698,9 +705,9 @@ class TestBatteryStrength:
         strong = record(frame(np.where((np.arange(n) < 50) & clean, 0.1, NAN), clean=clean))
         board = Board("s", {"mnist": {"linf": (0.1,)}}, [strong], health={"m0": {"linf": facts(n=40, left=0.0)}})
         assert checks(board)["battery-strength"].finding.startswith("the battery left 0.0 %")
-        board.health["m0"]["linf"].update(n=50)
+        amend(board, lambda found: found.update(n=50))
         assert checks(board)["battery-strength"].finding.startswith("the battery left 20.0 %")
-        board.health["m0"]["linf"].update(n=91)
+        amend(board, lambda found: found.update(n=91))
         assert checks(board)["battery-strength"].status == "skipped"
 
     def test_attacks_under_other_norms_count_as_they_do_in_the_ranking(self) -> None:
@@ -724,8 +731,10 @@ def agreement(images: int = 200, differ: int = 0, labels: int = 0, change: float
 def answered(answers: Mapping[str, Any], inspection: Mapping[str, Any] | None = None, **meta: Any) -> Any:
     """The check of answers, on one pair and a model's card."""
     one = pair(np.full(200, np.inf), answers=answers, **meta)
-    card = {"inspection": {"answers": inspection}} if inspection is not None else {}
-    board = Board(suite="s", budgets={"mnist": {"linf": [0.1]}}, pairs=[one], models={"m0": {"card": card}})
+    name = dict(ModelName.of(one.result))
+    card = Card(**name, sha256="", inspection=None if inspection is None else Admission(answers=inspection))
+    models = {"m0": KnownModel(**name, card=card)}
+    board = Board(suite="s", budgets={"mnist": {"linf": [0.1]}}, pairs=[one], models=models)
     (question,) = [question for question in QUESTIONS if question.name == "consistent-answers"]
     return question.ask(Evidence(board, "m0", "linf"))
 

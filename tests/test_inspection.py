@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import harness
+import gauntlet
 from harness.attacks.apgd import APGD
 from harness.attacks.noise import Noise
 from harness.datasets.registry import Dataset
@@ -19,10 +18,11 @@ from harness.judging.proposal import Bench
 from harness.judging.shard import run_shard
 from harness.metrics.class_order import better_order
 from harness.planning.suite import Suite
+from harness.schema.models import Agreement
 from harness.threat import Threat
 from harness.trust.inspection import inspect
 from harness.victims.adaptation import Remedy
-from harness.victims.agreement import Agreement
+from harness.victims.agreement import agreement
 from harness.victims.victim import Victim, input_gradient
 
 SUITE = Suite(name="two", summary="", attacks={"linf": (Noise(), APGD(steps=5))}, budgets={"linf": (0.05,)})
@@ -93,7 +93,7 @@ def test_a_model_that_writes_is_served_like_one_that_copies(
 ) -> None:
     x, y = sample
     mine = x.clone()
-    frames = [harness.evaluate(Around(trained, do), mine, y, SUITE, health=False) for do in (writes, same)]
+    frames = [gauntlet.evaluate(Around(trained, do), mine, y, SUITE, health=False) for do in (writes, same)]
     assert torch.equal(mine, x)
     assert frames[0]["robust_accuracy"].tolist() == frames[1]["robust_accuracy"].tolist()
     assert any("it writes into the images it is given" in note for note in frames[0].attrs["notes"])
@@ -164,7 +164,7 @@ def test_a_gradient_that_does_not_reach_the_images_is_told(
             return self.model(x.detach() if cut == "detached" else x)
 
     found = inspect(Around(trained, forward), *sample, 10)
-    assert not found.facts["gradients"]
+    assert not found.facts.gradients
     assert any("no gradient reaches the images" in note for note in found.notes)
 
 
@@ -215,7 +215,7 @@ def test_a_model_that_answers_otherwise_is_refused_at_both_doors(
         inspect(Around(trained, do), *sample, 10)
     assert "\n" not in str(raised.value)
     with pytest.raises(UserError, match=said):
-        harness.evaluate(Around(trained, do), *sample, SUITE)
+        gauntlet.evaluate(Around(trained, do), *sample, SUITE)
 
 
 def test_train_and_eval_may_do_no_more_than_set_a_mode(trained: nn.Module, sample: tuple[Tensor, Tensor]) -> None:
@@ -241,7 +241,7 @@ def test_what_admission_cannot_see_costs_the_grade_after_the_run(
     do: Any, who: str, trained: nn.Module, sample: tuple[Tensor, Tensor]
 ) -> None:
     suite = Suite(name="one", summary="", attacks={"linf": (APGD(steps=60),)}, budgets={"linf": (0.05,)})
-    frame = harness.evaluate(Around(trained, do), *sample, suite, health=False)
+    frame = gauntlet.evaluate(Around(trained, do), *sample, suite, health=False)
     grade, reasons = frame.attrs["trust"]["linf"]
     assert grade == "D"
     assert any(who in reason for reason in reasons), reasons
@@ -256,8 +256,8 @@ def test_a_model_of_eight_bits_is_served_and_graded(trained: nn.Module, sample: 
         return logits + ((logits / step).round() * step - logits).detach()
 
     found = inspect(Around(trained, eight_bits), *sample, 10)
-    assert found.facts["answers"]["alone"]["differ"] > 0
-    frame = harness.evaluate(Around(trained, eight_bits), *sample, SUITE, health=False)
+    assert found.facts.answers["alone"].differ > 0
+    frame = gauntlet.evaluate(Around(trained, eight_bits), *sample, SUITE, health=False)
     grade, reasons = frame.attrs["trust"]["linf"]
     assert grade in ("C", "D")
     assert any("otherwise" in reason for reason in reasons)
@@ -267,11 +267,11 @@ def test_an_honest_shard_agrees_with_itself(trained: nn.Module, sample: tuple[Te
     x, y = sample
     bench = Bench.of(trained, 10, "cpu")
     outcome = run_shard(bench, APGD(steps=5), Threat("linf", 0.05), index=torch.arange(100), x=x, y=y, seed=1)
-    answers = outcome.facts["answers"]
-    assert answers["referee"] | {"change": 0} == {"images": 100, "differ": 0, "labels": 0, "change": 0}
-    assert answers["attacked"]["images"] == 16
-    assert answers["referee"]["change"] < 1e-5
-    assert outcome.facts["unsteady"] == 0
+    answers = outcome.facts.answers
+    assert answers["referee"].model_dump() | {"change": 0} == {"images": 100, "differ": 0, "labels": 0, "change": 0}
+    assert answers["attacked"].images == 16
+    assert answers["referee"].change < 1e-5
+    assert outcome.facts.unsteady == 0
 
 
 def test_images_on_which_votes_differ_count_as_wrong(trained: nn.Module, sample: tuple[Tensor, Tensor]) -> None:
@@ -286,20 +286,20 @@ def test_images_on_which_votes_differ_count_as_wrong(trained: nn.Module, sample:
     assert found.remedy.draws == 16
     bench = Bench.of(Around(trained, noisy), 10, "cpu", Remedy(draws=2, votes=5))
     outcome = run_shard(bench, Noise(), Threat("linf", 0.05), index=torch.arange(100), x=x, y=y, seed=1)
-    assert 0 < outcome.facts["unsteady"] < 60
-    assert int((~outcome.samples["clean_correct"]).sum()) >= outcome.facts["unsteady"]
-    frame = harness.evaluate(Around(trained, noisy), x, y, SUITE, health=False, remedy=Remedy(draws=2, votes=5))
+    assert 0 < outcome.facts.unsteady < 60
+    assert int((~outcome.samples["clean_correct"]).sum()) >= outcome.facts.unsteady
+    frame = gauntlet.evaluate(Around(trained, noisy), x, y, SUITE, health=False, remedy=Remedy(draws=2, votes=5))
     assert any("which count as wrong" in reason for reason in frame.attrs["trust"]["linf"][1])
 
 
 def test_agreement_tells_rounding_from_another_answer() -> None:
     first = torch.tensor([[4.0, 1.0], [2.0, 2.0005], [0.0, 3.0]])
-    assert Agreement.of(first, first.clone()) == Agreement(3, 0, 0, 0.0)
+    assert agreement(first, first.clone()) == Agreement(images=3, differ=0, labels=0, change=0.0)
     second = first + torch.tensor([[0.003, 0.0], [0.001, 0.0], [0.0, 0.0]])  # the second label changes by rounding
-    assert asdict(Agreement.of(first, second)) | {"change": 0} == {"images": 3, "differ": 0, "labels": 0, "change": 0}
+    assert agreement(first, second).model_dump() | {"change": 0} == {"images": 3, "differ": 0, "labels": 0, "change": 0}
     third = first + torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.4, 0.0]])
-    assert asdict(Agreement.of(first, third)) == {"images": 3, "differ": 2, "labels": 1, "change": 0.25}
-    assert Agreement.of(first.bfloat16(), second.bfloat16()).differ == 0
+    assert agreement(first, third).model_dump() == {"images": 3, "differ": 2, "labels": 1, "change": 0.25}
+    assert agreement(first.bfloat16(), second.bfloat16()).differ == 0
 
 
 # -- classes ----------------------------------------------------------------------------------------------------------
@@ -342,11 +342,11 @@ def test_images_brought_class_by_class_are_looked_at_across_classes(digits: Data
     order = y.argsort(stable=True)
     found = inspect(trained, x[order], y[order], 10)
     assert found.notes == ()
-    assert found.facts["clean_accuracy"] > 0.8
+    assert found.facts.clean_accuracy > 0.8
 
 
 def test_a_plan_asks_less(trained: nn.Module, sample: tuple[Tensor, Tensor]) -> None:
     quick, thorough = (inspect(trained, *sample, 10, thorough=so) for so in (False, True))
-    assert quick.facts["passes"] < thorough.facts["passes"] / 1.5
-    assert quick.facts["answers"] == {}
+    assert quick.facts.passes < thorough.facts.passes / 1.5
+    assert quick.facts.answers == {}
     assert (quick.remedy, quick.interface) == (thorough.remedy, thorough.interface)

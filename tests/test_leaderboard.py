@@ -1,9 +1,7 @@
 from __future__ import annotations
 
 import math
-import runpy
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,9 +10,8 @@ import pytest
 
 from harness.leaderboard import EXTRA_COLUMNS, LEADERBOARD_COLUMNS, group_ranks, leaderboard
 from harness.metrics.pairs import Board, wilson
+from tests.helpers.boards import amend, facts, frame, model, pair, record
 
-HELPERS = runpy.run_path(str(Path(__file__).parent / "boards.py"))
-pair, record, frame, model, facts = (HELPERS[name] for name in ("pair", "record", "frame", "model", "facts"))
 NAN = math.nan
 
 
@@ -77,7 +74,7 @@ class TestNoRank:
     @pytest.mark.parametrize("status", ["crashed", "invalid"])
     def test_a_failed_pair_costs_the_rank_and_says_so_once(self, status: str) -> None:
         board = make({"good": [lost(10)], "bad": [lost(0)]})
-        spoiled = record(board.pairs[1].samples, **dict(board.pairs[1].meta) | {"status": status, "attack": "liar"})
+        spoiled = record(board.pairs[1].samples, **dict(board.pairs[1].result) | {"status": status, "attack": "liar"})
         rows = leaderboard(Board(board.suite, board.budgets, [*board.pairs, spoiled]))
         assert rows["defense"].tolist() == ["good", "bad"]  # although bad is the more robust on paper
         assert rows["rank"].isna().tolist() == [False, True]
@@ -138,13 +135,13 @@ class TestNoRank:
         assert set(rows["note"]) == {"seed 0: diverged; seed 1: 2 pairs not run; seed 2: nothing was run"}
 
     def test_a_failed_model_of_another_data_set_has_none(self) -> None:
-        models = {"x-0": model("x", 0, "failed") | {"dataset": "cifar10"}}
+        models = {"x-0": model("x", 0, "failed").model_copy(update={"dataset": "cifar10"})}
         assert leaderboard(make({"a": [lost(3)]}, models=models))["defense"].tolist() == ["a"]
 
     def test_trust_d_costs_the_rank_in_that_norm(self) -> None:
         probed = facts(n=10, left=1.0)
-        probed["seen"]["attacked"]["detached"] = True
         board = make({"masked": [lost(0)], "plain": [lost(10)]}, health={"masked-0": {"linf": probed}})
+        amend(board, lambda found: found["seen"]["attacked"].update(detached=True), "masked-0")
         l2 = [
             pair(lost(3), norm="l2", model=f"{name}-0", defense=name, seed=0, attack="ddn")
             for name in ("masked", "plain")
@@ -163,8 +160,8 @@ class TestNoRank:
 class TestTrust:
     def test_is_the_worst_over_seeds(self) -> None:
         probed = facts(n=10, left=1.0)
-        probed["seen"]["attacked"]["inner_optimisation"] = True
         board = make({"a": [lost(0), lost(0)]}, health={"a-1": {"linf": probed}})
+        amend(board, lambda found: found["seen"]["attacked"].update(inner_optimisation=True), "a-1")
         row = leaderboard(board).iloc[0]
         assert row["trust"] == "C"
         assert row["rank"] == 1

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import math
-import runpy
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -24,9 +22,8 @@ from harness.metrics.pairs import (
     wilson,
     worst_case,
 )
+from tests.helpers.boards import frame, pair, record, sound
 
-HELPERS = runpy.run_path(str(Path(__file__).parent / "boards.py"))
-frame, record, pair, budget, sound = (HELPERS[name] for name in ("frame", "record", "pair", "budget", "sound"))
 NAN = math.nan
 BUDGETS = {"mnist": {"linf": (0.1, 0.3)}}
 
@@ -118,7 +115,7 @@ class TestNearest:
     def test_images_are_matched_by_index_not_by_position(self) -> None:
         first = pair([0.3, 0.4, NAN], attack="a")
         other = pair([0.1, 0.2, 0.5], attack="b")
-        shuffled = record(other.samples.iloc[[2, 0, 1]], **other.meta)
+        shuffled = record(other.samples.iloc[[2, 0, 1]], **dict(other.result))
         assert nearest([first, shuffled], "linf")["distance"].tolist() == pytest.approx([0.1, 0.2, 0.5])
 
     @pytest.mark.parametrize("turned", [False, True])

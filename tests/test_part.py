@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import runpy
 from itertools import combinations
-from pathlib import Path
 
 import pytest
 
@@ -20,6 +18,7 @@ from harness.errors import UserError
 from harness.planning.partition import SLACK, parse_part, part
 from harness.planning.plan import Plan, plan, specs
 from harness.planning.suite import Suite
+from tests.helpers.commands import call, complaint
 
 DIGITS = DATASETS["digits"]
 SUITE = Suite(
@@ -32,7 +31,6 @@ SUITE = Suite(
     budgets={"linf": (0.1, 0.2, 0.3), "l2": (1.0,)},
     samples=20,
 )
-CLI = runpy.run_path(str(Path(__file__).parent / "commands.py"))
 
 
 def make(*defenses: object, seeds: tuple[int, ...] = (0,), cascade: bool = False) -> Plan:
@@ -150,12 +148,12 @@ def test_a_part_that_is_not_there(number: int, of: int) -> None:
 
 @pytest.mark.parametrize("text", ["0/2", "3/2", "a/b"])
 def test_the_command_line_says_so_in_a_line(text: str) -> None:
-    assert "a part is written i/n" in CLI["complaint"](CLI["call"]("plan", "quick", "--part", text))
+    assert "a part is written i/n" in complaint(call("plan", "quick", "--part", text))
 
 
 def test_plan_lists_a_part() -> None:
-    listed = [CLI["call"]("plan", "quick", "--model", "mlp-8", "--part", f"{number}/2").stdout for number in (1, 2)]
-    whole = CLI["call"]("plan", "quick", "--model", "mlp-8").stdout
+    listed = [call("plan", "quick", "--model", "mlp-8", "--part", f"{number}/2").stdout for number in (1, 2)]
+    whole = call("plan", "quick", "--model", "mlp-8").stdout
     cells = [{word for word in text.split() if len(word) == 16 and word.isalnum()} for text in (*listed, whole)]
     assert cells[0] | cells[1] == cells[2]
     assert not cells[0] & cells[1]

@@ -22,7 +22,7 @@ from harness.execution.worker import Worker
 from harness.planning.plan import plan, specs
 from harness.planning.specs import Cell
 from harness.planning.suite import Suite
-from harness.records.checkpoints import load_model, save_model, weights_digest
+from harness.records.checkpoints import card, load_model, save_model
 from harness.records.files import read_json, write_json
 from harness.records.home import Home
 from harness.records.merge import merge
@@ -31,6 +31,7 @@ from harness.records.provenance import provenance
 from harness.records.results import shard_path
 from harness.threat import Norm, Threat
 from harness.victims.victim import Victim
+from tests.helpers.boards import card as made_card
 
 DIGITS = DataSource("digits").info()
 
@@ -100,9 +101,9 @@ def home(done: Home, tmp_path: Path) -> Home:
 def test_what_was_learned_says_what_it_was_made_with(home: Home) -> None:
     for cell in MADE.cells:
         record = prepared_record(ready(home, cell))
-        assert record["weights"] == {cell.crafter.key: weights_digest(home, cell.crafter)}
-        assert record.items() >= provenance(home, cell, judged=False).items()
-        assert record["fields"]["total"] != 0
+        assert record.weights == {cell.crafter.key: card(home, cell.crafter.key).sha256}
+        assert record.made_with(provenance(home, cell, judged=False))
+        assert record.fields["total"] != 0
 
 
 def test_it_is_kept_while_the_model_is_the_same(home: Home) -> None:
@@ -115,7 +116,7 @@ def test_a_model_trained_anew_is_looked_at_anew(home: Home, cell: Cell) -> None:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.01)
-    save_model(home, cell.crafter, model, {})
+    save_model(home, cell.crafter, model, made_card())
     before = read_json(ready(home, cell))["fields"]
     names = left(home)
     assert [name for name in names if name.startswith("prepare")] == [f"prepare {cell.prepared_key}"]
@@ -176,7 +177,7 @@ def test_what_was_learned_on_other_weights_is_refused_and_the_rest_is_not(home: 
     cell, other = MADE.cells
     into = Home(tmp_path / "into").create()
     shutil.copytree(home.model(cell.crafter.key), into.model(cell.crafter.key))
-    save_model(into, cell.crafter, load_model(home, other.crafter, DIGITS), {})
+    save_model(into, cell.crafter, load_model(home, other.crafter, DIGITS), made_card())
     merged = merge(home, into)
     refused = [line for line in merged.refused if "/prepared/" in line]
     assert len(refused) == 1

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-import runpy
 from collections.abc import Sequence
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,9 +15,8 @@ from rich.console import Console
 from harness.cli import console
 from harness.leaderboard import leaderboard
 from harness.metrics.pairs import Board
+from tests.helpers.boards import model, pair
 
-HELPERS = runpy.run_path(str(Path(__file__).parent / "boards.py"))
-pair, model = HELPERS["pair"], HELPERS["model"]
 GRID = (0.05, 0.1, 0.15)
 ATTACK = "apgd-art(max_iter=50, nb_random_init=1)"
 

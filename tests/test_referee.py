@@ -29,6 +29,7 @@ from harness.selftest.linear_victim import LinearVictim
 from harness.threat import NORMS, Norm, Threat, magnitude
 from harness.victims.adaptation import Remedy
 from harness.victims.victim import Victim, VictimError
+from tests.helpers.boards import declared
 
 CONVEX: tuple[Norm, ...] = ("linf", "l2", "l1")
 N = 12
@@ -221,14 +222,14 @@ def test_a_lie_never_scores(liar: Any, bench: Bench, images: Any) -> None:
     if flag is not None:
         assert (samples["adv_pred"] == -1).all()
     assert broken(samples, "linf", 50).tolist() == [True] * 3 + [False] * (N - 3)
-    assert bool(outcome.facts["errors"]) == (flag == "crashed")
+    assert bool(outcome.facts.errors) == (flag == "crashed")
 
-    pair = pair_from_outcomes({"n": N}, [(samples, outcome.facts, outcome.gallery)])
-    assert pair.meta["status"] == ("crashed" if flag == "crashed" else "invalid")
+    pair = pair_from_outcomes(declared(N), [outcome])
+    assert pair.result.status == ("crashed" if flag == "crashed" else "invalid")
     if flag is not None:
-        assert pair.meta["invalid"][flag] == N - 3
+        assert pair.summary[f"invalid_{flag}"] == N - 3
     else:
-        assert pair.meta["errors"] == ["the attack returned every image unchanged"]
+        assert pair.result.errors == ("the attack returned every image unchanged",)
     facts = summary(samples)
     assert facts["clean_accuracy"] == (N - 3) / N
     assert facts["success_rate"] == 0
@@ -255,16 +256,16 @@ def test_why_an_attack_crashed_is_noted(bench: Bench, images: Any) -> None:
         raise RuntimeError("no luck\nand a second line")
 
     outcome = run(bench, Function(fail), Threat("l2"), *images)
-    assert outcome.facts["errors"] == ["RuntimeError: no luck"]
-    assert run(bench, Function(lambda *_: None), Threat("l2"), *images).facts["errors"] == [
-        "TypeError: the attack returned None"
-    ]
+    assert outcome.facts.errors == ("RuntimeError: no luck",)
+    assert run(bench, Function(lambda *_: None), Threat("l2"), *images).facts.errors == (
+        "TypeError: the attack returned None",
+    )
 
     def tamper(victim: Any, x: Tensor, *_: Any) -> Tensor:
         next(victim.parameters()).data.zero_()
         return x
 
-    (error,) = run(bench, Function(tamper), Threat("l2"), *images).facts["errors"]
+    (error,) = run(bench, Function(tamper), Threat("l2"), *images).facts.errors
     assert error.startswith("ModelChangedError: the attack changed the model it was given (1.weight")
 
 
@@ -300,7 +301,7 @@ def test_a_model_that_is_always_wrong_is_not_attacked(bench: Bench, images: Any)
     assert not outcome.samples["attacked"].any()
     assert not outcome.samples["adversarial"].any()
     assert broken(outcome.samples, "linf", 0).all()
-    assert (outcome.facts["forwards"], outcome.facts["seconds"], outcome.facts["errors"]) == (0, 0.0, [])
+    assert (outcome.facts.forwards, outcome.facts.seconds, outcome.facts.errors) == (0, 0.0, ())
     assert np.isnan(summary(outcome.samples)["success_rate"])
 
 
@@ -313,7 +314,7 @@ def test_the_bill_is_the_attacks(bench: Bench, images: Any) -> None:
         return x
 
     facts = run(bench, Function(spend), Threat("l2"), *images).facts
-    assert (facts["forwards"], facts["backwards"]) == (4 * N, 3 * N)
+    assert (facts.forwards, facts.backwards) == (4 * N, 3 * N)
 
 
 def test_a_seed_fixes_every_generator(bench: Bench, images: Any) -> None:
@@ -359,7 +360,7 @@ def test_crafted_images_are_judged_as_they_are(bench: Bench, victim: LinearVicti
     assert samples["attacked"].tolist() == [False] * 2 + [True] * (N - 2)
     assert samples["adversarial"].tolist() == [False] * 2 + [True] * (N - 2)
     assert samples.loc[:1, list(DISTANCES)].isna().all(axis=None)
-    assert (outcome.facts["seconds"], outcome.facts["forwards"], outcome.facts["backwards"]) == (1.5, 24, 12)
+    assert (outcome.facts.seconds, outcome.facts.forwards, outcome.facts.backwards) == (1.5, 24, 12)
 
 
 @pytest.mark.parametrize(("x_adv", "flag"), [(None, "crashed"), (torch.zeros(3, 1, 4, 4), "wrong_shape")])
@@ -388,9 +389,9 @@ def test_an_attack_asked_for_what_it_cannot_do_is_a_crash(norm: Norm, bench: Ben
 
     outcome = run(bench, Narrow(torch.zeros(1)), Threat(norm, 1.0), *images)
     assert outcome.samples["crashed"].all() == (norm != "l2")
-    assert run(bench, Narrow(torch.zeros(1)), Threat("l2"), *images).facts["errors"] == [
-        "ValueError: narrow needs an eps"
-    ]
+    assert run(bench, Narrow(torch.zeros(1)), Threat("l2"), *images).facts.errors == (
+        "ValueError: narrow needs an eps",
+    )
 
 
 def test_what_an_attack_imports_is_no_cost_of_it(bench: Bench, images: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -409,10 +410,10 @@ def test_what_an_attack_imports_is_no_cost_of_it(bench: Bench, images: Any, monk
         def warm_up(self) -> None:
             raise UserError("art is not installed")
 
-    assert run(bench, Slow(work), Threat("l2"), *images).facts["seconds"] == 1
+    assert run(bench, Slow(work), Threat("l2"), *images).facts.seconds == 1
     outcome = run(bench, Missing(work), Threat("l2"), *images)
     assert outcome.samples["crashed"].all()
-    assert "art is not installed" in outcome.facts["errors"][0]
+    assert "art is not installed" in outcome.facts.errors[0]
 
 
 def test_a_model_at_fault_is_not_the_attacks_crash(images: Any) -> None:
@@ -525,15 +526,14 @@ def test_a_lie_is_a_lie_without_a_box_as_well(liar: Any, bench: Bench, images: A
 
     eps = 0.01 if flag == "over_budget" else 50
     outcome = run(bench, Free(attack), Threat("linf", eps), x, y)
-    state = pair_from_outcomes({"n": N}, [(outcome.samples, outcome.facts, outcome.gallery)]).meta["status"]
+    state = pair_from_outcomes(declared(N), [outcome]).result.status
     assert not outcome.samples["adversarial"].any()
     expected = {"crashed": "crashed", "out_of_box": "unclipped"}.get(str(flag), "invalid")
     assert state == expected  # what does nothing is invalid as well
 
 
 def pair_of(outcome: Outcome, attack: Attack) -> Pair:
-    meta = {"n": N, "model": "m", "attack": attack.label, "norm": "l2", "eps": 2.0}
-    return pair_from_outcomes(meta, [(outcome.samples, outcome.facts, outcome.gallery)])
+    return pair_from_outcomes(declared(N, attack=attack.label, norm="l2", eps=2.0), [outcome])
 
 
 @pytest.mark.parametrize("crafted_elsewhere", [False, True])
@@ -549,8 +549,8 @@ def test_unclipped_pairs_are_in_no_worst_case(crafted_elsewhere: bool, bench: Be
     assert free.samples["out_of_box"].all()
     assert (free.samples["adv_pred"] != free.samples["label"]).all()
     free_pair = pair_of(free, attack)
-    assert free_pair.meta["status"] == "unclipped"
-    assert free_pair.meta["invalid"]["out_of_box"] == N
+    assert free_pair.result.status == "unclipped"
+    assert free_pair.summary["invalid_out_of_box"] == N
     assert not broken(free.samples, "l2", 100).any()  # so no cascade drops an image for it
     assert nearest([free_pair], "l2")["distance"].eq(np.inf).all()
     clipped = run(bench, Gradient(), Threat("l2", 0.3), x, y)

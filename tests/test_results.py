@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import io
-import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,9 @@ from harness.records.results import (
     status,
     write_shard,
 )
+from harness.schema.base import Provenance
+from harness.schema.pairs import ShardRecord
+from tests.helpers.boards import declared, outcome
 
 
 def frame(n: int, start: int = 0, shard: int = 0) -> pd.DataFrame:
@@ -54,38 +57,37 @@ def frame(n: int, start: int = 0, shard: int = 0) -> pd.DataFrame:
 
 
 def gallery(n: int, start: int = 0) -> dict[str, Any]:
-    return {"index": np.arange(start, start + n), "x": np.full((n, 1, 2, 2), 0.5, np.float32)}
+    images = {name: np.full((n, 1, 2, 2), 0.5, np.float32) for name in ("x", "x_adv")}
+    return images | {name: np.arange(start, start + n) for name in ("index", "label", "clean_pred", "adv_pred")}
 
 
-def facts(**more: Any) -> dict[str, Any]:
-    return {"seconds": 1.5, "forwards": 100, "backwards": 50, "errors": []} | more
-
-
-META = {"cell": "k", "n": 30}
+META = declared(30, cell="k")
+MADE = Provenance(weights={"m": "1"}, versions={"torch": "2"}, git_commit="abc")
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A cell with three shards of ten images."""
     for shard in range(3):
-        write_shard(tmp_path, shard, frame(10, 10 * shard, shard), facts(), gallery(10, 10 * shard))
+        write_shard(tmp_path, shard, outcome(frame(10, 10 * shard, shard), gallery(10, 10 * shard)), MADE)
     return tmp_path
 
 
 def test_a_shard_comes_back_whole(folder: Path) -> None:
-    samples, noted, pictures = read_shard(shard_path(folder, 1))
-    pd.testing.assert_frame_equal(samples, frame(10, 10, 1))
-    assert noted == facts()
-    assert set(pictures) == {"index", "x"}
-    np.testing.assert_array_equal(pictures["x"], gallery(10)["x"])
+    found, noted = read_shard(shard_path(folder, 1))
+    pd.testing.assert_frame_equal(found.samples, frame(10, 10, 1))
+    assert noted == ShardRecord(**dict(outcome(frame(1)).facts), **dict(MADE))
+    assert noted.made_with(MADE)
+    assert set(found.gallery) == set(gallery(10))
+    np.testing.assert_array_equal(found.gallery["x"], gallery(10)["x"])
 
 
 def test_a_shard_without_pictures_or_images(tmp_path: Path) -> None:
-    write_shard(tmp_path, 0, frame(0), facts(seconds=float("nan")), {})
-    samples, noted, pictures = read_shard(shard_path(tmp_path, 0))
-    assert len(samples) == 0
-    assert noted["seconds"] is None
-    assert pictures == {}
+    write_shard(tmp_path, 0, outcome(frame(0), seconds=math.nan), MADE)
+    found, noted = read_shard(shard_path(tmp_path, 0))
+    assert len(found.samples) == 0
+    assert math.isnan(noted.seconds)
+    assert found.gallery == {}
 
 
 def test_finishing_merges_the_shards(folder: Path) -> None:
@@ -95,16 +97,16 @@ def test_finishing_merges_the_shards(folder: Path) -> None:
     assert sorted(path.name for path in folder.iterdir()) == ["gallery.safetensors", "result.json", "samples.parquet"]
     assert is_finished(folder)
     (pair,) = read_pairs([folder])
-    assert pair.meta == json.loads(json.dumps(made))
+    assert pair.result == made
     parts = pd.concat([frame(10, 10 * s, s) for s in range(3)], ignore_index=True)
     pd.testing.assert_frame_equal(pair.samples, parts.astype(COLUMN_TYPES))
     assert pair.gallery["index"].tolist() == list(range(GALLERY))
-    assert pair.meta["seconds"] == 4.5
-    assert pair.meta["forwards"] == 300 / 20  # an attacked image
-    assert pair.meta["backwards"] == 150 / 20
-    assert pair.meta["status"] == "ok"
-    assert pair.meta["invalid"] == dict.fromkeys(FLAGS, 0)
-    assert pair.meta["summary"]["success_rate"] == 0.5
+    assert pair.result.seconds == 4.5
+    assert pair.result.forwards == 300 / 20  # an attacked image
+    assert pair.result.backwards == 150 / 20
+    assert pair.result.status == "ok"
+    assert {pair.result.summary[f"invalid_{flag}"] for flag in FLAGS} == {0}
+    assert pair.result.summary["success_rate"] == 0.5
 
 
 def test_pairs_share_what_they_have_in_common(folder: Path) -> None:
@@ -123,7 +125,7 @@ def test_the_result_is_written_last(folder: Path, monkeypatch: pytest.MonkeyPatc
     def kill(*_: Any) -> None:
         raise Killed
 
-    monkeypatch.setattr(results, "write_json", kill)
+    monkeypatch.setattr(results, "write_record", kill)
     with pytest.raises(Killed):
         finish(folder, 3, META)
     assert not is_finished(folder)
@@ -134,14 +136,14 @@ def test_the_result_is_written_last(folder: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_a_cell_on_which_nothing_was_attacked() -> None:
     samples = frame(3).assign(attacked=False, clean_correct=False, adversarial=False)
-    pair = pair_from_outcomes({"n": 3}, [(samples, facts(forwards=0, backwards=0), {})])
-    assert pair.meta["forwards"] == 0
-    assert pair.meta["status"] == "ok"
+    pair = pair_from_outcomes(declared(3), [outcome(samples, forwards=0, backwards=0)])
+    assert pair.result.forwards == 0
+    assert pair.result.status == "ok"
 
 
 def test_errors_are_kept_once_each() -> None:
-    parts = [(frame(3), facts(errors=errors), {}) for errors in (["b"], ["a"], ["b"], [])]
-    assert pair_from_outcomes({}, parts).meta["errors"] == ["a", "b"]
+    parts = [outcome(frame(3), errors=errors) for errors in (("b",), ("a",), ("b",), ())]
+    assert pair_from_outcomes(declared(12), parts).result.errors == ("a", "b")
 
 
 @pytest.mark.parametrize("flag", FLAGS)

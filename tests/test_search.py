@@ -16,6 +16,7 @@ from harness.planning.specs import ModelSpec
 from harness.records.home import Home
 from harness.studies.search import COLUMNS, SEED, candidates, held_out, plan, scores
 from suites import study
+from tests.helpers.commands import call
 
 SMOKE = study("lee2017").profile("smoke")
 
@@ -83,9 +84,6 @@ def test_what_cannot_be_searched(name: str, only: list[str], complaint: str) -> 
 
 
 def test_the_command_writes_its_table(tmp_path: Path) -> None:
-    import runpy
-
-    call = runpy.run_path(str(Path(__file__).parent / "commands.py"))["call"]
     result = call("search", "lee2017", "--profile", "smoke", "--setting", "fg_l2", "--home", tmp_path, "--jobs", 1)
     assert result.exit_code == 0, result.output
     assert "best" in result.output

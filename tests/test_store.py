@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -19,10 +20,11 @@ from harness.datasets.registry import DATASETS
 from harness.errors import UserError
 from harness.planning.specs import ModelSpec
 from harness.records import checkpoints, files
-from harness.records.checkpoints import has_model, load_card, load_model, save_model
+from harness.records.checkpoints import card, has_model, load_model, save_model
 from harness.records.files import finite, read_json, set_aside, write_bytes
 from harness.records.home import Home
 from harness.training.trainer import Trainer
+from tests.helpers.boards import card as made_card
 
 INFO = DATASETS["digits"]
 
@@ -66,8 +68,14 @@ def home(tmp_path: Path) -> Home:
 def saved(home: Home) -> nn.Module:
     torch.manual_seed(0)
     model = SPEC.defense.build("mlp-6", INFO)
-    save_model(home, SPEC, model, {"test_accuracy": 0.5, "nothing": math.nan})
+    save_model(home, SPEC, model, made_card(test_accuracy=0.5, seconds=math.nan))
     return model
+
+
+def change_digest(home: Home, content: bytes) -> None:
+    digest = hashlib.sha256(content).hexdigest()
+    changed = card(home, SPEC.key).model_copy(update={"sha256": digest})
+    files.write_record(home.model(SPEC.key) / "card.json", changed)
 
 
 def weights_file(home: Home) -> Path:
@@ -194,17 +202,17 @@ def test_a_checkpoint_comes_back_whole(home: Home, saved: nn.Module) -> None:
     assert not loaded.training
     for name, value in saved.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], value)
-    card = load_card(home, SPEC)
-    assert card["test_accuracy"] == 0.5
-    assert card["nothing"] is None
-    assert card["declaration"]["defense"]["is"] == "plain"
+    found = card(home, SPEC.key)
+    assert found.test_accuracy == 0.5
+    assert math.isnan(found.seconds)
+    assert found.declaration["defense"]["is"] == "plain"
 
 
 def test_batch_statistics_are_part_of_a_checkpoint(home: Home) -> None:
     spec = replace(SPEC, architecture="resnet")
     model = spec.defense.build("resnet", INFO).train()
     model(torch.rand(8, *INFO.shape))
-    save_model(home, spec, model, {})
+    save_model(home, spec, model, made_card())
     x = torch.rand(3, *INFO.shape)
     assert torch.equal(load_model(home, spec, INFO)(x), model.eval()(x))
 
@@ -213,9 +221,9 @@ def test_the_card_is_written_last(home: Home, monkeypatch: pytest.MonkeyPatch) -
     def kill(*_: Any) -> None:
         raise Killed
 
-    monkeypatch.setattr(checkpoints, "write_json", kill)
+    monkeypatch.setattr(checkpoints, "write_record", kill)
     with pytest.raises(Killed):
-        save_model(home, SPEC, SPEC.defense.build("mlp-6", INFO), {})
+        save_model(home, SPEC, SPEC.defense.build("mlp-6", INFO), made_card())
     assert weights_file(home).exists()
     assert not has_model(home, SPEC)
 
@@ -224,7 +232,7 @@ def test_a_model_built_upon_another_brings_it_along(home: Home, saved: nn.Module
     spec = replace(SPEC, defense=Upon(epochs=1), base=SPEC)
     torch.manual_seed(1)
     top = spec.defense.build("mlp-6", INFO, saved)
-    save_model(home, spec, top, {})
+    save_model(home, spec, top, made_card())
     x = torch.rand(3, *INFO.shape)
     assert torch.equal(load_model(home, spec, INFO)(x), top(x))
 
@@ -286,8 +294,7 @@ def test_weights_of_another_model_do_not_fit(home: Home, saved: nn.Module, tenso
     merged = {**saved.state_dict(), **tensors}
     content = save({name: value for name, value in merged.items() if value is not None})
     weights_file(home).write_bytes(content)
-    card = load_card(home, SPEC) | {"sha256": checkpoints.hashlib.sha256(content).hexdigest()}
-    files.write_json(home.model(SPEC.key) / "card.json", card)
+    change_digest(home, content)
     with pytest.raises(UserError, match="does not fit its declaration") as raised:
         load_model(home, SPEC, INFO)
     assert next(iter(tensors)) in str(raised.value)
@@ -296,7 +303,6 @@ def test_weights_of_another_model_do_not_fit(home: Home, saved: nn.Module, tenso
 
 def test_a_digest_over_no_safetensors(home: Home, saved: nn.Module) -> None:
     weights_file(home).write_bytes(b"nothing of the kind")
-    card = load_card(home, SPEC) | {"sha256": checkpoints.hashlib.sha256(b"nothing of the kind").hexdigest()}
-    files.write_json(home.model(SPEC.key) / "card.json", card)
+    change_digest(home, b"nothing of the kind")
     with pytest.raises(UserError, match="does not fit its declaration"):
         load_model(home, SPEC, INFO)

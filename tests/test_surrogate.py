@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import runpy
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -33,10 +32,11 @@ from harness.planning.plan import Plan, plan, specs
 from harness.planning.specs import ModelSpec
 from harness.planning.suite import Suite
 from harness.planning.surrogate import SHOWN, recipe
-from harness.records.files import read_json, write_json
+from harness.records.files import read_json, write_record
 from harness.records.home import Home
+from tests.helpers.boards import card as made_card
+from tests.helpers.commands import call, complaint
 
-CLI = runpy.run_path(str(Path(__file__).parent / "commands.py"))
 DIGITS = DATASETS["digits"]
 SUITE = Suite(
     name="small",
@@ -231,19 +231,19 @@ def test_later_commands_find_it(net: Path, tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(surrogate, "SHOWN", 3000)  # whether it learned is not asked here
     home = tmp_path / "home"
     options = ("--attack", "transfer*", "--samples", 4, "--home", home, "--jobs", 1)
-    before = CLI["call"]("plan", "sanity", "--victim", f"{net}:build", "--samples", 4, "--home", home)
+    before = call("plan", "sanity", "--victim", f"{net}:build", "--samples", 4, "--home", home)
     assert "surrogate for transfers: lenet-32 standard(" in before.output
     assert "on digits, seed 0, about " in before.output
     assert "kept for later commands" in before.output
     two = ("--victim", f"{net}:build", "--victim", f"{net}:build?seed=1")
-    CLI["call"]("run", "sanity", *two, *options)
+    call("run", "sanity", *two, *options)
     first = trained(home)
     assert len(first) == 1
     other = ("--victim", f"{net}:build?seed=2")
-    after = CLI["call"]("run", "sanity", *other, *options, "--dry-run")
+    after = call("run", "sanity", *other, *options, "--dry-run")
     assert "seed 0, trained already" in after.output
     assert "0 trainings" in after.output
-    CLI["call"]("run", "sanity", *other, *options)
+    call("run", "sanity", *other, *options)
     assert trained(home) == first
     assert len([path for path in home.glob("cells/*/result.json") if read_json(path)["source"]]) == 3 * 5
 
@@ -251,15 +251,15 @@ def test_later_commands_find_it(net: Path, tmp_path: Path, monkeypatch: pytest.M
 def test_no_surrogate(net: Path, tmp_path: Path) -> None:
     home = tmp_path / "home"
     asked = ("sanity", "--no-surrogate", "--victim", f"{net}:build", "--samples", 4, "--home", home)
-    seen = CLI["call"]("plan", *asked)
+    seen = call("plan", *asked)
     assert "left out: transfer:apgd(steps=10)" in seen.output
     assert "surrogate for transfers" not in seen.output
-    CLI["call"]("run", *asked, "--attack", "noise*", "--jobs", 1)
+    call("run", *asked, "--attack", "noise*", "--jobs", 1)
     assert trained(home) == {}
     (record,) = (read_json(path) for path in home.glob("plans/*.json"))
     assert record["battery"]
     assert not [cell for cell in record["battery"] if cell["attack"].startswith("transfer")]
-    assert "transfer" in CLI["complaint"](CLI["call"]("run", *asked, "--attack", "transfer*"))
+    assert "transfer" in complaint(call("run", *asked, "--attack", "transfer*"))
 
 
 def test_a_model_that_is_there_is_a_surrogate_too(tmp_path: Path) -> None:
@@ -306,7 +306,7 @@ def home(tmp_path: Path) -> Home:
     """Where two models of users are."""
     made = Home(tmp_path / "home").create()
     for name in ("a", "b"):
-        write_json(made.model(user(name).key) / "card.json", {"sha256": name})
+        write_record(made.model(user(name).key) / "card.json", made_card(sha256=name))
     return made
 
 

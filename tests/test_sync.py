@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import runpy
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -20,11 +19,11 @@ from harness.records.home import Home
 from harness.records.merge import homes, merge
 from harness.records.plans import read_plans
 from harness.records.results import read_pair, samples_to_bytes
+from harness.schema.base import Provenance
 from harness.tracking.connection import default_uri
 from harness.tracking.tracker import Tracker
-
-CLI = runpy.run_path(str(Path(__file__).parent / "commands.py"))
-call, complaint = CLI["call"], CLI["complaint"]
+from tests.helpers.boards import outcome
+from tests.helpers.commands import call, complaint
 
 pytestmark = pytest.mark.slow
 
@@ -295,8 +294,7 @@ def test_unfinished_pairs_bring_their_shards(copy: Path, tmp_path: Path) -> None
     pair = read_pair(copy / "cells" / key)
     shutil.rmtree(copy / "cells" / key)
     for shard in (0, 1):
-        facts = {"seconds": 1.0, "forwards": 1, "backwards": 1, "errors": [], "weights": pair.meta["weights"]}
-        write_shard(copy / "cells" / key, shard, pair.samples, facts, {})
+        write_shard(copy / "cells" / key, shard, outcome(pair.samples), Provenance(weights=pair.result.weights))
     shard_path(copy / "cells" / key, 1).write_bytes(b"damaged")
     home = Home(tmp_path / "home").create()
     (line,) = merge(Home(copy), home).damaged

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-import harness
+import gauntlet
 from harness.datasets.registry import DataSource, load_dataset
 from harness.execution.jobs import Context
 from harness.execution.runner import run
@@ -55,7 +55,7 @@ def from_python(name: str) -> dict[str, Any]:
     data = load_dataset("digits")
     _, (x, y) = data.test_sample(SAMPLES)
     model = external.load(parse(f"{MODELS}:{name}"))
-    frame = harness.evaluate(model, x, y, "quick", dataset=data)
+    frame = gauntlet.evaluate(model, x, y, "quick", dataset=data)
     return {"worst": frame.attrs["worst_case"], "trust": frame.attrs["trust"], "notes": frame.attrs["notes"]}
 
 
@@ -66,8 +66,8 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # of what torch will drop
 def test_both_doors_agree(name: str, tmp_path: Path) -> None:
     try:
         expected: Any = by_the_command(name, tmp_path / "home")
-    except harness.errors.UserError as error:
-        with pytest.raises(harness.errors.UserError, match=re.escape(str(error))):
+    except gauntlet.UserError as error:
+        with pytest.raises(gauntlet.UserError, match=re.escape(str(error))):
             from_python(name)
         return
     assert from_python(name) == expected

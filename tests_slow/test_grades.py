@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import harness
+import gauntlet
 from defenses.fast_gradient import FastGradient
 from defenses.pgd import Pgd
 from defenses.standard import Standard
@@ -61,7 +61,7 @@ def judged(
 ) -> tuple[str, str, float]:
     """Grade, its reasons, and worst-case accuracy at an eps."""
     torch.set_num_threads(1)
-    frame = harness.evaluate(model, *sample, suite="linf", dataset=digits.info, remedy=remedy)
+    frame = gauntlet.evaluate(model, *sample, suite="linf", dataset=digits.info, remedy=remedy)
     grade, reasons = frame.attrs["trust"]["linf"]
     left: dict[Any, float] = frame.attrs["worst_case"]
     print(f"\n{grade}, {left['linf', eps]:.3f} left at {eps}: {reasons}")

@@ -220,11 +220,11 @@ def assert_whole(tracker: Tracker, home: Path) -> None:
     (board,) = boards_from_home(Home(home))
     tracked = {run.data.tags["gauntlet.pair"]: run for run in runs if run.data.tags["gauntlet.kind"] == "pair"}
     for pair in board.pairs:
-        found = tracked[pair.meta["cell"]].data.metrics
+        found = tracked[pair.result.cell].data.metrics
         expected = pair_metrics(pair, made.budgets["digits"])
         for name, value in expected.items():
-            assert value != value or found[name] == pytest.approx(value), (pair.meta["attack"], name)
-        run_id = tracked[pair.meta["cell"]].info.run_id
+            assert value != value or found[name] == pytest.approx(value), (pair.result.attack, name)
+        run_id = tracked[pair.result.cell].info.run_id
         points = tracker.client.get_metric_history(run_id, "robust_accuracy_over_eps")
         assert len({point.step for point in points}) == len(points)
     (again,) = read_boards(tracker)

@@ -86,8 +86,7 @@ class Estimate:
 def estimate(plans: Sequence[Plan], home: Home, device: str = "cpu", limit: float = 12.0) -> Estimate:
     """What is missing of some plans, each model and pair once, and how long it may take.
 
-    Networks that are to train side by side are taken for as many alone, and epochs for all that are declared. In a
-    cascade every attack is taken to see every image. Random numbers are left as they are.
+    Training is taken to last all its epochs; in a cascade every attack is taken to see every image. Random numbers are left as they are.
 
     Args:
         plans: What is asked for.

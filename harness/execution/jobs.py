@@ -40,7 +40,7 @@ class Context:
 
 @dataclass(frozen=True)
 class Train:
-    """Train one model, or all of a group (:attr:`ModelSpec.group`), whose first it names."""
+    """Train a model."""
 
     spec: ModelSpec
 

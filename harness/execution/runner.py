@@ -17,16 +17,13 @@ from typing import Final
 
 from filelock import FileLock, Timeout
 
-from .. import identity
 from ..errors import UserError, describe
 from ..planning.plan import Plan
 from ..planning.specs import Cell, ModelSpec
 from ..records.home import Home
-from ..records.plans import pair_record, plan_record, write_plan
-from ..records.prepared import prepared_record
-from ..records.provenance import provenance
+from ..records.plans import plan_record, write_plan
+from ..records.provenance import declare
 from ..records.results import finish
-from ..schema.pairs import Declared
 from ..tracking.connection import Unreachable
 from ..tracking.tracker import Tracker
 from .jobs import Context, Examine, Job, Judge, Train
@@ -173,14 +170,7 @@ class Recorder:
     def _finish(self, cell: Cell) -> None:
         info = self._plan.infos[cell.victim.dataset]
         argument = self._plan.arguments.get(cell.victim.dataset)
-        planned = pair_record(cell, info, self._plan.suite.name, argument)
-        prepared = None if cell.prepared_key is None else prepared_record(self._home.prepared(cell.prepared_key))
-        declared = Declared(
-            **{**dict(planned), "command": self._plan.again or planned.command},
-            **dict(provenance(self._home, cell)),
-            declaration=identity.canonical(cell),
-            preparation=None if prepared is None else prepared.cost,
-        )
+        declared = declare(self._home, cell, info, self._plan.suite.name, argument, command=self._plan.again)
         if self._tracker is not None:
             self._tracker.mark(self._plan.key, cell.key)  # before the result: a kill between them loses nothing
         finish(self._home.cell(cell.key), cell.shards, declared)
@@ -248,7 +238,7 @@ def run(
         home.sweep()
         write_plan(home, plan_record(plan, command))
         graph = Graph(plan, home, say, jobs)
-        watch.models, watch.shards = graph.models, graph.count(Judge)
+        watch.models, watch.shards = graph.count(Train), graph.count(Judge)
         watch.cells_done = len(plan.cells) - len(graph.shards_left)
         if tracker is not None:
             tracker.mark_untracked(plan.key, (cell.key for cell in plan.cells))
@@ -307,7 +297,7 @@ def _settle(done: Done, graph: Graph, watch: Watch, recorder: Recorder, plan: Pl
         return [f"{what}: {done.error}{more}"]
     graph.done(name)
     if isinstance(job, Train):
-        watch.models_done += len(job.spec.group)
+        watch.models_done += 1
     if isinstance(job, Judge):
         watch.shards_done += 1
         key = job.cell.key

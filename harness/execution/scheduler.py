@@ -85,7 +85,7 @@ class Graph:
 
     def _train(self, spec: ModelSpec) -> None:
         if not has_model(self._home, spec):
-            self._add(_training(spec), Train(spec.group[0]), {_training(part) for part in spec.parents})
+            self._add(_training(spec), Train(spec), {_training(part) for part in spec.parents})
 
     def _probe(self, probe: Probe) -> None:
         path = self._home.health(probe.key)
@@ -170,11 +170,6 @@ class Graph:
         """Tasks that are left."""
         return len(self._jobs)
 
-    @property
-    def models(self) -> int:
-        """Models that are left to train, alone or side by side."""
-        return sum(len(job.spec.group) for job in self._jobs.values() if isinstance(job, Train))
-
     def count(self, kind: type) -> int:
         """Tasks of a kind that are left."""
         return sum(isinstance(job, kind) for job in self._jobs.values())
@@ -215,5 +210,4 @@ class Graph:
 
 
 def _training(spec: ModelSpec) -> str:
-    """Name of the task that trains a model: one for all that are trained side by side."""
-    return f"train {spec.group[0].key}"
+    return f"train {spec.key}"

@@ -37,7 +37,6 @@ from ..records.provenance import made_of, provenance
 from ..records.results import shard_samples, write_shard
 from ..schema.models import Card, EpochLine, FailedTraining
 from ..schema.probes import ProbeRecord
-from ..training import vmapped_seeds
 from ..training.optim import keep_compiler_out
 from ..training.trainer import Diverged, Trained, score
 from ..trust.probe import probe as examine
@@ -100,29 +99,19 @@ class Worker:
     def _train(self, spec: ModelSpec) -> None:
         home, data, device = self.context.home, self._data(spec), self.context.device
         say = self._reporter(f"train-{spec.key}")
-        missing = [one for one in spec.group if not has_model(home, one)]
-        if not missing:
+        if has_model(home, spec):
             return
         base = load_base(home, spec, data.info)
-        for one in missing:
-            (home.model(one.key) / "card.json").unlink(missing_ok=True)  # of what stood upon another base
+        (home.model(spec.key) / "card.json").unlink(missing_ok=True)  # of what stood upon another base
         full_float32()
-        seeds = [one.training_seed for one in spec.group]
+        seed_everything(spec.training_seed)
         start = time.perf_counter()
         try:
-            if spec.beside:
-                made = vmapped_seeds.fit(spec.defense, spec.architecture, data, seeds, device=device, progress=say)
-            else:
-                seed_everything(seeds[0])
-                made = [spec.defense.fit(spec.architecture, data, device=device, base=base, progress=say)]
+            trained = spec.defense.fit(spec.architecture, data, device=device, base=base, progress=say)
         except Diverged as error:
-            for one in missing:
-                write_record(home.model(one.key) / "failed.json", FailedTraining(error=str(error)))
+            write_record(home.model(spec.key) / "failed.json", FailedTraining(error=str(error)))
             raise
-        seconds = (time.perf_counter() - start) / len(made)
-        for one, trained in zip(spec.group, made, strict=True):
-            if one in missing:
-                self._keep(one, trained, data, seconds)
+        self._keep(spec, trained, data, time.perf_counter() - start)
 
     def _keep(self, spec: ModelSpec, trained: Trained, data: Dataset, seconds: float) -> None:
         """Measure a trained model and write it down."""

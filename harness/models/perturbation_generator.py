@@ -32,9 +32,8 @@ class PerturbationGenerator(nn.Module):
 
     def forward(self, gradient: Tensor) -> Tensor:
         """Perturbations in (-1, 1) like the gradients (N, C, H, W)."""
-        # channels last: a quarter faster on a CPU; networks side by side have another layout
-        beside = torch._C._functorch.is_batchedtensor(gradient)
-        layout = torch.contiguous_format if gradient.is_cuda or beside else torch.channels_last
+        # channels last: a quarter faster on a CPU
+        layout = torch.contiguous_format if gradient.is_cuda else torch.channels_last
         perturbation: Tensor = self.layers(gradient.contiguous(memory_format=layout))
         return perturbation.contiguous()
 

@@ -24,12 +24,7 @@ class Stages(nn.Module):
 
     Raises:
         ValueError: ``hidden`` or ``unsupervised`` names a stage that is none.
-
-    Attributes:
-        members: Networks that share a batch: more than one in :class:`harness.training.vmapped_seeds.Ensemble` alone.
     """
-
-    members: int = 1
 
     def __init__(
         self, stages: OrderedDict[str, nn.Module], hidden: tuple[str, ...], unsupervised: tuple[str, ...] = ()

@@ -267,7 +267,6 @@ def _source(attack: Attack, victim: ModelSpec, info: DatasetInfo) -> ModelSpec |
         seed=victim.seed + attack.seed_offset,
         base=None,
         front=None,
-        beside=(),
     )
 
 

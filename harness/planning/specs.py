@@ -16,7 +16,6 @@ from ..errors import UserError
 from ..threat import Threat
 from ..training.on_trained import Upon
 from ..training.trainer import Trainer
-from ..training.vmapped_seeds import check as check_side_by_side
 
 PROBE_SAMPLES: Final = 128
 """Images that a model's health is looked at with."""
@@ -33,12 +32,9 @@ class ModelSpec:
         seed: Number of the training run, 0, 1, ...
         base: Model that the defense is built upon, if any.
         front: Model whose purifier is put in front of the base, if any: the defense is built upon both together.
-        beside: Seeds of all networks that are trained side by side with this one, its own among them, in one pass
-            (:mod:`harness.training.vmapped_seeds`); none: it is trained alone. Their weights differ by rounding.
 
     Raises:
-        UserError: A base or front that the defense needs is missing; a front without a base; parts of another data set;
-            seeds side by side under a defense that cannot.
+        UserError: A base or front that the defense needs is missing; a front without a base; parts of another data set.
     """
 
     name: ClassVar[str] = "ModelSpec"
@@ -49,13 +45,8 @@ class ModelSpec:
     seed: int = 0
     base: ModelSpec | None = None
     front: ModelSpec | None = dataclasses.field(default=None, metadata={"identity": "set"})
-    beside: tuple[int, ...] = dataclasses.field(default=(), metadata={"identity": "set"})
 
     def __post_init__(self) -> None:
-        if self.beside:
-            if self.base is not None or len(set(self.beside)) != len(self.beside) or self.seed not in self.beside:
-                raise UserError(f"seed {self.seed} without a base, and others, train side by side; got {self.beside}")
-            check_side_by_side(self.defense)
         if isinstance(self.defense, Upon):
             if self.base is None:
                 raise self.defense.baseless()
@@ -82,11 +73,6 @@ class ModelSpec:
         """What the defense is built upon in the end; the model itself if it is built upon nothing."""
         return self if self.base is None else self.base.root
 
-    @cached_property
-    def group(self) -> tuple[ModelSpec, ...]:
-        """All that are trained in one go: those side by side in the order of :attr:`beside`, or this one alone."""
-        return tuple(dataclasses.replace(self, seed=seed) for seed in self.beside) or (self,)
-
     @property
     def nameless(self) -> ModelSpec:
         """What random numbers follow from: of a user's model its weights, whatever file and name it came under."""
@@ -96,9 +82,8 @@ class ModelSpec:
 
     @property
     def training_seed(self) -> int:
-        """What random numbers of training are seeded with: the same beside others as alone."""
-        alone = dataclasses.replace(self, beside=()) if self.beside else self
-        return identity.derive_seed(alone.key, "train")
+        """What random numbers of training are seeded with."""
+        return identity.derive_seed(self.key, "train")
 
     def label(self, info: DatasetInfo) -> str:
         """Name of the defense for people, with what it stands on: ``standard > gaussian-blur(kernel=11)``.
@@ -112,8 +97,6 @@ class ModelSpec:
 
     def _said(self, name: Callable[[ModelSpec], str]) -> str:
         own = name(self)
-        if self.beside:  # models of one label are read as seeds of one defense, and each is there once
-            own += f" [seeds {' '.join(map(str, self.beside))} side by side]"
         if self.front is not None:
             own += f" [front: {self.front.architecture} {self.front._said(name)}{self._seed_of(self.front)}]"
         if self.base is None:

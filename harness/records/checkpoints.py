@@ -62,8 +62,9 @@ def weights_standing(home: Home, weights: Mapping[str, str]) -> Standing:
     if not weights:
         return Standing("stale", "it does not say with which weights it was made")
     for key, digest in weights.items():
-        if model_standing(home, key).state != "fresh":
-            return Standing("stale", f"its model {key} is not here, and will be trained again")
+        if (model := model_standing(home, key)).state != "fresh":
+            why = "is not here" if model.state == "missing" else f"does not stand ({model.reason})"
+            return Standing("stale", f"its model {key} {why}, and will be trained again")
         if card(home, key).sha256 != digest:
             return Standing("stale", f"its model {key} was trained again since")
     return Standing("fresh")

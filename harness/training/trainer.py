@@ -113,9 +113,8 @@ class Trainer:
     trainable: ClassVar[bool] = True
     """Whether it makes models; False where it stands for one made elsewhere."""
     by_batch: ClassVar[bool] = False
-    """Whether training is nothing but passes of whole batches through the whole model, with losses that are means over
-    the batch: only then can networks train side by side (:mod:`harness.training.vmapped_seeds`), and :attr:`precision`
-    and :attr:`compiled` be chosen."""
+    """Whether training is nothing but passes of whole batches through the whole model: only then can
+    :attr:`precision` and :attr:`compiled` be chosen."""
 
     epochs: int | None = None
     batch_size: int = 128
@@ -210,7 +209,7 @@ class Trainer:
     def step(self, model: Stages, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor) -> Loss:
         """One update of the weights on one batch."""
         loss = self.loss(model, x, y)
-        descend(optimizer, shared(model, loss.value))
+        descend(optimizer, loss.value)
         return Loss(loss.value.detach(), loss.logits.detach())
 
     def opponent(self, info: DatasetInfo) -> nn.Module | None:
@@ -453,11 +452,6 @@ def _score(
         loss += float(F.cross_entropy(logits, labels[part], reduction="sum"))
         correct += int((logits.argmax(1) == labels[part]).sum())
     return loss / len(chosen), correct / len(chosen)
-
-
-def shared(model: Stages, value: Tensor) -> Tensor:
-    """What to descend for a mean over a batch: where networks share it, each is to have its own mean's gradient."""
-    return value if model.members == 1 else model.members * value
 
 
 def require(declaration: Any, name: str, holds: bool, wanted: str) -> None:

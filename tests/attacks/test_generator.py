@@ -21,7 +21,8 @@ from harness.models.perturbation_generator import generator_loss
 from harness.planning.specs import Cell, ModelSpec
 from harness.planning.suite import Suite
 from harness.records.files import read_json
-from harness.records.prepared import read_prepared, write_prepared
+from harness.records.prepared import prepared_record, read_prepared, write_prepared
+from harness.schema.base import Cost, Provenance
 from harness.threat import Threat, magnitude
 from harness.victims.victim import Victim
 
@@ -168,18 +169,21 @@ def test_one_preparation_serves_every_eps() -> None:
     assert Transfer(attack=DECLARED, defense=Standard()).preparation_samples == DECLARED.preparation_samples == 300
 
 
+COST = Cost(seconds=1.0, forwards=2, backwards=3)
+
+
 def test_what_was_learned_comes_back_from_disk(
     tmp_path: Path, ready: Generator, victim: Victim, sample: tuple[Tensor, Tensor]
 ) -> None:
     x, y = sample
     path = tmp_path / "prepared" / "abc.json"
-    write_prepared(path, DECLARED, ready, {"seconds": 1.0}, {})
+    write_prepared(path, DECLARED, ready, COST, Provenance())
     again = read_prepared(path, DECLARED)
     assert isinstance(again, Generator)
     threat = Threat("l2", 0.3)
     assert torch.equal(again(victim, x, y, threat), ready(victim, x, y, threat))
     assert read_json(path)["fields"] == {}
-    assert read_json(path)["cost"] == {"seconds": 1.0}
+    assert prepared_record(path).cost == COST
     file = tmp_path / "prepared" / "abc.weights.safetensors"
     content = file.read_bytes()
     file.write_bytes(content[:-4] + b"oops")
@@ -193,8 +197,8 @@ def test_what_was_learned_comes_back_from_disk(
 def test_plain_fields_come_back_as_before(tmp_path: Path) -> None:
     path = tmp_path / "abc.json"
     found = replace(DECLARED, c=0.25)
-    write_prepared(path, DECLARED, found, {}, {})
-    assert set(read_json(path)) == {"fields", "cost"}
+    write_prepared(path, DECLARED, found, COST, Provenance())
+    assert prepared_record(path).tensors == {}
     assert read_prepared(path, DECLARED) == found
     assert [file.name for file in tmp_path.iterdir()] == ["abc.json"]
 

@@ -88,5 +88,5 @@ def _with(made: Pair, x: np.ndarray, x_adv: np.ndarray) -> Pair:
     samples = made.samples
     kept = {"index": "index", "label": "label", "clean_pred": "clean_pred", "adv_pred": "adv_pred"}
     return Pair(
-        made.meta, samples, {name: samples[c].to_numpy() for name, c in kept.items()} | {"x": x, "x_adv": x_adv}
+        made.result, samples, {name: samples[c].to_numpy() for name, c in kept.items()} | {"x": x, "x_adv": x_adv}
     )

@@ -28,7 +28,7 @@ def section(small_board: Board) -> Section:
 
 
 def of(board: Board, defense: str) -> list[Pair]:
-    return [pair for pair in board.pairs if pair.meta["defense"] == defense]
+    return [pair for pair in board.pairs if pair.result.defense == defense]
 
 
 def test_the_worst_case_is_that_of_the_leaderboard(pages: Pages, section: Section) -> None:
@@ -55,7 +55,7 @@ def test_what_attacks_broke_is_what_the_worst_case_counts(section: Section, smal
             name: (case.broken_by[name], case.alone[name]) for name in case.broken_by
         }
         assert [row.counts[0] for row in rows.values()] == sorted(case.broken_by.values(), reverse=True)
-        ddn = next(pair for pair in pairs if pair.meta["attack"] == "DDN" and pair.meta["norm"] == "l2")
+        ddn = next(pair for pair in pairs if pair.result.attack == "DDN" and pair.result.norm == "l2")
         assert rows["DDN"].rounding == pytest.approx(rounding(ddn.samples, "l2", 1.0), nan_ok=True)
         assert (rows["DDN"].forwards, rows["DDN"].backwards) == (101.0, 100.0)
 
@@ -140,7 +140,7 @@ def test_pictures_are_those_of_the_nearest_adversarial(pair: Make) -> None:
     near, far = pair([1, 1], [0.1, math.nan], attack="near"), pair([1, 1], [0.4, math.nan], attack="far")
     images = {"index": np.arange(2), "x": np.zeros((2, 1, 2, 2)), "x_adv": np.full((2, 1, 2, 2), 0.5)}
     for kept in (near, far):
-        made = [Pair(p.meta, p.samples, images if p is kept else {}) for p in (near, far)]
+        made = [Pair(p.result, p.samples, images if p is kept else {}) for p in (near, far)]
         broken, stands = Damage(made, "linf").kept
         assert broken.original == stands.original != ""
         assert bool(broken.adversarial) == (kept is near)  # another attack's image would be at another distance
@@ -184,8 +184,8 @@ def test_cascades_count_what_was_shown(pages: Pages, pair: Make) -> None:
 def test_every_command_run_and_training_fact_is_there(pages: Pages, small_board: Board) -> None:
     page = pages[HOME]
     for pair in of(small_board, "standard"):
-        if pair.meta["architecture"] == "mlp-200-200":
-            assert pair.meta["command"] in page.text
+        if pair.result.architecture == "mlp-200-200":
+            assert pair.result.command in page.text
             assert f"MLflow run {pair.run_id}" in page.attributes("title")
     assert "199,210" in page.text
     assert "the thin lines are the seeds" not in page.text  # there is one
@@ -213,7 +213,7 @@ def test_the_same_model_in_another_suite_is_one_link_away(pages: Pages) -> None:
 
 
 def test_seeds_are_told_apart(board: Board, tmp_path: Path, parse: Callable[[str], Any]) -> None:
-    mine = [pair for pair in board.pairs if pair.meta["defense"] == "gaussian-noise" and pair.meta["attack"] == "DDN"]
+    mine = [pair for pair in board.pairs if pair.result.defense == "gaussian-noise" and pair.result.attack == "DDN"]
     reports.write([Board("quick", board.budgets, mine)], tmp_path)
     page = parse((tmp_path / "models/quick_mnist_mlp-200-200_gaussian-noise_n120.html").read_text(encoding="utf-8"))
     assert "seeds (0, 1)" in page.text

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import runpy
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import pytest
 from harness.leaderboard import leaderboard
 from harness.metrics.pairs import Board, limit
 from reports.tables import sections
+from tests.helpers.report import cascade
 
 Pages = dict[str, Any]
 
@@ -87,7 +87,7 @@ def test_cascades_are_neither_failures_nor_numbers(pages: Pages, small_board: Bo
 
 
 def test_the_images_a_cascade_showed_and_broke_are_counted(small_board: Board) -> None:
-    board = runpy.run_path(str(Path(__file__).with_name("conftest.py")))["cascade"](small_board)
+    board = cascade(small_board)
     (section,) = sections([board], [leaderboard(board)])
     panel = section.panel("l2", 1.0)
     at = [attack.attack for attack in panel.columns].index("DeepFool")
@@ -95,7 +95,7 @@ def test_the_images_a_cascade_showed_and_broke_are_counted(small_board: Board) -
         if not row.entry.models:
             continue
         cell = row.cells[at]
-        (pair,) = (p for p in row.entry.pairs if (p.meta["attack"], p.meta["norm"]) == ("DeepFool", "l2"))
+        (pair,) = (p for p in row.entry.pairs if (p.result.attack, p.result.norm) == ("DeepFool", "l2"))
         samples = pair.samples[pair.samples["attacked"]]
         broke = int((samples["adversarial"] & (samples["l2"] <= limit(1.0))).sum())
         assert (cell.state, cell.value, cell.text) == ("cascade", None, f"{broke} of {len(samples)}")

@@ -41,8 +41,8 @@ def test_the_heat_map_holds_every_attack_strongest_first_and_the_control_last(se
 
 
 def test_heat_cells_are_means_over_seeds(section: Section) -> None:
-    found = [p for p in section.pairs if p.meta["defense"] == "standard" and p.meta["attack"] == "alpha"]
-    alone = [worst_case([pair], "l2", 0.5).accuracy for pair in found if pair.meta["norm"] == "l2"]
+    found = [p for p in section.pairs if p.result.defense == "standard" and p.result.attack == "alpha"]
+    alone = [worst_case([pair], "l2", 0.5).accuracy for pair in found if pair.result.norm == "l2"]
     assert len(alone) == 2
     shown = cell(panel(section, "l2", 0.5), "standard", "alpha")
     assert shown.state == "value"
@@ -50,12 +50,12 @@ def test_heat_cells_are_means_over_seeds(section: Section) -> None:
     assert shown.anchor == next(
         record.anchor
         for record in section.records[section.entries[0].anchor]
-        if record.pair.meta["attack"] == "alpha" and record.pair.meta["norm"] == "l2"
+        if record.pair.result.attack == "alpha" and record.pair.result.norm == "l2"
     )
 
 
 def test_failed_cells_hold_words_and_no_number(section: Section, board: Board) -> None:
-    hostile = next(d for d in (p.meta["defense"] for p in board.pairs) if "<script>" in d)
+    hostile = next(d for d in (p.result.defense for p in board.pairs) if "<script>" in d)
     crashed = cell(panel(section, "l2", 1.0), hostile, "HopSkipJump")
     invalid = cell(panel(section, "l2", 0.5), "fast-gradient", "DDN")
     assert (crashed.state, crashed.value, crashed.text) == ("failed", None, "crashed 1 of 2")
@@ -89,7 +89,7 @@ def test_gains_are_what_the_worst_case_would_rise_by(section: Section) -> None:
         for entry, share in zip(section.attacked, shown_shares := gain.shares, strict=True):
             rises = []
             for pairs in entry.models.values():
-                left = [pair for pair in pairs if pair.meta["attack"] != gain.attack]
+                left = [pair for pair in pairs if pair.result.attack != gain.attack]
                 rises.append(worst_case(left, "linf", 8 / 255).accuracy - worst_case(pairs, "linf", 8 / 255).accuracy)
             assert share == pytest.approx(sum(rises) / len(rises))
         assert any(shown_shares)
@@ -215,9 +215,7 @@ def test_unchanged_images_are_a_share_and_a_caution_when_most(pair: Callable[...
     ]
     board = Board("quick", {"mnist": {"linf": (8 / 255,)}}, pairs)
     (section,) = sections([board], [leaderboard(board)])
-    shares = {
-        record.pair.meta["attack"]: record.unchanged for records in section.records.values() for record in records
-    }
+    shares = {record.pair.result.attack: record.unchanged for records in section.records.values() for record in records}
     assert (shares["lazy"], shares["half"], shares["old"]) == (0.75, 0.5, 0.0)
     (caution,) = section.cautions
     assert (caution.status, caution.what) == ("caution", "lazy, L\u221e \u03b5 = 8/255")

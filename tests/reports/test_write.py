@@ -60,7 +60,7 @@ def test_pages_of_models_that_are_gone_are_removed_if_they_are_ours(small_board:
     gone = next(model for model in small_board.models.values() if model["defense"] == "gaussian-noise")
     left = replace(
         small_board,
-        pairs=[pair for pair in small_board.pairs if pair.meta["defense"] != "gaussian-noise"],
+        pairs=[pair for pair in small_board.pairs if pair.result.defense != "gaussian-noise"],
         models={key: model for key, model in small_board.models.items() if model is not gone},
     )
     after = {path for path in reports.write([left], tmp_path) if path.parent != tmp_path}
@@ -108,10 +108,9 @@ def test_boards_are_joined(small_board: Board, pair: Callable[..., Pair], tmp_pa
 
 
 def test_bytes_do_not_depend_on_the_process(small_board: Board, tmp_path: Path) -> None:
-    helper = Path(__file__).with_name("conftest.py")
     code = (
-        "import runpy, sys; from pathlib import Path; import reports\n"
-        f"board = runpy.run_path({str(helper)!r})['build_board'](n=20, seeds=1)\n"
+        "import sys; from pathlib import Path; import reports; from tests.helpers.report import build_board\n"
+        "board = build_board(n=20, seeds=1)\n"
         f"reports.write([board], Path({str(tmp_path / 'other')!r}))\n"
         "bad = {'torch', 'art', 'foolbox', 'mlflow'} & set(sys.modules)\n"
         "assert not bad, bad\n"
@@ -158,7 +157,7 @@ def test_nothing_is_fetched(page: Any) -> None:
 
 def test_every_pair_is_there_with_its_command_and_run(page: Any, board: Board) -> None:
     for pair in board.pairs:
-        assert pair.meta["command"] in page.text
+        assert pair.result.command in page.text
         assert f"MLflow run {pair.run_id}" in page.attributes("title")
 
 
@@ -174,7 +173,7 @@ def test_the_numbers_of_the_ranking_are_those_of_the_frame(out: Path, board: Boa
 
 def test_missing_numbers_look_like_nothing(pair: Callable[..., Pair], tmp_path: Path, parse: Parse) -> None:
     made = pair([False, False], [math.nan, math.nan], forwards=None, backwards=math.nan, seconds=None, run_id="")
-    crashed = pair([], [], attack="gone", status="crashed", command="", errors=["boom"])
+    crashed = pair([], [], attack="gone", status="crashed", command="", errors=("boom",))
     models = {"m0": {"dataset": "mnist", "architecture": "mlp-200-200", "defense": "standard", "seed": 0}}
     written = write(tmp_path, Board("quick", {"mnist": {"linf": (8 / 255,)}}, [made, crashed], {}, models))
     shown = parse(written["index.html"]).text

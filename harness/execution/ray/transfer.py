@@ -33,10 +33,9 @@ def needs(home: Home, job: Job) -> list[Path]:
 def _wanted(home: Home, job: Job) -> Iterator[Path]:
     match job:
         case Train(spec):
-            for one in spec.group:
-                yield from (home.model(one.key) / name for name in ("card.json", "failed.json"))
-                for part in one.parents:
-                    yield from _model(home, part)
+            yield from (home.model(spec.key) / name for name in ("card.json", "failed.json"))
+            for part in spec.parents:
+                yield from _model(home, part)
         case Examine(probe):
             yield from _model(home, probe.model)
         case Prepare(cell):

@@ -1,4 +1,4 @@
-"""Commands called within the test process; loaded by path, since tests are no package."""
+"""Commands called within the test process."""
 
 from __future__ import annotations
 

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from harness.judging.shard import Outcome
 from harness.metrics.pairs import DISTANCES, FLAGS, SAMPLE_COLUMNS, Board, Pair
+from harness.records.files import write_record
+from harness.records.home import Home
+from harness.records.results import samples_to_bytes
+from harness.schema.models import Card, KnownModel, ModelEntry, ModelName
+from harness.schema.pairs import BatteryPair, Declared, PlannedPair, Result, ShardFacts
+from harness.schema.plans import PlanRecord
+from harness.schema.probes import ProbeFacts
 
 NAN = math.nan
 SCALES = {"l0": 40.0, "l1": 12.0, "l2": 1.0, "linf": 0.03, "rms": 1 / 28}
 GRID = (0.05, 0.1)
-BUDGETS = {"mnist": {"linf": GRID}}
+BUDGETS: dict[str, dict[str, tuple[float, ...]]] = {"mnist": {"linf": GRID}}
 
 
 def frame(
@@ -53,17 +60,61 @@ def frame(
     return pd.DataFrame(values)[list(SAMPLE_COLUMNS)]
 
 
-def record(samples: pd.DataFrame, run_id: str = "", **meta: Any) -> Pair:
-    """A pair with every key of a record, the given ones overridden."""
+def result(n: int, **fields: Any) -> Result:
+    """The result of one attack on n images, the given fields overridden."""
     base: dict[str, Any] = {
         "cell": "c0", "model": "m0", "dataset": "mnist", "architecture": "mlp-200-200", "defense": "standard",
-        "seed": 0, "suite": "quick", "attack": "pgd", "toolkit": "gauntlet", "access": "gradients",
-        "kind": "budget", "family": "iterated", "cascade": False, "norm": "linf", "eps": 0.1, "source": "",
-        "n": len(samples), "levels": 255, "forwards": 2.0, "backwards": 1.0, "seconds": 0.5, "status": "ok",
-        "errors": [], "invalid": {}, "unchanged": 0, "unsteady": 0,
-        "answers": {"referee": {"images": len(samples), "differ": 0, "labels": 0, "change": 0.0}},
+        "seed": 0, "attack": "pgd", "access": "gradients", "kind": "budget", "family": "iterated", "norm": "linf",
+        "eps": 0.1, "source": "", "n": n, "forwards": 2.0, "backwards": 1.0, "seconds": 0.5, "status": "ok",
+        "answers": {"referee": {"images": n, "differ": 0, "labels": 0, "change": 0.0}},
     }  # fmt: skip
-    return Pair(base | meta, samples, {}, run_id)
+    return Result(**base | fields)
+
+
+def record(samples: pd.DataFrame, run_id: str = "", **fields: Any) -> Pair:
+    """A pair with such a result."""
+    return Pair(result(**{"n": len(samples)} | fields), samples, {}, run_id)
+
+
+def card(**fields: Any) -> Card:
+    """A model's card, the given fields overridden."""
+    return Card(**{"dataset": "digits", "architecture": "mlp-6", "defense": "plain", "seed": 0, "sha256": ""} | fields)
+
+
+def outcome(samples: pd.DataFrame, gallery: Mapping[str, Any] | None = None, **facts: Any) -> Outcome:
+    """A judged shard."""
+    cost = {"seconds": 1.5, "forwards": 100, "backwards": 50}
+    return Outcome(samples, ShardFacts(**cost | facts), dict(gallery or {}))
+
+
+def declared(n: int, **fields: Any) -> Declared:
+    """What is known of a result before its shards are merged."""
+    base = result(n)
+    return Declared(**{name: getattr(base, name) for name in Declared.model_fields} | fields)
+
+
+def battery(planned: BatteryPair) -> BatteryPair:
+    """A pair as a battery lists it."""
+    return BatteryPair(**{name: getattr(planned, name) for name in BatteryPair.model_fields})
+
+
+def plan(*pairs: PlannedPair, asked: Sequence[PlannedPair] | None = None, **fields: Any) -> PlanRecord:
+    """The plan that pairs are the battery of; ``asked``: those that a command asked for, by default all."""
+    models = {one.model: ModelEntry(**dict(ModelName.of(one)), model=one.model) for one in pairs}
+    base: dict[str, Any] = {
+        "plan": "p", "suite": "quick", "command": "gauntlet run quick", "budgets": BUDGETS, "reference": {},
+        "models": tuple(models.values()), "cells": pairs if asked is None else tuple(asked),
+        "battery": tuple(map(battery, pairs)), "probes": (),
+    }  # fmt: skip
+    return PlanRecord(**base | fields)
+
+
+def write_pair(home: Home, pair: Pair, **fields: Any) -> Result:
+    """Write a pair as a finished one of a home, some fields overridden."""
+    found = Result(**dict(pair.result) | fields)
+    write_record(home.cell(found.cell) / "result.json", found)
+    (home.cell(found.cell) / "samples.parquet").write_bytes(samples_to_bytes(pair.samples))
+    return found
 
 
 def pair(distance: Any, clean: Any = None, norm: str = "linf", **meta: Any) -> Pair:
@@ -78,12 +129,11 @@ def budget(needed: Any, eps: float, clean: Any = None, norm: str = "linf", **met
     return record(frame(np.where(needed <= eps, eps, NAN), clean, norm), **{"norm": norm, "eps": eps} | meta)
 
 
-def model(defense: str, seed: int, status: str = "ok", error: str = "") -> dict[str, Any]:
+def model(defense: str, seed: int, status: Any = "ok", error: str = "") -> KnownModel:
     """What a board knows of a model."""
-    return {
-        "dataset": "mnist", "architecture": "mlp-200-200", "defense": defense, "seed": seed, "status": status,
-        "error": error, "card": {},
-    }  # fmt: skip
+    return KnownModel(
+        dataset="mnist", architecture="mlp-200-200", defense=defense, seed=seed, status=status, error=error
+    )
 
 
 SORTS: Mapping[str, Mapping[str, Any]] = {
@@ -114,7 +164,14 @@ def sound(n: int = 100, *, extra: Sequence[Pair] = (), without: Sequence[str] = 
     return Board("quick", BUDGETS, [*pairs, *extra], **{"health": health} | parts)
 
 
-def facts(n: int = 100, eps: float = 0.1, left: float = 0.4) -> dict[str, Any]:
+def amend(board: Board, change: Callable[[dict[str, Any]], object], model: str = "m0", norm: str = "linf") -> None:
+    """Change what the probe of a board's model found."""
+    found = board.health[model][norm].model_dump()
+    change(found)
+    dict.__setitem__(board.health[model], norm, ProbeFacts(**found))  # type: ignore[arg-type]
+
+
+def facts(n: int = 100, eps: float = 0.1, left: float = 0.4) -> ProbeFacts:
     """What a probe finds on a sound model."""
     seen = {
         "probabilities": False,
@@ -131,10 +188,9 @@ def facts(n: int = 100, eps: float = 0.1, left: float = 0.4) -> dict[str, Any]:
         "rising": 0.01,
         "restarts": {"1": left, "2": left, "5": left},
         "losses": {"ce": left, "dlr": left},
-        "errors": [],
     }
-    return {
+    found = {
         "norm": "linf", "eps": eps, "n": n, "remedy": "", "seconds": 1.0, "forwards": 1, "backwards": 1,
-        "stochastic": {"draws": 8, "labels": 0.0, "logits": 0.0},
-        "seen": {"raw": seen, "attacked": copy.deepcopy(seen)},
+        "stochastic": {"draws": 8, "labels": 0.0, "logits": 0.0}, "seen": {"raw": seen, "attacked": seen},
     }  # fmt: skip
+    return ProbeFacts(**found)
