@@ -2,7 +2,7 @@
 
     python benchmarks/bench_contractive.py [--models mlp-200-200,convnet-gu,lenet] [--batch 128] [--rounds 15]
 
-Untrained models on random 28x28 images: only the shapes matter here. The ways to a step take turns, and ratios are
+Wrapper models on random 28x28 images: only the shapes matter here. The ways to a step take turns, and ratios are
 medians over rounds of ratios within one, so that a busy machine troubles all of them alike.
 """
 
@@ -20,8 +20,9 @@ from defenses.contractive import Contractive
 from defenses.standard import Standard
 from harness.models.registry import build_model
 from harness.models.stages import Stages
+from harness.training.defense import Loss
 from harness.training.jacobian_penalty import Layer, estimate, trace
-from harness.training.trainer import Loss, Trainer
+from harness.training.trainer import Trainer
 
 WEIGHT = 1e-3
 

@@ -2,7 +2,7 @@
 
     python benchmarks/bench_huang.py [--models mlp-1000-1000,lenet] [--batch 128] [--rounds 7] [--toolkits]
 
-Untrained models on random 28x28 images: only the shapes matter here. One thread, process CPU seconds; everything that
+Wrapper models on random 28x28 images: only the shapes matter here. One thread, process CPU seconds; everything that
 is compared runs in turn within each round, and a ratio is the median over the rounds of that round's ratio.
 """
 

@@ -2,7 +2,7 @@
 
     python benchmarks/bench_lee.py [--batch 64] [--rounds 5] [--limit 3]
 
-Untrained networks of the paper's table 1 on random 32x32 images, one thread: only the shapes matter here. The ways to a
+Wrapper networks of the paper's table 1 on random 32x32 images, one thread: only the shapes matter here. The ways to a
 step take turns, and ratios are medians over rounds of ratios within one, so that a busy machine troubles all of them
 alike. The exit status is 1 if a step with k = 1 costs more than the limit (the paper: 3 to 4 times as long to train).
 """

@@ -2,7 +2,7 @@
 
     python benchmarks/bench_lyu.py [--models mlp-sigmoid-600-600,maxout,conv-maxout] [--batch 128] [--rounds 15]
 
-Untrained models on random 28x28 images: only the shapes matter here. The ways to a step take turns, and ratios are
+Wrapper models on random 28x28 images: only the shapes matter here. The ways to a step take turns, and ratios are
 medians over rounds of ratios within one, so that a busy machine troubles all of them alike.
 """
 

@@ -1,6 +1,6 @@
-"""Defenses: one paper or classic baseline a file, each a :class:`harness.training.trainer.Trainer`.
+"""Defenses: one paper or classic baseline a file, each a :class:`harness.training.defense.Defense`.
 
-A new file in this folder is all that a new defense takes: every Trainer defined here that has a ``name`` is found.
+A new file in this folder is all that a new defense takes: every defense defined here that has a ``name`` is found.
 """
 
 from __future__ import annotations
@@ -10,21 +10,21 @@ import pkgutil
 from functools import lru_cache
 
 from harness.errors import unknown
-from harness.training.trainer import Trainer
+from harness.training.defense import Defense
 
 
 @lru_cache
-def defenses() -> dict[str, type[Trainer]]:
+def defenses() -> dict[str, type[Defense]]:
     """Every defense by its public name, alphabetically."""
-    found: dict[str, type[Trainer]] = {}
+    found: dict[str, type[Defense]] = {}
     for module in pkgutil.iter_modules(__path__):
         for value in vars(importlib.import_module(f"{__name__}.{module.name}")).values():
-            if isinstance(value, type) and issubclass(value, Trainer) and "name" in vars(value):
+            if isinstance(value, type) and issubclass(value, Defense) and "name" in vars(value):
                 assert found.setdefault(value.name, value) is value, f"two defenses are named {value.name}"
     return dict(sorted(found.items()))
 
 
-def defense(name: str) -> type[Trainer]:
+def defense(name: str) -> type[Defense]:
     """The defense of that name.
 
     Raises:

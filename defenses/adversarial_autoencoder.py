@@ -10,8 +10,8 @@ from torch import nn
 from harness.attacks.lbfgs import LBFGS
 from harness.datasets.registry import Dataset
 from harness.threat import Threat
+from harness.training.defense import require
 from harness.training.reconstruction import Examples, Reconstruction
-from harness.training.trainer import require
 from harness.victims.victim import Victim
 
 CHUNK = 500

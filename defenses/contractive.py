@@ -10,10 +10,11 @@ from torch import Tensor
 
 from harness.errors import UserError
 from harness.models.stages import Stages
+from harness.training.defense import Loss, require
 from harness.training.jacobian_penalty import exact, has_closed_form, squared_norm, steps, trace
 from harness.training.noise import Where, hidden_noise, noisy
 from harness.training.pretraining import Decoder, autoencoder_loss
-from harness.training.trainer import Loss, Trainer, require
+from harness.training.trainer import Trainer
 
 FLOOR: Final = 1e-12
 """Added under the root of an unsquared norm, whose slope at zero is infinite."""

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from harness.training.defense import require
 from harness.training.reconstruction import Reconstruction
-from harness.training.trainer import require
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from harness.models.stages import Stages
-from harness.training.trainer import Loss, Trainer, require
+from harness.training.defense import Loss, require
+from harness.training.trainer import Trainer
 
 
 @dataclass(frozen=True, kw_only=True)

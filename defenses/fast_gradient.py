@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from harness.datasets.registry import DatasetInfo
 from harness.models.stages import Stages
 from harness.threat import EXPONENT, steepest
-from harness.training.trainer import Loss, Trainer, require
+from harness.training.defense import Loss, require
+from harness.training.trainer import Trainer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,12 +40,6 @@ class FastGradient(Trainer):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self, "alpha", 0 <= self.alpha <= 1, "in [0, 1]")
-        require(self, "eps", self.eps is None or self.eps >= 0, "at least 0")
-
-    def resolve(self, info: DatasetInfo) -> Self:
-        """Fill in epochs and eps."""
-        mine = super().resolve(info)
-        return mine if mine.eps is not None else dataclasses.replace(mine, eps=info.eps[mine.norm])
 
     def loss(self, model: Stages, x: Tensor, y: Tensor) -> Loss:
         """The mixed objective; one clean forward pass serves the objective and the step."""

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from harness.datasets.registry import DatasetInfo
 from harness.errors import UserError
 from harness.models.purifier import Purified
-from harness.training.on_trained import Untrained
-from harness.training.trainer import require
+from harness.training.defense import require
+from harness.training.on_trained import Wrapper
 
 
 class Blur(nn.Module):
@@ -37,7 +37,7 @@ class Blur(nn.Module):
 
 
 @dataclass(frozen=True, kw_only=True)
-class GaussianBlur(Untrained):
+class GaussianBlur(Wrapper):
     """A blur before a trained model, for attacks to see through.
 
     Attributes:

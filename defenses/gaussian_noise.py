@@ -8,9 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from harness.models.stages import Stages
+from harness.training.defense import Loss, require
 from harness.training.noise import Where, hidden_noise, noisy
 from harness.training.pretraining import Decoder, autoencoder_loss
-from harness.training.trainer import Loss, Trainer, require
+from harness.training.trainer import Trainer
 
 
 @dataclass(frozen=True, kw_only=True)

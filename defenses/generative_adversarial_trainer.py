@@ -13,8 +13,9 @@ from harness.attacks.line_search import log_odds
 from harness.datasets.registry import DatasetInfo
 from harness.models.perturbation_generator import PerturbationGenerator, generator_loss, probability_gradient
 from harness.models.stages import Stages
+from harness.training.defense import Loss, require
 from harness.training.optim import update
-from harness.training.trainer import Loss, Trainer, require
+from harness.training.trainer import Trainer
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from harness.models.stages import Stages
 from harness.threat import steepest
-from harness.training.trainer import Loss, Trainer, require
+from harness.training.defense import Loss, require
+from harness.training.trainer import Trainer
 
 
 @dataclass(frozen=True, kw_only=True)

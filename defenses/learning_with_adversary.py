@@ -5,10 +5,9 @@ Two defenses: the images are perturbed (algorithm 2), or what a hidden layer mak
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -16,11 +15,11 @@ from torch import Tensor
 
 from harness.attacks.alpha import nearest_boundary
 from harness.attacks.line_search import log_odds
-from harness.datasets.registry import DatasetInfo
 from harness.errors import unknown
 from harness.models.stages import Stages
 from harness.threat import EXPONENT, magnitude, per_sample, steepest
-from harness.training.trainer import Loss, Trainer, require
+from harness.training.defense import Loss
+from harness.training.trainer import Trainer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,15 +48,6 @@ class LearningWithAdversary(Trainer):
     norm: Literal["linf", "l2", "l1"] = "l2"
     eps: float | None = None
     euclidean: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self, "eps", self.eps is None or self.eps >= 0, "at least 0")
-
-    def resolve(self, info: DatasetInfo) -> Self:
-        """Fill in epochs and eps."""
-        mine = super().resolve(info)
-        return mine if mine.eps is not None else dataclasses.replace(mine, eps=info.eps[mine.norm])
 
     def loss(self, model: Stages, x: Tensor, y: Tensor) -> Loss:
         """Cross-entropy at the perturbed images."""

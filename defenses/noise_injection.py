@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from harness.datasets.registry import DatasetInfo
 from harness.errors import UserError
 from harness.models.stages import Stages
+from harness.training.defense import require
 from harness.training.noise import Where, hidden_noise, noisy
-from harness.training.on_trained import Untrained
-from harness.training.trainer import require
+from harness.training.on_trained import Wrapper
 from harness.victims.adaptation import Remedy
 
 TOGETHER: Final = 100
@@ -52,7 +52,7 @@ class Averaged(nn.Module):
 
 
 @dataclass(frozen=True, kw_only=True)
-class NoiseInjection(Untrained):
+class NoiseInjection(Wrapper):
     """Noise at the input ("L1" in figure 1) or at the input and all hidden layers ("L*") of a trained model.
 
     Noisy images are not clipped to [0, 1]. The mean over the runs is the model: attacks differentiate through all of

@@ -9,11 +9,11 @@ from torch import nn
 from harness.datasets.registry import DatasetInfo
 from harness.errors import UserError
 from harness.models.purifier import Purified
-from harness.training.on_trained import Untrained
+from harness.training.on_trained import Wrapper
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stacked(Untrained):
+class Stacked(Wrapper):
     """The purifier of :attr:`harness.planning.specs.ModelSpec.front` before the base, with nothing trained.
 
     What it is built upon comes with that purifier already before it, so that nothing is left to do.

@@ -38,7 +38,8 @@ if TYPE_CHECKING:
     from harness.planning.suite import Suite as Suite
     from harness.studies.study import Study as Study
     from harness.threat import Threat as Threat
-    from harness.training.trainer import Loss as Loss
+    from harness.training.defense import Defense as Defense
+    from harness.training.defense import Loss as Loss
     from harness.training.trainer import Trainer as Trainer
     from harness.victims.adaptation import Remedy as Remedy
     from harness.victims.victim import Victim as Victim
@@ -68,8 +69,9 @@ _MODULES = {
     "Suite": "harness.planning.suite",
     "suite": "suites",
     "suites": "suites",
+    "Defense": "harness.training.defense",
     "Trainer": "harness.training.trainer",
-    "Loss": "harness.training.trainer",
+    "Loss": "harness.training.defense",
     "defense": "defenses",
     "defenses": "defenses",
     "Study": "harness.studies.study",

@@ -17,7 +17,8 @@ from typing import Any
 def canonical(value: Any) -> Any:
     """Turn a declaration into plain JSON values.
 
-    Dataclasses become mappings of their fields plus ``"is"`` (the class's public name) and ``"version"``.
+    Dataclasses become mappings of their fields plus ``"is"`` (the class's public name), ``"version"``, and what the
+    class adds (``also``).
     A field declared with ``metadata={"identity": False}`` does not count; one with ``metadata={"identity": "set"}``
     counts only where it is not its default, so that keys from before there was such a field stand. ``1`` and ``1.0``
     are the same.
@@ -42,7 +43,8 @@ def canonical(value: Any) -> Any:
             for field in dataclasses.fields(value)
             if _counts(field, getattr(value, field.name))
         }
-        return {"is": getattr(kind, "name", kind.__name__), "version": getattr(kind, "version", 1), **fields}
+        also = canonical(getattr(kind, "also", {}))
+        return {"is": getattr(kind, "name", kind.__name__), "version": getattr(kind, "version", 1), **also, **fields}
     raise TypeError(f"a declaration cannot hold a {type(value).__name__}")
 
 

@@ -25,8 +25,8 @@ from harness.threat import Threat
 
 if TYPE_CHECKING:
     from harness.datasets.registry import DatasetInfo
+    from harness.training.defense import Defense
     from harness.training.noise import Where
-    from harness.training.trainer import Trainer
 
 NETS: Final = {
     "N100-100-10": "mlp-100-100",
@@ -104,7 +104,7 @@ def models(profile: Profile, info: DatasetInfo, seed: int) -> Mapping[str, Model
     """Every network of the paper, plain and defended."""
     settings = profile.settings
 
-    def spec(net: str, defense: Trainer, **parents: Any) -> ModelSpec:
+    def spec(net: str, defense: Defense, **parents: Any) -> ModelSpec:
         return ModelSpec(dataset=info.name, architecture=NETS[net], defense=defense.resolve(info), seed=seed, **parents)
 
     def common(net: str) -> dict[str, Any]:

@@ -26,8 +26,8 @@ from harness.planning.specs import ModelSpec
 from harness.records.checkpoints import load_base, load_model, save_model
 from harness.records.home import Home
 from harness.threat import Threat
+from harness.training.defense import Diverged, Trained
 from harness.training.reconstruction import Reconstruction
-from harness.training.trainer import Diverged, Trained
 from harness.victims.adaptation import Remedy
 from harness.victims.victim import Victim
 from tests.helpers.boards import card as made_card

@@ -28,7 +28,7 @@ from harness.planning.specs import Cell, ModelSpec
 from harness.records.home import Home
 from harness.records.prepared import prepared_record
 from harness.threat import Threat
-from harness.training.trainer import score
+from harness.training.gradient_descent import score
 from harness.trust.inspection import inspect
 from harness.trust.probe import diagnose, probe
 from harness.victims.victim import Victim

@@ -44,7 +44,7 @@ class Doubled(nn.Module):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Upon(Trainer):
+class OnTrainedModel(Trainer):
     name: ClassVar[str] = "upon"
 
     def wrap(self, model: nn.Module, base: nn.Module | None) -> nn.Module:
@@ -229,7 +229,7 @@ def test_the_card_is_written_last(home: Home, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_model_built_upon_another_brings_it_along(home: Home, saved: nn.Module) -> None:
-    spec = replace(SPEC, defense=Upon(epochs=1), base=SPEC)
+    spec = replace(SPEC, defense=OnTrainedModel(epochs=1), base=SPEC)
     torch.manual_seed(1)
     top = spec.defense.build("mlp-6", INFO, saved)
     save_model(home, spec, top, made_card())

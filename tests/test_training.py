@@ -23,9 +23,11 @@ from harness.errors import UserError
 from harness.identity import canonical, key
 from harness.models.registry import build_model
 from harness.models.stages import Stages
+from harness.training.defense import Diverged, Loss, Trained
+from harness.training.gradient_descent import score
 from harness.training.optim import limit_norms
 from harness.training.pretraining import ACTIVITY, Decoder, reconstruction_loss, sparsity
-from harness.training.trainer import Diverged, Loss, Trained, Trainer, score
+from harness.training.trainer import Trainer
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..errors import UserError, unknown
 from ..models.perturbation_generator import PerturbationGenerator, generator_loss, probability_gradient
 from ..threat import Norm, Threat, magnitude, per_sample
+from ..training.gradient_descent import one_epoch
 from ..training.optim import descend
 from ..victims.victim import Victim, input_gradient
 from .base import Attack, Family, Kind
@@ -117,11 +118,17 @@ class Generator(Attack):
         kept = len(x) - held
         c = self._first_weight(gradient[:kept])
         best, since, weights = self._score(victim, generator, x[kept:], y[kept:], gradient[kept:]), 0, _state(generator)
+
+        def step(rows: Tensor) -> Tensor:
+            nonlocal c
+            perturbation = generator(gradient[rows])
+            loss = generator_loss(victim(x[rows] + perturbation), y[rows], perturbation, c)
+            descend(optimizer, loss)
+            c = self._next_weight(c, perturbation.detach())
+            return loss.detach()
+
         for _ in range(self.epochs):
-            for part in torch.randperm(kept).to(x.device).split(self.batch_size):  # type: ignore[no-untyped-call]
-                perturbation = generator(gradient[part])
-                descend(optimizer, generator_loss(victim(x[part] + perturbation), y[part], perturbation, c))
-                c = self._next_weight(c, perturbation.detach())
+            one_epoch(torch.arange(kept), self.batch_size, x.device, step)
             loss, since = self._score(victim, generator, x[kept:], y[kept:], gradient[kept:]), since + 1
             if loss < best:
                 best, since, weights = loss, 0, _state(generator)

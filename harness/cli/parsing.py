@@ -10,15 +10,15 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from ..errors import UserError, unknown
-from ..training.on_trained import Upon
-from ..training.trainer import Trainer
+from ..training.defense import Defense
+from ..training.on_trained import OnTrainedModel
 from ..victims.adaptation import Remedy
 
 if TYPE_CHECKING:
     from ..execution.ray.engine import Cluster
 
 
-def parse_chain(text: str, kinds: Mapping[str, type[Trainer]]) -> tuple[Trainer, ...]:
+def parse_chain(text: str, kinds: Mapping[str, type[Defense]]) -> tuple[Defense, ...]:
     """Read ``DEFENSE`` or ``DEFENSE+DEFENSE``: each is built upon the one before it.
 
     A plus sign rather than an arrow: a shell takes ``>`` for its own.
@@ -32,7 +32,7 @@ def parse_chain(text: str, kinds: Mapping[str, type[Trainer]]) -> tuple[Trainer,
     """
     chain = tuple(parse_defense(part, kinds) for part in re.split(r"\+(?=[a-z])", text))  # not at that of 1e+3
     for place, defense in enumerate(chain):
-        if isinstance(defense, Upon):
+        if isinstance(defense, OnTrainedModel):
             if place == 0:
                 raise defense.baseless()
             if defense.fronted:
@@ -44,7 +44,7 @@ def parse_chain(text: str, kinds: Mapping[str, type[Trainer]]) -> tuple[Trainer,
     return chain
 
 
-def parse_defense(text: str, kinds: Mapping[str, type[Trainer]]) -> Trainer:
+def parse_defense(text: str, kinds: Mapping[str, type[Defense]]) -> Defense:
     """Read ``NAME`` or ``NAME:key=value,key=value``; a value that holds several numbers is written ``1e-3/1e-4/0``.
 
     Args:

@@ -69,14 +69,18 @@ def defenses() -> Table:
 
     from defenses import defenses as kinds
 
+    from ..training.gradient_descent import GradientDescent
     from ..training.trainer import Trainer
 
-    common = {field.name for field in dataclasses.fields(Trainer)}
+    common = {field.name: None for field in dataclasses.fields(Trainer)}
     table = _table("defense", "what it does", "its own hyperparameters", "source")
     for name, kind in kinds().items():
         own = [f"{f.name}={f.default}" for f in dataclasses.fields(kind) if f.name not in common]
         table.add_row(name, kind.summary, ", ".join(own), kind.source)
-    table.add_row("", "", f"every one: {', '.join(sorted(common))}", "", style="dim")
+    descent = [field.name for field in dataclasses.fields(GradientDescent)]
+    table.add_row("", "", f"all that are trained: {', '.join(descent)}", "", style="dim")
+    more = [name for name in common if name not in descent]
+    table.add_row("", "", f"classifiers too: {', '.join(more)}", "", style="dim")
     return table
 
 

@@ -27,7 +27,9 @@ from ..planning.specs import Cell, ModelSpec
 from ..records.checkpoints import has_model
 from ..records.home import Home
 from ..records.results import is_finished
+from ..training.gradient_descent import GradientDescent
 from ..training.optim import keep_compiler_out
+from ..training.trainer import Trainer
 
 STEPS: Final = ("steps", "max_iter", "queries", "max_evaluations", "iterations")
 """How declarations call the number of passes that one run of an attack makes over an image ..."""
@@ -86,7 +88,8 @@ class Estimate:
 def estimate(plans: Sequence[Plan], home: Home, device: str = "cpu", limit: float = 12.0) -> Estimate:
     """What is missing of some plans, each model and pair once, and how long it may take.
 
-    Training is taken to last all its epochs; in a cascade every attack is taken to see every image. Random numbers are left as they are.
+    Training is taken to last all its epochs; in a cascade every attack is taken to see every image. Random numbers are
+    left as they are.
 
     Args:
         plans: What is asked for.
@@ -97,7 +100,7 @@ def estimate(plans: Sequence[Plan], home: Home, device: str = "cpu", limit: floa
     infos = {name: info for plan in plans for name, info in plan.infos.items()}
     specs = {s.key: s for plan in plans for s in plan.models if not has_model(home, s) and s.defense.trainable}
     cells = {c.key: c for plan in plans for c in plan.cells if not is_finished(home.cell(c.key))}
-    crafting = {s.key for plan in plans for s in plan.crafters if shown(s, infos[s.dataset])}
+    crafting = {s.key for plan in plans for s in plan.crafters if s.defense.images_shown(infos[s.dataset])}
     start = time.perf_counter()
     keep_compiler_out()
     with determinism.as_a_worker(device):
@@ -108,13 +111,13 @@ def estimate(plans: Sequence[Plan], home: Home, device: str = "cpu", limit: floa
         for cell in cells.values():  # the cheaper ones first: the limit is to leave neither sort without any
             probe.passing(cell.crafter, cell.batch)
         for spec in specs.values():
-            if shown(spec, infos[spec.dataset]):
+            if spec.defense.images_shown(infos[spec.dataset]):
                 probe.training(spec)
     attacks = [(cell, passes(cell.attack) * cell.n) for cell in _crafted_once(cells.values())]
     learned = {cell.prepared_key: cell for cell in cells.values() if cell.prepared_key is not None}
     prepared = {key: cell for key, cell in learned.items() if not home.prepared(key).exists()}
     attacks += [(cell, preparation(cell.attack)) for cell in prepared.values()]
-    images = {key: shown(spec, infos[spec.dataset]) for key, spec in specs.items()}
+    images = {key: spec.defense.images_shown(infos[spec.dataset]) for key, spec in specs.items()}
     costs = {key: probe.trained.get(_kind(spec)) for key, spec in specs.items()}
     return Estimate(
         trainings=len(specs),
@@ -128,13 +131,6 @@ def estimate(plans: Sequence[Plan], home: Home, device: str = "cpu", limit: floa
         missed=sum(value is None for value in (*probe.trained.values(), *probe.passed.values())),
         training_of={key: cost * images[key] for key, cost in costs.items() if cost is not None},
     )
-
-
-def shown(spec: ModelSpec, info: DatasetInfo) -> int:
-    """Images that training shows a model, all epochs together; 0 where nobody has counted the training part."""
-    trainer = spec.defense.resolve(info)
-    there = min(info.train_size, trainer.subset or info.train_size)
-    return (trainer.epochs or 0) * (there - (trainer.held(there) if there > 1 else 0))
 
 
 def passes(attack: Attack) -> int:
@@ -191,10 +187,13 @@ class _Probe:
         return min(wanted, PROBED) if self._device == "cpu" else wanted
 
     def _train(self, spec: ModelSpec) -> float:
-        info = self._infos[spec.dataset]
-        size = self._batch(spec.defense.batch_size)
-        alone: dict[str, Any] = {"validation": 0.0, "patience": None, "refit": None, "subset": None}
-        trainer = replace(spec.defense, epochs=2, batch_size=size, **alone)
+        info, trainer = self._infos[spec.dataset], spec.defense
+        if not isinstance(trainer, GradientDescent):
+            return 0.0
+        size = self._batch(trainer.batch_size)
+        trainer = replace(trainer, epochs=2, batch_size=size, subset=None)
+        if isinstance(trainer, Trainer):
+            trainer = replace(trainer, validation=0.0, patience=None, refit=None)
         base = judged(spec.base, self._infos, spec.front) if spec.base is not None else None
         history = trainer.fit(spec.architecture, noise(info, size), device=self._device, base=base).history
         return history[-1].seconds / size
@@ -236,7 +235,9 @@ def noise(info: DatasetInfo, size: int) -> Dataset:
 
 def _kind(spec: ModelSpec) -> str:
     """What models have in common that cost the same."""
-    defense = replace(spec.defense, epochs=spec.defense.epochs and 1) if spec.defense.trainable else spec.defense
+    defense = spec.defense
+    if isinstance(defense, GradientDescent):
+        defense = replace(defense, epochs=defense.epochs and 1)
     return identity.key(spec.dataset, spec.architecture, defense, [_kind(part) for part in spec.parents])
 
 

@@ -37,8 +37,9 @@ from ..records.provenance import made_of, provenance
 from ..records.results import shard_samples, write_shard
 from ..schema.models import Card, EpochLine, FailedTraining
 from ..schema.probes import ProbeRecord
+from ..training.defense import Diverged, Trained
+from ..training.gradient_descent import score
 from ..training.optim import keep_compiler_out
-from ..training.trainer import Diverged, Trained, score
 from ..trust.probe import probe as examine
 from .jobs import Context, Craft, Examine, Job, Judge, Prepare, Train
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Final, NoReturn
@@ -17,7 +18,8 @@ from torch import Tensor, nn
 
 from ..datasets.registry import DatasetInfo
 from ..errors import UserError
-from ..training.trainer import Trainer
+from ..training.defense import Defense
+from ..training.on_trained import Wrapper
 from ..user_code import python_file
 from ..victims.adaptation import Remedy
 from ..victims.duplicates import ORIGIN
@@ -29,7 +31,7 @@ _NONE: Final = Remedy()
 
 
 @dataclass(frozen=True, kw_only=True)
-class External(Trainer):
+class External(Defense):
     """Stands for a model that was trained elsewhere; its weights and its code are its identity.
 
     Attributes:
@@ -49,7 +51,8 @@ class External(Trainer):
     summary: ClassVar[str] = "a model trained elsewhere"
     trainable: ClassVar[bool] = False
 
-    epochs: int | None = 0
+    also: ClassVar[Mapping[str, Any]] = Wrapper.also
+
     weights: str = ""
     program: str = ""
     mean: tuple[float, ...] = ()
@@ -61,10 +64,6 @@ class External(Trainer):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_normalisation(self.mean, self.std)
-
-    def resolve(self, info: DatasetInfo) -> External:
-        """Nothing is left to the data set: nothing is trained."""
-        return dataclasses.replace(self, epochs=0)
 
     def seed_identity(self) -> External:
         """The same without the code: a model draws the same random numbers in whatever form it comes."""

@@ -15,7 +15,7 @@ from ..datasets.registry import DatasetInfo
 from ..errors import UserError, unknown
 from ..models.registry import check_architecture
 from ..threat import Norm, Threat
-from ..training.trainer import Trainer
+from ..training.defense import Defense
 from .specs import PROBE_SAMPLES, Cell, ModelSpec, Probe
 from .suite import Suite
 from .surrogate import recipe
@@ -71,7 +71,7 @@ class Plan:
 def specs(
     infos: Iterable[DatasetInfo],
     architectures: Iterable[str],
-    defenses: Iterable[Trainer | Sequence[Trainer]],
+    defenses: Iterable[Defense | Sequence[Defense]],
     seeds: Iterable[int],
 ) -> list[ModelSpec]:
     """Every combination, each once, with hyperparameters resolved for its data set.
@@ -79,7 +79,7 @@ def specs(
     Args:
         infos: Data sets.
         architectures: Names in :mod:`harness.models.registry`.
-        defenses: Each a trainer, or several of which each is built upon the one before it: same architecture, same
+        defenses: Each a defense, or several of which each is built upon the one before it: same architecture, same
             seed.
         seeds: Numbers of the training runs.
 
@@ -88,7 +88,7 @@ def specs(
     """
     found: dict[str, ModelSpec] = {}
     architectures, seeds = list(architectures), list(seeds)
-    chains = [[defense] if isinstance(defense, Trainer) else list(defense) for defense in defenses]
+    chains = [[defense] if isinstance(defense, Defense) else list(defense) for defense in defenses]
     for info in infos:
         for architecture in architectures:
             check_architecture(architecture)

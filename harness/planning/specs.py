@@ -14,8 +14,8 @@ from ..attacks.transfer import Transfer
 from ..datasets.registry import DatasetInfo, Half
 from ..errors import UserError
 from ..threat import Threat
-from ..training.on_trained import Upon
-from ..training.trainer import Trainer
+from ..training.defense import Defense
+from ..training.on_trained import OnTrainedModel
 
 PROBE_SAMPLES: Final = 128
 """Images that a model's health is looked at with."""
@@ -28,7 +28,7 @@ class ModelSpec:
     Attributes:
         dataset: :attr:`DatasetInfo.name`.
         architecture: Name in :mod:`harness.models.registry`.
-        defense: Resolved trainer: no hyperparameter is left to the data set.
+        defense: Resolved: no hyperparameter is left to the data set.
         seed: Number of the training run, 0, 1, ...
         base: Model that the defense is built upon, if any.
         front: Model whose purifier is put in front of the base, if any: the defense is built upon both together.
@@ -41,13 +41,13 @@ class ModelSpec:
 
     dataset: str
     architecture: str
-    defense: Trainer
+    defense: Defense
     seed: int = 0
     base: ModelSpec | None = None
     front: ModelSpec | None = dataclasses.field(default=None, metadata={"identity": "set"})
 
     def __post_init__(self) -> None:
-        if isinstance(self.defense, Upon):
+        if isinstance(self.defense, OnTrainedModel):
             if self.base is None:
                 raise self.defense.baseless()
             if self.defense.fronted and self.front is None:

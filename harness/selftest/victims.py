@@ -24,7 +24,8 @@ from ..datasets.registry import Dataset, load_dataset
 from ..judging.proposal import Bench
 from ..models.stages import Stages
 from ..threat import Norm
-from ..training.trainer import Loss, Trainer
+from ..training.defense import Loss
+from ..training.trainer import Trainer
 from ..victims.adaptation import VOTES, Remedy
 from ..victims.victim import Victim
 from .linear_victim import LinearVictim

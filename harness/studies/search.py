@@ -23,7 +23,8 @@ from ..planning.specs import ModelSpec
 from ..planning.suite import Suite
 from ..records.checkpoints import card, has_model, load_model
 from ..records.home import Home
-from ..training.trainer import score
+from ..training.gradient_descent import GradientDescent, score
+from ..training.trainer import Trainer
 from .study import Search, Study
 
 SEED: Final = 2000
@@ -100,7 +101,7 @@ def held_out(spec: ModelSpec, data: Dataset) -> Tensor | None:
         spec: The network.
         data: Its data set.
     """
-    if (taken := spec.defense.subset) is None:
+    if not isinstance(spec.defense, GradientDescent) or (taken := spec.defense.subset) is None:
         return None
     beyond = min(len(data.x_train) - taken, IMAGES)
     return data.train_sample(taken + beyond, slice(taken, None))[0] if beyond > 0 else None
@@ -137,6 +138,6 @@ def _measure(spec: ModelSpec, home: Home, data: Dataset, device: torch.device | 
         images, labels = data.x_train[beyond].to(device), data.y_train[beyond].to(device)
         return score(model, data, images, labels)[1], len(labels)
     last = card(home, spec.key).history[-1].validation_accuracy
-    if math.isnan(last):
+    if not isinstance(spec.defense, Trainer) or math.isnan(last):
         raise UserError(f"{spec.defense.name} holds no training image out: give it validation=0.1 or a subset")
     return last, spec.defense.held(len(data.x_train))

@@ -1,25 +1,23 @@
-"""Defenses that are built upon a model that is trained already."""
+"""Defenses applied to an already trained base model."""
 
 from __future__ import annotations
 
-import dataclasses
+from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
 from ..datasets.registry import Dataset, DatasetInfo
 from ..errors import UserError
-from .trainer import Progress, Trained, Trainer
+from .defense import Defense, Progress, Trained
 
 
 @dataclass(frozen=True, kw_only=True)
-class Upon(Trainer):
-    """A defense that takes a trained model, its base, and returns another that holds it.
-
-    Override :meth:`around`; training, if there is any, goes into ``fit``.
-    """
+class OnTrainedModel(Defense):
+    """A defense that takes a trained model, its base, and returns another that holds it."""
 
     fronted: ClassVar[bool] = False
     """Whether another model's purifier has to stand before the base, see
@@ -42,38 +40,23 @@ class Upon(Trainer):
             f"--defense standard+{self.name}, or ModelSpec(base=...)"
         )
 
+    @abstractmethod
     def around(self, base: nn.Module, info: DatasetInfo) -> nn.Module:
         """The model that is judged, around its base, with parts of its own as they are before training."""
-        raise NotImplementedError
 
     def build(self, architecture: str, info: DatasetInfo, base: nn.Module | None = None) -> nn.Module:
-        """The model in its judged form: what a checkpoint's weights are loaded into.
-
-        Raises:
-            UserError: No base, or one that does not suit.
-        """
+        """The model around its base; see :meth:`Defense.build`."""
         return self.resolve(info).around(self.needed(base), info)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Untrained(Upon):
-    """A defense that acts at inference time alone.
+class Wrapper(OnTrainedModel):
+    """A defense that acts at inference time alone: nothing is trained."""
 
-    Raises:
-        UserError: A hyperparameter of training is set.
-    """
-
-    epochs: int | None = 0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for field in dataclasses.fields(Untrained):
-            if getattr(self, field.name) != field.default:
-                raise UserError(f"{self.name}: {field.name} means nothing here, for nothing is trained")
-
-    def resolve(self, info: DatasetInfo) -> Self:
-        """Nothing is left to the data set: nothing is trained."""
-        return self
+    also: ClassVar[Mapping[str, Any]] = {
+        **{"epochs": 0, "batch_size": 128, "optimizer": "adam", "lr": 1e-3, "momentum": 0.9, "weight_decay": 0.0},
+        **{"schedule": "constant", "validation": 0.0, "patience": None},
+    }
 
     def fit(
         self,
@@ -84,9 +67,5 @@ class Untrained(Upon):
         base: nn.Module | None = None,
         progress: Progress | None = None,
     ) -> Trained:
-        """Put the defense around the base; no image is looked at.
-
-        Raises:
-            UserError: No base, or one that does not suit.
-        """
+        """Put the defense around the base; no image is looked at."""
         return Trained(self.build(architecture, data.info, base).to(device).eval(), [])

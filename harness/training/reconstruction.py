@@ -1,21 +1,23 @@
-"""Training of a purifier: an autoencoder in front of a trained model."""
+"""Training of purifiers: an autoencoder in front of a trained model."""
 
 from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Any, ClassVar, Final, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ..datasets.registry import Dataset, DatasetInfo
 from ..models.purifier import Autoencoder, Purified
-from .on_trained import Upon
-from .optim import descend, set_lr
+from .defense import Epoch, Progress, Trained
+from .gradient_descent import GradientDescent, Schedule, score
+from .on_trained import OnTrainedModel
+from .optim import descend
 from .pretraining import reconstruction_loss
-from .trainer import Diverged, Epoch, Progress, Schedule, Trained, require, score
 
 WATCHED: Final = 1000
 """Training images that the accuracy in a history is measured on."""
@@ -29,7 +31,7 @@ class Examples(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reconstruction(Upon):
+class Reconstruction(GradientDescent, OnTrainedModel):
     """Train an autoencoder to give images back clean, and put it before the base.
 
     The objective is the cross-entropy of each pixel between reconstruction and clean image, averaged over pixels. The
@@ -37,16 +39,11 @@ class Reconstruction(Upon):
     misclassified after 10 epochs.
 
     Override :meth:`examples` and, for what changes from batch to batch, :meth:`corrupt`.
-
-    Raises:
-        UserError: A validation split: an autoencoder is trained for all its epochs.
     """
 
-    schedule: Schedule = "cosine"
+    also: ClassVar[Mapping[str, Any]] = {"validation": 0.0, "patience": None}
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self, "validation", self.validation == 0, "0, for all epochs are trained")
+    schedule: Schedule = "cosine"
 
     def around(self, base: nn.Module, info: DatasetInfo) -> Purified:
         """An untrained autoencoder before the base."""
@@ -73,45 +70,32 @@ class Reconstruction(Upon):
         """Train the autoencoder; the base stays as it is. A history's loss is the reconstruction's.
 
         Its accuracy is that of base and autoencoder together on the first training images, clean.
-
-        Raises:
-            Diverged: The loss stopped being finite.
-            UserError: No base.
         """
         mine = self.resolve(data.info)
+        assert mine.epochs is not None
         data = mine.part(data)
         model = mine.around(self.needed(base), data.info).to(device).eval()
-        examples = mine.examples(model.base, data, device)
-        return Trained(model.eval(), mine._reconstruct(model, examples, data, device, progress))
-
-    def _reconstruct(
-        self, model: Purified, examples: Examples, data: Dataset, device: torch.device | str, progress: Progress | None
-    ) -> list[Epoch]:
-        assert self.epochs is not None
         front = model.front
         assert isinstance(front, Autoencoder)
-        optimizer = self._optimizer(front, self.weight_decay)
-        size = len(examples.seen)
-        steps, done = self.epochs * math.ceil(size / self.batch_size), 0
+        examples = mine.examples(model.base, data, device)
+        optimizer = mine.new_optimizer(front, mine.weight_decay)
+        rows = torch.arange(len(examples.seen))
+        advance = mine.scheduled(optimizer, mine.epochs * math.ceil(len(rows) / mine.batch_size))
         images, labels = data.x_train[:WATCHED].to(device), data.y_train[:WATCHED].to(device)
+
+        def step(batch: Tensor) -> Tensor:
+            advance()
+            loss = reconstruction_loss(front.logits(mine.corrupt(examples.seen[batch])), examples.wanted[batch])
+            descend(optimizer, loss)
+            return loss.detach()
+
         history: list[Epoch] = []
-        for epoch in range(1, self.epochs + 1):
+        for epoch in range(1, mine.epochs + 1):
             start = time.perf_counter()
             model.train()
-            total = torch.zeros((), device=device)
-            for batch in torch.randperm(size).to(device).split(self.batch_size):  # type: ignore[no-untyped-call]
-                if self.schedule == "cosine":
-                    set_lr(optimizer, self.lr * (1 + math.cos(math.pi * done / steps)) / 2)
-                seen, wanted = self.corrupt(examples.seen[batch]), examples.wanted[batch]
-                loss = reconstruction_loss(front.logits(seen), wanted)
-                descend(optimizer, loss)
-                done += 1
-                total += loss.detach() * len(batch)
-            mean = float(total) / size
-            if not math.isfinite(mean):
-                raise Diverged(f"{self.name}: the reconstruction loss became {mean} in epoch {epoch}; try a lower lr")
+            mean = mine.run_epoch(f"the reconstruction loss of epoch {epoch}", rows, device, step)
             accuracy = score(model, data, images, labels)[1]
             history.append(Epoch(epoch, mean, accuracy, math.nan, math.nan, time.perf_counter() - start))
             if progress is not None:
-                progress(epoch, self.epochs, {"loss": mean, "accuracy": accuracy})
-        return history
+                progress(epoch, mine.epochs, {"loss": mean, "accuracy": accuracy})
+        return Trained(model.eval(), history)

@@ -26,8 +26,9 @@ from harness.models.purifier import Autoencoder, Purified
 from harness.models.registry import build_model
 from harness.models.stages import Stages
 from harness.threat import Threat
-from harness.training.on_trained import Untrained, Upon
-from harness.training.trainer import Loss, Trainer
+from harness.training.defense import Loss
+from harness.training.on_trained import OnTrainedModel, Wrapper
+from harness.training.trainer import Trainer
 
 SHAPE = (1, 8, 8)
 
@@ -101,13 +102,13 @@ def base_of(architecture: str, data: Dataset) -> nn.Module:
 def needs(name: str, architecture: str, data: Dataset) -> dict[str, nn.Module]:
     """What ``fit`` has to be given for a defense beside the data."""
     kind = defense(name)
-    if not issubclass(kind, Upon):
+    if not issubclass(kind, OnTrainedModel):
         return {}
     base = base_of(architecture, data)
     return {"base": Purified(Autoencoder(data.info.shape), base) if kind.fronted else base}
 
 
-TRAINED = [name for name, kind in defenses().items() if not issubclass(kind, Untrained)]
+TRAINED = [name for name, kind in defenses().items() if not issubclass(kind, Wrapper)]
 UNTRAINED = [name for name in defenses() if name not in TRAINED]
 
 
@@ -123,7 +124,7 @@ def test_what_is_not_trained_leaves_the_base_alone(name: str, architecture: str,
     assert all(torch.equal(value, before[key]) for key, value in more["base"].state_dict().items())
 
 
-@pytest.mark.parametrize("name", [name for name in defenses() if issubclass(defense(name), Upon)])
+@pytest.mark.parametrize("name", [name for name in defenses() if issubclass(defense(name), OnTrainedModel)])
 def test_a_defense_upon_a_model_says_that_there_is_none(name: str, digits: Dataset) -> None:
     trainer = defense(name)()
     with pytest.raises(UserError, match=f"{name} is built upon a trained model.*standard[+]{name}"):

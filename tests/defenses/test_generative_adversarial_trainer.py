@@ -18,7 +18,7 @@ from harness.errors import UserError
 from harness.identity import key
 from harness.models.registry import build_model
 from harness.models.stages import Stages
-from harness.training.trainer import score
+from harness.training.gradient_descent import score
 
 SHAPE = (1, 8, 8)
 
