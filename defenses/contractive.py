@@ -76,6 +76,7 @@ class Contractive(Trainer):
         one = not isinstance(self.weight, tuple)
         require(self, "weight", self.penalty == "layers" or one, "one number for the exact penalty")
         require(self, "draws", self.draws >= 1, "at least 1")
+        require(self, "where", self.where == "input" or self.sigma > 0, "input without noise (sigma)")
         require(self, "sigma", self.sigma >= 0, "at least 0")
 
     def loss(self, model: Stages, x: Tensor, y: Tensor) -> Loss:

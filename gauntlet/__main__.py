@@ -36,4 +36,5 @@ if not any(getattr(finder, "__name__", None) == "Finder" for finder in sys.meta_
     sys.meta_path.insert(0, Finder)
 
 if __name__ == "__main__":
+    __spec__ = None  # else workers would not import this module: multiprocessing skips the main module of a package
     main()

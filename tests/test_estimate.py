@@ -26,7 +26,7 @@ from harness.attacks.transfer import Transfer
 from harness.cli.main import cli
 from harness.datasets.registry import DATASETS, DataSource
 from harness.execution import estimate as module
-from harness.execution.estimate import Estimate, estimate, judged, noise, passes, preparation, shown
+from harness.execution.estimate import Estimate, estimate, judged, noise, passes, preparation
 from harness.execution.jobs import Context, Train
 from harness.execution.worker import Worker
 from harness.planning.plan import Plan, plan, specs
@@ -81,8 +81,8 @@ def test_what_an_attack_learns_from() -> None:
 )
 def test_images_that_training_shows(trainer: Standard, wanted: int) -> None:
     spec = ModelSpec(dataset="digits", architecture="mlp-8", defense=trainer)
-    assert shown(spec, DIGITS) == wanted
-    assert shown(spec, replace(DIGITS, train_size=0)) == 0  # nobody knows
+    assert spec.defense.images_shown(DIGITS) == wanted
+    assert spec.defense.images_shown(replace(DIGITS, train_size=0)) == 0  # nobody knows
 
 
 def test_a_plan_is_counted(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import gauntlet
 import harness.cli.tables  # what it imports is loaded before anything is compared
 import harness.threat
 from harness.attacks.toolkits import art
@@ -428,32 +429,32 @@ def shadow(*names: str) -> None:
 
 
 def test_folders_of_our_names_do_not_break_the_command() -> None:
-    shadow(*python_file.OURS)
-    done = run("-m", "gauntlet_bench", "list", "suites")
+    shadow(*gauntlet.OURS)
+    done = run("-m", "gauntlet", "list", "suites")
     assert done.returncode == 0, done.stderr
     assert "unseen" in done.stdout
 
 
 def test_nor_its_workers() -> None:
-    shadow(*python_file.OURS)
+    shadow(*gauntlet.OURS)
     words = ["train", "--model", "softmax", "--defense", "standard:epochs=1", "--jobs", "1", "--home", "home"]
-    done = run("-m", "gauntlet_bench", *words)
+    done = run("-m", "gauntlet", *words)
     assert done.returncode == 0, done.stderr
     assert len(list(Path("home").glob("models/*/weights.safetensors"))) == 1
 
 
 def test_a_name_that_is_taken_is_said_in_a_line() -> None:
     Path("reports.py").touch()
-    done = run("-c", "import reports; from harness.cli.main import main; main()")
-    assert done.returncode == 2
+    done = run("-c", "import reports; from gauntlet.__main__ import main; main()")
+    assert done.returncode == 1
     assert done.stderr.count("\n") == 1
     assert done.stderr.startswith(
         f"gauntlet: {Path('reports.py').resolve()} has the name of Gauntlet's package 'reports'"
     )
     shadow("suites")
-    done = run("-c", "import harness\ntry: gauntlet.evaluate\nexcept ValueError as error: print(error)")
+    done = run("-c", "import gauntlet\ntry: gauntlet.evaluate\nexcept ImportError as error: print(error)")
     assert done.stdout.startswith(f"{Path('suites/__init__.py').resolve()} has the name of Gauntlet's package 'suites'")
-    done = run("-P", "-c", "import harness; gauntlet.evaluate; import defenses", path=str(ROOT))
+    done = run("-P", "-c", "import gauntlet; gauntlet.evaluate; import defenses", path=str(ROOT))
     assert done.returncode == 0, done.stderr
 
 

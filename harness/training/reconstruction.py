@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..datasets.registry import Dataset, DatasetInfo
 from ..models.purifier import Autoencoder, Purified
-from .defense import Epoch, Progress, Trained
+from .defense import Epoch, Progress, Trained, require
 from .gradient_descent import GradientDescent, Schedule, score
 from .on_trained import OnTrainedModel
 from .optim import descend
@@ -44,6 +44,10 @@ class Reconstruction(GradientDescent, OnTrainedModel):
     also: ClassVar[Mapping[str, Any]] = {"validation": 0.0, "patience": None}
 
     schedule: Schedule = "cosine"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self, "decayed", self.decayed == "all", "all, for every layer is dense")
 
     def around(self, base: nn.Module, info: DatasetInfo) -> Purified:
         """An untrained autoencoder before the base."""

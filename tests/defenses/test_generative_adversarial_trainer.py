@@ -98,7 +98,7 @@ def test_the_rates_are_the_papers(model: Stages, batch: Any) -> None:
     trainer = GenerativeAdversarialTrainer(epochs=1)
     game = trainer.play(1, "cpu")
     before = weights(model), weights(game.generator)
-    game.step(model, trainer._optimizer(model, 0.0), x.clone(), y)
+    game.step(model, trainer.new_optimizer(model, 0.0), x.clone(), y)
     for module, start, rate in ((model, before[0], 1e-3), (game.generator, before[1], 1e-6)):
         moved = max(float((a - b).abs().max()) for a, b in zip(weights(module), start, strict=True))
         assert moved == pytest.approx(rate, rel=0.05)
