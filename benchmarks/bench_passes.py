@@ -32,7 +32,7 @@ from harness.attacks.transfer import Transfer
 from harness.datasets.registry import Dataset, DatasetInfo, load_dataset
 from harness.models.registry import build_model
 from harness.models.stages import Stages
-from harness.studies.experiment import blueprint
+from harness.studies.experiment import design
 from harness.threat import Threat
 from harness.training.optim import descend
 from harness.training.trainer import Trainer
@@ -61,7 +61,7 @@ def every_attack(info: DatasetInfo) -> Iterator[tuple[Attack, Threat]]:
                     middle = grid[norm][len(grid[norm]) // 2]
                     yield attack, Threat(norm, middle if attack.kind == "budget" else None)
     for study in studies().values():
-        for cell in blueprint(study, "smoke", info, suites()).plan.cells:
+        for cell in design(study, "smoke", info, suites()).plan.cells:
             if _sort(cell.attack) not in seen:
                 seen.add(_sort(cell.attack))
                 yield cell.attack, cell.threat

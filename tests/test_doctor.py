@@ -136,7 +136,7 @@ def test_forced_attacks_are_read() -> None:
         ("cleverhans:FGSM", "unknown toolkit 'cleverhans'; choose from art, foolbox"),
         ("art:DeepFoul", "unknown art attack 'DeepFoul'; did you mean DeepFool"),
         ("art:DeepFool?steps=3", "unknown option of art DeepFool 'steps'"),
-        ("art:DeepFool?max_iter", "art DeepFool: write options as key=value, got 'max_iter'"),
+        ("art:DeepFool?max_iter", "art DeepFool: write options as key=value&key=value, got 'max_iter'"),
         ("art:DeepFool?max_iter=many", "max_iter of art DeepFool must be a whole number, got 'many'"),
         ("art:CarliniL2Method", "art CarliniL2Method cannot be forced, the tables only know why it is refused: an al"),
         ("foolbox:NewtonFoolAttack", "foolbox NewtonFoolAttack cannot be forced"),

@@ -22,7 +22,7 @@ from harness.determinism import seed_everything
 from harness.execution.jobs import Context, Judge, Prepare, Train
 from harness.execution.worker import Worker
 from harness.records.home import Home
-from harness.studies.experiment import Blueprint, blueprint
+from harness.studies.experiment import Experiment, design
 from harness.threat import Threat
 from suites import studies, suites
 from suites.lee2017 import BASELINE, FAST, FG_L2, FG_LINF, GAT, METHODS, OTHER, POWERS, RANDOM, attacked, generator
@@ -31,8 +31,8 @@ CIFAR10 = studies()["lee2017"]
 CIFAR100 = studies()["lee2017-cifar100"]
 
 
-def made(name: str, profile: str, dataset: str, **options: object) -> Blueprint:
-    return blueprint(studies()[name], profile, DATASETS[dataset], suites(), **options)  # type: ignore[arg-type]
+def made(name: str, profile: str, dataset: str, **options: object) -> Experiment:
+    return design(studies()[name], profile, DATASETS[dataset], suites(), **options)  # type: ignore[arg-type]
 
 
 def test_the_full_profiles_are_the_papers() -> None:

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from defenses.gradient_regularization import GradientRegularization
 from harness.cli.main import cli
 from harness.datasets.registry import DATASETS
-from harness.studies.experiment import Blueprint, blueprint
+from harness.studies.experiment import Experiment, design
 from harness.studies.study import leaves
 from suites import studies, suites
 from suites.lyu2015 import CONV, LAMBDAS, MAXOUT, SCALE, SIGMOID, noisy, regularized, softmax
@@ -24,8 +24,8 @@ MNIST = studies()["lyu2015"]
 CIFAR = studies()["lyu2015-cifar10"]
 
 
-def full(name: str, dataset: str) -> Blueprint:
-    return blueprint(studies()[name], "full", DATASETS[dataset], suites(), seeds=[0])
+def full(name: str, dataset: str) -> Experiment:
+    return design(studies()[name], "full", DATASETS[dataset], suites(), seeds=[0])
 
 
 def test_lambda_is_a_penalty_on_the_mean_loss() -> None:
@@ -100,7 +100,7 @@ def test_training_images_are_attacked_and_all_of_them_noisy(part: Path) -> None:
 
 
 def test_batteries_transfer_from_models_of_the_profiles_size() -> None:
-    made = blueprint(studies()["lyu2015-cifar10"], "cpu", DATASETS["cifar10-jpeg"], suites())
+    made = design(studies()["lyu2015-cifar10"], "cpu", DATASETS["cifar10-jpeg"], suites())
     sources = {cell.source.key: cell.source for plan in made.judgements for cell in plan.cells if cell.source}
     assert sources
     assert all(source.defense.subset == 10_000 and source.defense.epochs == 4 for source in sources.values())

@@ -53,7 +53,7 @@ def test_defenses(text: str, expected: Trainer) -> None:
         ("", "unknown defense ''.*choose from"),
         ("pgd:epss=1", "unknown hyperparameter of pgd 'epss'; did you mean eps.*choose from"),
         ("pgd:name=x", "unknown hyperparameter of pgd 'name'"),
-        ("pgd:eps", "pgd: write hyperparameters as key=value, got 'eps'"),
+        ("pgd:eps", "pgd: write hyperparameters as key=value,key=value, got 'eps'"),
         ("pgd:eps=a lot", "pgd: eps must be a number, got 'a lot'"),
         ("pgd:steps=2.5", "pgd: steps must be a whole number, got '2.5'"),
         ("pgd:steps=", "pgd: steps must be a whole number, got ''"),

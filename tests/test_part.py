@@ -15,7 +15,7 @@ from harness.attacks.noise import Noise
 from harness.attacks.transfer import Transfer
 from harness.datasets.registry import DATASETS
 from harness.errors import UserError
-from harness.planning.partition import SLACK, parse_part, part
+from harness.planning.partition import SLACK, parse_part, take_part
 from harness.planning.plan import Plan, plan, specs
 from harness.planning.suite import Suite
 from tests.helpers.commands import call, complaint
@@ -55,7 +55,7 @@ def whole(request: pytest.FixtureRequest) -> Plan:
 @pytest.mark.parametrize("of", [1, 2, 3, 5, 8, 100])
 class TestParts:
     def test_are_disjoint_and_complete(self, whole: Plan, of: int) -> None:
-        parts = [part(whole, number, of) for number in range(1, of + 1)]
+        parts = [take_part(whole, number, of) for number in range(1, of + 1)]
         keys = [cell.key for one in parts for cell in one.cells]
         assert len(keys) == len(set(keys))
         assert set(keys) == {cell.key for cell in whole.cells}
@@ -64,7 +64,7 @@ class TestParts:
 
     def test_hold_what_their_pairs_need_and_no_more(self, whole: Plan, of: int) -> None:
         for number in range(1, of + 1):
-            one = part(whole, number, of)
+            one = take_part(whole, number, of)
             there = [spec.key for spec in one.models]
             for spec in one.models:  # what comes before a model in the plan is trained before it
                 assert all(there.index(parent.key) < there.index(spec.key) for parent in spec.parents)
@@ -82,7 +82,7 @@ class TestParts:
         cascade = any(cell.cascaded for cell in whole.cells)
         turned = plan(SUITE, asked[::-1], {"digits": DIGITS}, cascade=cascade)
         for number in range(1, of + 1):
-            a, b = ({cell.key for cell in part(one, number, of).cells} for one in (whole, turned))
+            a, b = ({cell.key for cell in take_part(one, number, of).cells} for one in (whole, turned))
             assert a == b
 
 
@@ -92,16 +92,16 @@ def test_parts_are_balanced(name: str, of: int) -> None:
     whole = WHOLES[name]
     fair = len(whole.cells) / of
     for number in range(1, of + 1):
-        assert abs(len(part(whole, number, of).cells) - fair) <= 2 * SLACK * fair + 1
+        assert abs(len(take_part(whole, number, of).cells) - fair) <= 2 * SLACK * fair + 1
 
 
 def test_models_stay_together() -> None:
     """Ten models in five parts: two each, and none in two of them."""
     whole = WHOLES["many seeds"]
-    held = [{cell.victim.key for cell in part(whole, number, 5).cells} for number in range(1, 6)]
+    held = [{cell.victim.key for cell in take_part(whole, number, 5).cells} for number in range(1, 6)]
     assert all(len(models) == 2 for models in held)
     assert all(not a & b for a, b in combinations(held, 2))
-    two = [{cell.victim.key for cell in part(WHOLES["three models"], number, 2).cells} for number in (1, 2)]
+    two = [{cell.victim.key for cell in take_part(WHOLES["three models"], number, 2).cells} for number in (1, 2)]
     assert len(two[0] & two[1]) == 1  # three models in halves: balance wants one of them in both
 
 
@@ -109,20 +109,20 @@ def test_a_source_is_trained_where_its_images_are_needed() -> None:
     whole = make(Standard())
     (source,) = [spec for spec in whole.models if spec.key not in whole.ranked]
     for number in range(1, 4):
-        one = part(whole, number, 3)
+        one = take_part(whole, number, 3)
         asked = any(cell.source is not None for cell in one.cells)
         assert asked == (source in one.models)
-    assert sum(source in part(whole, number, 3).models for number in range(1, 4)) < 3
+    assert sum(source in take_part(whole, number, 3).models for number in range(1, 4)) < 3
 
 
 def test_the_only_part_is_the_whole(whole: Plan) -> None:
-    assert part(whole, 1, 1) == whole
-    assert part(whole, 1, 1).key == whole.key
+    assert take_part(whole, 1, 1) == whole
+    assert take_part(whole, 1, 1).key == whole.key
 
 
 def test_each_part_is_a_plan_of_its_own() -> None:
     whole = make()
-    assert len({part(whole, number, 3).key for number in (1, 2, 3)} | {whole.key}) == 4
+    assert len({take_part(whole, number, 3).key for number in (1, 2, 3)} | {whole.key}) == 4
 
 
 @pytest.mark.parametrize(("text", "expected"), [("1/1", (1, 1)), (" 2/8 ", (2, 8)), ("100/100", (100, 100))])
@@ -143,7 +143,7 @@ def test_what_is_no_part(text: str) -> None:
 @pytest.mark.parametrize(("number", "of"), [(0, 2), (3, 2), (1, 0)])
 def test_a_part_that_is_not_there(number: int, of: int) -> None:
     with pytest.raises(ValueError, match="no part"):
-        part(make(), number, of)
+        take_part(make(), number, of)
 
 
 @pytest.mark.parametrize("text", ["0/2", "3/2", "a/b"])

@@ -13,7 +13,7 @@ from harness.attacks.transfer import Transfer
 from harness.cli.main import cli
 from harness.datasets.registry import load_dataset
 from harness.errors import UserError
-from harness.studies.experiment import Blueprint, blueprint
+from harness.studies.experiment import Experiment, design
 from harness.studies.findings import CLAIM_COLUMNS
 from harness.studies.quantities import QUANTITIES
 from harness.studies.study import Study
@@ -22,9 +22,9 @@ from suites import studies, study, suites
 STUDIES = sorted(studies())
 
 
-def smoke(name: str, **options: object) -> Blueprint:
+def smoke(name: str, **options: object) -> Experiment:
     info = load_dataset(study(name).profile("smoke").dataset).info
-    return blueprint(study(name), "smoke", info, suites(), **options)  # type: ignore[arg-type]
+    return design(study(name), "smoke", info, suites(), **options)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", STUDIES)

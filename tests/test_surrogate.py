@@ -27,7 +27,7 @@ from harness.external.external import External
 from harness.models.registry import build_model
 from harness.models.stages import Shape
 from harness.planning import surrogate
-from harness.planning.partition import part
+from harness.planning.partition import take_part
 from harness.planning.plan import Plan, plan, specs
 from harness.planning.specs import ModelSpec
 from harness.planning.suite import Suite
@@ -72,7 +72,7 @@ def test_all_models_of_users_share_one() -> None:
     assert {cell.source.key for cell in made.cells if cell.source} == {source.key}
     assert source.key not in made.ranked
     assert made.models == (*(spec for spec in made.models if spec.key in made.ranked), source)
-    for alone in (make(user("d")), make(user("e", seed=2), cascade=True), part(make(user("f")), 1, 1)):
+    for alone in (make(user("d")), make(user("e", seed=2), cascade=True), take_part(make(user("f")), 1, 1)):
         assert [spec.key for spec in alone.crafters] == [source.key]
 
 
@@ -188,7 +188,7 @@ def test_left_out_of_pairs_and_battery() -> None:
         assert {cell.key for cell in these} == {cell.key for cell in all_ if cell.source is None}
     assert [probe.key for probe in made.probes] == [probe.key for probe in whole.probes]
     assert made.key != whole.key
-    assert part(made, 1, 2).left_out == made.left_out
+    assert take_part(made, 1, 2).left_out == made.left_out
 
 
 def test_a_norm_of_transfers_alone_goes_with_them() -> None:

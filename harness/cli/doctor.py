@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import os
 import platform
 from collections.abc import Iterable, Sequence
@@ -18,11 +17,12 @@ from ..attacks.toolkits.art import Art
 from ..attacks.toolkits.foolbox import Foolbox
 from ..datasets.registry import DATASETS
 from ..errors import UserError, unknown
+from ..options import literal, pairs
 from ..planning.suite import Suite
 from ..records.home import Home
 from ..selftest.run import Finding, Progress, attacks_of, run
 from ..threat import Norm
-from ..tracking.connection import Unreachable, tracking_uri
+from ..tracking.connection import Unreachable, store_uri
 from ..tracking.tracker import Tracker, undelivered
 
 
@@ -32,7 +32,7 @@ def examine(home: Home, data_root: Path | None, uri: str | None) -> tuple[Table,
     Args:
         home: The home directory; it is created if need be.
         data_root: Where data sets lie.
-        uri: Tracking store, see :func:`harness.tracking.tracker.tracking_uri`.
+        uri: Tracking store, see :func:`harness.tracking.connection.store_uri`.
 
     Returns:
         A table for people, and whether all that a run on the embedded data needs is in order. Data sets that are
@@ -61,7 +61,7 @@ def examine(home: Home, data_root: Path | None, uri: str | None) -> tuple[Table,
     except UserError as error:
         table.add_row("home", escape(str(error)), style="red")
         return table, False
-    store = tracking_uri(home, uri)
+    store = store_uri(home, uri)
     try:
         tracker = Tracker(home, store)
         experiment = tracker.experiment
@@ -141,26 +141,12 @@ def parse_forced(text: str) -> Attack:
     name, _, settings = rest.partition("?")
     if toolkit not in _DOORS:
         raise unknown("toolkit", toolkit, _DOORS)
-    options = {}
-    for setting in filter(None, settings.split("&")):
-        key, equals, value = setting.partition("=")
-        if not equals:
-            raise UserError(f"{toolkit} {name}: write options as key=value, got {setting!r}")
-        options[key] = _value(value)
+    options = {key: literal(value) for key, value in pairs(settings, "&", f"{toolkit} {name}").items()}
     attack = _DOORS[toolkit].forced(name, **options)
     if not attack.supported_norms:
         defect = attack.capability.defect
         raise UserError(f"{toolkit} {name} cannot be forced, the tables only know why it is refused: {defect}")
     return attack
-
-
-def _value(text: str) -> object:
-    """A Python literal, or else the text itself."""
-    try:
-        value: object = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
-    return value
 
 
 def _matching(attacks: list[tuple[Attack, Norm]], patterns: Sequence[str]) -> list[tuple[Attack, Norm]]:

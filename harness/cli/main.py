@@ -15,8 +15,9 @@ from rich.markup import escape
 from ..environment import cores
 from ..errors import UserError
 from ..redaction import without_password
-from .commands import check_device, execute, foresee, make_plan
+from .commands import run_suite
 from .console import Spoils, complaints, console, waiting, write_report
+from .planning import check_device, foresee, make_plan
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells have it."""
@@ -190,15 +191,15 @@ def plan(ctx: click.Context, /, suite: str, home: Path, device: str, profile: st
     from suites import studies
 
     if suite in studies():
-        from .commands import reproduce as execute_study
+        from .commands import reproduce_study
 
         asked = [option for option in ctx.command.params if _was_given(ctx, str(option.name))]
         fitting = ("suite", "profile", "seeds", "home", "device", "data_root", "download")
         if refused := [option.opts[0] for option in asked if option.name not in fitting]:
             raise UserError(f"a study says itself what is run: leave out {refused[0]}")
         kept: dict[str, Any] = {name: options[name] for name in ("data_root", "download", "tracking_uri")}
-        kept |= {"seeds": options["seeds"] if _was_given(ctx, "seeds") else None, "only": (), "out": None, "jobs": None}
-        execute_study(suite, profile=profile or "cpu", home=home, device=device, dry_run=True, **kept)
+        kept |= {"seeds": options["seeds"] if _was_given(ctx, "seeds") else None, "only": (), "out": None}
+        reproduce_study(suite, profile=profile or "cpu", home=home, device=device, dry_run=True, **kept)
         return
     if profile is not None:
         raise UserError(f"{suite} is no study: only studies have profiles")
@@ -212,7 +213,7 @@ def train(**options: Any) -> None:
     """Train models without attacking them."""
     options |= {"samples": None, "attacks": (), "tracking_uri": None, "cascade": False}
     options |= {"victims": (), "mean": None, "std": None, "remedies": (), "stand_ins": (), "batch": None}
-    execute(None, **options)
+    run_suite(None, **options)
 
 
 @cli.command("run")
@@ -227,7 +228,7 @@ def run_(suite: str, **options: Any) -> None:
 
     The same command again does only what is missing.
     """
-    execute(suite, **options)
+    run_suite(suite, **options)
 
 
 @cli.command()
@@ -245,9 +246,9 @@ def reproduce(study: str, **options: Any) -> None:
 
     Writes study-STUDY.html, study-STUDY.md, claims.csv, environment.json and figures/.
     """
-    from .commands import reproduce as execute_study
+    from .commands import reproduce_study
 
-    execute_study(study, **options)
+    reproduce_study(study, **options)
 
 
 @cli.command()
@@ -261,9 +262,9 @@ def search(study: str, **options: Any) -> None:
 
     Writes search-STUDY-PROFILE.csv. Profiles hold what was found so; nothing is changed.
     """
-    from .commands import search as execute_search
+    from .commands import search_study
 
-    execute_search(study, **options)
+    search_study(study, **options)
 
 
 @cli.command()
@@ -275,8 +276,7 @@ def report(home: Path, tracking_uri: str | None, source: str, out: Path | None) 
     from ..execution.runner import deliver
     from ..records.boards import boards_from_home
     from ..records.home import Home, no_runs
-    from ..tracking.connection import Unreachable
-    from ..tracking.connection import tracking_uri as choose
+    from ..tracking.connection import Unreachable, store_uri
     from ..tracking.reading import read_boards
     from ..tracking.tracker import Tracker, undelivered
 
@@ -287,7 +287,7 @@ def report(home: Path, tracking_uri: str | None, source: str, out: Path | None) 
     if source == "home":
         boards = boards_from_home(place, spoiled=spoils)
     else:
-        tracker = Tracker(place, choose(place, tracking_uri))
+        tracker = Tracker(place, store_uri(place, tracking_uri))
         if trouble := deliver(tracker):
             waiting(trouble, undelivered(place), place.pending)
         try:
@@ -308,9 +308,9 @@ def sync(homes: Sequence[Path], home: Path, tracking_uri: str | None) -> None:
     Equal results of one pair are one. Different ones are refused by name and change nothing; damaged files are named
     and left behind; the rest is merged.
     """
-    from .commands import sync as carry_out
+    from .commands import sync_homes
 
-    carry_out(homes, home=home, tracking_uri=tracking_uri)
+    sync_homes(homes, home=home, tracking_uri=tracking_uri)
 
 
 @cli.command()
@@ -323,9 +323,9 @@ def diff(before: Path, after: Path, csv: Path | None) -> None:
     What all attacks of a suite together left of each model, and the same pairs or other versions of them under the same
     names; on the same images with an exact paired test. Pairs of a cascade count in the worst case alone.
     """
-    from .commands import diff as show
+    from .commands import diff_homes
 
-    show(before, after, csv)
+    diff_homes(before, after, csv)
 
 
 @cli.command()
@@ -333,11 +333,11 @@ def diff(before: Path, after: Path, csv: Path | None) -> None:
 @_options("home")
 def explain(cell: str, home: Path) -> None:
     """Say what CELL stands for, the key of a pair or a model or the beginning of one, and whether it still holds."""
-    from ..records.explain import explain as find
+    from ..records.explain import explain as explain_key
     from ..records.home import Home
     from .tables import explanation, versions
 
-    console.print(explanation(find(Home(home), cell, versions())))
+    console.print(explanation(explain_key(Home(home), cell, versions())))
 
 
 @cli.command()
@@ -348,13 +348,12 @@ def ui(home: Path, tracking_uri: str | None, host: str, port: int) -> None:
     """Open the MLflow UI on the runs."""
     from ..external.mlflow_model import quiet_environment
     from ..records.home import Home, no_runs
-    from ..tracking.connection import Unreachable, default_uri
-    from ..tracking.connection import tracking_uri as choose
+    from ..tracking.connection import Unreachable, default_uri, store_uri
     from ..tracking.payloads import ui_links
     from ..tracking.tracker import Tracker
 
     place = Home(home)
-    uri = choose(place, tracking_uri)
+    uri = store_uri(place, tracking_uri)
     if uri == default_uri(place) and not (home / "mlflow.db").exists():
         raise no_runs(home)
     quiet_environment()
@@ -411,10 +410,10 @@ def doctor(
     from .doctor import examine, examine_attacks
 
     if attacks:
-        from suites import suite as find
-        from suites import suites as batteries
+        from suites import suite as find_suite
+        from suites import suites as all_suites
 
-        chosen = [find(name) for name in suites] or list(batteries().values())
+        chosen = [find_suite(name) for name in suites] or list(all_suites().values())
         with console.status("attacks against victims whose weakness is known") as status:
 
             def progress(done: int, total: int, *_: Any) -> None:

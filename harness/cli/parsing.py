@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-import types
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from ..errors import UserError, unknown
+from ..options import convert, pairs
 from ..training.defense import Defense
 from ..training.on_trained import OnTrainedModel
 from ..victims.adaptation import Remedy
@@ -59,38 +59,8 @@ def parse_defense(text: str, kinds: Mapping[str, type[Defense]]) -> Defense:
         raise unknown("defense", name, kinds)
     kind = kinds[name]
     hints = get_type_hints(kind)
-    fields = [field.name for field in dataclasses.fields(kind)]
-    values: dict[str, Any] = {}
-    for setting in filter(None, settings.split(",")):
-        key, equals, value = setting.partition("=")
-        if not equals:
-            raise UserError(f"{name}: write hyperparameters as key=value, got {setting!r}")
-        if key not in fields:
-            raise unknown(f"hyperparameter of {name}", key, fields)
-        values[key] = _convert(value, hints[key], f"{name}: {key}")
-    return kind(**values)
-
-
-def _convert(text: str, kind: Any, what: str) -> Any:
-    if get_origin(kind) in (Union, types.UnionType):
-        if text.lower() == "none":
-            return None
-        choices = [choice for choice in get_args(kind) if choice is not type(None)]
-        several = next((choice for choice in choices if get_origin(choice) is tuple), None)
-        if several is not None and "/" in text:  # a comma would begin the next hyperparameter
-            return tuple(_convert(part, get_args(several)[0], what) for part in text.split("/"))
-        kind = choices[0]
-    if get_origin(kind) is Literal or kind is str:
-        return text
-    if kind is bool:
-        if text.lower() not in ("true", "false"):
-            raise UserError(f"{what} must be true or false, got {text!r}")
-        return text.lower() == "true"
-    try:
-        return kind(text)
-    except (TypeError, ValueError):
-        wanted = {int: "a whole number", float: "a number"}.get(kind, getattr(kind, "__name__", str(kind)))
-        raise UserError(f"{what} must be {wanted}, got {text!r}") from None
+    given = pairs(settings, ",", name, [field.name for field in dataclasses.fields(kind)], "hyperparameter")
+    return kind(**{key: convert(value, hints[key], f"{name}: {key}") for key, value in given.items()})
 
 
 def parse_remedy(texts: Sequence[str], stand_ins: Sequence[str]) -> Remedy | None:
@@ -113,7 +83,7 @@ def parse_remedy(texts: Sequence[str], stand_ins: Sequence[str]) -> Remedy | Non
         if name == "probabilities" and not equals:
             values[name] = True
         elif name in ("temperature", "draws", "votes") and equals:
-            values[name] = _convert(value, float if name == "temperature" else int, f"remedy {name}")
+            values[name] = convert(value, float if name == "temperature" else int, f"remedy {name}")
         else:
             raise unknown(
                 "remedy", text, ["none", "probabilities", "temperature=NUMBER", "draws=NUMBER", "votes=NUMBER"]
@@ -144,7 +114,7 @@ def parse_channels(text: str | None, what: str) -> tuple[float, ...]:
     """
     if text is None:
         return ()
-    return tuple(_convert(part.strip(), float, what) for part in text.split(","))
+    return tuple(convert(part.strip(), float, what) for part in text.split(","))
 
 
 def parse_engine(

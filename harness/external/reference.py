@@ -14,6 +14,7 @@ from typing import Any, Final, Literal
 from urllib.parse import quote, unquote
 
 from ..errors import UserError, describe
+from ..options import guess, pairs
 from . import mlflow_model
 
 Argument = int | float | bool | str
@@ -130,7 +131,7 @@ def parse(
         file, factory, words = _file(found[1]), found[2] or "", found[3]
         if not factory.isidentifier():
             raise UserError(f"which function of {found[1]} returns the model? write {found[1]}:FACTORY")
-        arguments = _arguments(words) if words is not None else ()
+        arguments = _arguments(words, f"{found[1]}:{factory}") if words is not None else ()
         named = {"place": file, "factory": factory, "root": str(Path.cwd())}
         return Reference(kind="python", arguments=arguments, mean=mean, std=std, **named)
     if text.endswith(".pt2"):
@@ -160,25 +161,8 @@ def _file(text: str) -> str:
     return str(path.resolve())
 
 
-def _arguments(words: str) -> tuple[tuple[str, Argument], ...]:
-    found: dict[str, Argument] = {}
-    for part in words.split("&"):
-        name, equals, value = part.partition("=")
-        if not equals or not name.isidentifier() or name in found:
-            raise UserError(f"write arguments as ?key=value&key=value, each once; got {part!r} in {words!r}")
-        found[name] = _value(unquote(value))
-    return tuple(sorted(found.items()))
-
-
-def _value(text: str) -> Argument:
-    if re.fullmatch(r"[+-]?\d+", text):
-        return int(text)
-    if text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    try:
-        return text if "_" in text else float(text)
-    except ValueError:
-        return text
+def _arguments(words: str, what: str) -> tuple[tuple[str, Argument], ...]:
+    return tuple(sorted((name, guess(unquote(value))) for name, value in pairs(words, "&", what).items()))
 
 
 def _written(value: Argument) -> str:

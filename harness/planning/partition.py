@@ -27,7 +27,7 @@ def parse_part(text: str) -> tuple[int, int]:
     return int(number), int(of)
 
 
-def part(plan: Plan, number: int, of: int) -> Plan:
+def take_part(plan: Plan, number: int, of: int) -> Plan:
     """The share of a plan that one of several independent runs takes.
 
     Decided by identities alone: every machine comes to the same shares, in whatever order models were asked for. Parts

@@ -22,7 +22,7 @@ TRAINING_BATCH = 2500
 
 
 @dataclass(frozen=True, kw_only=True)
-class Blueprint:
+class Experiment:
     """Everything that one profile of a study takes.
 
     Attributes:
@@ -145,7 +145,7 @@ class Blueprint:
         return replace(suite, attacks={norm: tuple(map(sized, found)) for norm, found in suite.attacks.items()})
 
 
-def blueprint(
+def design(
     study: Study,
     profile_name: str,
     info: DatasetInfo,
@@ -153,7 +153,7 @@ def blueprint(
     *,
     only: Sequence[str] = (),
     seeds: Sequence[int] | None = None,
-) -> Blueprint:
+) -> Experiment:
     """Work out a profile.
 
     Args:
@@ -168,7 +168,7 @@ def blueprint(
         UserError: Unknown profile or item; no seed.
     """
     profile = study.profile(profile_name)
-    return Blueprint(
+    return Experiment(
         study=study.chosen(only),
         profile_name=profile_name,
         profile=profile,

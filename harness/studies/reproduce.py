@@ -2,61 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
 import pandas as pd
 
 from .. import environment
-from ..execution.jobs import Context
-from ..execution.process_pool import Engine
-from ..execution.runner import Report, Watch, run
 from ..leaderboard import leaderboard
 from ..metrics.pairs import Board, Pair
-from ..planning.plan import Plan
 from ..records.boards import boards_from_home, model_state
 from ..records.home import Home
 from ..records.results import is_finished, read_pair
 from ..schema.base import Cost
 from ..schema.models import Card
-from ..tracking.tracker import Tracker
-from .experiment import Blueprint
+from .experiment import Experiment
 from .findings import Evidence, Findings, Outcome
 from .study import Measure
 
 
-def execute(
-    print_: Blueprint,
-    context: Context,
-    *,
-    jobs: int,
-    tracker: Tracker | None,
-    display: Callable[[Plan], AbstractContextManager[Callable[[Watch], None]]],
-    engine: Engine | None = None,
-) -> list[Report]:
-    """Run what is missing of a study's own pairs, then of the batteries.
-
-    Args:
-        print_: What is asked for.
-        context: Home, data and device.
-        jobs: Worker processes.
-        tracker: MLflow; None tracks nothing.
-        display: Shows how the run of a plan goes.
-        engine: As for :func:`harness.execution.runner.run`.
-    """
-    command = environment.command_line()
-    ended = []
-    for plan in (print_.plan, *print_.judgements):
-        if plan.models:
-            with display(plan) as observe:
-                report = run(plan, context, jobs=jobs, command=command, tracker=tracker, observe=observe, engine=engine)
-                ended.append(report)
-    return ended
-
-
-def gather(print_: Blueprint, home: Home) -> Outcome:
+def gather(experiment: Experiment, home: Home) -> Outcome:
     """Read back what was measured; what was not run is missing, not guessed."""
 
     @cache
@@ -65,10 +30,10 @@ def gather(print_: Blueprint, home: Home) -> Outcome:
         return read_pair(folder) if is_finished(folder) else None
 
     def found(measure: Measure, seed: int) -> Pair | None:
-        return pair(print_.cells[measure, seed].key)
+        return pair(experiment.cells[measure, seed].key)
 
     def card(model: str, seed: int) -> Card | None:
-        return model_state(home, print_.model(model, seed).key).card
+        return model_state(home, experiment.model(model, seed).key).card
 
     def samples(measure: Measure, seed: int) -> pd.DataFrame | None:
         one = found(measure, seed)
@@ -82,37 +47,41 @@ def gather(print_: Blueprint, home: Home) -> Outcome:
         one = found(measure, seed)
         return "" if one is None or one.result.status in ("ok", "unclipped") else f"seed {seed}: {one.result.status}"
 
-    findings = Findings(print_.study, Evidence(card, samples, cost, trouble, print_.seeds), print_.profile_name)
+    findings = Findings(
+        experiment.study, Evidence(card, samples, cost, trouble, experiment.seeds), experiment.profile_name
+    )
     galleries = {}
-    for item in print_.study.items:
+    for item in experiment.study.items:
         for picture in item.pictures:
-            one = found(picture.measure, print_.seeds[0])
+            one = found(picture.measure, experiment.seeds[0])
             if one is not None and one.gallery:
                 galleries[picture.measure] = one.gallery
-    asked = {spec.key for spec in (*print_.plan.models, *(spec for _, _, spec in print_.judged))}
+    asked = {spec.key for spec in (*experiment.plan.models, *(spec for _, _, spec in experiment.judged))}
     return Outcome(
         findings=findings,
-        judgement=judgement(print_, home),
+        judgement=judgement(experiment, home),
         galleries=galleries,
-        facts=_facts(print_, home, [one for cell in print_.cells.values() if (one := pair(cell.key)) is not None]),
+        facts=_facts(
+            experiment, home, [one for cell in experiment.cells.values() if (one := pair(cell.key)) is not None]
+        ),
         declared={
-            name: f"{spec.architecture}: {spec.label(print_.info)}"
-            for (name, seed), spec in print_.models.items()
-            if seed == print_.seeds[0] and spec.key in asked
+            name: f"{spec.architecture}: {spec.label(experiment.info)}"
+            for (name, seed), spec in experiment.models.items()
+            if seed == experiment.seeds[0] and spec.key in asked
         },
     )
 
 
-def judgement(print_: Blueprint, home: Home) -> pd.DataFrame:
+def judgement(experiment: Experiment, home: Home) -> pd.DataFrame:
     """What today's batteries leave: a row a defended model, norm and eps.
 
     Returns:
         Columns ``model, suite, norm, eps, n, seeds, clean_accuracy, worst_case_accuracy, worst_case_low,
         worst_case_high, trust, trust_reasons, note, strongest_attack``.
     """
-    suites = {suite.name for suite in print_.batteries}
-    called = {spec.key: name for name, _, spec in print_.judged}
-    n = min(print_.profile.battery_samples, print_.info.test_size)
+    suites = {suite.name for suite in experiment.batteries}
+    called = {spec.key: name for name, _, spec in experiment.judged}
+    n = min(experiment.profile.battery_samples, experiment.info.test_size)
     rows = []
     for board in boards_from_home(home) if called else []:
         if board.suite not in suites:
@@ -140,20 +109,20 @@ def _part(board: Board, keys: set[str]) -> Board:
     )
 
 
-def _facts(print_: Blueprint, home: Home, pairs: Sequence[Pair]) -> dict[str, Any]:
-    cards = [card for spec in print_.plan.models if (card := model_state(home, spec.key).card) is not None]
-    only = "" if print_.seeds == print_.profile.seeds else " --seeds " + ",".join(map(str, print_.seeds))
+def _facts(experiment: Experiment, home: Home, pairs: Sequence[Pair]) -> dict[str, Any]:
+    cards = [card for spec in experiment.plan.models if (card := model_state(home, spec.key).card) is not None]
+    only = "" if experiment.seeds == experiment.profile.seeds else " --seeds " + ",".join(map(str, experiment.seeds))
     return {
-        "study": print_.study.name,
-        "profile": print_.profile_name,
-        "summary": print_.profile.summary,
-        "dataset": print_.info.name,
-        "seeds": list(print_.seeds),
-        "samples": min(print_.profile.samples, print_.info.test_size),
-        "command": print_.plan.again + only,
-        "skipped": [called for name, called in print_.study.defended if name in print_.profile.skipped],
-        "models": len(print_.plan.models),
-        "pairs": len(print_.plan.cells),
+        "study": experiment.study.name,
+        "profile": experiment.profile_name,
+        "summary": experiment.profile.summary,
+        "dataset": experiment.info.name,
+        "seeds": list(experiment.seeds),
+        "samples": min(experiment.profile.samples, experiment.info.test_size),
+        "command": experiment.plan.again + only,
+        "skipped": [called for name, called in experiment.study.defended if name in experiment.profile.skipped],
+        "models": len(experiment.plan.models),
+        "pairs": len(experiment.plan.cells),
         "training_seconds": round(sum(card.seconds for card in cards)),
         "attack_seconds": round(sum(pair.result.seconds for pair in pairs)),
         "versions": environment.versions(),

@@ -38,7 +38,7 @@ def default_uri(home: Home) -> str:
     return f"sqlite:///{(home.path / 'mlflow.db').resolve()}"
 
 
-def tracking_uri(home: Home, given: str | None, *, part: str | None = None) -> str:
+def store_uri(home: Home, given: str | None, *, part: str | None = None) -> str:
     """``--tracking-uri``, else ``MLFLOW_TRACKING_URI``, else :func:`default_uri`.
 
     A part of a run leaves the environment's store to ``gauntlet sync``, which would deliver all of it once more.
@@ -85,7 +85,7 @@ class Connection:
 
     Args:
         home: Whose records.
-        uri: The store; see :func:`tracking_uri`.
+        uri: The store; see :func:`store_uri`.
     """
 
     def __init__(self, home: Home, uri: str) -> None:

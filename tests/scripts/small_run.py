@@ -16,7 +16,7 @@ from harness.execution.runner import run
 from harness.planning.plan import Plan, plan, specs
 from harness.planning.suite import Suite
 from harness.records.home import Home
-from harness.tracking.connection import tracking_uri
+from harness.tracking.connection import store_uri
 from harness.tracking.tracker import Tracker
 
 SUITE = Suite(
@@ -41,7 +41,7 @@ def small_plan() -> tuple[Plan, dict[str, DataSource]]:
 def main() -> None:
     home = Home(Path(sys.argv[1]))
     made, sources = small_plan()
-    tracker = Tracker(home.create(), tracking_uri(home, sys.argv[3] if len(sys.argv) > 3 else None))
+    tracker = Tracker(home.create(), store_uri(home, sys.argv[3] if len(sys.argv) > 3 else None))
     ended = run(made, Context(home, sources), jobs=int(sys.argv[2]), command="small run", tracker=tracker)
     print(f"failures: {len(ended.failures)}, waiting: {ended.waiting}")
     for line in ended.failures:

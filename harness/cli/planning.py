@@ -1,0 +1,170 @@
+"""From the command line to a plan: suites, models, the user's models, and what a plan will cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import UserError
+from .console import console
+
+if TYPE_CHECKING:
+    from ..datasets.registry import DataSource
+    from ..execution.ray.engine import Cluster
+    from ..planning.plan import Plan
+    from ..trust.admission import Guest
+
+UNASKED = "looked at one batch; a run asks first in other batches, orders and modes, and may refuse it then"
+
+DEFAULT_DEFENSES = ("standard", "dropout", "gaussian-noise", "fast-gradient", "pgd")
+
+
+def make_plan(
+    suite: str | None,
+    *,
+    datasets: Sequence[str],
+    models: Sequence[str],
+    defenses: Sequence[str],
+    seeds: str,
+    samples: int | None,
+    attacks: Sequence[str],
+    cascade: bool,
+    data_root: Path | None,
+    download: bool,
+    part: str | None = None,
+    thorough: bool = True,
+    no_surrogate: bool = False,
+    **guests: Any,
+) -> tuple[Plan, dict[str, DataSource], list[Guest]]:
+    """The plan of a command line, where its data sets come from, and the models that the user brings.
+
+    Not ``thorough``, it asks of a user's model no more than its declaration needs.
+    """
+    from defenses import defenses as defense_classes
+    from suites import suite as find_suite
+
+    from ..datasets.registry import DataSource
+    from ..planning.partition import parse_part, take_part
+    from ..planning.plan import plan, specs
+    from ..planning.suite import Suite
+    from .parsing import parse_chain, parse_seeds
+
+    share = parse_part(part) if part is not None else None
+    battery = find_suite(suite) if suite is not None else Suite(name="train", summary="", attacks={}, budgets={})
+    sources = {}
+    for name in datasets or ("digits",):
+        source = DataSource(name, root=data_root, download=download)
+        sources[source.info().name] = source
+    infos = {name: source.info() for name, source in sources.items()}
+    brought = _guests(list(sources.values()), thorough=thorough, **guests)
+    # who brings a model asks for the others by name
+    chosen = defenses or (() if brought and not models else DEFAULT_DEFENSES)
+    trainers = [parse_chain(text, defense_classes()) for text in chosen]
+    wanted = [guest.spec for guest in brought]
+    for info in infos.values():
+        wanted += specs([info], models or (default_model(info.shape),), trainers, parse_seeds(seeds))
+    arguments = {info: source.name for info, source in sources.items() if source.name != info}
+    chosen_pairs: dict[str, Any] = {"samples": samples, "only": attacks, "cascade": cascade}
+    made = plan(battery, wanted, infos, **chosen_pairs, arguments=arguments, transfers=not no_surrogate)
+    return take_part(made, *share) if share is not None else made, sources, brought
+
+
+def _guests(
+    sources: Sequence[DataSource],
+    *,
+    victims: Sequence[str],
+    mean: str | None,
+    std: str | None,
+    remedies: Sequence[str],
+    stand_ins: Sequence[str],
+    batch: int | None,
+    home: Path,
+    device: str,
+    tracking_uri: str | None,
+    thorough: bool,
+) -> list[Guest]:
+    """Models that the user brings, each looked at on every data set."""
+    given = {"--mean": mean, "--std": std, "--remedy": remedies, "--stand-in": stand_ins, "--batch": batch}
+    if not victims:
+        if alone := [name for name, value in given.items() if value]:
+            raise UserError(f"{alone[0]} says something about a --victim, and none is given")
+        return []
+    from ..records.home import Home
+    from ..tracking.connection import store_uri
+    from ..trust.admission import admit
+    from .parsing import parse_channels, parse_remedy, parse_stand_ins
+
+    channels = {"mean": parse_channels(mean, "--mean"), "std": parse_channels(std, "--std")}
+    found = []
+    for text in dict.fromkeys(victims):
+        for source in sources:
+            console.print(f"looking at {text} on {source.name}", style="dim", markup=False, soft_wrap=True)
+            guest = admit(
+                text,
+                source.load(),
+                **channels,
+                remedy=parse_remedy(remedies, stand_ins),
+                stand_ins=parse_stand_ins(stand_ins),
+                batch=batch,
+                device=device,
+                thorough=thorough,
+                fetched=home / "fetched",
+                tracking_uri=store_uri(Home(home), tracking_uri),
+            )
+            for note in guest.notes:
+                console.print(note, style="yellow", markup=False, soft_wrap=True)
+            if not thorough:
+                console.print(f"{text}: {UNASKED}", style="dim", markup=False, soft_wrap=True)
+            found.append(guest)
+    return found
+
+
+def admission(guest: Guest, made: Plan) -> str:
+    """What looking at a model cost, beside what its battery declares."""
+    from ..execution.estimate import passes
+
+    cells = [cell for cell in made.battery if cell.victim.key == guest.spec.key]
+    spent, images = guest.passes, max((cell.n for cell in cells), default=0)
+    battery = sum(passes(cell.attack) * cell.n for cell in cells)
+    line = f"{guest.spec.architecture}: looked at with {spent} passes of an image"
+    return f"{line}, {spent / images:.1f} an image and {spent / battery:.1%} of its battery's" if battery else line
+
+
+def default_model(shape: tuple[int, int, int]) -> str:
+    """Architecture for a data set when none is asked for: an MLP for gray images, a ResNet for colour."""
+    return "mlp-100-100" if shape[0] == 1 else "resnet"
+
+
+def foresee(plans: Sequence[Plan], home: Path, device: str, *, titles: bool = False) -> None:
+    """Show the pairs of plans, what of them is done, and a line with what the rest may cost."""
+    from ..execution.estimate import estimate
+    from ..records.home import Home
+    from .tables import plan_table, surrogates
+
+    for plan in plans:
+        table = plan_table(plan, Home(home))
+        if titles:
+            table.title = f"{plan.suite.name}: {plan.suite.summary}"
+        console.print(table)
+        if plan.left_out:
+            console.print(f"left out: {', '.join(plan.left_out)}", markup=False, soft_wrap=True)
+    found = estimate(plans, Home(home), device)
+    for line in surrogates(plans, Home(home), found.training_of):
+        console.print(line, markup=False, soft_wrap=True)
+    console.print(str(found), style="dim", markup=False, soft_wrap=True)
+
+
+def check_device(device: str, engine: Cluster | None = None) -> str:
+    """The device that this process itself may use: a cluster's nodes may have one where this machine has none."""
+    import torch
+
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        if engine is not None and engine.gpus:
+            return "cpu"
+        choices = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
+        reason = str(error).splitlines()[0]
+        raise UserError(f"no device {device!r} here ({reason}); choose from {', '.join(choices)}") from None
+    return device

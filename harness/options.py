@@ -1,0 +1,93 @@
+"""Options in text: lists of ``key=value``, and values as the type that an annotation asks for."""
+
+from __future__ import annotations
+
+import ast
+import re
+import types
+from collections.abc import Collection
+from typing import Any, Literal, Union, get_args, get_origin
+
+from .errors import UserError, unknown
+
+Value = int | float | bool | str
+
+
+def pairs(
+    text: str, separator: str, what: str, known: Collection[str] | None = None, noun: str = "option"
+) -> dict[str, str]:
+    """Read ``key=value`` with a separator between them.
+
+    Args:
+        text: May be empty, and a separator may end it.
+        separator: One character.
+        what: What the options are of, for complaints.
+        known: Names to choose from; None: any identifier.
+        noun: What one of them is called.
+
+    Raises:
+        UserError: No ``=``, an unknown name, or one given twice.
+    """
+    found: dict[str, str] = {}
+    for part in filter(None, text.split(separator)):
+        name, equals, value = part.partition("=")
+        if not equals or not name.isidentifier():
+            raise UserError(f"{what}: write {noun}s as key=value{separator}key=value, got {part!r}")
+        if known is not None and name not in known:
+            raise unknown(f"{noun} of {what}", name, known)
+        if name in found:
+            raise UserError(f"{what}: {name} is given twice")
+        found[name] = value
+    return found
+
+
+def convert(text: str, kind: Any, what: str) -> Any:
+    """A value of an annotated type; of several numbers in one option ``1e-3/1e-4/0``.
+
+    Args:
+        text: From the command line.
+        kind: ``int``, ``float``, ``bool``, ``str``, a ``Literal``, a tuple, or one of these or None.
+        what: Name of the option, for complaints.
+
+    Raises:
+        UserError: The text is no such value.
+    """
+    if get_origin(kind) in (Union, types.UnionType):
+        if text.lower() == "none":
+            return None
+        choices = [choice for choice in get_args(kind) if choice is not type(None)]
+        several = next((choice for choice in choices if get_origin(choice) is tuple), None)
+        if several is not None and "/" in text:  # a comma would begin the next option
+            return tuple(convert(part, get_args(several)[0], what) for part in text.split("/"))
+        kind = choices[0]
+    if get_origin(kind) is Literal or kind is str:
+        return text
+    if kind is bool:
+        if text.lower() not in ("true", "false"):
+            raise UserError(f"{what} must be true or false, got {text!r}")
+        return text.lower() == "true"
+    try:
+        return kind(text)
+    except (TypeError, ValueError):
+        wanted = {int: "a whole number", float: "a number"}.get(kind, getattr(kind, "__name__", str(kind)))
+        raise UserError(f"{what} must be {wanted}, got {text!r}") from None
+
+
+def guess(text: str) -> Value:
+    """A value of whatever type it looks like: a whole number, a number, ``true`` or ``false``, else the text."""
+    if re.fullmatch(r"[+-]?\d+", text):
+        return int(text)
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    try:
+        return text if "_" in text else float(text)
+    except ValueError:
+        return text
+
+
+def literal(text: str) -> Any:
+    """A Python literal, such as ``None`` or ``(1, 2)``, else :func:`guess`."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return guess(text)
