@@ -25,7 +25,7 @@ from harness.attacks.noise import Noise
 from harness.datasets.registry import DataSource
 from harness.execution.jobs import Context, Examine
 from harness.execution.runner import run
-from harness.execution.scheduler import Graph
+from harness.execution.scheduler import Scheduler
 from harness.execution.worker import setup
 from harness.judging.proposal import Bench
 from harness.judging.shard import run_shard
@@ -103,7 +103,7 @@ def measure(pairs: int, images: int, *, tracked: bool) -> None:
 
         took = {
             "record": seconds(go),  # what was attacked is merged, summed up and, if tracked, delivered
-            "plan": seconds(lambda: Graph(declare(pairs, images), home, print)),
+            "plan": seconds(lambda: Scheduler(declare(pairs, images), home, print)),
             "resume": seconds(go),
             "report": seconds(lambda: reports.write(boards.boards_from_home(home), Path(folder) / "report")),
         }

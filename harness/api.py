@@ -1,4 +1,4 @@
-"""The batteries from Python: anybody's model in, the pairs as a frame out."""
+"""``gauntlet.evaluate``: attack a model in this process and return the pairs as a frame."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a result was made with: package versions and the commit of this source tree."""
+"""Package versions, commit and cores that a result is made with."""
 
 from __future__ import annotations
 

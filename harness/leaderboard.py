@@ -1,4 +1,4 @@
-"""The ranking: models by what all attacks of a suite together leave, with ties where images cannot tell them apart."""
+"""Rank models by what all attacks of a suite together leave; models that do not differ significantly share a rank."""
 
 from __future__ import annotations
 

@@ -91,3 +91,8 @@ def literal(text: str) -> Any:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
         return guess(text)
+
+
+def written(value: Any) -> str:
+    """A value as :func:`convert` reads it."""
+    return "/".join(map(written, value)) if isinstance(value, tuple) else str(value)

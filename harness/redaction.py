@@ -1,4 +1,4 @@
-"""Addresses and messages without the passwords in them."""
+"""Remove passwords from addresses and messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Threat models: the one place in this repository where a norm is defined."""
+"""Threat models: the one definition of a norm and its ball."""
 
 from __future__ import annotations
 

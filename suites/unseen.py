@@ -7,7 +7,15 @@ one shift sideways for all images, Foolbox the worst angle of each image, ours t
 
 from __future__ import annotations
 
-from harness.attacks.corruptions import Brightness, Contrast, GaussianBlur, GaussianNoise, Jpeg, Quantise, SaltAndPepper
+from harness.attacks.corruptions import (
+    BlurCorruption,
+    Brightness,
+    Jpeg,
+    LowContrast,
+    NoiseCorruption,
+    Quantise,
+    SaltAndPepper,
+)
 from harness.attacks.spatial import Rotation, Spatial, Translation
 from harness.attacks.toolkits.art import Art
 from harness.attacks.toolkits.foolbox import Foolbox
@@ -18,14 +26,14 @@ SUITE = Suite(
     summary="what nobody trained against: noise, blur, light, compression, rotations and shifts",
     attacks={
         "linf": (
-            GaussianNoise(std=0.05),
-            GaussianNoise(std=0.15),
+            NoiseCorruption(std=0.05),
+            NoiseCorruption(std=0.15),
             SaltAndPepper(share=0.02),
             SaltAndPepper(share=0.1),
-            GaussianBlur(sigma=0.03),
-            GaussianBlur(sigma=0.06),
-            Contrast(factor=0.6),
-            Contrast(factor=0.3),
+            BlurCorruption(sigma=0.03),
+            BlurCorruption(sigma=0.06),
+            LowContrast(factor=0.6),
+            LowContrast(factor=0.3),
             Brightness(change=0.15),
             Brightness(change=0.3),
             Brightness(change=-0.15),

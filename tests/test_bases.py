@@ -23,7 +23,7 @@ from harness.cli.parsing import parse_chain
 from harness.datasets.registry import DATASETS, DataSource
 from harness.errors import UserError
 from harness.execution.jobs import Context, Examine, Judge, Train
-from harness.execution.scheduler import Graph
+from harness.execution.scheduler import Scheduler
 from harness.execution.worker import Worker
 from harness.external.external import External
 from harness.identity import canonical
@@ -198,7 +198,7 @@ class Site:
 
     def run(self, made: Plan) -> list[str]:
         """Keys of the models trained, and ``"judge"`` for every shard judged, in their order."""
-        graph, done = Graph(made, self.home, self.said.append), []
+        graph, done = Scheduler(made, self.home, self.said.append), []
         self.worker._bench.cache_clear()
         while (task := graph.take()) is not None:
             job = task.payload

@@ -17,7 +17,7 @@ from harness.attacks.toolkits.foolbox import Foolbox
 from harness.attacks.transfer import Transfer
 from harness.datasets.registry import DataSource
 from harness.execution.jobs import Context, Examine, Judge
-from harness.execution.scheduler import Graph
+from harness.execution.scheduler import Scheduler
 from harness.execution.worker import Worker
 from harness.metrics.pairs import Board, by_model, pair_rows, worst_case
 from harness.planning.plan import Plan, plan, specs
@@ -52,7 +52,7 @@ def run(home: Home, made: Plan, sources: dict[str, DataSource]) -> Board:
     """Everything but probes, in this process."""
     plans.write_plan(home, plans.plan_record(made, "test"))
     worker = Worker(Context(home, sources))
-    graph = Graph(made, home, print)
+    graph = Scheduler(made, home, print)
     while (task := graph.take()) is not None:
         if not isinstance(task.payload, Examine):
             worker.run(task.payload)
@@ -131,7 +131,7 @@ def test_the_order_on_the_board_is_the_chain(boards: tuple[Board, Board], tmp_pa
     source = DataSource("digits")
     models = specs([source.info()], ["mlp-32"], [Standard(epochs=8)], [0])
     made = plan(SUITE, models, {"digits": source.info()}, cascade=True)
-    graph = Graph(made, Home(tmp_path).create(), print)
+    graph = Scheduler(made, Home(tmp_path).create(), print)
     keys = [cell.key for cell in made.cells]
     for number, cell in enumerate(made.cells):
         assert list(graph.before(cell)) == keys[:number]

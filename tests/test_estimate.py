@@ -26,7 +26,7 @@ from harness.attacks.transfer import Transfer
 from harness.cli.main import cli
 from harness.datasets.registry import DATASETS, DataSource
 from harness.execution import estimate as module
-from harness.execution.estimate import Estimate, estimate, judged, noise, passes, preparation
+from harness.execution.estimate import CostEstimate, estimate, judged, noise, passes, preparation
 from harness.execution.jobs import Context, Train
 from harness.execution.worker import Worker
 from harness.planning.plan import Plan, plan, specs
@@ -45,7 +45,7 @@ def made(attacks: Any, *trainers: Any, seeds: Any = (0,), samples: int = 20, **m
     return plan(suite, models, {"digits": DIGITS}, samples=samples, **more)
 
 
-def counted(*plans: Plan, home: Path, **more: Any) -> Estimate:
+def counted(*plans: Plan, home: Path, **more: Any) -> CostEstimate:
     return estimate(plans, Home(home), **more)
 
 
@@ -174,7 +174,7 @@ def test_random_images_make_a_data_set() -> None:
 
 @pytest.mark.parametrize("hours", [(0.001, "4 s"), (0.5, "30 min"), (12.34, "12.3 h")])
 def test_hours_are_said_for_people(hours: tuple[float, str]) -> None:
-    one = Estimate(
+    one = CostEstimate(
         trainings=1,
         images=94_500_000,
         pairs=2,

@@ -14,7 +14,7 @@ import pytest
 from harness.attacks.lbfgs import LBFGS
 from harness.errors import UserError
 from harness.metrics.pairs import wilson
-from harness.studies.findings import CLAIM_COLUMNS, Evidence, Findings
+from harness.studies.findings import CLAIM_COLUMNS, Findings, MeasurementSource
 from harness.studies.quantities import QUANTITIES, judged_wrong
 from harness.studies.study import Claim, Clause, Derived, Item, Measure, Profile, Relation, Study, Value, leaves
 from harness.threat import Threat
@@ -51,7 +51,7 @@ def value(model: str, printed: float | None, tolerance: float = 0.0) -> Value:
     )
 
 
-def evidence(errors: Mapping[str, list[float]], seeds: tuple[int, ...] = (0, 1, 2)) -> Evidence:
+def evidence(errors: Mapping[str, list[float]], seeds: tuple[int, ...] = (0, 1, 2)) -> MeasurementSource:
     """Cards with these test errors by model and seed; nan: not trained."""
 
     def card(model: str, seed: int) -> Mapping[str, Any] | None:
@@ -59,7 +59,9 @@ def evidence(errors: Mapping[str, list[float]], seeds: tuple[int, ...] = (0, 1, 
         missing = seed >= len(found) or math.isnan(found[seed])
         return None if missing else {"test_accuracy": 1 - found[seed], "train_accuracy": 1.0}
 
-    return Evidence(card, lambda measure, seed: None, lambda measure, seed: None, lambda measure, seed: "", seeds)
+    return MeasurementSource(
+        card, lambda measure, seed: None, lambda measure, seed: None, lambda measure, seed: "", seeds
+    )
 
 
 def above(a: str, b: str | float) -> Claim:
@@ -229,9 +231,9 @@ def test_the_history_is_read_by_epoch() -> None:
     assert math.isnan(read(card, {"field": "loss", "epoch": 9})[0])
 
 
-def judged(trouble: str) -> Evidence:
+def judged(trouble: str) -> MeasurementSource:
     cost = {"seconds": 2.0, "forwards": 20.0, "backwards": 10.0}
-    return Evidence(lambda *_: None, lambda *_: SAMPLES, lambda *_: cost, lambda *_: trouble, (0,))
+    return MeasurementSource(lambda *_: None, lambda *_: SAMPLES, lambda *_: cost, lambda *_: trouble, (0,))
 
 
 def test_the_cost_of_an_attack_is_a_quantity() -> None:
@@ -251,7 +253,7 @@ def test_one_seed_has_an_interval_over_images() -> None:
 
 def test_seeds_that_agree_by_chance_are_no_surer_than_their_images() -> None:
     measure = Measure(quantity="error", model="a", **ATTACK)  # type: ignore[arg-type]
-    twice = Evidence(lambda *_: None, lambda *_: SAMPLES, lambda *_: None, lambda *_: "", (0, 1))
+    twice = MeasurementSource(lambda *_: None, lambda *_: SAMPLES, lambda *_: None, lambda *_: "", (0, 1))
     estimate = Findings(study(), twice, "cpu").estimate(measure)
     assert estimate.each == (0.75, 0.75)
     assert (estimate.low, estimate.high) == pytest.approx(wilson(3, 4))
@@ -277,7 +279,7 @@ def test_with_one_seed_two_models_are_compared_image_by_image(worse: int, verdic
     a, b = (Measure(quantity="error", model=name, **ATTACK) for name in "ab")  # type: ignore[arg-type]
     clause = Clause(text="", left=a, relation=">", right=b, unit="%")
     claim = Claim(name="above", text="", where="", clauses=(clause,))
-    found = Evidence(lambda *_: None, samples, lambda *_: None, lambda *_: "", (0,))
+    found = MeasurementSource(lambda *_: None, samples, lambda *_: None, lambda *_: "", (0,))
     findings = Findings(study(claims=(claim,)), found, "cpu")
     margin = findings.margin(clause)
     assert margin.mean == pytest.approx(worse / n)

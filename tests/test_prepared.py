@@ -17,7 +17,7 @@ from harness.attacks.base import Attack
 from harness.attacks.transfer import Transfer
 from harness.datasets.registry import DataSource
 from harness.execution.jobs import Context, Judge, Prepare, Train
-from harness.execution.scheduler import Graph
+from harness.execution.scheduler import Scheduler
 from harness.execution.worker import Worker
 from harness.planning.plan import plan, specs
 from harness.planning.specs import Cell
@@ -70,7 +70,7 @@ def worker(home: Home) -> Worker:
 
 def left(home: Home) -> list[str]:
     """Names of what is left to do, after it was done but for probes."""
-    graph, hand, names = Graph(MADE, home, print), worker(home), []
+    graph, hand, names = Scheduler(MADE, home, print), worker(home), []
     while (task := graph.take()) is not None:
         if isinstance(task.payload, Train | Prepare | Judge) or task.name.startswith("craft"):
             hand.run(task.payload)
@@ -157,9 +157,9 @@ def test_what_cannot_be_relied_on_is_made_anew_with_all_that_was_made_with_it(ho
 def test_a_run_that_is_killed_then_keeps_nothing_made_with_it(home: Home) -> None:
     cell = MADE.cells[0]
     old(ready(home, cell))
-    graph = Graph(MADE, home, print)
+    graph = Scheduler(MADE, home, print)
     worker(home).run(Prepare(cell))
-    assert graph.count(Judge) == Graph(MADE, home, print).count(Judge) == 2
+    assert graph.count(Judge) == Scheduler(MADE, home, print).count(Judge) == 2
     assert not shard_path(home.cell(cell.key), 0).exists()
 
 

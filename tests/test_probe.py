@@ -26,7 +26,7 @@ from harness.selftest.linear_victim import LinearVictim
 from harness.selftest.masked_gradients import BROKEN, RandomInput, ScaledLogits
 from harness.threat import Threat
 from harness.trust import measurements
-from harness.trust.measurements import Survey, backward_calls
+from harness.trust.measurements import GradientDiagnostics, backward_calls
 from harness.trust.probe import DRAWS, GAP, diagnose, probe, stochastic, wavers
 from harness.victims.adaptation import Remedy
 from harness.victims.victim import Victim, VictimError
@@ -333,7 +333,7 @@ def test_a_loss_that_still_rises_is_seen(stop: int, late: float, monkeypatch: py
     victim, x, y = Victim(nn.Sequential(nn.Flatten(), layer)), torch.full((3, 1, 2, 2), 0.2), torch.tensor([0, 0, 0])
     monkeypatch.setattr(measurements, "APGD", Walk)
     monkeypatch.setattr(Walk, "stop", stop)
-    rising = Survey(victim, victim, x, y, Threat("linf", 0.5)).rising(torch.tensor([True, False, True]))
+    rising = GradientDiagnostics(victim, victim, x, y, Threat("linf", 0.5)).rising(torch.tensor([True, False, True]))
     assert rising == pytest.approx(late, abs=1e-4)
 
 

@@ -21,7 +21,7 @@ from harness.datasets.registry import Dataset
 from harness.errors import UserError
 from harness.judging.proposal import Bench, Proposal
 from harness.judging.referee import BOX_TOLERANCE, as_images, judge
-from harness.judging.shard import Outcome, craft, run_shard
+from harness.judging.shard import ShardOutcome, craft, run_shard
 from harness.metrics.pairs import DISTANCES, FLAGS, SAMPLE_COLUMNS, Pair, broken, nearest, summary, worst_case
 from harness.planning.suite import Suite
 from harness.records.results import pair_from_outcomes
@@ -50,7 +50,7 @@ def images(victim: LinearVictim) -> tuple[Tensor, Tensor]:
     return victim.images(N)
 
 
-def run(bench: Bench, attack: Attack, threat: Threat, x: Tensor, y: Tensor, **more: Any) -> Outcome:
+def run(bench: Bench, attack: Attack, threat: Threat, x: Tensor, y: Tensor, **more: Any) -> ShardOutcome:
     return run_shard(bench, attack, threat, index=torch.arange(len(x)), x=x, y=y, **({"seed": 0} | more))
 
 
@@ -532,7 +532,7 @@ def test_a_lie_is_a_lie_without_a_box_as_well(liar: Any, bench: Bench, images: A
     assert state == expected  # what does nothing is invalid as well
 
 
-def pair_of(outcome: Outcome, attack: Attack) -> Pair:
+def pair_of(outcome: ShardOutcome, attack: Attack) -> Pair:
     return pair_from_outcomes(declared(N, attack=attack.label, norm="l2", eps=2.0), [outcome])
 
 

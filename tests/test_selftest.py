@@ -22,8 +22,8 @@ from harness.attacks.toolkits.foolbox import Foolbox
 from harness.attacks.transfer import Transfer
 from harness.planning.suite import Suite
 from harness.selftest.requirements import RULES, stated
-from harness.selftest.run import IMAGES, Finding, attacks_of, run
-from harness.selftest.victims import Case, Reference, closed_form, linear, references
+from harness.selftest.run import IMAGES, SelfTestResult, attacks_of, run
+from harness.selftest.victims import Case, ReferenceVictim, closed_form, linear, references
 from harness.threat import Norm, Threat
 from harness.victims.victim import Victim, input_gradient
 from suites import suites
@@ -34,7 +34,7 @@ HARD = "hardened network"
 FEW = (*LINEAR, PLAIN)
 
 
-def faults(attack: Attack, norm: Norm = "linf", victims: tuple[str, ...] = FEW) -> list[Finding]:
+def faults(attack: Attack, norm: Norm = "linf", victims: tuple[str, ...] = FEW) -> list[SelfTestResult]:
     return [finding for finding in run([(attack, norm)], victims=victims) if not finding.passed]
 
 
@@ -288,7 +288,7 @@ def test_victims_are_enough_for_every_attack_of_the_tables() -> None:
 
 
 @pytest.mark.parametrize("reference", references().values(), ids=references())
-def test_cases_are_right_and_repeat(reference: Reference) -> None:
+def test_cases_are_right_and_repeat(reference: ReferenceVictim) -> None:
     case: Case = reference.case("l2", 12)
     bench = reference.bench()
     assert torch.equal(bench.referee.predict(case.x), case.y)

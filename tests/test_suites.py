@@ -12,7 +12,7 @@ import pytest
 
 import suites as package
 from harness.attacks.base import Attack
-from harness.attacks.corruptions import GaussianNoise, Transformation
+from harness.attacks.corruptions import NoiseCorruption, Transformation
 from harness.attacks.spatial import Spatial
 from harness.attacks.toolkits.base import Foreign
 from harness.attacks.transfer import Transfer
@@ -82,7 +82,9 @@ def test_budgets_ascend(suite: Suite, norm: Norm) -> None:
 @EVERY_NORM
 def test_every_norm_holds_a_control(suite: Suite, norm: Norm) -> None:
     """Random noise: what breaks under it needs no adversary, and what beats it has to be told from luck."""
-    noise = [attack for attack in suite.attacks[norm] if attack.family == "noise" or isinstance(attack, GaussianNoise)]
+    noise = [
+        attack for attack in suite.attacks[norm] if attack.family == "noise" or isinstance(attack, NoiseCorruption)
+    ]
     assert noise
 
 

@@ -276,9 +276,9 @@ def test_a_model_that_is_there_is_a_surrogate_too(tmp_path: Path) -> None:
 
 def order(made: Plan, home: Home, workers: int, seconds: dict[type, float]) -> tuple[list[Any], float, list[float]]:
     """Jobs as workers take them, with all tasks taking so long; the time of the last, and each worker's idle time."""
-    from harness.execution.scheduler import Graph
+    from harness.execution.scheduler import Scheduler
 
-    graph, clock, taken = Graph(made, home, print, workers), 0.0, []
+    graph, clock, taken = Scheduler(made, home, print, workers), 0.0, []
     running: list[tuple[float, int, str]] = []
     idle = [0.0] * workers
     free = set(range(workers))
@@ -362,10 +362,10 @@ def test_what_has_to_be_trained_first_is(tmp_path: Path, workers: int) -> None:
 
 
 def test_a_surrogate_that_cannot_be_trained_holds_up_nobody(home: Home) -> None:
-    from harness.execution.scheduler import Graph
+    from harness.execution.scheduler import Scheduler
 
     made = make(user("a"))
-    graph, judged = Graph(made, home, print, 2), 0
+    graph, judged = Scheduler(made, home, print, 2), 0
     while (task := graph.take()) is not None:
         if isinstance(task.payload, Train):
             assert len(graph.failed(task.name)) > 1

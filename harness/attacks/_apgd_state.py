@@ -1,4 +1,4 @@
-"""Where the images of a gradient ascent stand: the state that APGD's schedules of steps work on."""
+"""Per-image state of an Auto-PGD run: current and best iterates, step sizes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The cross-entropy of a batch of images, each towards its own wrong class, as the L-BFGS attack sees it."""
+"""Targeted cross-entropy of a batch, each image towards a wrong class of its own, for the L-BFGS attack."""
 
 from __future__ import annotations
 

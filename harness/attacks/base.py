@@ -1,4 +1,4 @@
-"""What an attack is: a declaration that proposes images. It never says whether it succeeded."""
+"""Base of attacks: a declaration that proposes images and never judges them."""
 
 from __future__ import annotations
 

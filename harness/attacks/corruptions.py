@@ -1,4 +1,4 @@
-"""Changes of an image that users meet: noise, blur, poor light, files saved badly. Nobody chose them to fool a model.
+"""Common corruptions: noise, blur, contrast, brightness, JPEG, quantisation. Not chosen to fool a model.
 
 Each has a severity of its own and no eps, so a threat has to allow every image: L-infinity with eps 1. What acts on
 single pixels (noise, contrast, brightness, levels) does the same to a pixel of 8x8 as of 224x224; what has an extent
@@ -80,7 +80,7 @@ class Blind(Transformation):
 
 
 @dataclass(frozen=True, kw_only=True)
-class GaussianNoise(Blind):
+class NoiseCorruption(Blind):
     """Independent Gaussian noise on every component, as of a sensor in little light; clipped to the box.
 
     Attributes:
@@ -121,7 +121,7 @@ class SaltAndPepper(Blind):
 
 
 @dataclass(frozen=True, kw_only=True)
-class GaussianBlur(Blind):
+class BlurCorruption(Blind):
     """Convolution with a Gaussian, as of a lens out of focus; the border goes on outside the image.
 
     Attributes:
@@ -152,7 +152,7 @@ class GaussianBlur(Blind):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Contrast(Blind):
+class LowContrast(Blind):
     """Less contrast, as in fog: every component moves towards the mean of its image.
 
     Attributes:

@@ -1,4 +1,4 @@
-"""What an iterated attack climbs: one value a sample that grows as the label loses ground, and never saturates."""
+"""Losses that iterated attacks maximise, one value per image; none of them saturates."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Random numbers that belong to an image: the same ones whatever batch the image is in, and wherever in it.
+"""Random numbers seeded by the image: independent of the batch and of the position in it.
 
 An attack that drops finished images, a cascade that shows it only what still stands, or another shard size would
 otherwise hand every image other random numbers. Here each image has a stream of its own, seeded by its content and by

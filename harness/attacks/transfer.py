@@ -1,4 +1,4 @@
-"""Any attack, crafted on another model than the one that is judged."""
+"""Transfer attacks: images crafted on another model than the one that is judged."""
 
 from __future__ import annotations
 

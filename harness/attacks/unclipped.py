@@ -1,4 +1,4 @@
-"""One step of a paper's attack as the paper takes it: not clipped to [0, 1]."""
+"""A single attack step without clipping to [0, 1], as some papers take it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Implementation of the commands that plan, run, reproduce, search, merge and compare."""
+"""Implementation of the commands that plan, run, reproduce and search."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What commands print: tables at their end, complaints, and where the pages are."""
+"""Console output: result tables, errors, report paths."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``gauntlet doctor``: is everything here that a run needs, and does every attack do what it has to?"""
+"""``gauntlet doctor``: check versions, devices, data, tracking store and, on demand, every attack."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ..errors import UserError, unknown
 from ..options import literal, pairs
 from ..planning.suite import Suite
 from ..records.home import Home
-from ..selftest.run import Finding, Progress, attacks_of, run
+from ..selftest.run import Progress, SelfTestResult, attacks_of, run
 from ..threat import Norm
 from ..tracking.connection import Unreachable, store_uri
 from ..tracking.tracker import Tracker, undelivered
@@ -165,7 +165,7 @@ def _matching(attacks: list[tuple[Attack, Norm]], patterns: Sequence[str]) -> li
     ]
 
 
-def _complaints(faults: Sequence[Finding]) -> list[str]:
+def _complaints(faults: Sequence[SelfTestResult]) -> list[str]:
     """A line for every expectation that was not met; victims on which the same was measured share one."""
     lines: dict[tuple[str, str], list[str]] = {}
     for fault in faults:

@@ -1,4 +1,4 @@
-"""The ``gauntlet`` command. Thin: every command parses, calls, and prints."""
+"""The ``gauntlet`` command line: options and commands."""
 
 from __future__ import annotations
 

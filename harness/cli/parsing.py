@@ -1,4 +1,4 @@
-"""Texts from the command line turned into declarations."""
+"""Turn command-line text into declarations."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ..datasets.registry import DataSource
     from ..execution.ray.engine import Cluster
     from ..planning.plan import Plan
-    from ..trust.admission import Guest
+    from ..trust.admission import AdmittedModel
 
 UNASKED = "looked at one batch; a run asks first in other batches, orders and modes, and may refuse it then"
 
@@ -36,7 +36,7 @@ def make_plan(
     thorough: bool = True,
     no_surrogate: bool = False,
     **guests: Any,
-) -> tuple[Plan, dict[str, DataSource], list[Guest]]:
+) -> tuple[Plan, dict[str, DataSource], list[AdmittedModel]]:
     """The plan of a command line, where its data sets come from, and the models that the user brings.
 
     Not ``thorough``, it asks of a user's model no more than its declaration needs.
@@ -83,7 +83,7 @@ def _guests(
     device: str,
     tracking_uri: str | None,
     thorough: bool,
-) -> list[Guest]:
+) -> list[AdmittedModel]:
     """Models that the user brings, each looked at on every data set."""
     given = {"--mean": mean, "--std": std, "--remedy": remedies, "--stand-in": stand_ins, "--batch": batch}
     if not victims:
@@ -120,7 +120,7 @@ def _guests(
     return found
 
 
-def admission(guest: Guest, made: Plan) -> str:
+def admission(guest: AdmittedModel, made: Plan) -> str:
     """What looking at a model cost, beside what its battery declares."""
     from ..execution.estimate import passes
 

@@ -1,4 +1,4 @@
-"""What a run looks like while it runs: a live table on a terminal, plain lines elsewhere."""
+"""Progress of a run: a live table on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 

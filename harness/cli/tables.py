@@ -1,4 +1,4 @@
-"""Tables of what there is, for ``gauntlet list`` and ``gauntlet plan``. Imports neither ART, Foolbox nor MLflow."""
+"""Tables for ``gauntlet list`` and ``gauntlet plan``. Imports neither ART, Foolbox nor MLflow."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Data sets of image files, in folders or in parquet, as uint8 tensors: the users' own, and those kept that way.
+"""Data sets of image files, in folders or parquet, as uint8 tensors.
 
 Errors and late imports as in :mod:`harness.datasets.torchvision_sets`.
 """

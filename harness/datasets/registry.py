@@ -1,4 +1,4 @@
-"""Data sets: whole sets in memory as uint8, handed out as float32 in [0, 1].
+"""Data sets: whole sets in memory as uint8, converted to float32 in [0, 1] on access.
 
 :data:`DATASETS` is the table of what there is: adding a set is one entry. A user's own are named by form and path,
 ``images:DIR`` and ``parquet:FILE`` (see :mod:`harness.datasets.image_folders` for the layouts).

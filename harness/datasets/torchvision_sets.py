@@ -1,4 +1,4 @@
-"""Data sets of arrays, by way of scikit-learn and torchvision, as uint8 tensors; the fixed orders and splits.
+"""Data sets of scikit-learn and torchvision as uint8 tensors.
 
 A leaf of the package that knows no budgets. Whatever is missing or damaged becomes a :class:`UserError` of one line
 that names the file and what mends it. torchvision and scikit-learn are imported by the functions that need them:

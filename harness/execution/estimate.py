@@ -1,4 +1,4 @@
-"""What a plan will cost: counted from its declarations, and turned into hours by a short probe on random images.
+"""CostEstimate the cost of a plan: passes from declarations, hours from a short probe on random images.
 
 An estimate, not a promise. Early stopping makes it less, and so do images that fall early; a busy machine makes it
 more, and so do attacks whose declarations say less than what they do.
@@ -41,7 +41,7 @@ PROBED: Final = 32
 
 
 @dataclass(frozen=True, kw_only=True)
-class Estimate:
+class CostEstimate:
     """What is left to do.
 
     Attributes:
@@ -85,7 +85,7 @@ class Estimate:
         )
 
 
-def estimate(plans: Sequence[Plan], home: Home, device: str = "cpu", limit: float = 12.0) -> Estimate:
+def estimate(plans: Sequence[Plan], home: Home, device: str = "cpu", limit: float = 12.0) -> CostEstimate:
     """What is missing of some plans, each model and pair once, and how long it may take.
 
     Training is taken to last all its epochs; in a cascade every attack is taken to see every image. Random numbers are
@@ -119,7 +119,7 @@ def estimate(plans: Sequence[Plan], home: Home, device: str = "cpu", limit: floa
     attacks += [(cell, preparation(cell.attack)) for cell in prepared.values()]
     images = {key: spec.defense.images_shown(infos[spec.dataset]) for key, spec in specs.items()}
     costs = {key: probe.trained.get(_kind(spec)) for key, spec in specs.items()}
-    return Estimate(
+    return CostEstimate(
         trainings=len(specs),
         images=sum(images.values()),
         pairs=len(cells),
@@ -191,7 +191,8 @@ class _Probe:
         if not isinstance(trainer, GradientDescent):
             return 0.0
         size = self._batch(trainer.batch_size)
-        trainer = replace(trainer, epochs=2, batch_size=size, subset=None)
+        alone: dict[str, Any] = {"subset": None}
+        trainer = replace(trainer, epochs=2, batch_size=size, **alone)
         if isinstance(trainer, Trainer):
             trainer = replace(trainer, validation=0.0, patience=None, refit=None)
         base = judged(spec.base, self._infos, spec.front) if spec.base is not None else None

@@ -1,4 +1,4 @@
-"""What a worker can be told to do, and what it is given to work with."""
+"""Jobs that a worker can run, and their context."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a plan to results: cells become tasks, tasks go to workers, finished cells are recorded and tracked.
+"""Run a plan: schedule its jobs on workers, record and track finished pairs.
 
 What is on disk decides what is left to do, so the same command again does only what is missing.
 """
@@ -28,7 +28,7 @@ from ..tracking.connection import Unreachable
 from ..tracking.tracker import Tracker
 from .jobs import Context, Examine, Job, Judge, Train
 from .process_pool import Done, Engine, Pool, Task
-from .scheduler import Graph
+from .scheduler import Scheduler
 from .worker import setup
 
 PATIENCE: Final = 20.0
@@ -237,7 +237,7 @@ def run(
     with exclusive(home, say):
         home.sweep()
         write_plan(home, plan_record(plan, command))
-        graph = Graph(plan, home, say, jobs)
+        graph = Scheduler(plan, home, say, jobs)
         watch.models, watch.shards = graph.count(Train), graph.count(Judge)
         watch.cells_done = len(plan.cells) - len(graph.shards_left)
         if tracker is not None:
@@ -276,14 +276,14 @@ def _close(tracker: Tracker) -> str:
     return ""
 
 
-def _take(graph: Graph, watch: Watch) -> Task | None:
+def _take(graph: Scheduler, watch: Watch) -> Task | None:
     task = graph.take()
     if task is not None:
         watch.running[task.name] = task.payload
     return task
 
 
-def _settle(done: Done, graph: Graph, watch: Watch, recorder: Recorder, plan: Plan) -> list[str]:
+def _settle(done: Done, graph: Scheduler, watch: Watch, recorder: Recorder, plan: Plan) -> list[str]:
     """Book the end of a task; returns failures to report."""
     name = done.task.name
     job: Job = done.task.payload

@@ -1,4 +1,4 @@
-"""Which tasks a plan leaves to do, in which order they may start. What is on disk decides."""
+"""Order of the jobs that a plan still needs, given what is on disk."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .jobs import Craft, Examine, Job, Judge, Prepare, Train
 from .process_pool import Task
 
 
-class Graph:
+class Scheduler:
     """Tasks that are left to do, and which of them may start.
 
     Tasks start in the plan's order: trainings, then probes, then pairs. Where something can be attacked at once, its

@@ -1,4 +1,4 @@
-"""What a worker process does: train a model, prepare an attack, craft images, attack and judge a shard.
+"""Worker process: train a model, prepare an attack, craft images, attack and judge a shard, probe.
 
 Every task reads what earlier tasks wrote and writes its own result atomically, so a task may be killed at any
 moment, and may run twice, without harm.

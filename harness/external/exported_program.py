@@ -1,4 +1,4 @@
-"""Load a user's model from a torch.export program, and house models that others have compiled."""
+"""Load a user's model from a torch.export program; wrap compiled models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models of other people: named on the command line, loaded again in every worker, known by weights and code.
+"""Models trained elsewhere: loading, identity by weights and code, normalisation.
 
 Trust: loading a ``.py`` file runs it, and so may loading a model of MLflow or a ``.pt2`` file, which can hold pickles.
 Load only what you would run.
@@ -25,7 +25,7 @@ from ..victims.adaptation import Remedy
 from ..victims.duplicates import ORIGIN
 from . import exported_program, mlflow_model
 from .interface import Interface
-from .reference import Reference, check_normalisation, listed
+from .reference import ModelReference, check_normalisation, listed
 
 _NONE: Final = Remedy()
 
@@ -59,7 +59,7 @@ class External(Defense):
     std: tuple[float, ...] = ()
     remedy: Remedy = _NONE
     interface: Interface = dataclasses.field(default=Interface(), metadata={"identity": "set"})
-    reference: Reference | None = dataclasses.field(default=None, compare=False, metadata={"identity": False})
+    reference: ModelReference | None = dataclasses.field(default=None, compare=False, metadata={"identity": False})
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -86,7 +86,7 @@ class External(Defense):
         raise UserError("an external model is not trained; train it where it comes from")
 
 
-def load(reference: Reference) -> nn.Module:
+def load(reference: ModelReference) -> nn.Module:
     """Load a model, on the CPU, in the mode it comes in. Runs its code, which changes nothing of ours by that.
 
     Raises:
@@ -95,7 +95,7 @@ def load(reference: Reference) -> nn.Module:
     return _load(reference)
 
 
-def _load(reference: Reference, *, fresh: bool = False) -> nn.Module:
+def _load(reference: ModelReference, *, fresh: bool = False) -> nn.Module:
     match reference.kind:
         case "python":
             arguments = dict(reference.arguments)
@@ -124,17 +124,17 @@ def _load(reference: Reference, *, fresh: bool = False) -> nn.Module:
     return behind
 
 
-def _root(reference: Reference) -> Path | None:
+def _root(reference: ModelReference) -> Path | None:
     return Path(reference.root) if reference.root else None
 
 
-def _code(reference: Reference) -> list[tuple[str, bytes]]:
+def _code(reference: ModelReference) -> list[tuple[str, bytes]]:
     """A Python file and what it imports; of any other model nothing, since its files are not edited."""
     return python_file.sources(Path(reference.place), _root(reference)) if reference.kind == "python" else []
 
 
 def describe_model(
-    model: nn.Module, reference: Reference, remedy: Remedy = _NONE, interface: Interface | None = None
+    model: nn.Module, reference: ModelReference, remedy: Remedy = _NONE, interface: Interface | None = None
 ) -> External:
     """The declaration of a model that :func:`load` returned."""
     return External(
@@ -169,7 +169,7 @@ def words(declared: External) -> list[str]:
     return found
 
 
-def restore(reference: Reference, declared: External) -> nn.Module:
+def restore(reference: ModelReference, declared: External) -> nn.Module:
     """Load a model, make sure that it is the one that was declared, and put it behind its interface.
 
     Raises:
@@ -190,7 +190,7 @@ def restore(reference: Reference, declared: External) -> nn.Module:
 class _Origin:
     """Where a model comes from, noted on the module itself, and the code that made it."""
 
-    reference: Reference
+    reference: ModelReference
     code: list[tuple[str, bytes]]
 
     def again(self, model: nn.Module, why: str) -> nn.Module:
@@ -228,7 +228,7 @@ def digest(model: nn.Module) -> str:
     return total.hexdigest()[:16]
 
 
-def program(reference: Reference, model: nn.Module, remedy: Remedy = _NONE) -> str:
+def program(reference: ModelReference, model: nn.Module, remedy: Remedy = _NONE) -> str:
     """Digest of a model's code: 16 hexadecimal digits.
 
     Of a Python file its bytes, those of the files of its owner's that it imports

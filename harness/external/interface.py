@@ -1,4 +1,4 @@
-"""How a user's model is called and read, where that is not a batch of any size in and bare logits out."""
+"""How to call a user's model and read its output where it does not take any batch and return bare logits."""
 
 from __future__ import annotations
 

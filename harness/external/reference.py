@@ -1,4 +1,4 @@
-"""How the model of a user is named: a file and its function, an exported program, an address in MLflow."""
+"""References to users' models: ``file.py:function``, an exported program, an MLflow URI."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _PICKLES: Final = (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle", ".safetens
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reference:
+class ModelReference:
     """What a worker needs to load a model again.
 
     Attributes:
@@ -79,7 +79,7 @@ class Reference:
         return plain
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Reference:
+    def from_json(cls, values: Mapping[str, Any]) -> ModelReference:
         """What :meth:`to_json` gave.
 
         Raises:
@@ -99,7 +99,7 @@ def parse(
     std: tuple[float, ...] = (),
     fetched: Path | None = None,
     tracking_uri: str | None = None,
-) -> Reference:
+) -> ModelReference:
     """Read what names a model, ``FILE.py:FACTORY[?key=value&key=value]`` or another of :data:`CHOICES`.
 
     Values are whole numbers, numbers, ``true`` or ``false``, or else texts, and may be percent-encoded. Runs no code
@@ -120,7 +120,7 @@ def parse(
         if not re.fullmatch(forms, text):
             wanted = "models:/NAME/VERSION, models:/NAME@ALIAS or runs:/RUN_ID/PATH"
             raise UserError(f"cannot read {text!r}; write {wanted}")
-        reference = Reference(kind="mlflow", place=text, mean=mean, std=std)
+        reference = ModelReference(kind="mlflow", place=text, mean=mean, std=std)
         if fetched is None:
             return reference
         store = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
@@ -133,9 +133,9 @@ def parse(
             raise UserError(f"which function of {found[1]} returns the model? write {found[1]}:FACTORY")
         arguments = _arguments(words, f"{found[1]}:{factory}") if words is not None else ()
         named = {"place": file, "factory": factory, "root": str(Path.cwd())}
-        return Reference(kind="python", arguments=arguments, mean=mean, std=std, **named)
+        return ModelReference(kind="python", arguments=arguments, mean=mean, std=std, **named)
     if text.endswith(".pt2"):
-        return Reference(kind="export", place=_file(text), mean=mean, std=std)
+        return ModelReference(kind="export", place=_file(text), mean=mean, std=std)
     if text.lower().endswith(_PICKLES):
         raise UserError(
             f"{text} holds weights without their code, or a pickle that runs what it likes; write a function that "

@@ -1,4 +1,4 @@
-"""What an attack is given to work on, and what it proposes."""
+"""What an attack works on (:class:`Bench`) and what it returns (:class:`Proposal`)."""
 
 from __future__ import annotations
 

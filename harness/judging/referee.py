@@ -1,4 +1,4 @@
-"""The referee: looks at every returned image itself. The only source of "success"."""
+"""The referee judges every returned image itself; it is the only source of success."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One shard of one cell: call the attack, let the referee judge, write down what happened."""
+"""Attack and judge one batch of one pair."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def prepare(victim: Victim, attack: Attack, x: Tensor, y: Tensor, seed: int) -> 
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ShardOutcome:
     """A judged shard.
 
     Attributes:
@@ -126,7 +126,7 @@ def run_shard(
     shard: int = 0,
     crafted: Proposal | None = None,
     standing: Tensor | None = None,
-) -> Outcome:
+) -> ShardOutcome:
     """Attack and judge one batch.
 
     Images that the model gets wrong as they are count as lost and are not attacked, unless the attack asks for them
@@ -170,7 +170,7 @@ def run_shard(
         unsteady=unsteady,
         answers=_answers_after(bench, x, logits),
     )
-    return Outcome(samples, facts, _gallery(verdict, index, x, y, chosen, proposal.x_adv))
+    return ShardOutcome(samples, facts, _gallery(verdict, index, x, y, chosen, proposal.x_adv))
 
 
 def _clean_labels(victim: Victim, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor | None, int]:

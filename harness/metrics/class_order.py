@@ -1,4 +1,4 @@
-"""Whether a model would be right more often with its classes in another order."""
+"""Find out whether a permutation of the classes would raise the clean accuracy."""
 
 from __future__ import annotations
 

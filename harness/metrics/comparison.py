@@ -1,4 +1,4 @@
-"""Is one model really more robust than another? Paired statistics on the same images.
+"""Paired comparison of two models on the same images: significance and intervals.
 
 Two accuracies on the same images are not independent: what counts is the images on which the models differ. Each p
 value stands for itself: nothing corrects for the number of comparisons a reader makes.

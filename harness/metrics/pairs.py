@@ -1,4 +1,4 @@
-"""From per-sample verdicts to accuracies with intervals, distances, worst cases and curves.
+"""Accuracies, intervals, distances, worst cases and curves from per-image outcomes.
 
 Everything here works on plain frames (:data:`SAMPLE_COLUMNS`), so a table can be rebuilt from records alone.
 An image counts as broken at eps if the victim errs on the clean image, or if some attack returned a valid

@@ -59,7 +59,7 @@ class MaxoutConv(nn.Module):
         return values.amax(2)
 
 
-class Conv(NamedTuple):
+class ConvSizes(NamedTuple):
     """Sizes of a convolutional maxout layer and of the max-pooling after it."""
 
     channels: int
@@ -70,8 +70,8 @@ class Conv(NamedTuple):
     stride: int
 
 
-MNIST: Final = (Conv(48, 2, 8, 0, 4, 2), Conv(48, 2, 8, 3, 4, 2), Conv(24, 4, 5, 3, 2, 2))
-CIFAR: Final = (Conv(48, 2, 8, 4, 4, 2), Conv(128, 2, 8, 3, 4, 2), Conv(128, 2, 5, 3, 2, 2))
+MNIST: Final = (ConvSizes(48, 2, 8, 0, 4, 2), ConvSizes(48, 2, 8, 3, 4, 2), ConvSizes(24, 4, 5, 3, 2, 2))
+CIFAR: Final = (ConvSizes(48, 2, 8, 4, 4, 2), ConvSizes(128, 2, 8, 3, 4, 2), ConvSizes(128, 2, 5, 3, 2, 2))
 """As the authors of the maxout paper published them with their library."""
 
 
@@ -95,7 +95,9 @@ def convolutional_small(shape: tuple[int, int, int], classes: int) -> Parts:
     return _convolutional("conv-maxout-small", shape, classes, CIFAR, 240)
 
 
-def _convolutional(name: str, shape: tuple[int, int, int], classes: int, layers: tuple[Conv, ...], units: int) -> Parts:
+def _convolutional(
+    name: str, shape: tuple[int, int, int], classes: int, layers: tuple[ConvSizes, ...], units: int
+) -> Parts:
     """On images under 16 pixels, kernels are 3x3 with padding, and pooling is 2x2.
 
     Raises:
@@ -126,5 +128,5 @@ def _convolutional(name: str, shape: tuple[int, int, int], classes: int, layers:
     return stages, tuple(stage for stage in stages if stage.startswith(("conv", "hidden")))
 
 
-def _pooled(side: int, layer: Conv) -> int:
+def _pooled(side: int, layer: ConvSizes) -> int:
     return math.ceil((side - layer.pool) / layer.stride) + 1

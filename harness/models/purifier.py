@@ -1,4 +1,4 @@
-"""Autoencoders that clean images before a classifier sees them (Gu & Rigazio 2014, sections 3.2 and 3.3)."""
+"""Purifiers: autoencoders in front of a classifier (Gu & Rigazio 2014, sections 3.2 and 3.3)."""
 
 from __future__ import annotations
 

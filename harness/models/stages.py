@@ -1,4 +1,4 @@
-"""Networks as sequences of named stages that can be tapped."""
+"""Networks as sequences of named stages whose activations can be tapped."""
 
 from __future__ import annotations
 

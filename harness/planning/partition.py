@@ -1,4 +1,4 @@
-"""One of n parts of a plan, for a Slurm array or a CI matrix: disjoint pairs whose union is the whole. Pure: no I/O."""
+"""Split a plan into n disjoint parts, for a Slurm array or a CI matrix. Pure: no I/O."""
 
 from __future__ import annotations
 

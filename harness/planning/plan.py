@@ -1,4 +1,4 @@
-"""Declarations of what is to be measured, and the list of cells that follows from them. Pure: no I/O."""
+"""Plans: the cells (model-attack pairs) that a suite asks for. Pure: no I/O."""
 
 from __future__ import annotations
 

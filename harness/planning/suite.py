@@ -1,4 +1,4 @@
-"""A suite: the attacks, budgets and models of a plan, as a declaration."""
+"""Suites: attacks, budgets and sample sizes of a battery, as declarations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What images are transferred from to a model of a user's: one small network a data set, whatever the model.
+"""Surrogates for users' models: one small network per data set that images are transferred from.
 
 Nobody can train a twin of a model that was trained elsewhere, and a network of its size may take hours. The surrogate
 is the same for all models of a data set, so it is trained once and kept in the home.

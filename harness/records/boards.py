@@ -1,4 +1,4 @@
-"""The record of what a command asked for, and the boards that records make.
+"""Boards: results of a suite, gathered from plans, results and model cards.
 
 A plan is written to ``plans/KEY.json`` before anything runs. Reports and the tracking store are made from these
 files, the cells' results and the models' cards alone, so both can be rebuilt at any time.

@@ -1,4 +1,4 @@
-"""Where things lie on disk, atomic writes, and checkpoints by key."""
+"""Checkpoints of models, and whether what was made of them still stands."""
 
 from __future__ import annotations
 
@@ -47,7 +47,8 @@ def model_standing(home: Home, key: str) -> Standing:
     for parent, digest in card(home, key).upon.items():
         base = model_standing(home, parent)
         if base.state != "fresh":
-            return Standing("stale", f"the model {parent} that it is built upon is not here")
+            why = "is not here" if base.state == "missing" else f"does not stand ({base.reason})"
+            return Standing("stale", f"the model {parent} that it is built upon {why}")
         if card(home, parent).sha256 != digest:
             return Standing("stale", f"the model {parent} that it is built upon was trained again since")
     return Standing("fresh")

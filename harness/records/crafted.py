@@ -1,19 +1,18 @@
-"""Images that an attack proposed, kept for the referee."""
+"""Crafted images on disk, before they are judged."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from ..errors import first_line
+from ..errors import UserError, first_line
 from ..judging.proposal import Proposal
 from ..schema.base import Provenance
 from ..schema.pairs import Crafted
-from .files import write_bytes
+from .files import parse_record, write_bytes
 from .results import Damaged
 
 
@@ -43,10 +42,12 @@ def read_crafted(path: Path) -> tuple[Proposal, Crafted]:
     """
     try:
         with safe_open(path, framework="pt") as file:
-            facts = Crafted.model_validate_json((file.metadata() or {})["facts"])
+            facts = parse_record((file.metadata() or {})["facts"], Crafted, path)
             names = list(file.keys())
             x_adv: Tensor | None = file.get_tensor("x_adv") if "x_adv" in names else None
-    except (OSError, ValidationError, KeyError, SafetensorError) as error:
+    except UserError as error:
+        raise Damaged(str(error)) from None
+    except (OSError, KeyError, SafetensorError) as error:
         raise Damaged(f"{path} is damaged ({first_line(error)})") from None
     proposal = Proposal(x_adv, facts.seconds, int(facts.forwards), int(facts.backwards), facts.errors)
     return proposal, facts

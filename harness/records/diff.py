@@ -1,4 +1,4 @@
-"""What moved between two homes: worst cases and pairs, number by number, and whether more than chance moved them."""
+"""Differences between two homes, number by number, with significance."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a key stands for: declaration, what it was made with, whether it still holds, where it lies, how to make it."""
+"""``gauntlet explain``: declaration, state, files, runs and command of a pair or model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files written whole or not at all, JSON records read back, damaged ones set aside."""
+"""Atomic writes, JSON records, and damaged files set aside."""
 
 from __future__ import annotations
 
@@ -75,7 +75,11 @@ def read_record(path: Path, kind: type[T], name: str = "the record") -> T:
     Raises:
         UserError: It is damaged, of a later format, or another kind of record; the message names it.
     """
-    content = path.read_bytes()
+    return parse_record(path.read_bytes(), kind, path, name)
+
+
+def parse_record(content: bytes | str, kind: type[T], path: Path, name: str = "the record") -> T:
+    """:func:`read_record` of JSON that stands in a file."""
     try:
         return kind.model_validate_json(content)
     except ValidationError as error:

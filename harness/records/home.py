@@ -1,4 +1,4 @@
-"""The folder that everything is kept in, and where in it."""
+"""Layout of the home directory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several homes joined into one: the parts of a plan run on several machines, or a home to be rebuilt.
+"""Merge homes: parts of a plan that ran on several machines, or a home to be rebuilt.
 
 What is merged is what a run leaves to be kept: models, results, shards of unfinished pairs, what attacks prepared and
 crafted, facts of probes, plans. Everything is checked as it is read. MLflow's runs, reports and whatever was set aside

@@ -1,4 +1,4 @@
-"""The record of what a command asked for: ``plans/KEY.json``, written before anything runs."""
+"""Plan records, ``plans/KEY.json``: what a command asked for, written before anything runs."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from typing import TypeVar
 
 from .. import identity
 from ..attacks.transfer import inner
-from ..datasets.registry import DatasetInfo
+from ..datasets.registry import DatasetInfo, dataset_names
 from ..errors import UserError
 from ..external.external import External
 from ..external.external import words as victim_words
+from ..options import written
 from ..planning.plan import Plan
 from ..planning.specs import Cell, ModelSpec
 from ..schema.models import ModelEntry, ModelName
@@ -64,14 +65,18 @@ def pair_record(cell: Cell, info: DatasetInfo, suite: str, argument: str | None 
         batch=cell.batch,
         levels=info.levels,
         class_names=tuple(info.classes),
-        command=command(suite, cell.victim, info, attack=cell.attack.label, samples=cell.n, argument=argument),
+        command=command(cell, info, suite, argument),
     )
 
 
-def command(
-    suite: str, spec: ModelSpec, info: DatasetInfo, *, attack: str, samples: int, argument: str | None = None
-) -> str:
-    """The shell command that measures a pair again; "" for a model that only Python can declare."""
+def command(cell: Cell, info: DatasetInfo, suite: str, argument: str | None = None) -> str:
+    """The shell command that measures a pair again; "" for what only Python can declare.
+
+    Of a cascade it is the command of the whole chain: what an attack meets depends on those before it.
+    """
+    spec = cell.victim
+    if argument is None and spec.dataset not in dataset_names():
+        return ""
     words = ["gauntlet", "run", suite, "--dataset", argument or spec.dataset]
     if isinstance(spec.defense, External):
         if spec.defense.reference is None:
@@ -81,16 +86,17 @@ def command(
         words += ["--model", spec.architecture, "--defense", said, "--seeds", str(spec.seed)]
     else:
         return ""
-    return shlex.join([*words, "--samples", str(samples), "--attack", attack])
+    chosen = ["--cascade"] if cell.cascaded else ["--attack", cell.attack.label]
+    return shlex.join([*words, "--samples", str(cell.n), *chosen])
 
 
 def defense_argument(spec: ModelSpec, info: DatasetInfo) -> str:
     """A defense as ``NAME:key=value,...``, with what differs from its defaults on that data set.
 
-    What it is built upon comes before it and a ``+``; "" where the command line cannot say it: upon a model of another
-    architecture or seed, or one of a user's, or with a front.
+    What it is built upon comes before it and a ``+``; "" where the command line cannot say it: a class that is none of
+    ours, upon a model of another architecture or seed, or one of a user's, or with a front.
     """
-    if isinstance(spec.defense, External) or spec.front is not None:
+    if not type(spec.defense).__module__.startswith("defenses.") or spec.front is not None:
         return ""
     before = ""
     if spec.base is not None:
@@ -100,7 +106,7 @@ def defense_argument(spec: ModelSpec, info: DatasetInfo) -> str:
         before += "+"
     usual = type(spec.defense)().resolve(info)
     changed = {name: value for name, value in vars(spec.defense).items() if value != getattr(usual, name)}
-    settings = ",".join(f"{name}={value}" for name, value in changed.items())
+    settings = ",".join(f"{name}={written(value)}" for name, value in changed.items())
     return before + (f"{spec.defense.name}:{settings}" if settings else spec.defense.name)
 
 

@@ -1,4 +1,4 @@
-"""What an attack learned from training data, on disk: plain fields as JSON, tensors as safetensors beside it."""
+"""Prepared attacks on disk: plain fields as JSON, tensors as safetensors beside it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which weights, packages and commit a result is made of."""
+"""Provenance of a result: weights, package versions, commit."""
 
 from __future__ import annotations
 

@@ -19,17 +19,16 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from pyarrow.parquet import ParquetFile, read_metadata
-from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as save_arrays
 
 from ..errors import UserError, first_line
-from ..judging.shard import GALLERY, Outcome
+from ..judging.shard import GALLERY, ShardOutcome
 from ..metrics.pairs import COLUMN_TYPES, FLAGS, Pair, summary
 from ..schema.base import Provenance
 from ..schema.models import Agreement
 from ..schema.pairs import Answers, Declared, Result, ShardFacts, ShardRecord, Status
-from .files import read_record, write_bytes, write_record
+from .files import parse_record, read_record, write_bytes, write_record
 
 _KINDS: Final[Mapping[type, str]] = {bool: "b", int: "iu", float: "fiu"}
 """NumPy's letters for the types of columns."""
@@ -87,7 +86,7 @@ def read_samples(path: Path) -> pd.DataFrame:
     return pd.DataFrame(_columns(path, path))
 
 
-def write_shard(folder: Path, shard: int, outcome: Outcome, made: Provenance) -> None:
+def write_shard(folder: Path, shard: int, outcome: ShardOutcome, made: Provenance) -> None:
     """Keep one finished shard as a single file, so that it is there whole or not at all."""
     packed = {f"gallery.{name}": value for name, value in outcome.gallery.items()}
     packed["samples"] = np.frombuffer(samples_to_bytes(outcome.samples), dtype=np.uint8)
@@ -100,7 +99,7 @@ def shard_path(folder: Path, shard: int) -> Path:
     return folder / "shards" / f"{shard:05d}.safetensors"
 
 
-def read_shard(path: Path) -> tuple[Outcome, ShardRecord]:
+def read_shard(path: Path) -> tuple[ShardOutcome, ShardRecord]:
     """A judged shard, and its facts with what it was made with.
 
     Raises:
@@ -111,11 +110,13 @@ def read_shard(path: Path) -> tuple[Outcome, ShardRecord]:
             metadata = file.metadata() or {}
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         packed = io.BytesIO(arrays.pop("samples").tobytes())
-        facts = ShardRecord.model_validate_json(metadata["facts"])
-    except (OSError, ValidationError, KeyError, SafetensorError) as error:
+        facts = parse_record(metadata["facts"], ShardRecord, path)
+    except UserError as error:
+        raise Damaged(str(error)) from None
+    except (OSError, KeyError, SafetensorError) as error:
         raise Damaged(f"{path} is damaged ({first_line(error)})") from None
     gallery = {name.removeprefix("gallery."): value for name, value in arrays.items()}
-    return Outcome(pd.DataFrame(_columns(packed, path)), facts, gallery), facts
+    return ShardOutcome(pd.DataFrame(_columns(packed, path)), facts, gallery), facts
 
 
 def shard_samples(folder: Path, shard: int) -> pd.DataFrame:
@@ -154,7 +155,7 @@ def finish(folder: Path, shards: int, declared: Declared) -> Result:
     return pair.result
 
 
-def pair_from_outcomes(declared: Declared, outcomes: Sequence[Outcome]) -> Pair:
+def pair_from_outcomes(declared: Declared, outcomes: Sequence[ShardOutcome]) -> Pair:
     """Merge a cell's judged shards, in their order."""
     samples = pd.concat([outcome.samples for outcome in outcomes], ignore_index=True)
     facts = [outcome.facts for outcome in outcomes]

@@ -1,4 +1,4 @@
-"""What all records have in common: frozen, strictly typed, numbers that may not be finite, the number of the format."""
+"""Base of all records: frozen, strictly typed, with a format version."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Records of models: by which name people know them, how they were trained or admitted, what became of them."""
+"""Records of models: name, training card, admission, state."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Records of model-attack pairs: as a plan declares them, as a shard was judged, and their results."""
+"""Records of model-attack pairs: planned, judged by shard, and results."""
 
 from __future__ import annotations
 

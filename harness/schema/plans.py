@@ -1,4 +1,4 @@
-"""Records of plans: what a command asked for, written before anything runs."""
+"""Records of plans and of pending deliveries."""
 
 from __future__ import annotations
 

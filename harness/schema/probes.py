@@ -1,4 +1,4 @@
-"""Records of probes: what was measured on a model, so that its accuracy can be believed or not."""
+"""Records of probes: gradient diagnostics of a model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A victim whose optimal perturbations are known in closed form: the oracle of tests and of attack self-tests."""
+"""Linear victim with closed-form optimal perturbations in every norm."""
 
 from __future__ import annotations
 

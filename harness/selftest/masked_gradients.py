@@ -1,4 +1,4 @@
-"""Classifiers that only look robust: what every check of an evaluation's health is tried on.
+"""Classifiers with masked (obfuscated) gradients, on which the health checks are tested.
 
 Each wraps a classifier of images in [0, 1] so that weak evaluations overstate its robustness, while its decisions
 stay (nearly) where they were. The faults are the ones met in published defenses: Athalye, Carlini & Wagner 2018,

@@ -1,4 +1,4 @@
-"""The strength that an attack has to reach on each reference victim before it may serve in a suite.
+"""Strength that an attack must reach on each reference victim before it may serve in a suite.
 
 :data:`RULES` is read from the top: the first rule that fits an attack, its norm and the victim holds. What all attacks
 of a sort can promise stands at the end; above it stand the few that promise less (or more), each with the reason.
@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 
 from ..attacks.base import Access, Attack, Family, Kind
 from ..threat import NORMS, Norm
-from .victims import Reference, Sort
+from .victims import ReferenceVictim, Sort
 
 
 class Floor(NamedTuple):
@@ -62,7 +62,7 @@ class Rule:
     raising: tuple[str, ...] = ()
     skip: bool = False
 
-    def fits(self, attack: Attack, norm: Norm, reference: Reference) -> bool:
+    def fits(self, attack: Attack, norm: Norm, reference: ReferenceVictim) -> bool:
         """Whether the rule speaks of that attack, in that norm, on that victim."""
         names = (attack.label, attack.label.partition("(")[0])
         return (
@@ -82,7 +82,7 @@ def _matches(names: Sequence[str], patterns: Sequence[str]) -> bool:
     return any(fnmatchcase(name, pattern) for name in names for pattern in patterns)
 
 
-def stated(attack: Attack, norm: Norm, reference: Reference) -> Rule:
+def stated(attack: Attack, norm: Norm, reference: ReferenceVictim) -> Rule:
     """What that attack promises in that norm on that victim."""
     return next(rule for rule in RULES if rule.fits(attack, norm, reference))
 

@@ -1,4 +1,4 @@
-"""Self-tests of attacks: before one may serve in a suite it has to reach a stated strength on reference victims.
+"""Self-tests of attacks against the requirements on reference victims.
 
 A weak, broken or lying attack makes models look robust. Here each declaration is run as it stands, with all its
 options, on linear victims whose nearest adversarials are known in closed form, on a plain network, and on classifiers
@@ -29,7 +29,7 @@ from ..judging.shard import craft
 from ..planning.suite import Suite
 from ..threat import TOLERANCE, Norm, Threat
 from .requirements import Floor, Rule, stated
-from .victims import Case, Reference, references
+from .victims import Case, ReferenceVictim, references
 
 IMAGES: Final[dict[Access, int]] = {"none": 32, "gradients": 32, "scores": 24, "decisions": 20}
 """Images by what an attack needs of the victim: those that ask most often get fewest."""
@@ -57,7 +57,7 @@ Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True)
-class Finding:
+class SelfTestResult:
     """One thing that was expected of an attack, and what was measured.
 
     Attributes:
@@ -100,7 +100,7 @@ def run(
     victims: Sequence[str] | None = None,
     progress: Progress | None = None,
     jobs: int = 1,
-) -> list[Finding]:
+) -> list[SelfTestResult]:
     """Test attacks on reference victims.
 
     Args:
@@ -113,7 +113,7 @@ def run(
         What was found, in the order of ``attacks`` and of the victims.
     """
     work = [_Work(attack, norm, name) for attack, norm in attacks for name in victims or references()]
-    found: dict[int, list[Finding]] = {}
+    found: dict[int, list[SelfTestResult]] = {}
     for place, findings in _all(work, jobs):
         found[place] = findings
         if progress is not None:
@@ -126,8 +126,8 @@ class _Work(NamedTuple):
     norm: Norm
     victim: str
 
-    def finding(self, answer: _Answer, seconds: float, why: str = "") -> Finding:
-        return Finding(self.attack.label, self.attack.toolkit, self.norm, self.victim, *answer, seconds, why)
+    def finding(self, answer: _Answer, seconds: float, why: str = "") -> SelfTestResult:
+        return SelfTestResult(self.attack.label, self.attack.toolkit, self.norm, self.victim, *answer, seconds, why)
 
 
 class _Answer(NamedTuple):
@@ -136,7 +136,7 @@ class _Answer(NamedTuple):
     passed: bool
 
 
-def _all(work: Sequence[_Work], jobs: int) -> Iterator[tuple[int, list[Finding]]]:
+def _all(work: Sequence[_Work], jobs: int) -> Iterator[tuple[int, list[SelfTestResult]]]:
     """Findings with the place of what they are about, in any order."""
     if jobs == 1:
         threads = torch.get_num_threads()
@@ -154,20 +154,20 @@ def _all(work: Sequence[_Work], jobs: int) -> Iterator[tuple[int, list[Finding]]
                 yield int(done.task.name), [lost] if done.error is not None else done.value
 
 
-def _start(_: None) -> Callable[[_Work], list[Finding]]:
+def _start(_: None) -> Callable[[_Work], list[SelfTestResult]]:
     """What a worker process does."""
     torch.set_num_threads(1)
     return _examine
 
 
-def _examine(item: _Work) -> list[Finding]:
+def _examine(item: _Work) -> list[SelfTestResult]:
     """Answers to one expectation after the other, up to the first that is not met: it explains the others."""
     reference = references()[item.victim]
     attack = item.attack.for_classes(reference.classes)
     if attack is None:
         return []
     rule = stated(attack, item.norm, reference)
-    found: list[Finding] = []
+    found: list[SelfTestResult] = []
     start = time.perf_counter()
     with _quiet():
         for answer in () if rule.skip else _answers(attack, item.norm, reference, rule):
@@ -190,7 +190,7 @@ def _quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-def _answers(attack: Attack, norm: Norm, reference: Reference, rule: Rule) -> Iterator[_Answer]:
+def _answers(attack: Attack, norm: Norm, reference: ReferenceVictim, rule: Rule) -> Iterator[_Answer]:
     case = reference.case(norm, _images(attack))
     floors = rule.floors or (Floor(1.5, 1.0),)
     for threat, same in itertools.groupby(floors, lambda floor: _threat(attack, norm, case, floor)):
@@ -254,7 +254,9 @@ def _movement(case: Case, proposal: Proposal) -> _Answer:
     return _Answer(expected, f"changed {int(moved.sum())} of {len(moved)}", float(moved.float().mean()) >= MOVED)
 
 
-def _strength(reference: Reference, case: Case, threat: Threat, verdict: Verdict, norm: Norm, floor: Floor) -> _Answer:
+def _strength(
+    reference: ReferenceVictim, case: Case, threat: Threat, verdict: Verdict, norm: Norm, floor: Floor
+) -> _Answer:
     broken = verdict.adversarial
     if threat.eps is None:
         broken = broken & (verdict.distances[norm] <= floor.reach * case.unit * (1 + TOLERANCE))

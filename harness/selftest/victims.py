@@ -1,4 +1,4 @@
-"""The victims that every attack has to prove itself on.
+"""ReferenceVictim victims for self-tests of attacks.
 
 Linear ones, where the nearest adversarials are known in closed form; a plain network; one hardened against single
 steps; and the deliberately broken ones of :mod:`harness.selftest.masked_gradients`, as they are and with the remedy
@@ -73,7 +73,7 @@ class Case:
 
 
 @dataclass(frozen=True, eq=False)
-class Reference:
+class ReferenceVictim:
     """A victim of the self-tests.
 
     Attributes:
@@ -105,20 +105,20 @@ class Reference:
 
 
 @lru_cache
-def references() -> dict[str, Reference]:
+def references() -> dict[str, ReferenceVictim]:
     """Every victim by name, the simplest first. Nothing is trained before it is attacked."""
     found = [
-        Reference(f"{word} linear, {k} classes", "linear", partial(_linear_model, k), k)
+        ReferenceVictim(f"{word} linear, {k} classes", "linear", partial(_linear_model, k), k)
         for word, k in (("flat", 2), ("steep", 10))
     ]
-    found.append(Reference("plain network", "plain", plain_network, 10))
-    found.append(Reference("hardened network", "hardened", hardened_network, 10))
+    found.append(ReferenceVictim("plain network", "plain", plain_network, 10))
+    found.append(ReferenceVictim("hardened network", "hardened", hardened_network, 10))
     for name, broken in BROKEN.items():
         make, remedy = partial(_broken_model, name), broken.remedy
         stochastic = remedy is not None and remedy.draws > 1
-        found.append(Reference(name, "broken", make, 10, stochastic=stochastic))
+        found.append(ReferenceVictim(name, "broken", make, 10, stochastic=stochastic))
         if remedy:
-            found.append(Reference(f"{name} with its remedy", "remedied", make, 10, remedy, stochastic))
+            found.append(ReferenceVictim(f"{name} with its remedy", "remedied", make, 10, remedy, stochastic))
     return {reference.name: reference for reference in found}
 
 

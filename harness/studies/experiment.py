@@ -1,4 +1,4 @@
-"""A study's profile worked out: which models, which model-attack pairs, which batteries. Pure, no I/O."""
+"""A study's profile as plans: models, model-attack pairs and batteries. Pure: no I/O."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What came of a study: every printed value beside the measured one, with its interval and a verdict."""
+"""Findings of a study: each printed value beside the measured one, with interval and verdict."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ are the ends of the 95 % interval: over training seeds, and never narrower than 
 
 
 @dataclass(frozen=True)
-class Evidence:
+class MeasurementSource:
     """Where measured numbers come from.
 
     Attributes:
@@ -97,7 +97,7 @@ class Findings:
         profile: Name of the profile, for the record.
     """
 
-    def __init__(self, study: Study, evidence: Evidence, profile: str) -> None:
+    def __init__(self, study: Study, evidence: MeasurementSource, profile: str) -> None:
         self.study, self.profile = study, profile
         self._foreign = study.profile(profile).dataset not in study.datasets
         self._evidence = evidence

@@ -1,4 +1,4 @@
-"""What studies measure: from a training record, or from the judged images of one model-attack pair.
+"""Quantities that studies measure, from training records or judged images.
 
 Each quantity is a function to an array with a value an image (its mean is the measured value, its spread gives the
 interval where there is one seed), or to a single number. Plain frames in, so a table can be rebuilt from records alone.

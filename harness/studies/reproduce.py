@@ -1,4 +1,4 @@
-"""``gauntlet reproduce``: run what a study lacks, and gather what was measured."""
+"""``gauntlet reproduce``: run what a study lacks and gather its measurements."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..records.results import is_finished, read_pair
 from ..schema.base import Cost
 from ..schema.models import Card
 from .experiment import Experiment
-from .findings import Evidence, Findings, Outcome
+from .findings import Findings, MeasurementSource, Outcome
 from .study import Measure
 
 
@@ -48,7 +48,7 @@ def gather(experiment: Experiment, home: Home) -> Outcome:
         return "" if one is None or one.result.status in ("ok", "unclipped") else f"seed {seed}: {one.result.status}"
 
     findings = Findings(
-        experiment.study, Evidence(card, samples, cost, trouble, experiment.seeds), experiment.profile_name
+        experiment.study, MeasurementSource(card, samples, cost, trouble, experiment.seeds), experiment.profile_name
     )
     galleries = {}
     for item in experiment.study.items:

@@ -1,4 +1,4 @@
-"""``gauntlet search``: try values of a study's hyperparameters, and see which does best on held-out training images.
+"""``gauntlet search``: compare hyperparameters of a study on held-out training images.
 
 What a profile holds was chosen so; the search says whether another value would have been. Its networks have a seed
 that no study trains, and no test image counts.

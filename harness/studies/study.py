@@ -1,4 +1,4 @@
-"""A paper's experiments as data: what it printed, how each value is measured here, and what it claims.
+"""A paper's experiments as data: printed values, how each is measured, and its claims.
 
 Declarations only, without torch: reports read these types. What a declaration needs trained and attacked is worked out
 in :mod:`harness.studies.reproduce`, what came of it in :mod:`harness.studies.findings`.

@@ -1,4 +1,4 @@
-"""The connection to an MLflow store: its address, whether it answers, reading and logging. Imports MLflow."""
+"""Connection to an MLflow store: address, availability, logging and reading. Imports MLflow."""
 
 from __future__ import annotations
 

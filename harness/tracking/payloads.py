@@ -1,4 +1,4 @@
-"""What a tracked run shows: metrics, curve, table and names, from records alone. Knows no MLflow."""
+"""Metrics, curves and tables of tracked runs, from records alone. Imports no MLflow."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ import json
 from ..errors import UserError
 from ..metrics.pairs import Board, Pair
 from ..records.boards import boards, model_state, probe_facts
-from ..records.files import read_json
+from ..records.files import parse_record, read_json
 from ..records.plans import Spoiled, attempt
 from ..records.results import read_pair
 from ..schema.models import Card, ModelState
@@ -59,7 +59,7 @@ def read_boards(connection: Connection, spoiled: Spoiled | None = None) -> list[
             return local
         for file in sorted(connection.artifacts(models[key]).glob("health-*.json")):
             if probe in (found := read_json(file)):
-                return ProbeFacts.model_validate_json(json.dumps(found[probe]))
+                return parse_record(json.dumps(found[probe]), ProbeFacts, file)
         return None
 
     return boards(plans, pair, model, facts)

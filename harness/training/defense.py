@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..datasets.registry import Dataset, DatasetInfo
 from ..errors import UserError, unknown
+from ..options import written
 from ..victims.adaptation import Remedy
 
 
@@ -178,7 +179,7 @@ def _literals(kind: Any) -> tuple[tuple[str, tuple[Any, ...], bool], ...]:
 
 
 def _short(value: Any) -> str:
-    if isinstance(value, tuple):  # as the command line reads it
-        return "/".join(map(_short, value))
+    if isinstance(value, tuple):
+        return written(tuple(map(_short, value)))
     # in full if it must be: models of one label are read as seeds of one defense
     return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)

@@ -38,8 +38,6 @@ class GradientDescent(Defense):
         decayed: What :attr:`weight_decay` acts on: ``"all"`` parameters, or those of ``"dense"`` layers alone, which
             leaves convolutions out (Gu & Rigazio 2014, section 2.2).
         schedule: ``"constant"``, or ``"cosine"`` to zero over all steps.
-        subset: Train on so many training images alone, the first of a fixed, stratified order (the same whatever the
-            seed), before any are held out; ``None``: on all.
     """
 
     epochs: int | None = None
@@ -50,7 +48,6 @@ class GradientDescent(Defense):
     weight_decay: float = 0.0
     decayed: Decayed = field(default="all", metadata={"identity": "set"})
     schedule: Schedule = "constant"
-    subset: int | None = field(default=None, metadata={"identity": "set"})
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -68,6 +65,11 @@ class GradientDescent(Defense):
     def resolve(self, info: DatasetInfo) -> Self:
         """Fill in the data set's epochs."""
         return self if self.epochs is not None else dataclasses.replace(self, epochs=info.epochs)
+
+    @property
+    def subset(self) -> int | None:
+        """Training images that are used, None for all: a field of derived classes, whose labels name it last."""
+        return None
 
     def part(self, data: Dataset) -> Dataset:
         """What :attr:`subset` leaves of the training part.

@@ -1,4 +1,4 @@
-"""What is done to weights in one update: a step of an optimizer, its rate, and a limit on norms."""
+"""One optimizer step: update, learning rate, limit on weight norms."""
 
 from __future__ import annotations
 

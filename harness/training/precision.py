@@ -1,4 +1,4 @@
-"""How passes of training are computed: in which precision, and compiled or not. Judging is no part of it."""
+"""Mixed precision and torch.compile for training; evaluation stays float32 and eager."""
 
 from __future__ import annotations
 

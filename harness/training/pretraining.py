@@ -1,4 +1,4 @@
-"""The other half of a stage that is trained without labels: what it takes to make an autoencoder of it."""
+"""Unsupervised pre-training of a stage as a sparse autoencoder: decoder and loss."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, NamedTuple
 
 import torch
@@ -39,11 +39,15 @@ class Reconstruction(GradientDescent, OnTrainedModel):
     misclassified after 10 epochs.
 
     Override :meth:`examples` and, for what changes from batch to batch, :meth:`corrupt`.
+
+    Attributes:
+        subset: As of :class:`~harness.training.trainer.Trainer`.
     """
 
     also: ClassVar[Mapping[str, Any]] = {"validation": 0.0, "patience": None}
 
     schedule: Schedule = "cosine"
+    subset: int | None = field(default=None, metadata={"identity": "set"})
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -46,6 +46,8 @@ class Trainer(GradientDescent):
             the cross-entropy on it has come down to what it was on the rest before, both as the model is judged; for so
             many epochs at most (Goodfellow et al. 2013, section 5.1; Lyu et al. 2015, section IV.A). ``None`` leaves
             the held-out part out. Needs ``validation > 0``, whose fields in the history are no validation then.
+        subset: Train on so many training images alone, the first of a fixed, stratified order (the same whatever the
+            seed), before any are held out; ``None``: on all.
         precision: ``"bfloat16"`` computes forward passes of training by autocast; weights, updates and every evaluation
             stay float32. No hyperparameter of a method, but it moves numbers within what another seed does.
         compiled: Compile forward passes of training (:func:`torch.compile`), where that can be done; so too.
@@ -60,6 +62,7 @@ class Trainer(GradientDescent):
     pretraining: int | None = field(default=None, metadata={"identity": "set"})
     max_norm: float | None = field(default=None, metadata={"identity": "set"})
     refit: int | None = field(default=None, metadata={"identity": "set"})
+    subset: int | None = field(default=None, metadata={"identity": "set"})
     precision: Precision = field(default="float32", metadata={"identity": "set"})
     compiled: bool = field(default=False, metadata={"identity": "set"})
 

@@ -1,4 +1,4 @@
-"""Models that users bring: loaded, looked at, refused or let in, and given a place among the trained ones."""
+"""Admission of users' models: load, inspect, refuse or register."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .inspection import LOOK
 
 
 @dataclass(frozen=True)
-class Guest:
+class AdmittedModel:
     """A model that was let in.
 
     Attributes:
@@ -57,7 +57,7 @@ def admit(
     thorough: bool = True,
     fetched: Path,
     tracking_uri: str | None = None,
-) -> Guest:
+) -> AdmittedModel:
     """Load a model, look at it, and find out how attacks must see it.
 
     Args:
@@ -100,4 +100,4 @@ def admit(
         sha256=behaviour,
         declaration=identity.canonical(spec),
     )
-    return Guest(spec, card, tuple(f"{reference.text}: {note}" for note in found.notes))
+    return AdmittedModel(spec, card, tuple(f"{reference.text}: {note}" for note in found.notes))

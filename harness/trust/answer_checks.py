@@ -1,4 +1,4 @@
-"""Checks of whether all were asked the same model: batch after batch, call after call, class by class."""
+"""Health checks on consistency: same answers in any batch, order and call; order of the classes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checks of what a number rests on: enough images, a model that knows its task, attacks that were all asked for.
+"""Health checks on the basis of a number: enough images, better than chance, whole battery.
 
 None of them says that a number is wrong. They say that little is behind it, and so leave a B at best.
 """

@@ -1,4 +1,4 @@
-"""What a check is: a question put to an evaluation, the evidence it looks at, and the answer."""
+"""Base of health checks: question, evidence, answer, grade."""
 
 from __future__ import annotations
 

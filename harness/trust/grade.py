@@ -1,4 +1,4 @@
-"""Can a number be believed? Automated checks of a model's evaluation, and the trust grade that follows.
+"""The trust grade of an evaluation, from all health checks.
 
 Everything here works on records alone: the pairs of a board, and the facts that :mod:`harness.trust.probe` measured on
 the model. Each check has a page of its name in ``docs/health/``.

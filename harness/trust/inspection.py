@@ -1,4 +1,4 @@
-"""Looks at a model of a user's before it is attacked: whether it can be judged, and what has to be known of it.
+"""Inspection of a user's model before it is attacked: can it be judged, and how must it be called.
 
 One way in for every model, from the command line and from Python: :func:`inspect`. Cheap questions come first, and are
 put on as few images as decide them.
@@ -23,7 +23,7 @@ from ..metrics.class_order import better_order
 from ..schema.models import Admission, Agreement
 from ..victims.adaptation import Remedy
 from ..victims.agreement import agreement
-from ..victims.victim import SURE, Cost, Victim, VictimError
+from ..victims.victim import SURE, PassCount, Victim, VictimError
 from .probe import diagnose, stochastic, wavers
 
 LOOK: Final = 256
@@ -101,7 +101,7 @@ def inspect(
     kinds = {value.dtype for value in (*model.parameters(), *model.buffers()) if value.is_floating_point()}
     dtype = ", ".join(sorted(str(kind).removeprefix("torch.") for kind in kinds)) or "none"
     order = stratified_order(y.cpu(), None)[:LOOK]  # a caller may bring them class by class
-    x, y, spent = x[order].to(device), y[order].cpu(), Cost()
+    x, y, spent = x[order].to(device), y[order].cpu(), PassCount()
     few = x[:TRIED]
     interface, writes = _called(model, few, classes, device, batch, dtype, spent)
     victim = _set_up(interface.around(model), classes, device)
@@ -170,7 +170,7 @@ def _called(
     device: torch.device | str,
     batch: int | None,
     dtype: str,
-    spent: Cost,
+    spent: PassCount,
 ) -> tuple[Interface, bool]:
     """How the model is called, and whether it writes into its images."""
     bare_copy = _set_up(model, None, device).model

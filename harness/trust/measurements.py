@@ -1,4 +1,4 @@
-"""One way to see a model, and what is measured on it: the part of a probe that needs gradients and attacks."""
+"""Gradient diagnostics of a model: the part of a probe that needs gradients and attacks."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ WATCHED: Final = 32
 
 
 @dataclass(frozen=True)
-class Survey:
+class GradientDiagnostics:
     """A model as attacks see it, and images that the model gets right.
 
     Attributes:

@@ -1,4 +1,4 @@
-"""Facts about one model that say how far the results of attacks on it can be believed, and the remedy it needs.
+"""Probe a model: gradient diagnostics, randomness, and the remedy that attacks need.
 
 The facts are measured on about a hundred images in one norm; :mod:`harness.trust.grade` draws the conclusions. They
 follow the warning signs of Athalye, Carlini & Wagner 2018 (section 3.1) and of Carlini et al. 2019 (sections 3.2 and
@@ -22,8 +22,8 @@ from ..errors import UserError
 from ..schema.probes import ProbeFacts, Views, Wavering
 from ..threat import Threat
 from ..victims.adaptation import VOTES, Remedy
-from ..victims.victim import SURE, Cost, Victim
-from .measurements import Survey, are_probabilities, cross_entropy, is_flat, margin
+from ..victims.victim import SURE, PassCount, Victim
+from .measurements import GradientDiagnostics, are_probabilities, cross_entropy, is_flat, margin
 
 CALLS: Final = 8
 """Calls under different seeds that show whether a model draws random numbers."""
@@ -94,7 +94,7 @@ def probe(
         x, y = x[right], y[right]
         view = replace(remedy, votes=None)  # what changes for attacks
         victims = [judge, Victim(model, classes=classes, device=device, remedy=view)] if view else [judge]
-        seen = [Survey(victim, judge, x, y, threat, seed).facts() for victim in victims]
+        seen = [GradientDiagnostics(victim, judge, x, y, threat, seed).facts() for victim in victims]
     return ProbeFacts(
         norm=threat.norm,
         eps=threat.eps,
@@ -118,7 +118,7 @@ def diagnose(
     device: torch.device | str = "cpu",
     stand_ins: Sequence[tuple[str, str]] = (),
     varies: bool | None = None,
-    spent: Cost | None = None,
+    spent: PassCount | None = None,
 ) -> Remedy:
     """The remedy that attacks on a model need, from cheap measurements; beyond the stand-ins none for an honest one.
 
@@ -164,7 +164,7 @@ def _temperature(victim: Victim, x: Tensor, y: Tensor) -> float:
     """
     share = gap = 0.0
     for images in (FEW, len(x)):
-        survey = Survey(victim, victim, x[:images], y[:images], Threat("linf", 1.0))
+        survey = GradientDiagnostics(victim, victim, x[:images], y[:images], Threat("linf", 1.0))
         gaps = -margin(survey.logits(survey.x), survey.y)
         right = gaps > 0
         if not right.any():
@@ -182,7 +182,7 @@ def _temperature(victim: Victim, x: Tensor, y: Tensor) -> float:
     return float(f"{gap / GAP:.0e}") if share > SATURATED and gap > 1.5 * GAP else 1.0
 
 
-def _turned(survey: Survey) -> Tensor:
+def _turned(survey: GradientDiagnostics) -> Tensor:
     """Where the cross-entropy has another direction than the log-odds, bool (N,)."""
     entropy, odds = survey.slope(cross_entropy), survey.slope(lambda logits, y: objective("ce", logits, y))
     return (_cosine(entropy, odds) < PARALLEL) & ~is_flat(odds)

@@ -1,4 +1,4 @@
-"""Checks that need the probe's facts: what the model's outputs and gradients are like, and whether attacks converge.
+"""Health checks on a probe's diagnostics: outputs, gradients, convergence of attacks.
 
 The probe measures twice where a remedy is given: on the model as it is (``raw``) and on what attacks see
 (``attacked``). A fault that only the first shows is remedied.

@@ -1,4 +1,4 @@
-"""Checks that need the records of the pairs alone: attacks held against one another, image by image."""
+"""Health checks on results: attacks compared with one another, image by image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a user's code may change about the process that loads it: written down, and put back.
+"""Save and restore the process state that a user's code may change.
 
 Not put back: functions of other packages that were replaced (``torch.load``, say), because the model may need them.
 """

@@ -1,4 +1,4 @@
-"""Running the Python of users: their imports mean their own modules, ours stay ours, and each model has its own."""
+"""Run users' Python files with their own imports, apart from this project's modules."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the attacked copy of a model is given so that an attack meets its true weakness, not its disguise.
+"""Adaptive-attack settings (remedies): log-probabilities, temperature, EOT draws, BPDA stand-ins.
 
 A remedy changes only what attacks see. The referee judges the model as it is, so that a remedy can find more
 adversarial images but can never make one up.

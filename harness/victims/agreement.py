@@ -1,4 +1,4 @@
-"""Whether two answers of a model to the same images are the same, but for rounding."""
+"""Agreement of two sets of answers to the same images, up to rounding."""
 
 from __future__ import annotations
 

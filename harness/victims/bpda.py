@@ -1,4 +1,4 @@
-"""Gradients for parts of a model that have none: backward-pass differentiable approximation (BPDA)."""
+"""Backward-pass differentiable approximation (BPDA) for parts of a model without gradients."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Copies of a model that share nothing with it."""
+"""Deep copies of models that share no memory with the original."""
 
 from __future__ import annotations
 

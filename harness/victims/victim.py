@@ -1,4 +1,4 @@
-"""What an attack sees of a model."""
+"""The model as attacks see it: frozen, in eval mode, float32, passes counted, images copied."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class ModelChangedError(RuntimeError):
 
 
 @dataclass
-class Cost:
+class PassCount:
     """Samples sent through a victim: one image forward (or backward) once counts one."""
 
     forwards: int = 0
@@ -70,7 +70,7 @@ class Victim(nn.Module):
         UserError: The remedy names a submodule that the model does not have.
 
     Attributes:
-        cost: Running :class:`Cost`; see :meth:`counted` for the cost of a block of code.
+        cost: Running :class:`PassCount`; see :meth:`counted` for the cost of a block of code.
         chunk: Most images that the model is called with at once, ``None`` for any number; see :meth:`narrow`.
     """
 
@@ -91,7 +91,7 @@ class Victim(nn.Module):
         self.model = give_gradients(model, self.remedy.stand_ins).to(device).eval().requires_grad_(False)
         self.classes = classes
         self.device = torch.device(device)
-        self.cost = Cost()
+        self.cost = PassCount()
         self.chunk: int | None = None
         super().train(False)
 
@@ -176,7 +176,7 @@ class Victim(nn.Module):
         Raises:
             torch.OutOfMemoryError: There was not even room for one.
         """
-        before = Cost(self.cost.forwards, self.cost.backwards)
+        before = PassCount(self.cost.forwards, self.cost.backwards)
         while True:
             try:
                 return work()
@@ -246,10 +246,10 @@ class Victim(nn.Module):
         return torch.zeros_like(logits, dtype=torch.int64).scatter_(1, logits.argmax(1, keepdim=True), 1)
 
     @contextmanager
-    def counted(self) -> Iterator[Cost]:
-        """Count the passes of a block: the yielded :class:`Cost` is complete when the block ends."""
-        before = Cost(self.cost.forwards, self.cost.backwards)
-        cost = Cost()
+    def counted(self) -> Iterator[PassCount]:
+        """Count the passes of a block: the yielded :class:`PassCount` is complete when the block ends."""
+        before = PassCount(self.cost.forwards, self.cost.backwards)
+        cost = PassCount()
         try:
             yield cost
         finally:

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from harness.attacks import corruptions, spatial
 from harness.attacks.corruptions import (
     Blind,
+    BlurCorruption,
     Brightness,
-    Contrast,
-    GaussianBlur,
-    GaussianNoise,
     Jpeg,
+    LowContrast,
+    NoiseCorruption,
     Quantise,
     SaltAndPepper,
     Transformation,
@@ -35,10 +35,10 @@ from harness.victims.victim import Victim
 
 ANY = Threat("linf", 1.0)
 ALL: list[Transformation] = [
-    GaussianNoise(std=0.1),
+    NoiseCorruption(std=0.1),
     SaltAndPepper(share=0.1),
-    GaussianBlur(sigma=0.05),
-    Contrast(factor=0.5),
+    BlurCorruption(sigma=0.05),
+    LowContrast(factor=0.5),
     Brightness(change=0.2),
     Brightness(change=-0.2),
     Quantise(levels=3),
@@ -130,10 +130,10 @@ def test_the_label_names_the_severity(attack: Transformation) -> None:
 
 
 BAD = [
-    (GaussianNoise, "std", (0.0, -0.1, math.inf, math.nan)),
+    (NoiseCorruption, "std", (0.0, -0.1, math.inf, math.nan)),
     (SaltAndPepper, "share", (0.0, 1.1, math.nan)),
-    (GaussianBlur, "sigma", (0.0, 1.1)),
-    (Contrast, "factor", (-0.1, 1.0)),
+    (BlurCorruption, "sigma", (0.0, 1.1)),
+    (LowContrast, "factor", (-0.1, 1.0)),
     (Brightness, "change", (0.0, 1.1, -1.1)),
     (Quantise, "levels", (1, 256)),
     (Jpeg, "quality", (0, 101)),
@@ -160,12 +160,12 @@ def test_bad_grids() -> None:
 
 def test_gaussian_noise_has_the_std_asked_for() -> None:
     x = torch.full((50, 3, 20, 20), 0.5) + torch.arange(50).view(-1, 1, 1, 1) / 1000
-    noise = apply(GaussianNoise(std=0.05), x) - x
+    noise = apply(NoiseCorruption(std=0.05), x) - x
     total = noise.numel()
     assert abs(noise.std() / 0.05 - 1) < 5 / math.sqrt(2 * total)
     assert abs(noise.mean()) < 5 * 0.05 / math.sqrt(total)
     assert len(noise[:, 0, 0, 0].unique()) == 50
-    assert not torch.equal(apply(GaussianNoise(std=0.05), x, seed=1), x + noise)
+    assert not torch.equal(apply(NoiseCorruption(std=0.05), x, seed=1), x + noise)
 
 
 def test_salt_and_pepper_hits_the_share_asked_for_in_all_channels() -> None:
@@ -181,8 +181,8 @@ def test_salt_and_pepper_hits_the_share_asked_for_in_all_channels() -> None:
 def test_contrast_moves_towards_the_mean_of_the_image() -> None:
     x = images(10, (3, 9, 14))
     mean = x.mean((1, 2, 3), keepdim=True)
-    torch.testing.assert_close(apply(Contrast(factor=0), x), mean.expand_as(x), rtol=0, atol=1e-6)
-    torch.testing.assert_close(apply(Contrast(factor=0.25), x), 0.75 * mean + 0.25 * x, rtol=0, atol=1e-6)
+    torch.testing.assert_close(apply(LowContrast(factor=0), x), mean.expand_as(x), rtol=0, atol=1e-6)
+    torch.testing.assert_close(apply(LowContrast(factor=0.25), x), 0.75 * mean + 0.25 * x, rtol=0, atol=1e-6)
 
 
 def test_brightness_is_a_constant_until_the_box_ends() -> None:
@@ -205,12 +205,12 @@ def test_blur_is_a_gaussian_in_sides_of_the_image(shape: tuple[int, int, int], s
     x = images(5, shape)
     pixels = sigma * min(shape[1:])
     expected = ndimage.gaussian_filter(x.double().numpy(), (0, 0, pixels, pixels), mode="nearest", truncate=4.0)
-    torch.testing.assert_close(apply(GaussianBlur(sigma=sigma), x), torch.tensor(expected).float(), rtol=0, atol=1e-6)
+    torch.testing.assert_close(apply(BlurCorruption(sigma=sigma), x), torch.tensor(expected).float(), rtol=0, atol=1e-6)
 
 
 def test_blur_leaves_a_constant_image_alone() -> None:
     x = torch.full((2, 3, 8, 8), 0.7)
-    torch.testing.assert_close(apply(GaussianBlur(sigma=0.3), x), x, rtol=0, atol=1e-6)
+    torch.testing.assert_close(apply(BlurCorruption(sigma=0.3), x), x, rtol=0, atol=1e-6)
 
 
 @SHAPES

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from harness.judging.shard import Outcome
+from harness.judging.shard import ShardOutcome
 from harness.metrics.pairs import DISTANCES, FLAGS, SAMPLE_COLUMNS, Board, Pair
 from harness.records.files import write_record
 from harness.records.home import Home
@@ -81,10 +81,10 @@ def card(**fields: Any) -> Card:
     return Card(**{"dataset": "digits", "architecture": "mlp-6", "defense": "plain", "seed": 0, "sha256": ""} | fields)
 
 
-def outcome(samples: pd.DataFrame, gallery: Mapping[str, Any] | None = None, **facts: Any) -> Outcome:
+def outcome(samples: pd.DataFrame, gallery: Mapping[str, Any] | None = None, **facts: Any) -> ShardOutcome:
     """A judged shard."""
     cost = {"seconds": 1.5, "forwards": 100, "backwards": 50}
-    return Outcome(samples, ShardFacts(**cost | facts), dict(gallery or {}))
+    return ShardOutcome(samples, ShardFacts(**cost | facts), dict(gallery or {}))
 
 
 def declared(n: int, **fields: Any) -> Declared:

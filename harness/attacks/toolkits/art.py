@@ -1,4 +1,4 @@
-"""The door to the Adversarial Robustness Toolbox (ART 1.20), which is imported only when an attack runs.
+"""Adapter for attacks of the Adversarial Robustness Toolbox (ART 1.20), imported only when one runs.
 
 >>> Art("AutoProjectedGradientDescent", loss_type="difference_logits_ratio", max_iter=50)  # doctest: +SKIP
 

@@ -1,4 +1,4 @@
-"""The attacks of ART 1.20.1: what each can do, how it is called, and what is wrong with it.
+"""Attacks of ART 1.20.1: capabilities, how each is called, known defects.
 
 Option values are ART's own, except where a comment says otherwise. ``step_ratio`` is ours: the step as a fraction
 of eps, because ART's absolute default of 0.1 is ten times an eps of 0.01. None means 2.5 / max_iter.

@@ -1,4 +1,4 @@
-"""What the two doors share: the declaration of a toolkit's attack, and the border it is run behind."""
+"""Base of both toolkit adapters: the declaration of a foreign attack, and checks on what goes in and comes out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a toolkit's attack can do: one record an attack, and the look-up that refuses the broken ones.
+"""Capabilities of toolkit attacks: one record per attack; look-up refuses broken ones.
 
 The tables are plain data, so that listing and planning need neither ART nor Foolbox.
 """

@@ -1,4 +1,4 @@
-"""The door to Foolbox 3, which is imported only when an attack runs.
+"""Adapter for attacks of Foolbox 3, imported only when one runs.
 
 >>> Foolbox("LinfProjectedGradientDescentAttack", steps=40)  # doctest: +SKIP
 

@@ -1,4 +1,4 @@
-"""The attacks of Foolbox 3.3.4: what each can do, how it is called, and what is wrong with it.
+"""Attacks of Foolbox 3.3.4: capabilities, how each is called, known defects.
 
 Option values are Foolbox's own, except where a comment says otherwise.
 """

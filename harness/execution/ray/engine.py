@@ -1,4 +1,4 @@
-"""The engine for more than one machine: shards are tasks of a Ray cluster, and only the driver writes.
+"""Run the jobs of a plan as tasks of a Ray cluster; only the driver writes.
 
 The one module that imports Ray, and only where it is asked for. Ray places tasks and moves bytes; what it is asked to
 repeat is decided here, by the rule of :mod:`harness.execution.process_pool`: a task whose worker or node died is given

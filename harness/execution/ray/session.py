@@ -1,4 +1,4 @@
-"""A connection to Ray: what the cluster has, and whether it was started for this run."""
+"""Connection to Ray: resources of the cluster, and whether it was started for this run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The files that a job reads and leaves, for workers that do not share the home's disk.
+"""Files that a job reads and writes, for workers that do not share the home's disk.
 
 Such a worker does what any other does, in a folder that holds no more than what its job needs; what it leaves there is
 carried back. So there is one worker, and one driver that writes.

@@ -1,4 +1,4 @@
-"""What a task of the Ray engine does on its node: the job of any worker, in a home that holds what the job needs."""
+"""A Ray task: run one job in a temporary home that holds the files it needs."""
 
 from __future__ import annotations
 
