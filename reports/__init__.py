@@ -15,8 +15,8 @@ from harness.studies.findings import CLAIM_COLUMNS, Outcome
 
 from . import compare_page, index_page, markdown, model_page, study_markdown, study_page, tables
 from .contrasts import duels
-from .gallery import png
-from .html import MARK
+from .drawing.html import MARK
+from .drawing.png import png
 from .study_figure import svg
 from .study_view import picture_sheet, shown
 

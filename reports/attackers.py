@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from harness.metrics.pairs import rounding
 
 from .costs import mean
-from .text import both, norm_name
+from .drawing.text import both, norm_name
 from .view import Entry, Record
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import numpy as np
 
 from harness.metrics.pairs import Bools, reference, wilson
 
-from .gallery import class_name
+from .drawing.text import class_name
 from .view import Entry
 
 if TYPE_CHECKING:

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .contrasts import Contrast, Duel, contrasted
-from .html import page
+from .drawing.html import page
+from .drawing.text import threat_text
 from .model_page import curves
 from .tables import Section
-from .text import threat_text
 from .view import Column, Entry, HeatCell
 
 

@@ -11,8 +11,8 @@ import numpy as np
 
 from harness.metrics.comparison import Comparison, contrast, images
 
-from . import names
-from .text import both
+from .drawing import names
+from .drawing.text import both
 from .view import Entry
 
 if TYPE_CHECKING:

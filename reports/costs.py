@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .text import is_number
-from .view import Column, Cost, Record, column
+from .drawing.text import is_number
+from .view import Column, Cost, Record
 
 if TYPE_CHECKING:
     from .tables import Section
@@ -19,7 +19,7 @@ def costs(section: Section) -> list[Cost]:
     groups: dict[tuple[Column, str], list[Record]] = {}
     for records in section.records.values():
         for record in records:
-            groups.setdefault((column(record.pair), record.pair.meta["norm"]), []).append(record)
+            groups.setdefault((record.column, record.pair.meta["norm"]), []).append(record)
     rows = [
         Cost(
             column=attack,

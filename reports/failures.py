@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from .text import percent, plural, threat_text
-from .view import Failure, Record, column
+from .drawing.text import percent, plural, threat_text
+from .view import Failure, Record
 
 if TYPE_CHECKING:
     from .tables import Section
 
 MOSTLY: Final = 0.5
 """Share of unchanged images above which an attack with a budget is pointed out."""
-
-NEUTRAL: Final = ("noted", "caution", "not asked", "left out")
-"""Statuses that are no failure."""
 
 
 def failures(section: Section) -> list[Failure]:
@@ -47,7 +44,7 @@ def cautions(section: Section) -> list[Failure]:
     for entry in section.entries:
         for record in section.records[entry.anchor]:
             meta = record.pair.meta
-            idle = meta.get("kind") != "budget" or column(record.pair).control or not meta["eps"]
+            idle = meta.get("kind") != "budget" or record.column.control or not meta["eps"]
             if idle or record.failed or record.unchanged <= MOSTLY:
                 continue
             reason = f"{percent(record.unchanged)} % of the attacked images came back unchanged"
@@ -74,7 +71,7 @@ def omissions(section: Section) -> list[Failure]:
 
 def _what(section: Section, record: Record) -> str:
     meta = record.pair.meta
-    return f"{column(record.pair).name}, {threat_text(meta['norm'], meta['eps'], section.levels)}"
+    return f"{record.column.name}, {threat_text(meta['norm'], meta['eps'], section.levels)}"
 
 
 def _first_line(text: str) -> str:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import struct
-import zlib
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -14,7 +11,8 @@ import numpy.typing as npt
 
 from harness.metrics.pairs import FLAGS, Pair, broken
 
-from .text import FLAG_NAMES, is_number
+from .drawing.png import data_uri
+from .drawing.text import FLAG_NAMES, class_name, is_number
 
 FACTORS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 PER_STRIP: Final = 4
@@ -50,30 +48,6 @@ class Picture:
     broken: bool
     problem: str
     distances: Mapping[str, float]
-
-
-def png(image: npt.NDArray[Any]) -> bytes:
-    """Encode an image (C, H, W) in [0, 1], one or three channels, as an 8-bit PNG.
-
-    The bytes depend on nothing but the pixels. Values outside [0, 1] are clipped, NaN shows as black; an image
-    of another number of channels shows its first.
-    """
-    pixels = np.nan_to_num(np.asarray(image, dtype=np.float64), nan=0.0, posinf=1.0, neginf=0.0)
-    pixels = np.rint(np.clip(pixels, 0, 1) * 255).astype(np.uint8)
-    pixels = pixels if pixels.shape[0] == 3 else pixels[:1]
-    channels, height, width = pixels.shape
-    rows = np.ascontiguousarray(pixels.transpose(1, 2, 0)).reshape(height, width * channels)
-    raw = np.concatenate([np.zeros((height, 1), np.uint8), rows], axis=1).tobytes()
-    header = struct.pack(">IIBBBBB", width, height, 8, 2 if channels == 3 else 0, 0, 0, 0)
-    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(raw, 9)), (b"IEND", b""))
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks
-    )
-
-
-def data_uri(image: npt.NDArray[Any]) -> str:
-    """An image (C, H, W) as a PNG data URI."""
-    return "data:image/png;base64," + base64.b64encode(png(image)).decode()
 
 
 def magnification(delta: npt.NDArray[Any]) -> int:
@@ -125,8 +99,3 @@ def pictures(pair: Pair, limit: int = PER_STRIP) -> list[Picture]:
             )
         )
     return found
-
-
-def class_name(names: Sequence[str], index: int) -> str:
-    """Name of a class, its number if it has none."""
-    return str(names[index]) if 0 <= index < len(names) else str(index)

@@ -13,7 +13,8 @@ import numpy.typing as npt
 
 from harness.metrics.pairs import Bools, Floats, Pair, limit, reach, reference
 
-from .gallery import class_name, data_uri
+from .drawing.png import data_uri
+from .drawing.text import class_name
 from .view import column
 
 LISTED: Final = 8

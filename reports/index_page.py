@@ -6,11 +6,11 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from . import text
-from .charts import Chart, Curve, eps_chart
 from .contrasts import Matrix, matrices
+from .drawing import text
+from .drawing.charts import Chart, Curve, eps_chart
+from .drawing.html import page
 from .gallery import PER_SECTION, PER_STRIP, Picture, choose, pictures
-from .html import page
 from .tables import Section
 from .view import Entry, column
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from .contrasts import contrasted, duels
-from .tables import Section
-from .text import (
+from .drawing.markdown import code, table
+from .drawing.markdown import escape as md
+from .drawing.text import (
+    GRADE_MEANS,
     MISSING,
     integer,
     interval,
@@ -20,9 +22,7 @@ from .text import (
     spread,
     threat_text,
 )
-from .text import markdown as md
-from .text import markdown_code as code
-from .trust import GRADE_MEANS
+from .tables import Section
 from .view import HeatCell, Panel, column
 
 
@@ -170,16 +170,3 @@ def _heat_text(cell: HeatCell) -> str:
     if cell.state == "cascade":
         return f"cascade, broke {md(cell.text)}"
     return f"**{md(cell.text)}**" if cell.state == "failed" else f"{MISSING} ({md(cell.text)})"
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[str]], align: str = "") -> Iterator[str]:
-    """Lines of a table, with an empty one at its end; ``align`` has a letter ``l`` or ``r`` for each column."""
-    align = align or "l" * len(head)
-    assert len(align) == len(head), f"{len(align)} alignments of {len(head)} columns: no table"
-    marks = {"r": "---:", "l": "---"}
-    yield "| " + " | ".join(head) + " |"
-    yield "| " + " | ".join(marks[side] for side in align) + " |"
-    for row in rows:
-        assert len(row) == len(head), f"{len(row)} entries in {len(head)} columns: no table"
-        yield "| " + " | ".join(row) + " |"
-    yield ""

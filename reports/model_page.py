@@ -11,13 +11,13 @@ import numpy as np
 from harness.metrics.pairs import reference
 
 from .attackers import Attacker, attackers
-from .charts import Chart, Curve, eps_chart
 from .classes import class_rows, share
 from .contrasts import Contrast, Duel, contrasted
-from .html import page
+from .drawing.charts import Chart, Curve, eps_chart
+from .drawing.html import page
+from .drawing.text import threat_text, unbounded
 from .images import Damage, Strip
 from .tables import Section
-from .text import threat_text, unbounded
 from .trust import Verdict, verdict
 from .view import Entry, Panel
 

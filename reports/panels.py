@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from .text import is_number, threat_text
+from .drawing.text import is_number, threat_text
 from .view import Column, Entry, Gain, HeatCell, HeatRow, Panel, Record, column
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def _heat(section: Section, order: Sequence[Entry], norm: str, eps: float) -> tu
                 continue
             for (at, value, _, _), (_, broke) in zip(record.accuracies, record.broke, strict=True):
                 if at == eps:
-                    found.setdefault(column(record.pair), {}).setdefault(anchor, []).append((record, value, broke))
+                    found.setdefault(record.column, {}).setdefault(anchor, []).append((record, value, broke))
     cells = {
         attack: [_heat_cell(by_entry.get(entry.anchor, [])) for entry in section.entries]
         for attack, by_entry in found.items()

@@ -6,11 +6,10 @@ from collections.abc import Iterator, Sequence
 
 from harness.studies.findings import Finding, Outcome
 
-from .markdown import table
+from .drawing.markdown import code, table
+from .drawing.markdown import escape as md
+from .drawing.text import MISSING, eps_text, integer, interval, norm_name, percent
 from .study_view import MARKS, MEANINGS, Left, Shown, amount, judged, remains, shown, span, todays
-from .text import MISSING, eps_text, integer, interval, norm_name, percent
-from .text import markdown as md
-from .text import markdown_code as code
 
 
 def render(outcome: Outcome, figures: dict[str, str]) -> str:

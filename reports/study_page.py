@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from harness.studies.findings import Outcome
 
-from .html import page
+from .drawing.html import page
 from .study_view import MARKS, MEANINGS, amount, judged, remains, shown, span, tally, todays
 
 

@@ -13,9 +13,9 @@ import numpy.typing as npt
 from harness.studies.findings import Finding, Findings, Outcome, Verdict
 from harness.studies.study import Claim, Item, leaves
 
-from .charts import nice_ticks
-from .gallery import data_uri
-from .text import MISSING, eps_text, is_number, norm_name, number, percent
+from .drawing.charts import nice_ticks
+from .drawing.png import data_uri
+from .drawing.text import MISSING, eps_text, is_number, norm_name, number, percent
 
 PICTURES: Final = 8
 """Rows of an image grid."""

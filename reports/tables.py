@@ -13,11 +13,11 @@ import pandas as pd
 from harness.metrics.pairs import FLAGS, Board, Bools, Pair, WorstCase, by_model, limit, nearest, rows_of, worst_case
 from harness.trust.grade import Trust, trust
 
-from . import names
 from .costs import costs
+from .drawing import names
+from .drawing.text import NORM_NAMES, counts, unbounded
 from .failures import cautions, failures, omissions
 from .panels import panels
-from .text import NORM_NAMES, counts, unbounded
 from .view import Column, Cost, Entry, Failure, Panel, Record, column
 
 

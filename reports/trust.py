@@ -4,28 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from harness.trust.grade import Check, Grade, Status
+
+from .drawing.text import ANSWERS
 
 if TYPE_CHECKING:
     from .tables import Section
     from .view import Entry
-
-GRADE_MEANS: Final[Mapping[Grade, str]] = {
-    "A": "nothing speaks against the number",
-    "B": "small reserves",
-    "C": "it stands, with a reserve that must be read",
-    "D": "not to be believed, so no rank",
-}
-
-ANSWERS: Final[Mapping[Status, str]] = {
-    "failed": "failed",
-    "remedied": "remedied",
-    "skipped": "not asked",
-    "passed": "passed",
-}
-"""In the order in which equals are shown."""
 
 
 @dataclass(frozen=True)

@@ -170,6 +170,11 @@ class Record:
     broke: Sequence[tuple[float, int]] = ()
 
     @property
+    def column(self) -> Column:
+        """Its attack."""
+        return column(self.pair)
+
+    @property
     def failed(self) -> bool:
         """Whether its numbers may not be read as robustness."""
         return bool(self.pair.meta["status"] != "ok")
@@ -193,6 +198,11 @@ class Failure:
     reason: str
     errors: Sequence[str] = ()
     record: Record | None = None
+
+    @property
+    def neutral(self) -> bool:
+        """Whether it is no failure."""
+        return self.status in ("noted", "caution", "not asked", "left out")
 
 
 @dataclass(frozen=True)

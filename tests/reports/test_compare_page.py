@@ -12,8 +12,8 @@ from harness.metrics.comparison import compare
 from harness.metrics.pairs import Board, Pair
 from reports.compare_page import render
 from reports.contrasts import comparable, contrasted, duels, matrices
+from reports.drawing.text import p_text, percent, points, points_interval
 from reports.tables import Section, sections
-from reports.text import p_text, percent, points, points_interval
 from reports.view import Entry
 
 Pages = dict[str, Any]

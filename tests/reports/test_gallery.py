@@ -11,26 +11,27 @@ from PIL import Image
 
 from harness.metrics.pairs import Pair
 from reports import gallery
+from reports.drawing import png
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_png_says_what_the_pixels_say(channels: int) -> None:
     image = np.random.default_rng(0).integers(0, 256, (channels, 5, 7))
-    decoded = np.asarray(Image.open(io.BytesIO(gallery.png(image / 255))))
+    decoded = np.asarray(Image.open(io.BytesIO(png.png(image / 255))))
     expected = image[0] if channels == 1 else image.transpose(1, 2, 0)
     np.testing.assert_array_equal(decoded, expected)
 
 
 def test_png_of_nonsense_is_still_a_png() -> None:
     image = np.array([[[math.nan, math.inf, -math.inf, 7.0, -3.0]]])
-    decoded = np.asarray(Image.open(io.BytesIO(gallery.png(image))))
+    decoded = np.asarray(Image.open(io.BytesIO(png.png(image))))
     assert decoded.tolist() == [[0, 255, 0, 255, 0]]
 
 
 def test_other_channel_counts_show_the_first() -> None:
     image = np.zeros((2, 2, 2))
     image[1] = 1
-    assert np.asarray(Image.open(io.BytesIO(gallery.png(image)))).max() == 0
+    assert np.asarray(Image.open(io.BytesIO(png.png(image)))).max() == 0
 
 
 @pytest.mark.parametrize(

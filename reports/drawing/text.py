@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
+
+from harness.trust.grade import Grade, Status
 
 MISSING: Final = "\u2014"
 NORM_NAMES: Final = {"linf": "L\u221e", "l2": "L\u2082", "l1": "L\u2081", "l0": "L\u2080"}
@@ -18,6 +19,19 @@ FLAG_NAMES: Final = {
     "wrong_shape": "wrong shape",
     "crashed": "crashed",
 }
+GRADE_MEANS: Final[Mapping[Grade, str]] = {
+    "A": "nothing speaks against the number",
+    "B": "small reserves",
+    "C": "it stands, with a reserve that must be read",
+    "D": "not to be believed, so no rank",
+}
+ANSWERS: Final[Mapping[Status, str]] = {
+    "failed": "failed",
+    "remedied": "remedied",
+    "skipped": "not asked",
+    "passed": "passed",
+}
+"""Statuses of checks, in the order in which equals are shown."""
 
 
 def is_number(value: Any) -> bool:
@@ -142,17 +156,6 @@ def plural(count: int, word: str) -> str:
     return f"{integer(count)} {word}{'' if count == 1 else 's'}"
 
 
-def markdown(text: Any) -> str:
-    """Text that GitHub-flavoured Markdown shows as it is, in a table cell too."""
-    flat = " ".join(str(text).split())
-    flat = flat.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    flat = re.sub(r"([\\`*\[\]|~])", r"\\\1", flat)
-    return re.sub(r"(?<!\w)_|_(?!\w)", r"\\_", flat)  # inside a word an underscore means nothing
-
-
-def markdown_code(text: Any) -> str:
-    """Text as inline code; as an element because backticks cannot hold pipes and backticks in a table."""
-    flat = " ".join(str(text).split()) or MISSING
-    for char, entity in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", "&#124;"), ("`", "&#96;")):
-        flat = flat.replace(char, entity)
-    return "<code>" + re.sub(r"([\\*_~\[\]])", lambda match: f"&#{ord(match[1])};", flat) + "</code>"
+def class_name(names: Sequence[str], index: int) -> str:
+    """Name of a class, its number if it has none."""
+    return str(names[index]) if 0 <= index < len(names) else str(index)

@@ -17,9 +17,6 @@ from markupsafe import Markup, escape
 
 from . import text
 from .charts import sparkline
-from .failures import NEUTRAL
-from .trust import ANSWERS, GRADE_MEANS
-from .view import column
 
 PALETTE: Final = 10
 
@@ -45,7 +42,7 @@ def page(template: str, **context: Any) -> str:
 def environment() -> jinja2.Environment:
     """The jinja environment: everything is escaped, an undefined name is an error."""
     env = jinja2.Environment(
-        loader=jinja2.PackageLoader("reports", "templates"),
+        loader=jinja2.PackageLoader("reports.drawing", "templates"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -78,12 +75,10 @@ def environment() -> jinja2.Environment:
         "threat_text": text.threat_text,
         "plural": text.plural,
         "sparkline": sparkline,
-        "column": column,
         "MISSING": text.MISSING,
         "PALETTE": PALETTE,
-        "GRADE_MEANS": GRADE_MEANS,
-        "NEUTRAL": NEUTRAL,
-        "ANSWERS": ANSWERS,
+        "GRADE_MEANS": text.GRADE_MEANS,
+        "ANSWERS": text.ANSWERS,
     }
     env.tests["number"] = text.is_number
     return env
@@ -131,4 +126,4 @@ def _plain(value: Any) -> Any:
 
 
 def _source(name: str) -> str:
-    return resources.files("reports").joinpath("templates", name).read_text(encoding="utf-8")
+    return resources.files("reports.drawing").joinpath("templates", name).read_text(encoding="utf-8")

@@ -5,7 +5,7 @@ from itertools import product
 
 import pytest
 
-from reports import names
+from reports.drawing import names
 
 
 def test_a_plain_name_stays_as_it_is() -> None:

@@ -5,8 +5,8 @@ import math
 import pandas as pd
 import pytest
 
-from reports import text
-from reports.markdown import table
+from reports.drawing import text
+from reports.drawing.markdown import code, escape, table
 
 
 @pytest.mark.parametrize("value", [None, math.nan, math.inf, -math.inf, pd.NA, "0.5"])
@@ -93,11 +93,11 @@ def test_numbers_have_three_digits(value: float, shown: str) -> None:
 
 
 def test_markdown_keeps_text_inside_its_cell() -> None:
-    assert text.markdown("a|b\n<script> `x` _y_ l_2 [z](w) *") == (r"a\|b &lt;script&gt; \`x\` \_y\_ l_2 \[z\](w) \*")
-    code = text.markdown_code("a | `b` <c> *d* e_f [g]")
-    assert code.startswith("<code>")
-    assert not set("|`*_[]") & set(code)
-    assert text.markdown_code("") == f"<code>{text.MISSING}</code>"
+    assert escape("a|b\n<script> `x` _y_ l_2 [z](w) *") == (r"a\|b &lt;script&gt; \`x\` \_y\_ l_2 \[z\](w) \*")
+    written = code("a | `b` <c> *d* e_f [g]")
+    assert written.startswith("<code>")
+    assert not set("|`*_[]") & set(written)
+    assert code("") == f"<code>{text.MISSING}</code>"
 
 
 def test_a_table_with_a_column_too_many_is_none() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from harness.metrics.pairs import Pair, envelope, nearest, wilson
-from reports import charts
+from reports.drawing import charts
 
 
 @pytest.mark.parametrize("end", [0.0376, 1.2, 3.0, 24.0, 1e-6])
