@@ -13,11 +13,12 @@ from harness.leaderboard import LEADERBOARD_COLUMNS, leaderboard
 from harness.metrics.pairs import PAIR_COLUMNS, Board, pair_rows
 from harness.studies.findings import CLAIM_COLUMNS, Outcome
 
-from . import compare_page, index_page, markdown, model_page, study_markdown, study_page, tables
+from . import compare_page, index_page, markdown, model_page, study_markdown, study_page
+from .boards.section import Section, sections
 from .contrasts import duels
 from .drawing.html import MARK
 from .drawing.png import png
-from .study_figure import svg
+from .drawing.svg import svg
 from .study_view import picture_sheet, shown
 
 __all__ = ["write", "write_study"]
@@ -48,13 +49,13 @@ def write(
         OSError: ``out`` cannot be written to.
     """
     frames = [leaderboard(board) for board in boards]
-    sections = tables.sections(boards, frames)
+    found = sections(boards, frames)
     contents = {
         "leaderboard.csv": _csv(frames, LEADERBOARD_COLUMNS),
         "pairs.csv": _csv([pair_rows(board) for board in boards], PAIR_COLUMNS),
-        "leaderboard.md": markdown.render(sections, title, command),
-        **dict(_pages(sections)),
-        "index.html": index_page.render(sections, title, command),
+        "leaderboard.md": markdown.render(found, title, command),
+        **dict(_pages(found)),
+        "index.html": index_page.render(found, title, command),
     }
     out.mkdir(parents=True, exist_ok=True)
     written = [_replace(out / name, content) for name, content in contents.items()]
@@ -94,7 +95,7 @@ def write_study(outcome: Outcome, out: Path) -> list[Path]:
     return [_replace(out / file, content) for file, content in contents.items()]
 
 
-def _pages(sections: Sequence[tables.Section]) -> Iterator[tuple[str, str]]:
+def _pages(sections: Sequence[Section]) -> Iterator[tuple[str, str]]:
     """Name and content of the pages beside the first one."""
     for section in sections:
         pairs = duels(section)

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 from harness.metrics.pairs import rounding
 
-from .costs import mean
+from .boards.costs import mean
+from .boards.rows import Entry, Record
 from .drawing.text import both, norm_name
-from .view import Entry, Record
 
 if TYPE_CHECKING:
-    from .tables import Section
+    from .boards.section import Section
 
 
 @dataclass(frozen=True)

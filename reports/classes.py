@@ -10,11 +10,11 @@ import numpy as np
 
 from harness.metrics.pairs import Bools, reference, wilson
 
+from .boards.rows import Entry
 from .drawing.text import class_name
-from .view import Entry
 
 if TYPE_CHECKING:
-    from .tables import Section
+    from .boards.section import Section
 
 Share = tuple[float, float, float]
 """A share with the ends of its 95 % interval."""

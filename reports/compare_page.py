@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from .boards.curves import curves
+from .boards.rows import Column, Entry, HeatCell
+from .boards.section import Section
 from .contrasts import Contrast, Duel, contrasted
 from .drawing.html import page
 from .drawing.text import threat_text
-from .model_page import curves
-from .tables import Section
-from .view import Column, Entry, HeatCell
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,12 @@ import numpy as np
 
 from harness.metrics.comparison import Comparison, contrast, images
 
+from .boards.rows import Entry
 from .drawing import names
 from .drawing.text import both
-from .view import Entry
 
 if TYPE_CHECKING:
-    from .tables import Section
+    from .boards.section import Section
 
 FEW: Final = 8
 """Models up to which every pair gets a page; beyond, neighbours in rank do."""

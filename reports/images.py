@@ -13,9 +13,9 @@ import numpy.typing as npt
 
 from harness.metrics.pairs import Bools, Floats, Pair, limit, reach, reference
 
+from .boards.rows import column
 from .drawing.png import data_uri
 from .drawing.text import class_name
-from .view import column
 
 LISTED: Final = 8
 """Images that break first, and as many that hold longest."""

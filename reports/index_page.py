@@ -6,13 +6,13 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from .boards.curves import curves
+from .boards.rows import Entry, column
+from .boards.section import Section
 from .contrasts import Matrix, matrices
 from .drawing import text
-from .drawing.charts import Chart, Curve, eps_chart
 from .drawing.html import page
 from .gallery import PER_SECTION, PER_STRIP, Picture, choose, pictures
-from .tables import Section
-from .view import Entry, column
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ def render(sections: Sequence[Section], title: str, command: str) -> str:
     """The page as text.
 
     Args:
-        sections: What to show, see :func:`reports.tables.sections`.
+        sections: What to show, see :func:`reports.boards.section.sections`.
         title: Heading and window title.
         command: What reproduces the whole report, "" to leave it out.
     """
@@ -41,35 +41,11 @@ def render(sections: Sequence[Section], title: str, command: str) -> str:
         up="",
         command=command,
         sections=sections,
-        charts={section.anchor: charts(section) for section in sections},
+        charts={section.anchor: curves(section, section.attacked, section.norms) for section in sections},
         duels={section.anchor: versus(section) for section in sections},
         strips={section.anchor: strips(section) for section in sections},
         environments=environments(sections),
     )
-
-
-def charts(section: Section) -> list[Chart]:
-    """A chart for every norm with a bounded eps."""
-    return [
-        eps_chart(
-            [
-                Curve(
-                    index=entry.index,
-                    name=entry.name,
-                    n=entry.n,
-                    distances=[one["distance"].to_numpy(float) for one in section.nearest(entry, norm)],
-                    bound=bool(entry.notes[norm]),
-                )
-                for entry in section.attacked
-                if entry.n
-            ],
-            norm,
-            section.budgets[norm],
-            section.levels,
-        )
-        for norm in section.bounded
-        if any(entry.n for entry in section.attacked)
-    ]
 
 
 def versus(section: Section) -> list[tuple[str, Matrix]]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from .boards.rows import HeatCell, Panel, column
+from .boards.section import Section
 from .contrasts import contrasted, duels
 from .drawing.markdown import code, table
 from .drawing.markdown import escape as md
@@ -22,8 +24,6 @@ from .drawing.text import (
     spread,
     threat_text,
 )
-from .tables import Section
-from .view import HeatCell, Panel, column
 
 
 def render(sections: Sequence[Section], title: str, command: str) -> str:

@@ -11,15 +11,15 @@ import numpy as np
 from harness.metrics.pairs import reference
 
 from .attackers import Attacker, attackers
+from .boards.curves import curves
+from .boards.rows import Entry, Panel
+from .boards.section import Section
+from .boards.trust import Verdict, verdict
 from .classes import class_rows, share
 from .contrasts import Contrast, Duel, contrasted
-from .drawing.charts import Chart, Curve, eps_chart
 from .drawing.html import page
 from .drawing.text import threat_text, unbounded
 from .images import Damage, Strip
-from .tables import Section
-from .trust import Verdict, verdict
-from .view import Entry, Panel
 
 
 @dataclass(frozen=True)
@@ -76,29 +76,6 @@ def render(section: Section, entry: Entry, duels: Sequence[Duel], elsewhere: Seq
         against=[_against(section, entry, duel, norms) for duel in duels if entry.page in (duel.a.page, duel.b.page)],
         elsewhere=elsewhere,
     )
-
-
-def curves(section: Section, entries: Sequence[Entry], norms: Sequence[str], *, seeds: bool = False) -> list[Chart]:
-    """A chart of some entries for every norm with a bounded eps; with several, colours go by their order."""
-    found = []
-    for norm in norms:
-        if norm not in section.bounded:
-            continue
-        lines = [
-            Curve(
-                index=entry.index if len(entries) == 1 else number,
-                name=entry.name,
-                n=entry.n,
-                distances=[one["distance"].to_numpy(float) for one in section.nearest(entry, norm)],
-                bound=bool(entry.notes[norm]),
-                seeds=seeds,
-            )
-            for number, entry in enumerate(entries)
-            if entry.n
-        ]
-        if lines:
-            found.append(eps_chart(lines, norm, section.budgets[norm], section.levels))
-    return found
 
 
 def _view(section: Section, entry: Entry, norm: str) -> View:

@@ -13,19 +13,12 @@ import numpy.typing as npt
 from harness.studies.findings import Finding, Findings, Outcome, Verdict
 from harness.studies.study import Claim, Item, leaves
 
-from .drawing.charts import nice_ticks
+from .drawing.charts import Axes, Chart, Line, nice_ticks, path, ticks
 from .drawing.png import data_uri
 from .drawing.text import MISSING, eps_text, is_number, norm_name, number, percent
 
 PICTURES: Final = 8
 """Rows of an image grid."""
-
-WIDTH: Final = 560
-HEIGHT: Final = 330
-LEFT: Final = 48
-RIGHT: Final = 14
-TOP: Final = 14
-BOTTOM: Final = 46
 
 MARKS: Final[Mapping[Verdict, str]] = {
     "reproduced": "\u2713",
@@ -56,34 +49,6 @@ class Grid:
 
 
 @dataclass(frozen=True)
-class Stroke:
-    """One line of a figure: its colour's number, name, SVG path, and (x, y) of its points, none of a histogram's."""
-
-    index: int
-    name: str
-    path: str
-    dashed: bool
-    points: Sequence[tuple[float, float]]
-
-
-@dataclass(frozen=True)
-class Plot:
-    """A figure of lines: where ticks stand and what they say."""
-
-    strokes: Sequence[Stroke]
-    x_ticks: Sequence[tuple[float, str]]
-    y_ticks: Sequence[tuple[float, str]]
-    x_axis: str
-    y_axis: str
-    width: int = WIDTH
-    height: int = HEIGHT
-    left: int = LEFT
-    right: int = WIDTH - RIGHT
-    top: int = TOP
-    bottom: int = HEIGHT - BOTTOM
-
-
-@dataclass(frozen=True)
 class Wall:
     """An image grid: headings, and PNG data URIs by row ("" where nothing is there)."""
 
@@ -97,7 +62,7 @@ class Shown:
 
     item: Item
     grid: Grid
-    plot: Plot | None
+    plot: Chart | None
     wall: Wall | None
 
 
@@ -163,48 +128,37 @@ def _item(outcome: Outcome, item: Item) -> Shown:
     return Shown(item, grid, plot, wall)
 
 
-def _plot(item: Item, grid: Grid) -> Plot:
+def _plot(item: Item, grid: Grid) -> Chart:
     """Lines over columns that are numbers, or outlines of bins that begin there; what was not measured leaves a gap."""
     xs = [float(column) for column in grid.columns]
     bin_ = xs[1] - xs[0] if item.kind == "histogram" and len(xs) > 1 else 0.0
     measured = [f.estimate.mean for f in grid.cells.values() if f.estimate.measured]
     x_end, y_end = max(xs, default=1.0) + bin_ or 1.0, max([*measured, 1e-9]) * 1.05
-
-    def x(value: float) -> float:
-        return LEFT + (WIDTH - LEFT - RIGHT) * value / x_end
-
-    def y(value: float) -> float:
-        return TOP + (HEIGHT - TOP - BOTTOM) * (1 - value / y_end)
-
-    strokes = []
+    axes = Axes(*item.axes, x_end, y_end, width=560, left=48, right=546, top=14, bottom=284)
+    paired = len(grid.rows) > 6 and len(grid.rows) % 2 == 0  # too many for a colour each: full and dashed
+    lines = []
     for index, row in enumerate(grid.rows):
         found = [
-            (x(at), y(cell.estimate.mean))
+            (axes.x(at), axes.y(cell.estimate.mean))
             for at, column in zip(xs, grid.columns, strict=True)
             if (cell := grid.cells.get((row, column))) is not None and cell.estimate.measured
         ]
         if bin_:
-            width = (WIDTH - LEFT - RIGHT) * bin_ / x_end
-            ground = y(0.0)
-            path = "".join(f"M{a:.1f} {ground:.1f}V{b:.1f}H{a + width:.1f}V{ground:.1f}" for a, b in found)
+            width, ground = axes.x(bin_) - axes.left, axes.y(0.0)
+            drawn = "".join(f"M{a:.1f} {ground:.1f}V{b:.1f}H{a + width:.1f}V{ground:.1f}" for a, b in found)
         else:
-            path = "M" + "L".join(f"{a:.1f} {b:.1f}" for a, b in found) if found else ""
-        points = [] if bin_ else found
-        strokes.append(
-            Stroke(index // 2 if _paired(grid) else index, row, path, _paired(grid) and index % 2 == 1, points)
+            drawn = path(found) if found else ""
+        lines.append(
+            Line(index // 2 if paired else index, row, drawn, paired and index % 2 == 1, [] if bin_ else found)
         )
-    return Plot(
-        strokes=strokes,
-        x_ticks=[(round(x(value), 1), f"{value:g}") for value in nice_ticks(x_end)],
-        y_ticks=[(round(y(value), 1), f"{value:g}") for value in nice_ticks(y_end)],
-        x_axis=item.axes[0],
-        y_axis=item.axes[1],
+    return Chart(
+        title=item.title,
+        axes=axes,
+        lines=lines,
+        x_ticks=ticks(nice_ticks(x_end), axes.x),
+        y_ticks=ticks(nice_ticks(y_end), axes.y),
+        radius=2.6,
     )
-
-
-def _paired(grid: Grid) -> bool:
-    """Whether lines come in pairs of one colour, full and dashed: too many for a colour each."""
-    return len(grid.rows) > 6 and len(grid.rows) % 2 == 0
 
 
 def _wall(item: Item, galleries: Mapping[Any, Mapping[str, npt.NDArray[Any]]]) -> Wall:

@@ -1,25 +1,14 @@
-"""Geometry of the charts. The templates draw it, so that colours follow the page's light and dark themes."""
+"""Line charts in pixels: axes, ticks and paths. Templates draw them in the page's colours, :mod:`.svg` on white."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
 
-import numpy as np
+from .text import is_number
 
-from harness.metrics.pairs import Floats, curve, wilson
-
-from .text import budget_text, is_number, norm_name
-
-WIDTH: Final = 500
-HEIGHT: Final = 330
-LEFT: Final = 44
-RIGHT: Final = 14
-TOP: Final = 30
-BOTTOM: Final = 44
-POINTS: Final = 160
+Point = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -31,119 +20,84 @@ class Tick:
 
 
 @dataclass(frozen=True)
-class Curve:
-    """What a line is drawn from.
+class Axes:
+    """Two axes that begin at 0: their names, the values at their ends, and where they are in the picture, in pixels."""
 
-    Attributes:
-        index: Number that sets the colour.
-        name: What the legend says.
-        n: Images.
-        distances: Per seed the distance at which each image was lost, see :func:`harness.metrics.pairs.nearest`.
-        bound: Whether the model has no rank, so that the line is dashed.
-        seeds: Whether each seed's curve is drawn too.
-    """
+    x_name: str
+    y_name: str
+    x_end: float
+    y_end: float
+    width: int = 500
+    height: int = 330
+    left: int = 44
+    right: int = 486
+    top: int = 30
+    bottom: int = 286
 
-    index: int
-    name: str
-    n: int
-    distances: Sequence[Floats]
-    bound: bool = False
-    seeds: bool = False
+    def x(self, value: float) -> float:
+        """Pixels from the left of the picture."""
+        return self.left + (self.right - self.left) * value / self.x_end
+
+    def y(self, value: float) -> float:
+        """Pixels from the top of the picture."""
+        return self.top + (self.bottom - self.top) * (1 - value / self.y_end)
 
 
 @dataclass(frozen=True)
 class Line:
-    """One model's curve: SVG path data, marks at the canonical eps, and the numbers behind the marks.
+    """A line of a chart.
 
     Attributes:
         index: Number that sets the colour.
         name: What the legend says.
-        bound: Whether the model has no rank.
-        path: The line.
-        seeds: The seeds' lines.
-        band: Outline of its 95 % band.
-        marks: Centres of the marks.
-        values: (accuracy, low, high) at each canonical eps.
+        path: SVG path data, "" if nothing was measured.
+        dashed: Whether it is drawn so; where it shows a model, that this has no rank.
+        marks: Centres of the marks on it.
+        seeds: Paths of the seeds it is the mean of, as far as they are drawn.
+        band: Outline of its 95 % band, "" without one.
+        values: (accuracy, low, high) at each mark, as far as they are shown.
     """
 
     index: int
     name: str
-    bound: bool
     path: str
-    seeds: Sequence[str]
-    band: str
-    marks: Sequence[tuple[float, float]]
-    values: Sequence[tuple[float, float, float]]
+    dashed: bool
+    marks: Sequence[Point]
+    seeds: Sequence[str] = ()
+    band: str = ""
+    values: Sequence[tuple[float, float, float]] = ()
 
 
 @dataclass(frozen=True)
 class Chart:
-    """Robust accuracy over eps, in one norm."""
+    """A line chart.
 
-    norm: str
+    Attributes:
+        title: For those who do not see it.
+        axes: Its axes.
+        lines: Its lines.
+        x_ticks: On the horizontal axis.
+        y_ticks: On the vertical axis.
+        radius: Of the marks.
+        heading: What stands above it, "" for nothing.
+        canonical: Vertical lines at the canonical eps.
+        eps: The canonical eps in words; with them goes a table of the values there.
+    """
+
     title: str
+    axes: Axes
     lines: Sequence[Line]
     x_ticks: Sequence[Tick]
     y_ticks: Sequence[Tick]
-    canonical: Sequence[Tick]
-    eps: Sequence[str]
-    width: int = WIDTH
-    height: int = HEIGHT
-    left: int = LEFT
-    right: int = WIDTH - RIGHT
-    top: int = TOP
-    bottom: int = HEIGHT - BOTTOM
+    radius: float
+    heading: str = ""
+    canonical: Sequence[Tick] = ()
+    eps: Sequence[str] = ()
 
 
-def eps_chart(curves: Sequence[Curve], norm: str, budgets: Sequence[float], levels: int) -> Chart:
-    """Chart of robust accuracy over eps: the mean over seeds of what all attacks together leave.
-
-    Args:
-        curves: What to draw.
-        norm: The norm of the horizontal axis.
-        budgets: Canonical eps, ascending, at least one.
-        levels: Images hold k/levels.
-    """
-    end = 1.2 * max(budgets) or 1.0
-    if norm == "linf":
-        end = max(min(end, 1.0), *budgets)  # no image of [0, 1] is farther away
-    grid = np.union1d(np.linspace(0, end, POINTS + 1), np.asarray(budgets, float))
-    at = [int(np.searchsorted(grid, eps)) for eps in budgets]
-
-    def x(eps: float) -> float:
-        return LEFT + (WIDTH - LEFT - RIGHT) * eps / end
-
-    def drawn(values: Sequence[float] | Floats) -> list[tuple[float, float]]:
-        return [(x(eps), _y(value)) for eps, value in zip(grid, values, strict=True)]
-
-    lines = []
-    for line in curves:
-        each = [curve(distances, grid) for distances in line.distances]
-        values = np.mean(each, axis=0)
-        ends = [wilson(value * line.n, line.n) for value in values]
-        points = drawn(values)
-        lower, upper = drawn([low for low, _ in ends]), drawn([high for _, high in ends])
-        lines.append(
-            Line(
-                index=line.index,
-                name=line.name,
-                bound=line.bound,
-                path=_path(points),
-                seeds=[_path(drawn(one)) for one in each] if line.seeds and len(each) > 1 else [],
-                band=_path(_thin(upper)) + _path(_thin(lower)[::-1]).replace("M", "L", 1) + "Z",
-                marks=[(round(points[i][0], 1), round(points[i][1], 1)) for i in at],
-                values=[(float(values[i]), *ends[i]) for i in at],
-            )
-        )
-    return Chart(
-        norm=norm,
-        title=f"Robust accuracy over \u03b5 in {norm_name(norm)}",
-        lines=lines,
-        x_ticks=[Tick(round(x(eps), 1), f"{eps:.6g}") for eps in nice_ticks(end)],
-        y_ticks=[Tick(round(_y(value / 100), 1), str(value)) for value in (0, 25, 50, 75, 100)],
-        canonical=_spaced([(x(eps), budget_text(norm, eps, levels)) for eps in budgets]),
-        eps=[budget_text(norm, eps, levels) for eps in budgets],
-    )
+def ticks(values: Sequence[float], place: Callable[[float], float]) -> list[Tick]:
+    """A tick for each value, put in its place by a method of the axes."""
+    return [Tick(round(place(value), 1), f"{value:g}") for value in values]
 
 
 def nice_ticks(end: float, count: int = 5) -> list[float]:
@@ -154,6 +108,18 @@ def nice_ticks(end: float, count: int = 5) -> list[float]:
     return [round(i * step, 12) for i in range(int(end / step + 1e-9) + 1)]
 
 
+def spaced_ticks(labels: Sequence[tuple[float, str]], width: float) -> list[Tick]:
+    """Ticks whose text is dropped where it would run into the one before or out of the picture."""
+    ticks: list[Tick] = []
+    free = -math.inf
+    for at, text in labels:
+        half = 3.5 * len(text)
+        fits = at - half >= free and at + half <= width
+        ticks.append(Tick(round(at, 1), text if fits else ""))
+        free = at + half + 4 if fits else free
+    return ticks
+
+
 def sparkline(values: Sequence[float], width: float = 150, height: float = 34) -> str:
     """Path data of a small line from the first to the last value; "" if fewer than two are finite."""
     finite = [(i, float(value)) for i, value in enumerate(values) if is_number(value)]
@@ -162,31 +128,16 @@ def sparkline(values: Sequence[float], width: float = 150, height: float = 34) -
     low = min(value for _, value in finite)
     span = max(value for _, value in finite) - low or 1.0
     last = finite[-1][0]
-    return _path([(2 + (width - 4) * i / last, 2 + (height - 4) * (1 - (v - low) / span)) for i, v in finite])
+    return path(thin([(2 + (width - 4) * i / last, 2 + (height - 4) * (1 - (v - low) / span)) for i, v in finite]))
 
 
-def _y(accuracy: float) -> float:
-    return TOP + (HEIGHT - TOP - BOTTOM) * (1 - accuracy)
-
-
-def _thin(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+def thin(points: Sequence[Point]) -> list[Point]:
     """Drop points in the middle of a level stretch: most of a curve is level, and the page stays small."""
     inner = range(1, len(points) - 1)
     level = {i for i in inner if abs(points[i - 1][1] - points[i][1]) < 0.05 > abs(points[i][1] - points[i + 1][1])}
     return [point for i, point in enumerate(points) if i not in level]
 
 
-def _path(points: Sequence[tuple[float, float]]) -> str:
-    return "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in _thin(points))
-
-
-def _spaced(labels: Sequence[tuple[float, str]]) -> list[Tick]:
-    """Ticks whose text is dropped where it would run into the one before or out of the picture."""
-    ticks: list[Tick] = []
-    free = -math.inf
-    for at, text in labels:
-        half = 3.5 * len(text)
-        fits = at - half >= free and at + half <= WIDTH
-        ticks.append(Tick(round(at, 1), text if fits else ""))
-        free = at + half + 4 if fits else free
-    return ticks
+def path(points: Sequence[Point]) -> str:
+    """SVG path data of a line through points."""
+    return "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points)

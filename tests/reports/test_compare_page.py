@@ -10,11 +10,11 @@ import pytest
 from harness.leaderboard import leaderboard
 from harness.metrics.comparison import compare
 from harness.metrics.pairs import Board, Pair
+from reports.boards.rows import Entry
+from reports.boards.section import Section, sections
 from reports.compare_page import render
 from reports.contrasts import comparable, contrasted, duels, matrices
 from reports.drawing.text import p_text, percent, points, points_interval
-from reports.tables import Section, sections
-from reports.view import Entry
 
 Pages = dict[str, Any]
 Make = Callable[..., Pair]

@@ -13,9 +13,9 @@ import reports
 from harness.leaderboard import leaderboard
 from harness.metrics.pairs import Board, Pair, limit, nearest, reference, rounding, wilson, worst_case
 from reports.attackers import attackers
+from reports.boards.section import Section, sections
 from reports.classes import class_rows
 from reports.images import Damage, runs
-from reports.tables import Section, sections
 
 Pages = dict[str, Any]
 Make = Callable[..., Pair]

@@ -11,7 +11,7 @@ import pytest
 
 from harness.leaderboard import leaderboard
 from harness.metrics.pairs import Board, limit
-from reports.tables import sections
+from reports.boards.section import sections
 
 Pages = dict[str, Any]
 

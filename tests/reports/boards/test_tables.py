@@ -8,8 +8,8 @@ import pytest
 
 from harness.leaderboard import leaderboard
 from harness.metrics.pairs import Board, Pair, pair_rows, worst_case
-from reports.tables import Section, sections
-from reports.view import HeatCell, Panel
+from reports.boards.rows import HeatCell, Panel
+from reports.boards.section import Section, sections
 
 
 @pytest.fixture(scope="module")

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from harness.trust.grade import Check, Grade, Status
 
-from .drawing.text import ANSWERS
-
-if TYPE_CHECKING:
-    from .tables import Section
-    from .view import Entry
+from ..drawing.text import ANSWERS
+from .results import SuiteResults
+from .rows import Entry
 
 
 @dataclass(frozen=True)
@@ -56,11 +53,11 @@ class Verdict:
         return sum(answer.status == status for answer in self.answers)
 
 
-def verdict(section: Section, entry: Entry, norm: str) -> Verdict | None:
+def verdict(results: SuiteResults, entry: Entry, norm: str) -> Verdict | None:
     """Trust in an entry; None where nothing is graded: no attack in that norm looked for the worst case."""
     graded = {}
     for key, pairs in entry.models.items():
-        if (found := section.trust(key, norm)) is not None:
+        if (found := results.trust(key, norm)) is not None:
             graded[str(pairs[0].meta["seed"])] = found
     if not graded:
         return None
@@ -73,7 +70,7 @@ def verdict(section: Section, entry: Entry, norm: str) -> Verdict | None:
         (_answer(checks) for checks in by_name.values()),
         key=lambda answer: (-ord(answer.grade), order.index(answer.status)),
     )
-    facts = (section.board.health.get(key, {}).get(norm, {}) for key in entry.models)
+    facts = (results.board.health.get(key, {}).get(norm, {}) for key in entry.models)
     remedies = dict.fromkeys(str(found["remedy"]) for found in facts if found.get("remedy"))
     return Verdict(norm, max(found.grade for found in graded.values()), answers, list(remedies))
 

@@ -2,61 +2,59 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from .drawing.text import percent, plural, threat_text
-from .view import Failure, Record
-
-if TYPE_CHECKING:
-    from .tables import Section
+from ..drawing.text import percent, plural, threat_text
+from .results import SuiteResults
+from .rows import Failure, Record
 
 MOSTLY: Final = 0.5
 """Share of unchanged images above which an attack with a budget is pointed out."""
 
 
-def failures(section: Section) -> list[Failure]:
+def failures(results: SuiteResults) -> list[Failure]:
     """Failed models, pairs that did not run, crashed and invalid pairs."""
     found = []
-    for key, model in section.known.items():
+    for key, model in results.known.items():
         name, seed = f"{model.get('defense')} / {model.get('architecture')}", str(model.get("seed"))
-        labels = section.board.missing.get(key, ())
+        labels = results.board.missing.get(key, ())
         error = str(model.get("error") or "")
         if model.get("status") == "failed" or error:
             what = f"training, so {plural(len(labels), 'pair')} did not run" if labels else "training"
             found.append(Failure(name, seed, what, "failed", _first_line(error), _more(error)))
         else:
             found += [Failure(name, seed, str(label), "not run", "no record") for label in labels]
-    for entry in section.entries:
-        for record in section.records[entry.anchor]:
+    for entry in results.entries:
+        for record in results.records[entry.anchor]:
             meta = record.pair.meta
             errors = [str(error) for error in meta.get("errors") or ()]
             if record.failed or errors or record.problem:
                 reason = "; ".join(filter(None, [record.problem, *dict.fromkeys(map(_first_line, errors))]))
                 status = meta["status"] if record.failed else "noted"
-                what = _what(section, record)
+                what = _what(results, record)
                 found.append(Failure(entry.name, str(meta["seed"]), what, status, reason, errors, record))
     return found
 
 
-def cautions(section: Section) -> list[Failure]:
+def cautions(results: SuiteResults) -> list[Failure]:
     """Pairs that count, of an attack with a budget that gave back most images as they were."""
     found = []
-    for entry in section.entries:
-        for record in section.records[entry.anchor]:
+    for entry in results.entries:
+        for record in results.records[entry.anchor]:
             meta = record.pair.meta
             idle = meta.get("kind") != "budget" or record.column.control or not meta["eps"]
             if idle or record.failed or record.unchanged <= MOSTLY:
                 continue
             reason = f"{percent(record.unchanged)} % of the attacked images came back unchanged"
-            what = _what(section, record)
+            what = _what(results, record)
             found.append(Failure(entry.name, str(meta["seed"]), what, "caution", reason, (), record))
     return found
 
 
-def omissions(section: Section) -> list[Failure]:
+def omissions(results: SuiteResults) -> list[Failure]:
     """What the suite holds and nobody asked of a model, a line a model and kind."""
-    board, found = section.board, []
-    for key, model in section.known.items():
+    board, found = results.board, []
+    for key, model in results.known.items():
         name, seed = f"{model.get('defense')} / {model.get('architecture')}", str(model.get("seed"))
         unasked, left_out = board.unasked.get(key, ()), board.left_out.get(key, ())
         if unasked:
@@ -69,9 +67,9 @@ def omissions(section: Section) -> list[Failure]:
     return found
 
 
-def _what(section: Section, record: Record) -> str:
+def _what(results: SuiteResults, record: Record) -> str:
     meta = record.pair.meta
-    return f"{record.column.name}, {threat_text(meta['norm'], meta['eps'], section.levels)}"
+    return f"{record.column.name}, {threat_text(meta['norm'], meta['eps'], results.levels)}"
 
 
 def _first_line(text: str) -> str:

@@ -4,40 +4,38 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from .drawing.text import is_number, threat_text
-from .view import Column, Entry, Gain, HeatCell, HeatRow, Panel, Record, column
-
-if TYPE_CHECKING:
-    from .tables import Section
+from ..drawing.text import is_number, threat_text
+from .results import SuiteResults
+from .rows import Column, Entry, Gain, HeatCell, HeatRow, Panel, Record, column
 
 Found = tuple[Record, float, int]
 """A record, its robust accuracy at some eps, and the images it broke there."""
 
 
-def panels(section: Section) -> list[Panel]:
+def panels(results: SuiteResults) -> list[Panel]:
     """A panel for every norm and canonical eps."""
     return [
-        _panel(section, f"{section.anchor}-{norm}-{i}", norm, eps)
-        for norm in section.norms
-        for i, eps in enumerate(section.budgets[norm])
+        _panel(results, f"{results.anchor}-{norm}-{i}", norm, eps)
+        for norm in results.norms
+        for i, eps in enumerate(results.budgets[norm])
     ]
 
 
-def _panel(section: Section, anchor: str, norm: str, eps: float) -> Panel:
-    rankings = _rankings(section, norm, eps)
+def _panel(results: SuiteResults, anchor: str, norm: str, eps: float) -> Panel:
+    rankings = _rankings(results, norm, eps)
     order = [row["entry"] for _, rows in rankings for row in rows]
-    columns, heat = _heat(section, order, norm, eps)
-    gains = _gains(section, norm, eps)
+    columns, heat = _heat(results, order, norm, eps)
+    gains = _gains(results, norm, eps)
     return Panel(
         anchor=anchor,
         norm=norm,
         eps=eps,
-        text=threat_text(norm, eps, section.levels),
+        text=threat_text(norm, eps, results.levels),
         rankings=rankings,
         columns=columns,
         heat=heat,
@@ -46,10 +44,10 @@ def _panel(section: Section, anchor: str, norm: str, eps: float) -> Panel:
     )
 
 
-def _rankings(section: Section, norm: str, eps: float) -> list[tuple[int, list[dict[str, Any]]]]:
+def _rankings(results: SuiteResults, norm: str, eps: float) -> list[tuple[int, list[dict[str, Any]]]]:
     """Rows by n, most first. Models that nothing was run on stand at the end of the last table."""
-    here = section.frame[(section.frame["norm"] == norm) & (section.frame["eps"] == eps)]
-    by_name = {(entry.architecture, entry.defense, entry.n): entry for entry in section.entries}
+    here = results.frame[(results.frame["norm"] == norm) & (results.frame["eps"] == eps)]
+    by_name = {(entry.architecture, entry.defense, entry.n): entry for entry in results.entries}
     tables = []
     for n in sorted(set(here["n"]) - {0}, reverse=True):
         rows = here[here["n"] == n].to_dict("records")
@@ -64,7 +62,7 @@ def _rankings(section: Section, norm: str, eps: float) -> list[tuple[int, list[d
             )
         )
     shown = {row["entry"].anchor for _, rows in tables for row in rows}
-    never = [entry for entry in section.entries if entry.anchor not in shown]
+    never = [entry for entry in results.entries if entry.anchor not in shown]
     if never and not tables:
         tables.append((0, []))
     for entry in never:
@@ -72,9 +70,9 @@ def _rankings(section: Section, norm: str, eps: float) -> list[tuple[int, list[d
     return tables
 
 
-def _heat(section: Section, order: Sequence[Entry], norm: str, eps: float) -> tuple[list[Column], list[HeatRow]]:
+def _heat(results: SuiteResults, order: Sequence[Entry], norm: str, eps: float) -> tuple[list[Column], list[HeatRow]]:
     found: dict[Column, dict[str, list[Found]]] = {}
-    for anchor, records in section.records.items():
+    for anchor, records in results.records.items():
         for record in records:
             if record.pair.meta["norm"] != norm:
                 continue
@@ -82,10 +80,10 @@ def _heat(section: Section, order: Sequence[Entry], norm: str, eps: float) -> tu
                 if at == eps:
                     found.setdefault(record.column, {}).setdefault(anchor, []).append((record, value, broke))
     cells = {
-        attack: [_heat_cell(by_entry.get(entry.anchor, [])) for entry in section.entries]
+        attack: [_heat_cell(by_entry.get(entry.anchor, [])) for entry in results.entries]
         for attack, by_entry in found.items()
     }
-    turn = {attack: i for i, attack in enumerate(dict.fromkeys(map(column, section.pairs)))}
+    turn = {attack: i for i, attack in enumerate(dict.fromkeys(map(column, results.pairs)))}
 
     def strength(attack: Column) -> tuple[bool, float, int]:
         values = [cell.value for cell in cells[attack] if cell.value is not None]
@@ -93,25 +91,25 @@ def _heat(section: Section, order: Sequence[Entry], norm: str, eps: float) -> tu
 
     columns = sorted(found, key=strength)
     rows = [
-        HeatRow(entry, _worst_cell(section, entry, norm, eps), [cells[attack][entry.index] for attack in columns])
+        HeatRow(entry, _worst_cell(results, entry, norm, eps), [cells[attack][entry.index] for attack in columns])
         for entry in order
     ]
     return columns, rows
 
 
-def _worst_cell(section: Section, entry: Entry, norm: str, eps: float) -> HeatCell:
+def _worst_cell(results: SuiteResults, entry: Entry, norm: str, eps: float) -> HeatCell:
     note = entry.notes[norm]
     if not entry.models:
         return HeatCell("absent", text="no model" if note else "not run", detail=note)
-    cases = section.worst(entry, norm, eps)
+    cases = results.worst(entry, norm, eps)
     value = float(np.mean([case.accuracy for case in cases]))
     if not is_number(value):
         return HeatCell("failed", text="no images", detail=note, anchor=entry.anchor)
     return HeatCell("bound" if note else "value", value=value, detail=note, anchor=entry.anchor)
 
 
-def _gains(section: Section, norm: str, eps: float) -> list[Gain]:
-    cases = [section.worst(entry, norm, eps) for entry in section.attacked]
+def _gains(results: SuiteResults, norm: str, eps: float) -> list[Gain]:
+    cases = [results.worst(entry, norm, eps) for entry in results.attacked]
     labels = dict.fromkeys(label for over_seeds in cases for case in over_seeds for label in case.alone)
     gains = []
     for label in labels:

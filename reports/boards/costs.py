@@ -1,23 +1,21 @@
-"""What each attack costs, over all models of a section."""
+"""What each attack costs, over all models of a results."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from .drawing.text import is_number
-from .view import Column, Cost, Record
-
-if TYPE_CHECKING:
-    from .tables import Section
+from ..drawing.text import is_number
+from .results import SuiteResults
+from .rows import Column, Cost, Record
 
 
-def costs(section: Section) -> list[Cost]:
+def costs(results: SuiteResults) -> list[Cost]:
     """A row an attack and norm, cheapest first within a norm."""
     groups: dict[tuple[Column, str], list[Record]] = {}
-    for records in section.records.values():
+    for records in results.records.values():
         for record in records:
             groups.setdefault((record.column, record.pair.meta["norm"]), []).append(record)
     rows = [
@@ -35,7 +33,7 @@ def costs(section: Section) -> list[Cost]:
         for (attack, norm), records in groups.items()
     ]
     passes = {row: float(np.nan_to_num(row.forwards + row.backwards)) for row in rows}
-    return sorted(rows, key=lambda row: (section.norms.index(row.norm), passes[row], row.column.name))
+    return sorted(rows, key=lambda row: (results.norms.index(row.norm), passes[row], row.column.name))
 
 
 def mean(values: Iterable[Any]) -> float:

@@ -1,4 +1,4 @@
-"""From boards to sections: the models of one suite on one data set, their records, and what is left of them."""
+"""The results of one suite on one data set: models over their seeds, records, worst cases, distances, trust."""
 
 from __future__ import annotations
 
@@ -13,17 +13,14 @@ import pandas as pd
 from harness.metrics.pairs import FLAGS, Board, Bools, Pair, WorstCase, by_model, limit, nearest, rows_of, worst_case
 from harness.trust.grade import Trust, trust
 
-from .costs import costs
-from .drawing import names
-from .drawing.text import NORM_NAMES, counts, unbounded
-from .failures import cautions, failures, omissions
-from .panels import panels
-from .view import Column, Cost, Entry, Failure, Panel, Record, column
+from ..drawing import names
+from ..drawing.text import NORM_NAMES, counts, unbounded
+from .rows import Column, Entry, Record, column
 
 
 @dataclass
-class Section:
-    """One suite on one data set.
+class SuiteResults:
+    """The results of one suite on one data set.
 
     Attributes:
         anchor: Id on the page.
@@ -164,15 +161,6 @@ class Section:
             broke=[(eps, int((distance <= limit(eps)).sum())) for eps, *_ in accuracies],
         )
 
-    @cached_property
-    def panels(self) -> list[Panel]:
-        """A panel for every norm and canonical eps."""
-        return panels(self)
-
-    def panel(self, norm: str, eps: float) -> Panel:
-        """The panel at one norm and canonical eps."""
-        return next(panel for panel in self.panels if (panel.norm, panel.eps) == (norm, eps))
-
     def worst(self, entry: Entry, norm: str, eps: float) -> list[WorstCase]:
         """Worst cases of an entry, one a seed."""
         for key, pairs in entry.models.items():
@@ -208,11 +196,6 @@ class Section:
         return sorted({pair.n for pair in self.pairs})
 
     @property
-    def first(self) -> str:
-        """Anchor of the panel to show first."""
-        return self.panel(self.norms[0], self.reference(self.norms[0])).anchor
-
-    @property
     def attacked(self) -> list[Entry]:
         """Entries with at least one pair."""
         return [entry for entry in self.entries if entry.models]
@@ -221,16 +204,6 @@ class Section:
     def cascade(self) -> bool:
         """Whether some attack met only what earlier ones had left."""
         return any(pair.meta.get("cascade") for pair in self.pairs)
-
-    @cached_property
-    def failures(self) -> list[Failure]:
-        """Failed models, pairs that did not run, crashed and invalid pairs."""
-        return failures(self)
-
-    @cached_property
-    def omissions(self) -> list[Failure]:
-        """Pairs that nobody asked for, and attacks that were left out on purpose: no failures."""
-        return omissions(self)
 
     def reduced(self, entry: Entry) -> bool:
         """Whether an entry lacks a rank for want of pairs that nobody asked for, and for nothing else."""
@@ -242,35 +215,6 @@ class Section:
             found.grade == "D" for key in entry.models for norm in self.norms if (found := self.trust(key, norm))
         ]
         return any(board.unasked.get(key) for key in keys) and not any(failed)
-
-    @cached_property
-    def cautions(self) -> list[Failure]:
-        """Pairs that count, of an attack with a budget that gave back most images as they were."""
-        return cautions(self)
-
-    @cached_property
-    def costs(self) -> list[Cost]:
-        """A row an attack and norm, cheapest first within a norm."""
-        return costs(self)
-
-
-def sections(boards: Sequence[Board], frames: Sequence[pd.DataFrame]) -> list[Section]:
-    """A section for every suite and data set, in order of appearance.
-
-    Args:
-        boards: The boards.
-        frames: Their :func:`harness.leaderboard.leaderboard`, in the same order.
-    """
-    found: list[Section] = []
-    taken: set[str] = set()
-    for board, frame in zip(boards, frames, strict=True):
-        sets = [pair.meta["dataset"] for pair in board.pairs]
-        sets += [str(model["dataset"]) for model in board.models.values() if model.get("dataset")]
-        for dataset in dict.fromkeys(sets):
-            section = Section(f"s{len(found)}", board, frame[frame["dataset"] == dataset], dataset, taken)
-            assert section.entries is not None  # names its pages, before the next section does
-            found.append(section)
-    return found
 
 
 def _measured(pair: Pair) -> dict[str, float]:

@@ -8,8 +8,8 @@ import pytest
 from harness.leaderboard import leaderboard
 from harness.metrics.pairs import Board
 from harness.trust.grade import trust
-from reports.tables import Section, sections
-from reports.trust import verdict
+from reports.boards.section import Section, sections
+from reports.boards.trust import verdict
 
 Pages = dict[str, Any]
 NORMS = {"linf": "L\u221e", "l2": "L\u2082"}
