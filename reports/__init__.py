@@ -13,9 +13,10 @@ from harness.leaderboard import LEADERBOARD_COLUMNS, leaderboard
 from harness.metrics.pairs import PAIR_COLUMNS, Board, pair_rows
 from harness.studies.findings import CLAIM_COLUMNS, Outcome
 
-from . import compare_page, index_page, markdown, model_page, study_markdown, study_page
+from . import index_page, markdown, model_page, study_markdown, study_page
 from .boards.section import Section, sections
-from .contrasts import duels
+from .comparison import page as comparison_page
+from .comparison.paired_tests import entry_pairs
 from .drawing.html import MARK
 from .drawing.png import png
 from .drawing.svg import svg
@@ -98,7 +99,7 @@ def write_study(outcome: Outcome, out: Path) -> list[Path]:
 def _pages(sections: Sequence[Section]) -> Iterator[tuple[str, str]]:
     """Name and content of the pages beside the first one."""
     for section in sections:
-        pairs = duels(section)
+        pairs = entry_pairs(section)
         for entry in section.entries:
             elsewhere = [
                 (other, one)
@@ -108,8 +109,8 @@ def _pages(sections: Sequence[Section]) -> Iterator[tuple[str, str]]:
                 if (one.architecture, one.defense) == (entry.architecture, entry.defense)
             ]
             yield f"models/{entry.page}.html", model_page.render(section, entry, pairs, elsewhere)
-        for duel in pairs:
-            yield f"compare/{duel.page}.html", compare_page.render(section, duel)
+        for two in pairs:
+            yield f"compare/{two.page}.html", comparison_page.render(section, two)
 
 
 def _csv(frames: Sequence[pd.DataFrame], columns: Sequence[str], numbers: str | None = None) -> str:

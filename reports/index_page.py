@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from .boards.curves import curves
 from .boards.rows import Entry, column
 from .boards.section import Section
-from .contrasts import Matrix, matrices
+from .comparison.paired_tests import matrices
 from .drawing import text
 from .drawing.html import page
 from .gallery import PER_SECTION, PER_STRIP, Picture, choose, pictures
@@ -42,21 +42,13 @@ def render(sections: Sequence[Section], title: str, command: str) -> str:
         command=command,
         sections=sections,
         charts={section.anchor: curves(section, section.attacked, section.norms) for section in sections},
-        duels={section.anchor: versus(section) for section in sections},
+        matrices={
+            section.anchor: [matrix for norm in section.norms for matrix in matrices(section, norm)]
+            for section in sections
+        },
         strips={section.anchor: strips(section) for section in sections},
         environments=environments(sections),
     )
-
-
-def versus(section: Section) -> list[tuple[str, Matrix]]:
-    """Who is significantly better, with the threat in words, for every norm."""
-    found = []
-    for norm in section.norms:
-        made = matrices(section, norm)
-        words = text.threat_text(norm, section.reference(norm), section.levels)
-        for matrix in made:
-            found.append((f"{words}, {text.plural(matrix.n, 'image')}" if len(made) > 1 else words, matrix))
-    return found
 
 
 def strips(section: Section) -> list[tuple[str, list[Strip]]]:

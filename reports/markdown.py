@@ -7,7 +7,7 @@ from typing import Any
 
 from .boards.rows import HeatCell, Panel, column
 from .boards.section import Section
-from .contrasts import contrasted, duels
+from .comparison.paired_tests import entry_pairs, paired_test
 from .drawing.markdown import code, table
 from .drawing.markdown import escape as md
 from .drawing.text import (
@@ -122,28 +122,28 @@ def _ranking_row(row: Any) -> list[str]:
 
 def _versus(section: Section) -> Iterator[str]:
     """Pairs of models at every norm's reference eps."""
-    pairs = duels(section)
+    pairs = entry_pairs(section)
     for norm in section.norms:
         eps = section.reference(norm)
-        here = [duel for duel in pairs if duel.a.attacked(norm) and duel.b.attacked(norm)]
+        here = [two for two in pairs if two.a.attacked(norm) and two.b.attacked(norm)]
         if not here:
             continue
         yield from (f"### Who is significantly better, {md(threat_text(norm, eps, section.levels))}", "")
         yield "Differences of the worst cases in percentage points, on the same images; an exact paired test, not"
         yield from ("corrected for the number of comparisons.", "")
-        found = [contrasted(section, duel.a, duel.b, norm, eps) for duel in here]
+        found = [paired_test(section, two.a, two.b, norm, eps) for two in here]
         yield from table(
             ("a", "b", "a minus b", "95 % interval", "p", "in words"),
             (
                 [
-                    md(duel.a.name),
-                    md(duel.b.name),
+                    md(two.a.name),
+                    md(two.b.name),
                     points(one.numbers.difference),
                     md(points_interval(one.numbers.low, one.numbers.high)),
                     md(p_text(one.numbers.p_value)),
                     md(one.words),
                 ]
-                for duel, one in zip(here, found, strict=True)
+                for two, one in zip(here, found, strict=True)
             ),
             "llrrrl",
         )

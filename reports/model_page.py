@@ -16,7 +16,7 @@ from .boards.rows import Entry, Panel
 from .boards.section import Section
 from .boards.trust import Verdict, verdict
 from .classes import class_rows, share
-from .contrasts import Contrast, Duel, contrasted
+from .comparison.paired_tests import EntryPair, PairedTest, paired_test
 from .drawing.html import page
 from .drawing.text import threat_text, unbounded
 from .images import Damage, Strip
@@ -50,13 +50,15 @@ class View:
         return unbounded(self.norm, self.eps)
 
 
-def render(section: Section, entry: Entry, duels: Sequence[Duel], elsewhere: Sequence[tuple[Section, Entry]]) -> str:
+def render(
+    section: Section, entry: Entry, compared: Sequence[EntryPair], elsewhere: Sequence[tuple[Section, Entry]]
+) -> str:
     """The page as text.
 
     Args:
         section: The suite and data set.
         entry: The model, over its seeds.
-        duels: Comparisons that have a page.
+        compared: Comparisons that have a page.
         elsewhere: The same model in other sections.
     """
     norms = [norm for norm in section.norms if entry.attacked(norm)]
@@ -73,7 +75,7 @@ def render(section: Section, entry: Entry, duels: Sequence[Duel], elsewhere: Seq
         views=[_view(section, entry, norm) for norm in norms],
         charts=curves(section, [entry], norms, seeds=True),
         classes=class_rows(section, entry, norms),
-        against=[_against(section, entry, duel, norms) for duel in duels if entry.page in (duel.a.page, duel.b.page)],
+        against=[_against(section, entry, two, norms) for two in compared if entry.page in (two.a.page, two.b.page)],
         elsewhere=elsewhere,
     )
 
@@ -111,13 +113,13 @@ def _row(panel: Panel, entry: Entry) -> tuple[Mapping[str, Any], int] | None:
 
 
 def _against(
-    section: Section, entry: Entry, duel: Duel, norms: Sequence[str]
-) -> tuple[Entry, str, list[tuple[str, Contrast]]]:
+    section: Section, entry: Entry, two: EntryPair, norms: Sequence[str]
+) -> tuple[Entry, str, list[tuple[str, PairedTest]]]:
     """The other entry, the page, and at every norm's reference eps the comparison from this entry's side."""
-    other = duel.b if entry.page == duel.a.page else duel.a
+    other = two.b if entry.page == two.a.page else two.a
     shared = [norm for norm in norms if other.attacked(norm)]
     found = []
     for norm in shared:
         eps = section.reference(norm)
-        found.append((threat_text(norm, eps, section.levels), contrasted(section, entry, other, norm, eps)))
-    return other, duel.page, found
+        found.append((threat_text(norm, eps, section.levels), paired_test(section, entry, other, norm, eps)))
+    return other, two.page, found

@@ -1,22 +1,20 @@
-"""Which model is better than which, on the same images, and when that is open."""
+"""Paired tests of models on the same images: which is significantly better, and when that is open."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations, pairwise
-from typing import TYPE_CHECKING, Final, Literal
+from typing import Final, Literal
 
 import numpy as np
 
 from harness.metrics.comparison import Comparison, contrast, images
 
-from .boards.rows import Entry
-from .drawing import names
-from .drawing.text import both
-
-if TYPE_CHECKING:
-    from .boards.section import Section
+from ..boards.rows import Entry
+from ..boards.section import Section
+from ..drawing import names
+from ..drawing.text import both, plural, threat_text
 
 FEW: Final = 8
 """Models up to which every pair gets a page; beyond, neighbours in rank do."""
@@ -25,7 +23,7 @@ Winner = Literal["a", "b", "open", ""]
 
 
 @dataclass(frozen=True)
-class Contrast:
+class PairedTest:
     """Two entries at one norm and eps.
 
     Attributes:
@@ -45,7 +43,7 @@ class Contrast:
 
 
 @dataclass(frozen=True)
-class Duel:
+class EntryPair:
     """Two entries that have a page, ordered by the names of their pages."""
 
     a: Entry
@@ -58,21 +56,27 @@ class Duel:
 
 
 @dataclass(frozen=True)
-class Row:
-    """An entry's line of the matrix: per column the contrast and the page about it; None on the diagonal."""
+class MatrixRow:
+    """An entry's line of the matrix: per column the test and the page about it; None on the diagonal."""
 
     entry: Entry
-    cells: Sequence[tuple[Contrast, str] | None]
+    cells: Sequence[tuple[PairedTest, str] | None]
 
 
 @dataclass(frozen=True)
 class Matrix:
-    """Ranked entries against each other at one norm and eps, in the order of the ranking."""
+    """Ranked entries against each other at one norm and eps, in the order of the ranking.
 
-    norm: str
-    eps: float
+    Attributes:
+        text: The threat in words, with the number of images where there are several.
+        n: Images.
+        rows: A row an entry.
+        left_out: Entries without a rank.
+    """
+
+    text: str
     n: int
-    rows: Sequence[Row]
+    rows: Sequence[MatrixRow]
     left_out: Sequence[Entry]
 
 
@@ -82,10 +86,10 @@ def comparable(a: Entry, b: Entry) -> bool:
     return bool(a.models and b.models) and all(np.array_equal(judged[0], other) for other in judged[1:])
 
 
-def duels(section: Section) -> list[Duel]:
+def entry_pairs(section: Section) -> list[EntryPair]:
     """Pairs of entries that get a page: all of them, or the neighbours in rank at each norm's reference eps."""
     entries = [entry for entry in section.attacked if entry.n]
-    found: dict[tuple[str, str], Duel] = {}
+    found: dict[tuple[str, str], EntryPair] = {}
     if len(entries) <= FEW:
         candidates = list(combinations(entries, 2))
     else:
@@ -98,11 +102,11 @@ def duels(section: Section) -> list[Duel]:
     for duo in candidates:
         a, b = sorted(duo, key=lambda entry: entry.page)
         if (a.page, b.page) not in found and a.n == b.n and comparable(a, b):
-            found[a.page, b.page] = Duel(a, b)
+            found[a.page, b.page] = EntryPair(a, b)
     return list(found.values())
 
 
-def contrasted(section: Section, a: Entry, b: Entry, norm: str, eps: float) -> Contrast:
+def paired_test(section: Section, a: Entry, b: Entry, norm: str, eps: float) -> PairedTest:
     """Compare two comparable entries, as :func:`harness.metrics.comparison.compare` does."""
     numbers = contrast(section.stands(a, norm, eps), section.stands(b, norm, eps))
     winner: Winner = ""
@@ -111,30 +115,31 @@ def contrasted(section: Section, a: Entry, b: Entry, norm: str, eps: float) -> C
     doubtful = [entry for entry in (a, b) if entry.notes[norm]]
     if doubtful and (not winner or (a if winner == "a" else b) in doubtful):
         who = both([entry.name for entry in doubtful])
-        return Contrast(norm, eps, numbers, "open", f"open: what is known of {who} is an upper bound only")
+        return PairedTest(norm, eps, numbers, "open", f"open: what is known of {who} is an upper bound only")
     words = f"{(a if winner == 'a' else b).name} is significantly better" if winner else "no significant difference"
-    return Contrast(norm, eps, numbers, winner, words)
+    return PairedTest(norm, eps, numbers, winner, words)
 
 
 def matrices(section: Section, norm: str) -> list[Matrix]:
     """Who is significantly better at the reference eps, a matrix a number of images."""
     eps = section.reference(norm)
-    pages = {frozenset((duel.a.page, duel.b.page)): duel.page for duel in duels(section)}
+    pages = {frozenset((two.a.page, two.b.page)): two.page for two in entry_pairs(section)}
     found = []
     for n, rows in section.panel(norm, eps).rankings:
         entries = [row["entry"] for row in rows if not row["note"]]
         left_out = [row["entry"] for row in rows if row["note"]]
         if len(entries) > 1 and all(comparable(entries[0], entry) for entry in entries):
             lines = [_row(section, entry, entries, norm, eps, pages) for entry in entries]
-            found.append(Matrix(norm, eps, n, lines, left_out))
-    return found
+            found.append((n, lines, left_out))
+    text = threat_text(norm, eps, section.levels)
+    return [Matrix(f"{text}, {plural(one[0], 'image')}" if len(found) > 1 else text, *one) for one in found]
 
 
 def _row(
     section: Section, entry: Entry, entries: Sequence[Entry], norm: str, eps: float, pages: dict[frozenset[str], str]
-) -> Row:
+) -> MatrixRow:
     cells = []
     for other in entries:
         page = pages.get(frozenset((entry.page, other.page)), "")
-        cells.append(None if other is entry else (contrasted(section, entry, other, norm, eps), page))
-    return Row(entry, cells)
+        cells.append(None if other is entry else (paired_test(section, entry, other, norm, eps), page))
+    return MatrixRow(entry, cells)

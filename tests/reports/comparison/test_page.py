@@ -12,8 +12,8 @@ from harness.metrics.comparison import compare
 from harness.metrics.pairs import Board, Pair
 from reports.boards.rows import Entry
 from reports.boards.section import Section, sections
-from reports.compare_page import render
-from reports.contrasts import comparable, contrasted, duels, matrices
+from reports.comparison.page import render
+from reports.comparison.paired_tests import comparable, entry_pairs, matrices, paired_test
 from reports.drawing.text import p_text, percent, points, points_interval
 
 Pages = dict[str, Any]
@@ -35,10 +35,10 @@ def seeds(entry: Entry) -> list[Sequence[Pair]]:
 
 
 def test_every_two_models_have_a_page(section: Section, pages: Pages) -> None:
-    found = duels(section)
+    found = entry_pairs(section)
     assert len(found) == 5 * 4 // 2
-    assert {f"compare/{duel.page}.html" for duel in found} <= set(pages)
-    assert all(duel.a.page < duel.b.page for duel in found)
+    assert {f"compare/{two.page}.html" for two in found} <= set(pages)
+    assert all(two.a.page < two.b.page for two in found)
 
 
 def test_many_models_have_pages_with_their_neighbours_in_rank(pair: Make) -> None:
@@ -48,7 +48,7 @@ def test_many_models_have_pages_with_their_neighbours_in_rank(pair: Make) -> Non
         for m in range(models)
     ]
     section = build(pairs)
-    assert [(duel.a.defense, duel.b.defense) for duel in duels(section)] == [
+    assert [(two.a.defense, two.b.defense) for two in entry_pairs(section)] == [
         (f"d{m:02}", f"d{m + 1:02}") for m in range(models - 1)
     ]
     (matrix,) = matrices(section, "linf")
@@ -60,15 +60,15 @@ def test_the_statistics_are_those_of_the_harness(board: Board) -> None:
     a, b, *_ = section.attacked
     for norm, grid in section.budgets.items():
         for eps in grid:
-            assert contrasted(section, a, b, norm, eps).numbers == compare(seeds(a), seeds(b), norm, eps)
+            assert paired_test(section, a, b, norm, eps).numbers == compare(seeds(a), seeds(b), norm, eps)
 
 
 def test_the_page_shows_them(section: Section, pages: Pages) -> None:
-    for duel in duels(section):
-        page = pages[f"compare/{duel.page}.html"]
+    for two in entry_pairs(section):
+        page = pages[f"compare/{two.page}.html"]
         for norm, name, grid in (("linf", "L\u221e", ("2/255", "8/255", "16/255")), ("l2", "L\u2082", ("0.5", "1"))):
             for eps, text in zip(section.budgets[norm], grid, strict=True):
-                numbers = compare(seeds(duel.a), seeds(duel.b), norm, eps)
+                numbers = compare(seeds(two.a), seeds(two.b), norm, eps)
                 (row,) = [cells for cells in page.rows(f"{name} \u03b5 = {text}") if len(cells) == 9]
                 assert row[0] == f"{name} \u03b5 = {text}"
                 assert row[1].lstrip("\u2264 ").startswith(percent(numbers.accuracy_a))
@@ -88,12 +88,12 @@ def test_words_follow_the_test(pair: Make) -> None:
     ]
     section = build(pairs)
     weak, alike, strong = section.entries
-    assert contrasted(section, strong, weak, "linf", 0.1).winner == "a"
-    better = contrasted(section, weak, strong, "linf", 0.1)
+    assert paired_test(section, strong, weak, "linf", 0.1).winner == "a"
+    better = paired_test(section, weak, strong, "linf", 0.1)
     assert (better.winner, better.words) == ("b", "strong / mlp-200-200 is significantly better")
-    same = contrasted(section, weak, alike, "linf", 0.1)
+    same = paired_test(section, weak, alike, "linf", 0.1)
     assert (same.winner, same.words) == ("", "no significant difference")
-    page = render(section, next(duel for duel in duels(section) if "alike" in duel.page and "weak" in duel.page))
+    page = render(section, next(two for two in entry_pairs(section) if "alike" in two.page and "weak" in two.page))
     assert "no significant difference" in page
 
 
@@ -106,19 +106,19 @@ def test_an_upper_bound_cannot_win(pair: Make) -> None:
 
     section = build([lost(5, "broken", status="crashed"), lost(40, "sound"), lost(38, "other"), lost(1, "best")])
     broken, sound, other, best = section.entries
-    found = contrasted(section, broken, sound, "linf", 0.1)
+    found = paired_test(section, broken, sound, "linf", 0.1)
     assert found.numbers.significant
     assert (found.winner, found.words) == (
         "open", "open: what is known of broken / mlp-200-200 is an upper bound only",
     )  # fmt: skip
-    assert contrasted(section, best, broken, "linf", 0.1).winner == "open"  # not significant, and one is a bound
+    assert paired_test(section, best, broken, "linf", 0.1).winner == "open"  # not significant, and one is a bound
     low = build([lost(50, "broken", status="crashed"), lost(5, "sound")])
-    assert contrasted(low, *low.entries, "linf", 0.1).winner == "b"  # even the bound is lower
+    assert paired_test(low, *low.entries, "linf", 0.1).winner == "b"  # even the bound is lower
     (matrix,) = matrices(section, "linf")
     assert [row.entry for row in matrix.rows] == [best, other, sound]
     assert matrix.left_out == [broken]
     page = render(
-        section, next(duel for duel in duels(section) if {duel.a.page, duel.b.page} == {broken.page, sound.page})
+        section, next(two for two in entry_pairs(section) if {two.a.page, two.b.page} == {broken.page, sound.page})
     )
     assert "Not both have a rank." in page
     assert "gradient (linf): crashed" in page
@@ -160,16 +160,16 @@ def test_other_images_are_not_compared(pair: Make) -> None:
     a, b, c = section.entries
     assert not comparable(a, b)
     assert not comparable(b, c)
-    assert duels(section) == []
+    assert entry_pairs(section) == []
     assert matrices(section, "linf") == []
 
 
 def test_attacks_on_both_are_side_by_side(section: Section, pages: Pages) -> None:
-    duel = next(duel for duel in duels(section) if {duel.a.defense, duel.b.defense} == {"standard", "fast-gradient"})
-    page = pages[f"compare/{duel.page}.html"]
+    two = next(two for two in entry_pairs(section) if {two.a.defense, two.b.defense} == {"standard", "fast-gradient"})
+    page = pages[f"compare/{two.page}.html"]
     for norm in section.norms:
         panel = section.panel(norm, section.reference(norm))
-        a, b = (next(row for row in panel.heat if row.entry is entry) for entry in (duel.a, duel.b))
+        a, b = (next(row for row in panel.heat if row.entry is entry) for entry in (two.a, two.b))
         for attack, one, other in zip(panel.columns, a.cells, b.cells, strict=True):
             texts = [cell.text if cell.value is None else percent(cell.value) for cell in (one, other)]
             assert texts in [cells[1:] for cells in page.rows(attack.name) if len(cells) == 3]
