@@ -13,13 +13,14 @@ from harness.leaderboard import LEADERBOARD_COLUMNS, leaderboard
 from harness.metrics.pairs import PAIR_COLUMNS, Board, pair_rows
 from harness.studies.findings import CLAIM_COLUMNS, Outcome
 
-from . import index_page, markdown, model_page, study_markdown, study_page
+from . import index_page, markdown, study_markdown, study_page
 from .boards.section import Section, sections
 from .comparison import page as comparison_page
 from .comparison.paired_tests import entry_pairs
 from .drawing.html import MARK
 from .drawing.png import png
 from .drawing.svg import svg
+from .models import page as models_page
 from .study_view import picture_sheet, shown
 
 __all__ = ["write", "write_study"]
@@ -108,7 +109,7 @@ def _pages(sections: Sequence[Section]) -> Iterator[tuple[str, str]]:
                 for one in other.entries
                 if (one.architecture, one.defense) == (entry.architecture, entry.defense)
             ]
-            yield f"models/{entry.page}.html", model_page.render(section, entry, pairs, elsewhere)
+            yield f"models/{entry.page}.html", models_page.render(section, entry, pairs, elsewhere)
         for two in pairs:
             yield f"compare/{two.page}.html", comparison_page.render(section, two)
 

@@ -13,7 +13,7 @@ from .rows import Entry
 
 
 @dataclass(frozen=True)
-class Answer:
+class CheckSummary:
     """One check of an entry in one norm, over its seeds.
 
     Attributes:
@@ -34,26 +34,26 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class TrustSummary:
     """Trust in an entry in one norm: the worst grade over its seeds and every check, failed ones first."""
 
     norm: str
     grade: Grade
-    answers: Sequence[Answer]
+    checks: Sequence[CheckSummary]
     remedies: Sequence[str]
 
     @property
     def reasons(self) -> list[str]:
         """Findings that lower the grade, the gravest first, each once."""
-        low = [answer for answer in self.answers if answer.grade != "A"]
-        return list(dict.fromkeys(finding for answer in low for _, finding in answer.findings))
+        low = [check for check in self.checks if check.grade != "A"]
+        return list(dict.fromkeys(finding for check in low for _, finding in check.findings))
 
     def count(self, status: Status) -> int:
-        """Checks with that answer."""
-        return sum(answer.status == status for answer in self.answers)
+        """Checks with that status."""
+        return sum(check.status == status for check in self.checks)
 
 
-def verdict(results: SuiteResults, entry: Entry, norm: str) -> Verdict | None:
+def trust_summary(results: SuiteResults, entry: Entry, norm: str) -> TrustSummary | None:
     """Trust in an entry; None where nothing is graded: no attack in that norm looked for the worst case."""
     graded = {}
     for key, pairs in entry.models.items():
@@ -66,24 +66,24 @@ def verdict(results: SuiteResults, entry: Entry, norm: str) -> Verdict | None:
         for check in found.checks:
             by_name.setdefault(check.name, {})[seed] = check
     order = list(ANSWERS)
-    answers = sorted(
-        (_answer(checks) for checks in by_name.values()),
-        key=lambda answer: (-ord(answer.grade), order.index(answer.status)),
+    checks = sorted(
+        (_over_seeds(checks) for checks in by_name.values()),
+        key=lambda check: (-ord(check.grade), order.index(check.status)),
     )
     facts = (results.board.health.get(key, {}).get(norm, {}) for key in entry.models)
     remedies = dict.fromkeys(str(found["remedy"]) for found in facts if found.get("remedy"))
-    return Verdict(norm, max(found.grade for found in graded.values()), answers, list(remedies))
+    return TrustSummary(norm, max(found.grade for found in graded.values()), checks, list(remedies))
 
 
-def _answer(checks: Mapping[str, Check]) -> Answer:
-    """One check over seeds: the gravest answer, and every finding that is not just one of many passes."""
+def _over_seeds(checks: Mapping[str, Check]) -> CheckSummary:
+    """One check over seeds: the worst status, and every finding that is not just one of many passes."""
     worst = max(checks.values(), key=lambda check: (check.grade, check.status == "failed"))
     shown = {seed: check for seed, check in checks.items() if check.grade == worst.grade}
     seeds: dict[str, list[str]] = {}
     for seed, check in shown.items():
         seeds.setdefault(check.finding, []).append(seed)
     agree = len(seeds) == 1 and len(shown) == len(checks)
-    return Answer(
+    return CheckSummary(
         name=worst.name,
         title=worst.title,
         status=worst.status,

@@ -9,7 +9,7 @@ from harness.leaderboard import leaderboard
 from harness.metrics.pairs import Board
 from harness.trust.grade import trust
 from reports.boards.section import Section, sections
-from reports.boards.trust import verdict
+from reports.boards.trust import trust_summary
 
 Pages = dict[str, Any]
 NORMS = {"linf": "L\u221e", "l2": "L\u2082"}
@@ -30,7 +30,7 @@ def test_the_boards_have_every_grade(board: Board, small_board: Board, images: i
     chosen = {120: board, 20: small_board}[images]
     assert chosen.pairs[0].n == images
     (section,) = sections([chosen], [leaderboard(chosen)])
-    grades = {verdict(section, entry, norm).grade for entry in section.attacked for norm in section.norms}  # type: ignore[union-attr]
+    grades = {trust_summary(section, entry, norm).grade for entry in section.attacked for norm in section.norms}  # type: ignore[union-attr]
     assert grades == expected
 
 
@@ -53,9 +53,9 @@ def test_every_check_is_on_the_page_with_what_was_found_and_what_to_do(
 def test_what_lowers_the_grade_stands_first(section: Section) -> None:
     for entry in section.attacked:
         for norm in section.norms:
-            found = verdict(section, entry, norm)
+            found = trust_summary(section, entry, norm)
             assert found is not None
-            grades = [answer.grade for answer in found.answers]
+            grades = [answer.grade for answer in found.checks]
             assert grades == sorted(grades, reverse=True)
             assert found.grade == grades[0]
 
@@ -111,11 +111,11 @@ def test_the_worst_seed_decides_and_seeds_that_differ_are_named(board: Board) ->
     (section,) = sections([changed], [leaderboard(changed)])
     entry = next(entry for entry in section.attacked if entry.defense == "standard")
     single = [section.trust(key, "linf") for key in entry.models]
-    found = verdict(section, entry, "linf")
+    found = trust_summary(section, entry, "linf")
     assert found is not None
     assert found.grade == max(one.grade for one in single if one is not None)
-    answer = next(answer for answer in found.answers if answer.name == "misleading-gradients")
+    answer = next(answer for answer in found.checks if answer.name == "misleading-gradients")
     assert answer.status == "skipped"
     assert answer.findings == [("seed 1", "the model was not probed in this norm")]
-    passed = next(answer for answer in found.answers if answer.name == "battery-complete")
+    passed = next(answer for answer in found.checks if answer.name == "battery-complete")
     assert passed.findings == [("", "0 of 20 pairs are missing")]

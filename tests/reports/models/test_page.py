@@ -12,10 +12,10 @@ import pytest
 import reports
 from harness.leaderboard import leaderboard
 from harness.metrics.pairs import Board, Pair, limit, nearest, reference, rounding, wilson, worst_case
-from reports.attackers import attackers
 from reports.boards.section import Section, sections
-from reports.classes import class_rows
-from reports.images import Damage, runs
+from reports.models.attacks import attack_results
+from reports.models.classes import class_rows
+from reports.models.images import ImageResults, runs
 
 Pages = dict[str, Any]
 Make = Callable[..., Pair]
@@ -50,7 +50,7 @@ def test_what_attacks_broke_is_what_the_worst_case_counts(section: Section, smal
     for entry in section.attacked:
         pairs = of(small_board, entry.defense)
         case = worst_case(pairs, "l2", 1.0)
-        rows = {row.attack: row for row in attackers(section, entry, "l2", 1.0)}
+        rows = {row.attack: row for row in attack_results(section, entry, "l2", 1.0)}
         assert {name: row.counts for name, row in rows.items()} == {
             name: (case.broken_by[name], case.alone[name]) for name in case.broken_by
         }
@@ -62,7 +62,7 @@ def test_what_attacks_broke_is_what_the_worst_case_counts(section: Section, smal
 
 def test_what_attacks_broke_is_on_the_page(pages: Pages, section: Section) -> None:
     entry = next(entry for entry in section.attacked if entry.defense == "standard")
-    for row in attackers(section, entry, "linf", 8 / 255):
+    for row in attack_results(section, entry, "linf", 8 / 255):
         shown = [cells[1:4] for cells in pages[HOME].rows(row.attack) if len(cells) == 8]
         count, alone = (f"{number:g}" for number in row.counts)
         kept = f"{100 * row.rounding:.1f}" if math.isfinite(row.rounding) else "\u2014"
@@ -79,7 +79,7 @@ def test_an_attack_of_another_norm_says_so(make_section: Callable[..., Section],
     section = make_section(
         [pair([1, 1], [0.01, 0.3], attack="a"), pair([1, 1], [0.5, 0.5], norm="l2", eps=0.5, attack="b")]
     )
-    rows = {row.attack: row for row in attackers(section, section.entries[0], "linf", 8 / 255)}
+    rows = {row.attack: row for row in attack_results(section, section.entries[0], "linf", 8 / 255)}
     assert rows["a"].elsewhere == ""
     assert rows["b"].elsewhere == "L\u2082"
     assert rows["b"].counts[0] == 2  # at 0.5 in L2 these lie within 8/255 of linf: what it found counts
@@ -116,16 +116,16 @@ def test_images_are_listed_by_their_distance(pair: Make) -> None:
     found = [0.1, math.nan, 0.3, 0.02, math.nan, 0.2, 0.05, 0.04, 0.03, 0.06, 0.07, 0.08, 0.09]
     clean = [True] * 13
     clean[6] = False
-    damage = Damage(
+    images = ImageResults(
         [pair(clean, found, attack="a"), pair(clean, [math.inf] * 5 + [0.15] + [math.inf] * 7, attack="b")], "linf"
     )
-    assert [image.index for image in damage.first] == [3, 8, 7, 9, 10, 11, 12, 0]
-    assert [image.index for image in damage.last] == [1, 4, 2, 5]
-    assert [image.stands for image in damage.last] == [True, True, False, False]
-    assert [(image.distance, image.attack) for image in damage.last[2:]] == [(0.3, "a"), (0.15, "b")]
-    assert (damage.standing, damage.clean_errors) == (2, 1)
-    assert damage.last[0].after == damage.last[0].attack == ""
-    assert damage.kept == []
+    assert [image.index for image in images.first] == [3, 8, 7, 9, 10, 11, 12, 0]
+    assert [image.index for image in images.last] == [1, 4, 2, 5]
+    assert [image.stands for image in images.last] == [True, True, False, False]
+    assert [(image.distance, image.attack) for image in images.last[2:]] == [(0.3, "a"), (0.15, "b")]
+    assert (images.standing, images.clean_errors) == (2, 1)
+    assert images.last[0].after == images.last[0].attack == ""
+    assert images.kept == []
 
 
 def test_distances_on_the_page_are_those_of_the_records(pages: Pages, small_board: Board) -> None:
@@ -141,7 +141,7 @@ def test_pictures_are_those_of_the_nearest_adversarial(pair: Make) -> None:
     images = {"index": np.arange(2), "x": np.zeros((2, 1, 2, 2)), "x_adv": np.full((2, 1, 2, 2), 0.5)}
     for kept in (near, far):
         made = [Pair(p.meta, p.samples, images if p is kept else {}) for p in (near, far)]
-        broken, stands = Damage(made, "linf").kept
+        broken, stands = ImageResults(made, "linf").kept
         assert broken.original == stands.original != ""
         assert bool(broken.adversarial) == (kept is near)  # another attack's image would be at another distance
         assert stands.adversarial == ""
@@ -158,7 +158,7 @@ def test_strips_show_every_image_once_per_attack(section: Section, small_board: 
     for entry in section.attacked:
         pairs = of(small_board, entry.defense)
         case = worst_case(pairs, "linf", 8 / 255)
-        strips = Damage(pairs, "linf").strips(8 / 255)
+        strips = ImageResults(pairs, "linf").strips(8 / 255)
         errors = int((~reference(pairs).samples["clean_correct"]).sum())
         assert [strip.broken for strip in strips] == sorted(case.broken_by.values(), reverse=True)
         for strip in strips:
@@ -172,7 +172,7 @@ def test_cascades_count_what_was_shown(pages: Pages, pair: Make) -> None:
     seen = pair([1, 1, 1, 1], [math.nan, math.nan, 0.02, math.nan], attack="second", cascade=True)
     seen.samples.loc[:1, "attacked"] = False
     first = pair([1, 1, 1, 1], [0.01, 0.01, math.nan, math.nan], attack="first", cascade=True)
-    strips = {strip.attack: strip.paths for strip in Damage([first, seen], "linf").strips(8 / 255)}
+    strips = {strip.attack: strip.paths for strip in ImageResults([first, seen], "linf").strips(8 / 255)}
     assert strips["second"]["unseen"] == "M0 0h2v1h-2z"
     assert strips["first"]["unseen"] == ""
     page = pages["models/cascade_mnist_mlp-200-200_standard_n20.html"]

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from harness.metrics.pairs import rounding
 
-from .boards.costs import mean
-from .boards.rows import Entry, Record
-from .drawing.text import both, norm_name
-
-if TYPE_CHECKING:
-    from .boards.section import Section
+from ..boards.costs import mean
+from ..boards.results import SuiteResults
+from ..boards.rows import Entry, Record
+from ..drawing.text import both, norm_name
 
 
 @dataclass(frozen=True)
-class Attacker:
+class AttackResult:
     """What one attack did to an entry at one norm and eps, over seeds.
 
     What it found with any norm and eps counts; costs are those of its own pairs at this norm and eps.
@@ -55,19 +52,19 @@ class Attacker:
     anchor: str
 
 
-def attackers(section: Section, entry: Entry, norm: str, eps: float) -> list[Attacker]:
+def attack_results(results: SuiteResults, entry: Entry, norm: str, eps: float) -> list[AttackResult]:
     """A row an attack, most images first."""
-    cases = section.worst(entry, norm, eps)
+    cases = results.worst(entry, norm, eps)
     rows = []
     for label in dict.fromkeys(label for case in cases for label in case.broken_by):
-        records = [record for record in section.records[entry.anchor] if record.pair.meta["attack"] == label]
+        records = [record for record in results.records[entry.anchor] if record.pair.meta["attack"] == label]
         own = [
             record for record in records if record.pair.meta["norm"] == norm and record.pair.meta["eps"] in (None, eps)
         ]
         meta = records[0].pair.meta
         hit = [(case.broken_by[label], case.alone[label], case.n) for case in cases if label in case.broken_by]
         rows.append(
-            Attacker(
+            AttackResult(
                 attack=label,
                 toolkit=str(meta.get("toolkit") or ""),
                 family=str(meta.get("family") or ""),

@@ -10,39 +10,39 @@ import numpy as np
 
 from harness.metrics.pairs import reference
 
-from .attackers import Attacker, attackers
-from .boards.curves import curves
-from .boards.rows import Entry, Panel
-from .boards.section import Section
-from .boards.trust import Verdict, verdict
+from ..boards.curves import curves
+from ..boards.rows import Entry, Panel
+from ..boards.section import Section
+from ..boards.trust import TrustSummary, trust_summary
+from ..comparison.paired_tests import EntryPair, PairedTest, paired_test
+from ..drawing.html import page
+from ..drawing.text import threat_text, unbounded
+from .attacks import AttackResult, attack_results
 from .classes import class_rows, share
-from .comparison.paired_tests import EntryPair, PairedTest, paired_test
-from .drawing.html import page
-from .drawing.text import threat_text, unbounded
-from .images import Damage, Strip
+from .images import AttackStrip, ImageResults
 
 
 @dataclass(frozen=True)
-class View:
+class NormView:
     """Everything about an entry in one norm.
 
     Attributes:
         norm: Of the threat.
         eps: The reference eps.
         text: Both in words.
-        verdict: Trust, None where nothing is graded.
-        damage: What happened to the images of the first seed.
+        trust: Trust, None where nothing is graded.
+        images: What happened to the images of the first seed.
         strips: Who broke what, of the first seed, at the reference eps.
-        attackers: What each attack did, most images first.
+        attacks: What each attack did, most images first.
     """
 
     norm: str
     eps: float
     text: str
-    verdict: Verdict | None
-    damage: Damage
-    strips: Sequence[Strip]
-    attackers: Sequence[Attacker]
+    trust: TrustSummary | None
+    images: ImageResults
+    strips: Sequence[AttackStrip]
+    attacks: Sequence[AttackResult]
 
     @property
     def unbounded(self) -> bool:
@@ -80,17 +80,17 @@ def render(
     )
 
 
-def _view(section: Section, entry: Entry, norm: str) -> View:
+def _view(section: Section, entry: Entry, norm: str) -> NormView:
     eps = section.reference(norm)
-    damage = Damage(next(iter(entry.models.values())), norm, section.classes)
-    return View(
+    images = ImageResults(next(iter(entry.models.values())), norm, section.classes)
+    return NormView(
         norm=norm,
         eps=eps,
         text=threat_text(norm, eps, section.levels),
-        verdict=verdict(section, entry, norm),
-        damage=damage,
-        strips=damage.strips(eps),
-        attackers=attackers(section, entry, norm, eps),
+        trust=trust_summary(section, entry, norm),
+        images=images,
+        strips=images.strips(eps),
+        attacks=attack_results(section, entry, norm, eps),
     )
 
 

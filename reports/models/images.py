@@ -13,9 +13,9 @@ import numpy.typing as npt
 
 from harness.metrics.pairs import Bools, Floats, Pair, limit, reach, reference
 
-from .boards.rows import column
-from .drawing.png import data_uri
-from .drawing.text import class_name
+from ..boards.rows import column
+from ..drawing.png import data_uri
+from ..drawing.text import class_name
 
 LISTED: Final = 8
 """Images that break first, and as many that hold longest."""
@@ -53,7 +53,7 @@ class Image:
 
 
 @dataclass(frozen=True)
-class Strip:
+class AttackStrip:
     """One attack's line: SVG paths over the images, of height 1.
 
     Attributes:
@@ -71,7 +71,7 @@ class Strip:
 
 
 @dataclass
-class Damage:
+class ImageResults:
     """What the attacks did to one trained model in one norm.
 
     Attributes:
@@ -170,7 +170,7 @@ class Damage:
             adversarial=data_uri(pair.gallery["x_adv"][kept[0]]) if kept else "",
         )
 
-    def strips(self, eps: float) -> list[Strip]:
+    def strips(self, eps: float) -> list[AttackStrip]:
         """A line an attack within eps, most images first; columns are the first images, the most broken first.
 
         An attack counts here under its name, whatever norm and eps it was run with: what it found counts.
@@ -191,7 +191,7 @@ class Damage:
         order = np.lexsort(keys)
         right = self._correct[:n]
         return [
-            Strip(
+            AttackStrip(
                 attack=name,
                 broken=int(lost[name].sum()),
                 alone=int((lost[name] & (total == 1)).sum()),

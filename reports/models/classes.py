@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from harness.metrics.pairs import Bools, reference, wilson
 
-from .boards.rows import Entry
-from .drawing.text import class_name
-
-if TYPE_CHECKING:
-    from .boards.section import Section
+from ..boards.results import SuiteResults
+from ..boards.rows import Entry
+from ..drawing.text import class_name
 
 Share = tuple[float, float, float]
 """A share with the ends of its 95 % interval."""
@@ -30,17 +27,17 @@ class ClassRow:
     worst: Mapping[str, Share]
 
 
-def class_rows(section: Section, entry: Entry, norms: Sequence[str]) -> list[ClassRow]:
+def class_rows(results: SuiteResults, entry: Entry, norms: Sequence[str]) -> list[ClassRow]:
     """A row a class that has images, means over seeds."""
     judged = [reference(pairs).samples.sort_values("index") for pairs in entry.models.values()]
     if not judged:
         return []
     labels = judged[0]["label"].to_numpy()
     clean = np.stack([one["clean_correct"].to_numpy(bool) for one in judged])
-    worst = {norm: section.stands(entry, norm, section.reference(norm)) for norm in norms}
+    worst = {norm: results.stands(entry, norm, results.reference(norm)) for norm in norms}
     return [
         ClassRow(
-            name=class_name(section.classes, int(label)),
+            name=class_name(results.classes, int(label)),
             n=int((labels == label).sum()),
             clean=share(clean[:, labels == label]),
             worst={norm: share(stands[:, labels == label]) for norm, stands in worst.items()},
