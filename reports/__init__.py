@@ -13,7 +13,7 @@ from harness.leaderboard import LEADERBOARD_COLUMNS, leaderboard
 from harness.metrics.pairs import PAIR_COLUMNS, Board, pair_rows
 from harness.studies.findings import CLAIM_COLUMNS, Outcome
 
-from . import index_page, markdown, study_markdown, study_page
+from . import study_markdown, study_page
 from .boards.section import Section, sections
 from .comparison import page as comparison_page
 from .comparison.paired_tests import entry_pairs
@@ -21,6 +21,8 @@ from .drawing.html import MARK
 from .drawing.png import png
 from .drawing.svg import svg
 from .models import page as models_page
+from .overview import markdown
+from .overview import page as overview_page
 from .study_view import picture_sheet, shown
 
 __all__ = ["write", "write_study"]
@@ -57,7 +59,7 @@ def write(
         "pairs.csv": _csv([pair_rows(board) for board in boards], PAIR_COLUMNS),
         "leaderboard.md": markdown.render(found, title, command),
         **dict(_pages(found)),
-        "index.html": index_page.render(found, title, command),
+        "index.html": overview_page.render(found, title, command),
     }
     out.mkdir(parents=True, exist_ok=True)
     written = [_replace(out / name, content) for name, content in contents.items()]

@@ -1,4 +1,4 @@
-"""Pictures of what the attacks did: original, adversarial, magnified difference."""
+"""Attacked images as pictures: original, adversarial, magnified difference."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from harness.metrics.pairs import FLAGS, Pair, broken
 
-from .drawing.png import data_uri
-from .drawing.text import FLAG_NAMES, class_name, is_number
+from ..drawing.png import data_uri
+from ..drawing.text import FLAG_NAMES, class_name, is_number
 
 FACTORS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 PER_STRIP: Final = 4
@@ -20,7 +20,7 @@ PER_SECTION: Final = 60
 
 
 @dataclass(frozen=True)
-class Picture:
+class AttackedImage:
     """One attacked image.
 
     Attributes:
@@ -63,12 +63,12 @@ def choose(pairs: Sequence[Pair], norm: str, eps: float) -> Pair | None:
     return max(kept, key=lambda pair: int(broken(pair.columns, norm, eps).sum()), default=None)
 
 
-def pictures(pair: Pair, limit: int = PER_STRIP) -> list[Picture]:
+def pictures(pair: Pair, limit: int = PER_STRIP) -> list[AttackedImage]:
     """The first attacked images of a pair, whether they broke or not: nothing is picked for its looks."""
     gallery = dict(pair.gallery)  # read whole, once
     names = pair.meta.get("class_names") or ()
     samples = pair.samples.set_index("index")
-    found: list[Picture] = []
+    found: list[AttackedImage] = []
     for row, index in enumerate(gallery["index"]):
         if len(found) == limit:
             break
@@ -84,7 +84,7 @@ def pictures(pair: Pair, limit: int = PER_STRIP) -> list[Picture]:
         problems = [FLAG_NAMES[flag] for flag in FLAGS if record[flag]]
         distances = {name: float(record[name]) for name in ("linf", "l2") if is_number(record[name])}
         found.append(
-            Picture(
+            AttackedImage(
                 index=int(index),
                 original=data_uri(x),
                 adversarial="" if missing else data_uri(x_adv),

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from harness.metrics.pairs import Pair
-from reports import gallery
 from reports.drawing import png
+from reports.overview import gallery
 
 
 @pytest.mark.parametrize("channels", [1, 3])

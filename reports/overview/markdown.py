@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from .boards.rows import HeatCell, Panel, column
-from .boards.section import Section
-from .comparison.paired_tests import entry_pairs, paired_test
-from .drawing.markdown import code, table
-from .drawing.markdown import escape as md
-from .drawing.text import (
+from ..boards.rows import HeatCell, Panel, column
+from ..boards.section import Section
+from ..comparison.paired_tests import entry_pairs, paired_test
+from ..drawing.markdown import code, table
+from ..drawing.markdown import escape as md
+from ..drawing.text import (
     GRADE_MEANS,
     MISSING,
     integer,

@@ -6,17 +6,17 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .boards.curves import curves
-from .boards.rows import Entry, column
-from .boards.section import Section
-from .comparison.paired_tests import matrices
-from .drawing import text
-from .drawing.html import page
-from .gallery import PER_SECTION, PER_STRIP, Picture, choose, pictures
+from ..boards.curves import curves
+from ..boards.rows import Entry, column
+from ..boards.section import Section
+from ..comparison.paired_tests import matrices
+from ..drawing import text
+from ..drawing.html import page
+from .gallery import PER_SECTION, PER_STRIP, AttackedImage, choose, pictures
 
 
 @dataclass(frozen=True)
-class Strip:
+class GalleryRow:
     """A row of the gallery: one model under one attack."""
 
     entry: Entry
@@ -24,7 +24,7 @@ class Strip:
     threat: str
     seed: int
     anchor: str
-    pictures: Sequence[Picture]
+    pictures: Sequence[AttackedImage]
 
 
 def render(sections: Sequence[Section], title: str, command: str) -> str:
@@ -51,7 +51,7 @@ def render(sections: Sequence[Section], title: str, command: str) -> str:
     )
 
 
-def strips(section: Section) -> list[tuple[str, list[Strip]]]:
+def strips(section: Section) -> list[tuple[str, list[GalleryRow]]]:
     """Per norm the gallery: for every model the attack that broke most at the reference eps, on its first images."""
     per_strip = max(1, min(PER_STRIP, PER_SECTION // max(1, len(section.attacked) * len(section.norms))))
     found = []
@@ -63,7 +63,7 @@ def strips(section: Section) -> list[tuple[str, list[Strip]]]:
             if pair and shown:
                 anchor = next(r.anchor for r in section.records[entry.anchor] if r.pair is pair)
                 threat = text.threat_text(norm, pair.meta["eps"], section.levels)
-                rows.append(Strip(entry, column(pair).name, threat, pair.meta["seed"], anchor, shown))
+                rows.append(GalleryRow(entry, column(pair).name, threat, pair.meta["seed"], anchor, shown))
         if rows:
             found.append((norm, rows))
     return found
