@@ -13,7 +13,6 @@ from harness.leaderboard import LEADERBOARD_COLUMNS, leaderboard
 from harness.metrics.pairs import PAIR_COLUMNS, Board, pair_rows
 from harness.studies.findings import CLAIM_COLUMNS, Outcome
 
-from . import study_markdown, study_page
 from .boards.section import Section, sections
 from .comparison import page as comparison_page
 from .comparison.paired_tests import entry_pairs
@@ -23,7 +22,10 @@ from .drawing.svg import svg
 from .models import page as models_page
 from .overview import markdown
 from .overview import page as overview_page
-from .study_view import picture_sheet, shown
+from .studies import markdown as study_markdown
+from .studies import page as study_page
+from .studies.figures import picture_sheet
+from .studies.view import item_views
 
 __all__ = ["write", "write_study"]
 
@@ -81,10 +83,10 @@ def write_study(outcome: Outcome, out: Path) -> list[Path]:
     """
     name = outcome.findings.study.name
     figures: dict[str, str | bytes] = {}
-    for one in shown(outcome):
+    for one in item_views(outcome):
         sheet = picture_sheet(one.item, outcome.galleries)
-        if one.plot is not None:
-            figures[f"figures/{one.item.name}.svg"] = svg(one.plot)
+        if one.chart is not None:
+            figures[f"figures/{one.item.name}.svg"] = svg(one.chart)
         elif sheet is not None:
             figures[f"figures/{one.item.name}.png"] = png(sheet)
     files = {Path(file).stem: file for file in figures}

@@ -1,11 +1,12 @@
-"""A study's page, self-contained."""
+"""The HTML page of a study."""
 
 from __future__ import annotations
 
 from harness.studies.findings import Outcome
 
-from .drawing.html import page
-from .study_view import MARKS, MEANINGS, amount, judged, remains, shown, span, tally, todays
+from ..drawing.html import page
+from .values import MARKS, MEANINGS, amount, span
+from .view import claim_views, item_views, judgement_table, remaining, tally
 
 
 def render(outcome: Outcome) -> str:
@@ -19,9 +20,9 @@ def render(outcome: Outcome) -> str:
         study=study,
         facts=outcome.facts,
         tally=tally(outcome),
-        claims=judged(findings),
-        items=shown(outcome),
-        remains=remains(outcome),
+        claims=claim_views(findings),
+        items=item_views(outcome),
+        judgement_table=judgement_table(outcome),
         judged_images=int(frame["n"].max()) if len(frame) else 0,
         judged_seeds=int(frame["seeds"].max()) if len(frame) else 0,
         skipped=outcome.facts["skipped"],
@@ -30,7 +31,7 @@ def render(outcome: Outcome) -> str:
             for choice in study.choices
         ],
         declared=outcome.declared,
-        lefts=lambda one, row: todays(outcome, one, row),
+        remaining=lambda one, row: remaining(outcome, one.item, row),
         marks=MARKS,
         meanings=MEANINGS,
         amount=amount,

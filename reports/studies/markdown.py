@@ -6,10 +6,11 @@ from collections.abc import Iterator, Sequence
 
 from harness.studies.findings import Finding, Outcome
 
-from .drawing.markdown import code, table
-from .drawing.markdown import escape as md
-from .drawing.text import MISSING, eps_text, integer, interval, norm_name, percent
-from .study_view import MARKS, MEANINGS, Left, Shown, amount, judged, remains, shown, span, todays
+from ..drawing.markdown import code, table
+from ..drawing.markdown import escape as md
+from ..drawing.text import MISSING, eps_text, integer, interval, norm_name, percent
+from .values import MARKS, MEANINGS, amount, span
+from .view import ItemView, Remaining, claim_views, item_views, judgement_table, remaining
 
 
 def render(outcome: Outcome, figures: dict[str, str]) -> str:
@@ -30,14 +31,14 @@ def render(outcome: Outcome, figures: dict[str, str]) -> str:
         "",
     ]
     lines += [*_claims(outcome)]
-    for one in shown(outcome):
+    for one in item_views(outcome):
         lines += [*_item(outcome, one, figures.get(one.item.name, ""))]
     lines += [*_today(outcome), *_choices(outcome), *_run(outcome)]
     return "\n".join(lines).rstrip() + "\n"
 
 
 def _claims(outcome: Outcome) -> Iterator[str]:
-    claims = judged(outcome.findings)
+    claims = claim_views(outcome.findings)
     if not claims:
         return
     yield from ("## Claims", "")
@@ -61,27 +62,25 @@ def _claims(outcome: Outcome) -> Iterator[str]:
     yield ""
 
 
-def _item(outcome: Outcome, one: Shown, figure: str) -> Iterator[str]:
-    name = one.item.name.replace("-", " ").capitalize()
+def _item(outcome: Outcome, one: ItemView, figure: str) -> Iterator[str]:
+    values, name = one.table, one.item.name.replace("-", " ").capitalize()
     yield from (f"## {md(name)}: {md(one.item.title)}", "", md(f"{one.item.where}. {one.item.note}".strip()), "")
     if figure:
         yield from (f"![{md(one.item.title)}]({figure})", "")
-    if not one.grid.rows:
+    if not values.rows:
         if not figure:
             yield from ("Not run in this profile.", "")
         return
-    left = {row: todays(outcome, one, row) if one.plot is None else [] for row in one.grid.rows}
-    heads, align = ["", *map(md, one.grid.columns)], "l" + "r" * len(one.grid.columns)
-    rows = [
-        [md(row), *(_cell(one.grid.cells.get((row, column))) for column in one.grid.columns)] for row in one.grid.rows
-    ]
+    left = {row: remaining(outcome, one.item, row) if one.chart is None else [] for row in values.rows}
+    heads, align = ["", *map(md, values.columns)], "l" + "r" * len(values.columns)
+    rows = [[md(row), *(_cell(values.cells.get((row, column))) for column in values.columns)] for row in values.rows]
     if any(left.values()):
         heads, align = [*heads, "today's attacks leave"], align + "l"
-        rows = [[*cells, _left(left[row])] for cells, row in zip(rows, one.grid.rows, strict=True)]
+        rows = [[*cells, _left(left[row])] for cells, row in zip(rows, values.rows, strict=True)]
     yield from table(heads, rows, align)
 
 
-def _left(found: Sequence[Left]) -> str:
+def _left(found: Sequence[Remaining]) -> str:
     """What batteries leave of the models of a row."""
     lines = (
         f"{md(one.model)}: "
@@ -103,7 +102,7 @@ def _cell(finding: Finding | None) -> str:
 
 
 def _today(outcome: Outcome) -> Iterator[str]:
-    found = remains(outcome)
+    found = judgement_table(outcome)
     if not found.rows:
         return
     yield from ("## What today's attacks leave", "")
