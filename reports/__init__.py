@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from harness.leaderboard import LEADERBOARD_COLUMNS, leaderboard
 from harness.metrics.pairs import PAIR_COLUMNS, Board, pair_rows
+from harness.records.files import write_bytes
 from harness.studies.findings import CLAIM_COLUMNS, Outcome
 
 from .boards.section import Section, sections
@@ -63,8 +63,7 @@ def write(
         **dict(_pages(found)),
         "index.html": overview_page.render(found, title, command),
     }
-    out.mkdir(parents=True, exist_ok=True)
-    written = [_replace(out / name, content) for name, content in contents.items()]
+    written = _write(out, contents)
     _sweep(out, set(written))
     return written
 
@@ -97,8 +96,7 @@ def write_study(outcome: Outcome, out: Path) -> list[Path]:
         f"study-{name}.md": study_markdown.render(outcome, files),
         f"study-{name}.html": study_page.render(outcome),
     }
-    out.mkdir(parents=True, exist_ok=True)
-    return [_replace(out / file, content) for file, content in contents.items()]
+    return _write(out, contents)
 
 
 def _pages(sections: Sequence[Section]) -> Iterator[tuple[str, str]]:
@@ -124,16 +122,11 @@ def _csv(frames: Sequence[pd.DataFrame], columns: Sequence[str], numbers: str | 
     return str(frame.to_csv(index=False, columns=list(columns), lineterminator="\n", float_format=numbers))
 
 
-def _replace(path: Path, content: str | bytes) -> Path:
-    """Write beside, then rename: a reader never sees half a file."""
-    path.parent.mkdir(exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_bytes(content.encode() if isinstance(content, str) else content)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-    return path
+def _write(out: Path, contents: Mapping[str, str | bytes]) -> list[Path]:
+    out.mkdir(parents=True, exist_ok=True)
+    for name, content in contents.items():
+        write_bytes(out / name, content.encode() if isinstance(content, str) else content)
+    return [out / name for name in contents]
 
 
 def _sweep(out: Path, written: set[Path]) -> None:

@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import re
 from itertools import product
+from pathlib import Path
 
 import pytest
 
+from harness.records.files import write_bytes
 from reports.drawing import names
 
 
@@ -27,8 +29,8 @@ def test_different_names_have_different_pages() -> None:
     assert len({name.lower() for name in made}) == len(made)  # also where file names ignore case
 
 
-def test_a_page_of_two_is_found_from_either_and_fits() -> None:
+def test_a_page_of_two_is_found_from_either_and_fits(tmp_path: Path) -> None:
     long = [names.page(*(letter * 99 for _ in range(4)), "n1000000000") for letter in "ab"]
     assert names.versus(*long) == names.versus(*reversed(long)) == "--".join(long)
-    assert len(f".{names.versus(*long)}.html.1234567890.part") <= 255
+    write_bytes(tmp_path / f"{names.versus(*long)}.html", b"")  # file systems allow 255 characters
     assert all("--" not in names.page(text, "x") for text in ("--", "a--b", "_", ""))
