@@ -1,4 +1,4 @@
-"""What each attack costs, over all models of a results."""
+"""The cost of each attack: passes, seconds and success rate, means over models and seeds."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import numpy as np
 
 from ..drawing.text import is_number
 from .results import SuiteResults
-from .rows import Column, Cost, Record
+from .rows import AttackCost, Column, Record
 
 
-def costs(results: SuiteResults) -> list[Cost]:
+def costs(results: SuiteResults) -> list[AttackCost]:
     """A row an attack and norm, cheapest first within a norm."""
     groups: dict[tuple[Column, str], list[Record]] = {}
     for records in results.records.values():
         for record in records:
             groups.setdefault((record.column, record.pair.meta["norm"]), []).append(record)
     rows = [
-        Cost(
+        AttackCost(
             column=attack,
             access=str(records[0].pair.meta.get("access") or ""),
             kind=str(records[0].pair.meta.get("kind") or ""),

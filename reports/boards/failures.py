@@ -1,4 +1,4 @@
-"""What has to be explained before a model gets a rank, and what a reader should know besides."""
+"""Failures that cost a model its rank, cautions about pairs that count, and what nobody asked for."""
 
 from __future__ import annotations
 

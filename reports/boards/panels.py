@@ -1,4 +1,4 @@
-"""Everything at one norm and eps: the ranking, models against attacks, and what each attack adds."""
+"""The tables at one norm and eps: ranking, models against attacks, and what each attack adds."""
 
 from __future__ import annotations
 

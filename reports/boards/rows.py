@@ -1,4 +1,4 @@
-"""What the page and the Markdown file show, as plain values without markup."""
+"""Rows and cells of the tables, as plain values without markup."""
 
 from __future__ import annotations
 
@@ -206,7 +206,7 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class Cost:
+class AttackCost:
     """What an attack costs: means over models and seeds. Passes are per attacked image, seconds per pair.
 
     The success rate leaves failed pairs and cascades out; NaN if there is nothing else.

@@ -1,4 +1,4 @@
-"""The sections of a report: a suite on a data set, with every table of it."""
+"""The sections of a report: the results of a suite on a data set, with every table of them."""
 
 from __future__ import annotations
 

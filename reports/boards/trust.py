@@ -1,4 +1,4 @@
-"""What the checks say of a model over its seeds, in words for people."""
+"""Trust in a model over its seeds: the worst grade, and every check with its findings."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Two models against each other on the same images: paired tests, and the page of two."""
+"""Comparison of two models on the same images: paired tests, and the page of two models."""

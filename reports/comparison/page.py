@@ -1,4 +1,4 @@
-"""The page that compares two models on the same images."""
+"""The HTML page that compares two models on the same images."""
 
 from __future__ import annotations
 
@@ -52,7 +52,6 @@ def render(section: Section, two: EntryPair) -> str:
         charts=curves(section, [two.a, two.b], norms),
         attack_tables=[_attack_table(section, two, norm) for norm in norms],
         doubts=[entry for entry in (two.a, two.b) if any(entry.notes[norm] for norm in norms)],
-        norms=norms,
     )
 
 

@@ -1,1 +1,1 @@
-"""How things are drawn and written, whatever they are: text, Markdown, charts, images, HTML pages. Knows no board."""
+"""Text, Markdown, line charts, PNG images and HTML pages, whatever they show."""

@@ -1,4 +1,4 @@
-"""Self-contained pages: one file each, no network, the same bytes for the same records."""
+"""Self-contained HTML pages from templates: one file each, no network, the same bytes for the same records."""
 
 from __future__ import annotations
 
@@ -49,37 +49,14 @@ def environment() -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    env.filters |= {
-        "percent": text.percent,
-        "points": text.points,
-        "number": text.number,
-        "integer": text.integer,
-        "norm": text.norm_name,
-        "eps": text.eps_text,
-        "toolkit": text.toolkit_name,
-        "both": text.both,
-        "pretty": pretty,
-        "link": link,
-        "clip": clip,
-        "soft": soft,
-        "heading": heading,
-        "options": options,
-    }
-    env.globals |= {
-        "spread": text.spread,
-        "interval": text.interval,
-        "points_interval": text.points_interval,
-        "p_text": text.p_text,
-        "rank_text": text.rank_text,
-        "budget_text": text.budget_text,
-        "threat_text": text.threat_text,
-        "plural": text.plural,
-        "sparkline": sparkline,
-        "MISSING": text.MISSING,
-        "PALETTE": PALETTE,
-        "GRADE_MEANS": text.GRADE_MEANS,
-        "ANSWERS": text.ANSWERS,
-    }
+    words = (
+        "spread interval points_interval p_text rank_text budget_text threat_text plural MISSING GRADE_MEANS ANSWERS"
+    )
+    env.globals |= {name: getattr(text, name) for name in words.split()}
+    env.globals |= {"sparkline": sparkline, "PALETTE": PALETTE}
+    env.filters |= {name: getattr(text, name) for name in ("percent", "points", "number", "integer", "both")}
+    env.filters |= {"norm": text.norm_name, "eps": text.eps_text, "toolkit": text.toolkit_name}
+    env.filters |= {one.__name__: one for one in (pretty, link, clip, soft, heading, options)}
     env.tests["number"] = text.is_number
     return env
 

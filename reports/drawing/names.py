@@ -1,4 +1,4 @@
-"""Names of the pages' files: safe on every file system, the same for the same model, different for different ones."""
+"""File names of pages: safe on every file system, the same for the same model, different for different ones."""
 
 from __future__ import annotations
 

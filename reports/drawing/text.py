@@ -1,4 +1,4 @@
-"""How numbers and names are written, so that HTML and Markdown never disagree. A missing number is a dash."""
+"""Numbers and names as text, the same in HTML and Markdown. A missing number is a dash."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each attack did to one model."""
+"""What each attack did to one model: images broken, passes, problems."""
 
 from __future__ import annotations
 

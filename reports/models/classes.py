@@ -1,4 +1,4 @@
-"""Accuracy class by class."""
+"""Accuracy by class, clean and robust."""
 
 from __future__ import annotations
 

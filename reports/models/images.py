@@ -1,4 +1,4 @@
-"""Which images of a model break first, which hold longest, and which attack broke which."""
+"""Image by image: which break first, which hold longest, and which attack broke which."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class AttackStrip:
 
 @dataclass
 class ImageResults:
-    """What the attacks did to one trained model in one norm.
+    """What the attacks did to the images of one trained model, in one norm.
 
     Attributes:
         pairs: Its pairs, at least one.
@@ -86,13 +86,11 @@ class ImageResults:
 
     @cached_property
     def _images(self) -> npt.NDArray[Any]:
-        positions: npt.NDArray[Any] = reference(self.pairs).columns["index"]
-        return positions
+        return reference(self.pairs).columns["index"]
 
     @cached_property
     def _correct(self) -> Bools:
-        right: Bools = reference(self.pairs).columns["clean_correct"]
-        return right
+        return reference(self.pairs).columns["clean_correct"]
 
     @cached_property
     def _reaches(self) -> Floats:
@@ -102,7 +100,7 @@ class ImageResults:
     @cached_property
     def _order(self) -> npt.NDArray[np.int64]:
         """Images the model gets right, the first to break first, what stands in the order of the test set."""
-        order: npt.NDArray[np.int64] = np.lexsort((self._images, self._reaches.min(0)))
+        order = np.lexsort((self._images, self._reaches.min(0)))
         return order[self._correct[order]]
 
     @property

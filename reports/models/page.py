@@ -1,4 +1,4 @@
-"""The page of one model: can its numbers be believed, what broke it, which images, and how to repeat all that."""
+"""The HTML page of one model: worst case, trust, attacks, images, classes, comparisons, commands."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The leaderboard as GitHub-flavoured Markdown."""
+"""Every leaderboard as GitHub-flavoured Markdown."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The first page: every suite and data set with its rankings, curves, costs, pictures and failures."""
+"""The first HTML page: every suite and data set with its rankings, curves, costs, pictures and failures."""
 
 from __future__ import annotations
 

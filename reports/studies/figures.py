@@ -85,8 +85,7 @@ def picture_sheet(item: Item, galleries: Galleries) -> Image | None:
             top, left = gap + i * (height + gap), gap + j * (width + gap)
             sheet[:, top : top + height, left : left + width] = column[i]
     factor = max(1, math.ceil(60 / height))
-    larger: Image = sheet.repeat(factor, axis=1).repeat(factor, axis=2)
-    return larger
+    return sheet.repeat(factor, axis=1).repeat(factor, axis=2)
 
 
 def _columns(item: Item, galleries: Galleries) -> list[list[Image]]:

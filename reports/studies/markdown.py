@@ -1,4 +1,4 @@
-"""A study as GitHub-flavoured Markdown."""
+"""The Markdown file of a study."""
 
 from __future__ import annotations
 
