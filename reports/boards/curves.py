@@ -98,8 +98,6 @@ def curves(
     """A chart of some entries for every norm with a bounded eps; with several, colours go by their order."""
     found = []
     for norm in norms:
-        if norm not in results.bounded:
-            continue
         lines = [
             Curve(
                 index=entry.index if len(entries) == 1 else number,
@@ -110,7 +108,7 @@ def curves(
                 seeds=seeds,
             )
             for number, entry in enumerate(entries)
-            if entry.n
+            if entry.n and norm in results.bounded
         ]
         if lines:
             found.append(eps_chart(lines, norm, results.budgets[norm], results.levels))

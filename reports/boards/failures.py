@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from ..drawing.text import percent, plural, threat_text
 from .results import SuiteResults
-from .rows import Failure, Record
+from .rows import Entry, Failure, Record
 
 MOSTLY: Final = 0.5
 """Share of unchanged images above which an attack with a budget is pointed out."""
@@ -31,8 +32,7 @@ def failures(results: SuiteResults) -> list[Failure]:
             if record.failed or errors or record.problem:
                 reason = "; ".join(filter(None, [record.problem, *dict.fromkeys(map(_first_line, errors))]))
                 status = meta["status"] if record.failed else "noted"
-                what = _what(results, record)
-                found.append(Failure(entry.name, str(meta["seed"]), what, status, reason, errors, record))
+                found.append(_failure(results, entry, record, status, reason, errors))
     return found
 
 
@@ -46,8 +46,7 @@ def cautions(results: SuiteResults) -> list[Failure]:
             if idle or record.failed or record.unchanged <= MOSTLY:
                 continue
             reason = f"{percent(record.unchanged)} % of the attacked images came back unchanged"
-            what = _what(results, record)
-            found.append(Failure(entry.name, str(meta["seed"]), what, "caution", reason, (), record))
+            found.append(_failure(results, entry, record, "caution", reason))
     return found
 
 
@@ -67,9 +66,12 @@ def omissions(results: SuiteResults) -> list[Failure]:
     return found
 
 
-def _what(results: SuiteResults, record: Record) -> str:
+def _failure(
+    results: SuiteResults, entry: Entry, record: Record, status: str, reason: str, errors: Sequence[str] = ()
+) -> Failure:
     meta = record.pair.meta
-    return f"{record.column.name}, {threat_text(meta['norm'], meta['eps'], results.levels)}"
+    what = f"{record.column.name}, {threat_text(meta['norm'], meta['eps'], results.levels)}"
+    return Failure(entry.name, str(meta["seed"]), what, status, reason, errors, record)
 
 
 def _first_line(text: str) -> str:

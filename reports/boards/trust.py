@@ -65,10 +65,9 @@ def trust_summary(results: SuiteResults, entry: Entry, norm: str) -> TrustSummar
     for seed, found in graded.items():
         for check in found.checks:
             by_name.setdefault(check.name, {})[seed] = check
-    order = list(ANSWERS)
     checks = sorted(
         (_over_seeds(checks) for checks in by_name.values()),
-        key=lambda check: (-ord(check.grade), order.index(check.status)),
+        key=lambda check: (-ord(check.grade), list(ANSWERS).index(check.status)),
     )
     facts = (results.board.health.get(key, {}).get(norm, {}) for key in entry.models)
     remedies = dict.fromkeys(str(found["remedy"]) for found in facts if found.get("remedy"))

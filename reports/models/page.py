@@ -117,9 +117,6 @@ def _against(
 ) -> tuple[Entry, str, list[tuple[str, PairedTest]]]:
     """The other entry, the page, and at every norm's reference eps the comparison from this entry's side."""
     other = two.b if entry.page == two.a.page else two.a
-    shared = [norm for norm in norms if other.attacked(norm)]
-    found = []
-    for norm in shared:
-        eps = section.reference(norm)
-        found.append((threat_text(norm, eps, section.levels), paired_test(section, entry, other, norm, eps)))
-    return other, two.page, found
+    threats = [(norm, section.reference(norm)) for norm in norms if other.attacked(norm)]
+    tests = [paired_test(section, entry, other, norm, eps) for norm, eps in threats]
+    return other, two.page, [(threat_text(one.norm, one.eps, section.levels), one) for one in tests]

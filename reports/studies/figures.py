@@ -90,11 +90,12 @@ def picture_sheet(item: Item, galleries: Galleries) -> Image | None:
 
 def _columns(item: Item, galleries: Galleries) -> list[list[Image]]:
     """The first images of every picture, none where its measure was not taken."""
-    found = [(galleries.get(picture.measure), picture.shows) for picture in item.pictures]
-    return [[] if gallery is None else _images(gallery, shows) for gallery, shows in found]
+    return [_images(galleries.get(picture.measure), picture.shows) for picture in item.pictures]
 
 
-def _images(gallery: Mapping[str, Image], shows: str) -> list[Image]:
+def _images(gallery: Mapping[str, Image] | None, shows: str) -> list[Image]:
+    if gallery is None:
+        return []
     x = np.asarray(gallery["x"][:PICTURES], dtype=np.float64)
     if shows == "original":
         return list(x)

@@ -51,12 +51,8 @@ def claim_views(findings: Findings) -> list[ClaimView]:
 
 def tally(outcome: Outcome) -> dict[str, int]:
     """How many printed values have which verdict."""
-    verdicts = [
-        finding.verdict
-        for item in item_views(outcome)
-        for finding in item.table.cells.values()
-        if finding.printed is not None
-    ]
+    findings = [finding for item in item_views(outcome) for finding in item.table.cells.values()]
+    verdicts = [finding.verdict for finding in findings if finding.printed is not None]
     return {name: verdicts.count(name) for name in MEANINGS}  # type: ignore[arg-type]
 
 
