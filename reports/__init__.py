@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from harness.leaderboard import LEADERBOARD_COLUMNS, leaderboard
 from harness.metrics.pairs import PAIR_COLUMNS, Board, pair_rows
+from harness.records.files import write_bytes
 from harness.studies.findings import CLAIM_COLUMNS, Outcome
 
-from . import compare_page, index_page, markdown, model_page, study_markdown, study_page, tables
-from .contrasts import duels
-from .gallery import png
-from .html import MARK
-from .study_figure import svg
-from .study_view import picture_sheet, shown
+from .boards.section import Section, sections
+from .comparison import page as comparison_page
+from .comparison.paired_tests import entry_pairs
+from .drawing.html import MARK
+from .drawing.png import png
+from .drawing.svg import svg
+from .models import page as models_page
+from .overview import markdown
+from .overview import page as overview_page
+from .studies import markdown as study_markdown
+from .studies import page as study_page
+from .studies.figures import picture_sheet
+from .studies.view import item_views
 
 __all__ = ["write", "write_study"]
 
@@ -48,16 +55,15 @@ def write(
         OSError: ``out`` cannot be written to.
     """
     frames = [leaderboard(board) for board in boards]
-    sections = tables.sections(boards, frames)
+    found = sections(boards, frames)
     contents = {
         "leaderboard.csv": _csv(frames, LEADERBOARD_COLUMNS),
         "pairs.csv": _csv([pair_rows(board) for board in boards], PAIR_COLUMNS),
-        "leaderboard.md": markdown.render(sections, title, command),
-        **dict(_pages(sections)),
-        "index.html": index_page.render(sections, title, command),
+        "leaderboard.md": markdown.render(found, title, command),
+        **dict(_pages(found)),
+        "index.html": overview_page.render(found, title, command),
     }
-    out.mkdir(parents=True, exist_ok=True)
-    written = [_replace(out / name, content) for name, content in contents.items()]
+    written = _write(out, contents)
     _sweep(out, set(written))
     return written
 
@@ -76,10 +82,10 @@ def write_study(outcome: Outcome, out: Path) -> list[Path]:
     """
     name = outcome.findings.study.name
     figures: dict[str, str | bytes] = {}
-    for one in shown(outcome):
+    for one in item_views(outcome):
         sheet = picture_sheet(one.item, outcome.galleries)
-        if one.plot is not None:
-            figures[f"figures/{one.item.name}.svg"] = svg(one.plot)
+        if one.chart is not None:
+            figures[f"figures/{one.item.name}.svg"] = svg(one.chart)
         elif sheet is not None:
             figures[f"figures/{one.item.name}.png"] = png(sheet)
     files = {Path(file).stem: file for file in figures}
@@ -90,14 +96,13 @@ def write_study(outcome: Outcome, out: Path) -> list[Path]:
         f"study-{name}.md": study_markdown.render(outcome, files),
         f"study-{name}.html": study_page.render(outcome),
     }
-    out.mkdir(parents=True, exist_ok=True)
-    return [_replace(out / file, content) for file, content in contents.items()]
+    return _write(out, contents)
 
 
-def _pages(sections: Sequence[tables.Section]) -> Iterator[tuple[str, str]]:
+def _pages(sections: Sequence[Section]) -> Iterator[tuple[str, str]]:
     """Name and content of the pages beside the first one."""
     for section in sections:
-        pairs = duels(section)
+        pairs = entry_pairs(section)
         for entry in section.entries:
             elsewhere = [
                 (other, one)
@@ -106,9 +111,9 @@ def _pages(sections: Sequence[tables.Section]) -> Iterator[tuple[str, str]]:
                 for one in other.entries
                 if (one.architecture, one.defense) == (entry.architecture, entry.defense)
             ]
-            yield f"models/{entry.page}.html", model_page.render(section, entry, pairs, elsewhere)
-        for duel in pairs:
-            yield f"compare/{duel.page}.html", compare_page.render(section, duel)
+            yield f"models/{entry.page}.html", models_page.render(section, entry, pairs, elsewhere)
+        for two in pairs:
+            yield f"compare/{two.page}.html", comparison_page.render(section, two)
 
 
 def _csv(frames: Sequence[pd.DataFrame], columns: Sequence[str], numbers: str | None = None) -> str:
@@ -117,16 +122,11 @@ def _csv(frames: Sequence[pd.DataFrame], columns: Sequence[str], numbers: str | 
     return str(frame.to_csv(index=False, columns=list(columns), lineterminator="\n", float_format=numbers))
 
 
-def _replace(path: Path, content: str | bytes) -> Path:
-    """Write beside, then rename: a reader never sees half a file."""
-    path.parent.mkdir(exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_bytes(content.encode() if isinstance(content, str) else content)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-    return path
+def _write(out: Path, contents: Mapping[str, str | bytes]) -> list[Path]:
+    out.mkdir(parents=True, exist_ok=True)
+    for name, content in contents.items():
+        write_bytes(out / name, content.encode() if isinstance(content, str) else content)
+    return [out / name for name in contents]
 
 
 def _sweep(out: Path, written: set[Path]) -> None:

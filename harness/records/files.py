@@ -24,7 +24,7 @@ def write_bytes(path: Path, content: bytes) -> None:
     """Write a file so that it exists whole or not at all, whatever kills the process or the machine."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # not tempfile's: its files are for their owner's eyes only, and results are to be shared
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    part = path.with_name(f".{uuid.uuid4().hex}.part")
     try:
         with part.open("xb") as file:
             file.write(content)

@@ -10,7 +10,7 @@ import pytest
 
 from harness.leaderboard import leaderboard
 from harness.metrics.pairs import Board, limit
-from reports.tables import sections
+from reports.boards.section import sections
 from tests.helpers.report import cascade
 
 Pages = dict[str, Any]

@@ -17,6 +17,7 @@ import pytest
 import reports
 from harness.leaderboard import LEADERBOARD_COLUMNS, leaderboard
 from harness.metrics.pairs import PAIR_COLUMNS, Board, Pair, pair_rows
+from harness.schema.models import KnownModel
 
 Parse = Callable[[str], Any]
 NAMES = ["leaderboard.csv", "pairs.csv", "leaderboard.md", "index.html"]
@@ -57,7 +58,7 @@ def test_pages_of_models_that_are_gone_are_removed_if_they_are_ours(small_board:
     foreign = [tmp_path / "models" / "notes.html", tmp_path / "models" / "old.txt", tmp_path / "mine.html"]
     for path in foreign:
         path.write_text("<!doctype html><title>mine</title>")
-    gone = next(model for model in small_board.models.values() if model["defense"] == "gaussian-noise")
+    gone = next(model for model in small_board.models.values() if model.defense == "gaussian-noise")
     left = replace(
         small_board,
         pairs=[pair for pair in small_board.pairs if pair.result.defense != "gaussian-noise"],
@@ -174,7 +175,7 @@ def test_the_numbers_of_the_ranking_are_those_of_the_frame(out: Path, board: Boa
 def test_missing_numbers_look_like_nothing(pair: Callable[..., Pair], tmp_path: Path, parse: Parse) -> None:
     made = pair([False, False], [math.nan, math.nan], forwards=None, backwards=math.nan, seconds=None, run_id="")
     crashed = pair([], [], attack="gone", status="crashed", command="", errors=("boom",))
-    models = {"m0": {"dataset": "mnist", "architecture": "mlp-200-200", "defense": "standard", "seed": 0}}
+    models = {"m0": KnownModel(dataset="mnist", architecture="mlp-200-200", defense="standard", seed=0)}
     written = write(tmp_path, Board("quick", {"mnist": {"linf": (8 / 255,)}}, [made, crashed], {}, models))
     shown = parse(written["index.html"]).text
     own = parse(next(content for name, content in written.items() if name.startswith("quick_"))).text
@@ -188,7 +189,7 @@ def test_missing_numbers_look_like_nothing(pair: Callable[..., Pair], tmp_path: 
 def test_what_was_not_asked_for_is_said_in_neutral_words(
     pair: Callable[..., Pair], tmp_path: Path, parse: Parse
 ) -> None:
-    known = {"dataset": "mnist", "architecture": "mlp-200-200", "defense": "standard", "seed": 0, "status": "ok"}
+    known = KnownModel(dataset="mnist", architecture="mlp-200-200", defense="standard", seed=0, status="ok")
     lists: dict[str, Any] = {"unasked": {"m0": ["DDN (l2)"]}, "left_out": {"m0": ["transfer:pgd"]}}
     board = Board("quick", {"mnist": {"linf": (8 / 255,)}}, [pair([1] * 4, [0.01] * 4)], {}, {"m0": known}, **lists)
     written = write(tmp_path, board)
@@ -234,9 +235,7 @@ def test_unchanged_images_are_pointed_out(pair: Callable[..., Pair], tmp_path: P
 
 def test_no_boards_and_no_pairs(tmp_path: Path) -> None:
     assert "No results yet" in write(tmp_path, *[])["index.html"]
-    models = {
-        "m": {"dataset": "mnist", "architecture": "a", "defense": "d", "seed": 0, "status": "failed", "error": "bad"}
-    }
+    models = {"m": KnownModel(dataset="mnist", architecture="a", defense="d", seed=0, status="failed", error="bad")}
     written = write(tmp_path, Board("quick", {"mnist": {"linf": (0.1,)}}, [], {"m": ["x"]}, models))
     assert written["pairs.csv"].splitlines() == [",".join(PAIR_COLUMNS)]
     assert "bad" in written["index.html"]

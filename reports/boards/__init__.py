@@ -1,0 +1,1 @@
+"""The tables of a report: rankings, models against attacks, costs, failures, trust, curves."""

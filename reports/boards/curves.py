@@ -1,0 +1,115 @@
+"""Robust accuracy over eps: the curves of some models in one chart a norm."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from harness.metrics.pairs import Floats, curve, wilson
+
+from ..drawing.charts import Axes, Chart, Line, Point, nice_ticks, path, spaced_ticks, thin, ticks
+from ..drawing.text import budget_text, norm_name
+from .results import SuiteResults
+from .rows import Entry
+
+POINTS: Final = 160
+"""Steps of eps in a curve."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """What a line is drawn from.
+
+    Attributes:
+        index: Number that sets the colour.
+        name: What the legend says.
+        n: Images.
+        distances: Per seed the distance at which each image was lost, see :func:`harness.metrics.pairs.nearest`.
+        bound: Whether the model has no rank, so that the line is dashed.
+        seeds: Whether each seed's curve is drawn too.
+    """
+
+    index: int
+    name: str
+    n: int
+    distances: Sequence[Floats]
+    bound: bool = False
+    seeds: bool = False
+
+
+def eps_chart(curves: Sequence[Curve], norm: str, budgets: Sequence[float], levels: int) -> Chart:
+    """Chart of robust accuracy over eps: the mean over seeds of what all attacks together leave.
+
+    Args:
+        curves: What to draw.
+        norm: The norm of the horizontal axis.
+        budgets: Canonical eps, ascending, at least one.
+        levels: Images hold k/levels.
+    """
+    end = 1.2 * max(budgets) or 1.0
+    if norm == "linf":
+        end = max(min(end, 1.0), *budgets)  # no image of [0, 1] is farther away
+    axes = Axes(f"\u03b5 in {norm_name(norm)} distance", "robust accuracy, %", end, 100)
+    grid = np.union1d(np.linspace(0, end, POINTS + 1), np.asarray(budgets, float))
+    at = [int(np.searchsorted(grid, eps)) for eps in budgets]
+
+    def drawn(values: Sequence[float] | Floats) -> list[Point]:
+        return [(axes.x(eps), axes.y(100 * value)) for eps, value in zip(grid, values, strict=True)]
+
+    lines = []
+    for line in curves:
+        each = [curve(distances, grid) for distances in line.distances]
+        values = np.mean(each, axis=0)
+        ends = [wilson(value * line.n, line.n) for value in values]
+        points = drawn(values)
+        lower, upper = (thin(drawn(limits)) for limits in zip(*ends, strict=True))
+        lines.append(
+            Line(
+                index=line.index,
+                name=line.name,
+                path=path(thin(points)),
+                dashed=line.bound,
+                marks=[points[i] for i in at],
+                seeds=[path(thin(drawn(one))) for one in each] if line.seeds and len(each) > 1 else [],
+                band=path(upper) + path(lower[::-1]).replace("M", "L", 1) + "Z",
+                values=[(float(values[i]), *ends[i]) for i in at],
+            )
+        )
+    texts = [budget_text(norm, eps, levels) for eps in budgets]
+    return Chart(
+        title=f"Robust accuracy over \u03b5 in {norm_name(norm)}",
+        axes=axes,
+        lines=lines,
+        x_ticks=ticks(nice_ticks(end), axes.x),
+        y_ticks=ticks((0, 25, 50, 75, 100), axes.y),
+        radius=3.4,
+        heading=norm_name(norm),
+        canonical=spaced_ticks([(axes.x(eps), text) for eps, text in zip(budgets, texts, strict=True)], axes.width),
+        eps=texts,
+    )
+
+
+def curves(
+    results: SuiteResults, entries: Sequence[Entry], norms: Sequence[str], *, seeds: bool = False
+) -> list[Chart]:
+    """A chart of some entries for every norm with a bounded eps; with several, colours go by their order."""
+    found = []
+    for norm in norms:
+        lines = [
+            Curve(
+                index=entry.index if len(entries) == 1 else number,
+                name=entry.name,
+                n=entry.n,
+                distances=[one["distance"].to_numpy(float) for one in results.nearest(entry, norm)],
+                bound=bool(entry.notes[norm]),
+                seeds=seeds,
+            )
+            for number, entry in enumerate(entries)
+            if entry.n and norm in results.bounded
+        ]
+        if lines:
+            found.append(eps_chart(lines, norm, results.budgets[norm], results.levels))
+    return found

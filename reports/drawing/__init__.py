@@ -1,0 +1,1 @@
+"""Text, Markdown, line charts, PNG images and HTML pages, whatever they show."""
