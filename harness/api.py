@@ -101,7 +101,7 @@ def evaluate(
         defense = External(weights=digest(bare(model)), remedy=remedy, interface=found.interface)
         spec = ModelSpec(dataset=info.name, architecture=name, defense=defense)
         made = plan(suite, [spec], {info.name: info}, samples=info.test_size, transfers=False)
-        pairs = [_pair(cell, bench, x.to(device), y.to(device), info, suite.name, learned) for cell in made.cells]
+        pairs = [_pair(cell, bench, x.to(device), y.to(device), info, learned) for cell in made.cells]
         facts = {
             str(look.threat.norm): probe(
                 seen,
@@ -138,9 +138,7 @@ def evaluate(
     return frame
 
 
-def _pair(
-    cell: Cell, bench: Bench, x: Tensor, y: Tensor, info: DatasetInfo, suite: str, learned: Dataset | None
-) -> Pair:
+def _pair(cell: Cell, bench: Bench, x: Tensor, y: Tensor, info: DatasetInfo, learned: Dataset | None) -> Pair:
     attack, failed = _prepared(cell, bench, x, y, learned)
     outcomes = [
         run_shard(
@@ -157,7 +155,7 @@ def _pair(
         for shard in range(cell.shards)
     ]
     declared = Declared(
-        **{**dict(pair_record(cell, info, suite)), "command": ""},
+        **dict(pair_record(cell, info)),
         declaration=identity.canonical(cell),
         versions=environment.versions(),
         git_commit=environment.git_commit(),

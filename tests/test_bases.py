@@ -37,6 +37,7 @@ from harness.records.provenance import declare
 from harness.records.results import finish
 from harness.training.trainer import Trainer
 from harness.victims.adaptation import Remedy
+from suites import suites
 from tests.helpers.boards import card as made_card
 
 DIGITS = DATASETS["digits"]
@@ -163,13 +164,19 @@ def test_chains_that_are_wrong(text: str, complaint: str) -> None:
         parse_chain(text, defenses())
 
 
+def commanded(spec: ModelSpec) -> str:
+    """The command that measures one of a model's pairs again."""
+    made = plan(suites()["quick"], [spec], {"digits": DIGITS}, samples=9)
+    return plans.command(made, made.cells[0])
+
+
 def test_the_command_says_a_chain_as_it_is_read() -> None:
     chain = parse_chain("standard:epochs=2+gaussian-blur:kernel=7,sigma=0.9+noise-injection:sigma=0.2", defenses())
     (spec,) = specs([DIGITS], ["mlp-8"], [chain], [1])
     said = plans.defense_argument(spec, DIGITS)
     (again,) = specs([DIGITS], ["mlp-8"], [parse_chain(said, defenses())], [1])
     assert again.key == spec.key
-    assert said in plans.command("quick", spec, DIGITS, attack="noise", samples=9)
+    assert said in commanded(spec)
 
 
 @pytest.mark.parametrize(
@@ -182,7 +189,7 @@ def test_the_command_says_a_chain_as_it_is_read() -> None:
     ],
 )
 def test_what_no_command_can_say_has_none(spec: ModelSpec) -> None:
-    assert plans.command("quick", spec, DIGITS, attack="noise", samples=9) == ""
+    assert commanded(spec) == ""
 
 
 # ---------------------------------------------------------------- trained, and trained again
@@ -211,7 +218,7 @@ class Site:
                 done.append("judge")
                 graph.shards_left[job.cell.key] -= 1
                 if not graph.shards_left[job.cell.key]:
-                    made_of = declare(self.home, job.cell, DIGITS, "small")
+                    made_of = declare(self.home, job.cell, made)
                     finish(self.home.cell(job.cell.key), job.cell.shards, made_of)
         assert not graph.left
         return done

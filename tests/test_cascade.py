@@ -61,8 +61,7 @@ def run(home: Home, made: Plan, sources: dict[str, DataSource]) -> Board:
             cell = task.payload.cell
             graph.shards_left[cell.key] -= 1
             if not graph.shards_left[cell.key]:
-                info = made.infos[cell.victim.dataset]
-                finish(home.cell(cell.key), cell.shards, declare(home, cell, info, made.suite.name))
+                finish(home.cell(cell.key), cell.shards, declare(home, cell, made))
     assert not graph.left
     (board,) = boards_from_home(home)
     return board

@@ -100,5 +100,6 @@ def test_what_only_python_can_declare_has_no_command(model: ModelSpec) -> None:
 def test_a_data_set_handed_over_in_python_has_none_either() -> None:
     other = dataclasses.replace(INFO, name="mine")
     made = plan(suites()["quick"], [dataclasses.replace(spec(Standard()), dataset="mine")], {"mine": other})
-    assert command(made.cells[0], other, "quick") == ""
-    assert "--dataset images:DIR" in command(made.cells[0], other, "quick", "images:DIR")
+    assert command(made, made.cells[0]) == ""
+    named = dataclasses.replace(made, arguments={"mine": "images:DIR"})
+    assert "--dataset images:DIR" in command(named, made.cells[0])

@@ -168,9 +168,7 @@ class Recorder:
         self._deliver(last=True)
 
     def _finish(self, cell: Cell) -> None:
-        info = self._plan.infos[cell.victim.dataset]
-        argument = self._plan.arguments.get(cell.victim.dataset)
-        declared = declare(self._home, cell, info, self._plan.suite.name, argument, command=self._plan.again)
+        declared = declare(self._home, cell, self._plan)
         if self._tracker is not None:
             self._tracker.mark(self._plan.key, cell.key)  # before the result: a kill between them loses nothing
         finish(self._home.cell(cell.key), cell.shards, declared)

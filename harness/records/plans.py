@@ -34,14 +34,13 @@ def model_name(spec: ModelSpec, info: DatasetInfo) -> ModelName:
     return ModelName(dataset=spec.dataset, architecture=spec.architecture, defense=spec.label(info), seed=spec.seed)
 
 
-def pair_record(cell: Cell, info: DatasetInfo, suite: str, argument: str | None = None) -> PlannedPair:
+def pair_record(cell: Cell, info: DatasetInfo, command: str = "") -> PlannedPair:
     """What people want to know of a pair: the part of its result known beforehand.
 
     Args:
         cell: The pair.
         info: Its data set.
-        suite: Name of the suite.
-        argument: How the data set is named on the command line, if not by its own name.
+        command: Measures it again; "" if only Python can.
     """
     source = ""
     if cell.source is not None:
@@ -65,19 +64,22 @@ def pair_record(cell: Cell, info: DatasetInfo, suite: str, argument: str | None 
         batch=cell.batch,
         levels=info.levels,
         class_names=tuple(info.classes),
-        command=command(cell, info, suite, argument),
+        command=command,
     )
 
 
-def command(cell: Cell, info: DatasetInfo, suite: str, argument: str | None = None) -> str:
-    """The shell command that measures a pair again; "" for what only Python can declare.
+def command(plan: Plan, cell: Cell) -> str:
+    """The shell command that measures a pair of a plan again; "" for what only Python can declare.
 
     Of a cascade it is the command of the whole chain: what an attack meets depends on those before it.
     """
     spec = cell.victim
+    info, argument = plan.infos[spec.dataset], plan.arguments.get(spec.dataset)
+    if plan.again:
+        return plan.again
     if argument is None and spec.dataset not in dataset_names():
         return ""
-    words = ["gauntlet", "run", suite, "--dataset", argument or spec.dataset]
+    words = ["gauntlet", "run", plan.suite.name, "--dataset", argument or spec.dataset]
     if isinstance(spec.defense, External):
         if spec.defense.reference is None:
             return ""  # it was handed over in Python
@@ -86,7 +88,9 @@ def command(cell: Cell, info: DatasetInfo, suite: str, argument: str | None = No
         words += ["--model", spec.architecture, "--defense", said, "--seeds", str(spec.seed)]
     else:
         return ""
-    chosen = ["--cascade"] if cell.cascaded else ["--attack", cell.attack.label]
+    chosen = ["--attack", cell.attack.label]
+    if cell.cascaded:
+        chosen = ["--cascade", *(["--no-surrogate"] if plan.left_out else [])]
     return shlex.join([*words, "--samples", str(cell.n), *chosen])
 
 
@@ -112,16 +116,14 @@ def defense_argument(spec: ModelSpec, info: DatasetInfo) -> str:
 
 def plan_record(plan: Plan, command_line: str) -> PlanRecord:
     """A plan as it is recorded."""
-    suite = plan.suite.name
     records: dict[str, PlannedPair] = {}
     for cell in (*plan.cells, *plan.battery):
         if cell.key not in records:
-            dataset = cell.victim.dataset
-            records[cell.key] = pair_record(cell, plan.infos[dataset], suite, plan.arguments.get(dataset))
+            records[cell.key] = pair_record(cell, plan.infos[cell.victim.dataset], command(plan, cell))
     battery = {cell.key: BatteryPair.model_validate(records[cell.key].model_dump()) for cell in plan.battery}
     return PlanRecord(
         plan=plan.key,
-        suite=suite,
+        suite=plan.suite.name,
         command=command_line,
         budgets={name: {norm: tuple(grid) for norm, grid in norms.items()} for name, norms in plan.budgets.items()},
         reference={name: {str(norm): eps for norm, eps in info.eps.items()} for name, info in plan.infos.items()},

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from .. import environment, identity
-from ..datasets.registry import DatasetInfo
+from ..planning.plan import Plan
 from ..planning.specs import Cell, ModelSpec
 from ..schema.base import Provenance
 from ..schema.pairs import Declared
 from .checkpoints import digests
 from .home import Home
-from .plans import pair_record
+from .plans import command, pair_record
 from .prepared import prepared_record
 
 
@@ -30,23 +30,17 @@ def made_of(home: Home, *specs: ModelSpec) -> Provenance:
     return Provenance(weights=weights, versions=environment.versions(), git_commit=environment.git_commit())
 
 
-def declare(
-    home: Home, cell: Cell, info: DatasetInfo, suite: str, argument: str | None = None, *, command: str = ""
-) -> Declared:
+def declare(home: Home, cell: Cell, plan: Plan) -> Declared:
     """What is known of a pair's result before its shards are merged.
 
     Args:
         home: Where its models and its attack's preparation are.
         cell: The pair.
-        info: Its data set.
-        suite: Name of the suite.
-        argument: How the data set is named on the command line, if not by its own name.
-        command: Measures it again; "" for that of the pair alone.
+        plan: That it belongs to.
     """
-    planned = pair_record(cell, info, suite, argument)
     prepared = None if cell.prepared_key is None else prepared_record(home.prepared(cell.prepared_key))
     return Declared(
-        **{**dict(planned), "command": command or planned.command},
+        **dict(pair_record(cell, plan.infos[cell.victim.dataset], command(plan, cell))),
         **dict(provenance(home, cell)),
         declaration=identity.canonical(cell),
         preparation=None if prepared is None else prepared.cost,

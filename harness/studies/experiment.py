@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -32,6 +33,7 @@ class Experiment:
         info: The data set.
         seeds: Training seeds.
         batteries: Suites that judge the defended models.
+        only: Names of the chosen items and claims; empty: all.
     """
 
     study: Study
@@ -40,6 +42,7 @@ class Experiment:
     info: DatasetInfo
     seeds: tuple[int, ...]
     batteries: tuple[Suite, ...]
+    only: tuple[str, ...] = ()
 
     @cached_property
     def models(self) -> Mapping[tuple[str, int], ModelSpec]:
@@ -112,8 +115,16 @@ class Experiment:
             ranked=frozenset(),
             cells=tuple(cells.values()),
             battery=(),
-            again=f"gauntlet reproduce {self.study.name} --profile {self.profile_name}",
+            again=self.command,
         )
+
+    @property
+    def command(self) -> str:
+        """What does all of it again."""
+        words = ["gauntlet", "reproduce", self.study.name, "--profile", self.profile_name]
+        if self.seeds != self.profile.seeds:
+            words += ["--seeds", ",".join(map(str, self.seeds))]
+        return shlex.join([*words, *(word for item in self.only for word in ("--only", item))])
 
     @cached_property
     def judged(self) -> Sequence[tuple[str, int, ModelSpec]]:
@@ -130,7 +141,10 @@ class Experiment:
             return ()
         infos = {self.info.name: self.info}
         return tuple(
-            plan(self._battery(suite), specs, infos, samples=self.profile.battery_samples, cascade=True)
+            replace(
+                plan(self._battery(suite), specs, infos, samples=self.profile.battery_samples, cascade=True),
+                again=self.command,
+            )
             for suite in self.batteries
         )
 
@@ -175,4 +189,5 @@ def design(
         info=info,
         seeds=check_seeds(profile.seeds if seeds is None else seeds),
         batteries=tuple(batteries[name] for name in profile.batteries),
+        only=tuple(only),
     )

@@ -111,7 +111,6 @@ def _part(board: Board, keys: set[str]) -> Board:
 
 def _facts(experiment: Experiment, home: Home, pairs: Sequence[Pair]) -> dict[str, Any]:
     cards = [card for spec in experiment.plan.models if (card := model_state(home, spec.key).card) is not None]
-    only = "" if experiment.seeds == experiment.profile.seeds else " --seeds " + ",".join(map(str, experiment.seeds))
     return {
         "study": experiment.study.name,
         "profile": experiment.profile_name,
@@ -119,7 +118,7 @@ def _facts(experiment: Experiment, home: Home, pairs: Sequence[Pair]) -> dict[st
         "dataset": experiment.info.name,
         "seeds": list(experiment.seeds),
         "samples": min(experiment.profile.samples, experiment.info.test_size),
-        "command": experiment.plan.again + only,
+        "command": experiment.command,
         "skipped": [called for name, called in experiment.study.defended if name in experiment.profile.skipped],
         "models": len(experiment.plan.models),
         "pairs": len(experiment.plan.cells),
