@@ -65,7 +65,7 @@ def judgement(session: nox.Session) -> None:
 def cluster(session: nox.Session) -> None:
     """Run on Ray, also where a worker and a node die in mid-run; takes minutes. Needs Linux's network namespaces."""
     install(session, "tests", extras="[ray]")
-    files = ("tests/test_ray_engine.py", "tests_slow/test_ray_cluster.py")
+    files = ("tests/execution/test_ray_engine.py", "tests_slow/test_ray_cluster.py")
     session.run("pytest", *files, "-n0", "--timeout", "1500", *session.posargs)
 
 

@@ -6,7 +6,6 @@ Whatever a command is given, it ends well, or with one line and a status other t
 from __future__ import annotations
 
 import json
-import runpy
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -27,11 +26,10 @@ from harness.planning.specs import ModelSpec
 from harness.records.checkpoints import has_model, load_model, save_model, whole_model
 from harness.records.home import Home
 from suites import studies, suites
-
-TESTS = Path(__file__).parents[1] / "tests"
-CLI = runpy.run_path(str(TESTS / "commands.py"))
-DAMAGE = runpy.run_path(str(TESTS / "test_damage.py"))
-home, bytes_, values, state = (DAMAGE[name] for name in ("home", "bytes_", "values", "state"))
+from tests.helpers.boards import card as made_card
+from tests.helpers.commands import call
+from tests.records.test_damage import bytes_, check, state, values
+from tests.records.test_damage import home as home
 
 LONGEST = 60.0
 """Seconds after which a command counts as hanging."""
@@ -146,7 +144,7 @@ def test_command_lines(home: Home, line: list[str]) -> None:
     before = state(home)
     started = time.monotonic()
     takes_home = line[0] in ("run", "plan", "reproduce", "search", "explain", "report")
-    result = CLI["call"](*line, *(["--home", str(home.path)] if takes_home else []))
+    result = call(*line, *(["--home", str(home.path)] if takes_home else []))
     assert time.monotonic() - started < LONGEST
     well_ended(result)
     after = state(home)
@@ -206,8 +204,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, ModelSpec]:
     data = DataSource("digits").load()
     (spec,) = specs([data.info], ["mlp-16"], [Standard(epochs=1)], [0])
     model = spec.defense.fit("mlp-16", data).model
-    card = {"dataset": "digits", "architecture": "mlp-16", "defense": "standard", "seed": 0, "history": []}
-    save_model(place, spec, model, card)
+    save_model(place, spec, model, made_card(architecture="mlp-16", defense="standard"))
     return place, spec
 
 
@@ -257,5 +254,5 @@ def test_results(home: Home, tmp_path: Path, name: str, damage: Any) -> None:
     file = home.plans / "p.json" if name == "plan" else home.cell("c000") / name
     if name == "runs.json" and not file.exists():
         file.write_text('{"home": "a"}')
-    _, told = DAMAGE["check"](home, tmp_path, file, damage)
+    _, told = check(home, tmp_path, file, damage)
     ended["told of damage" if told else "fine"] += 1

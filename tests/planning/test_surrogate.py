@@ -124,7 +124,7 @@ def test_costs_little_whatever_the_images(shape: Shape, images: int) -> None:
     architecture, trainer = recipe(info, Standard())
     spec = ModelSpec(dataset=info.name, architecture=architecture, defense=trainer)
     assert trainer == trainer.resolve(info)
-    assert 0 < shown(spec, info) <= SHOWN * 1.5
+    assert 0 < spec.defense.images_shown(info) <= SHOWN * 1.5
     assert (trainer.subset or images) <= images
     model = build_model(architecture, shape, 4)
     assert sum(p.numel() for p in model.parameters()) < 1_000_000

@@ -27,7 +27,7 @@ from harness.victims.adaptation import Remedy
 from tests.helpers.boards import SORTS, amend, budget, facts, frame, pair, record, result, sound
 
 NAN = np.nan
-PAGES = Path(__file__).parent.parent / "docs" / "health"
+PAGES = Path(__file__).parents[2] / "docs" / "health"
 
 
 def checks(board: Board, norm: str = "linf") -> dict[str, Check]:

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.models.registry import build_model
-from harness.victims.victim import Cost, ModelChangedError, Victim, VictimError, input_gradient
+from harness.victims.victim import ModelChangedError, PassCount, Victim, VictimError, input_gradient
 
 
 class Fickle(nn.Module):
@@ -96,8 +96,8 @@ def test_passes_are_counted_a_sample(model: Fickle, x: Tensor) -> None:
             for k in range(3):
                 torch.autograd.grad(logits[:, k].sum(), leaf, retain_graph=True)
         victim(x)
-    assert inner == Cost(forwards=7, backwards=15)
-    assert outer == Cost(forwards=17, backwards=15)
+    assert inner == PassCount(forwards=7, backwards=15)
+    assert outer == PassCount(forwards=17, backwards=15)
     assert victim.cost == outer
 
 
@@ -105,19 +105,19 @@ def test_a_backward_pass_through_a_shifted_image_counts(model: Fickle, x: Tensor
     victim = Victim(model)
     delta = torch.zeros_like(x).requires_grad_(True)
     (victim(x + delta).sum() + victim(x - delta).sum()).backward()
-    assert victim.cost == Cost(forwards=10, backwards=10)
+    assert victim.cost == PassCount(forwards=10, backwards=10)
 
 
 def test_no_backward_pass_without_a_gradient(model: Fickle, x: Tensor) -> None:
     victim = Victim(model)
     with torch.no_grad():
         victim(x.requires_grad_(True))
-    assert victim.cost == Cost(forwards=5, backwards=0)
+    assert victim.cost == PassCount(forwards=5, backwards=0)
 
 
 def test_what_an_attack_spent_before_it_raised_is_counted(model: Fickle, x: Tensor) -> None:
     victim = Victim(model)
-    seen: list[Cost] = []
+    seen: list[PassCount] = []
 
     def fail() -> None:
         with victim.counted() as cost:
@@ -176,7 +176,7 @@ def test_gradients_do_not_depend_on_the_batch(x: Tensor) -> None:
     victim = Victim(build_model("mlp-8", (1, 4, 4), 3))
     y = torch.tensor([0, 1, 2, 0, 1])
     values, grad, logits = input_gradient(victim, x, lambda z: F.cross_entropy(z, y, reduction="none"))
-    assert victim.cost == Cost(forwards=5, backwards=5)
+    assert victim.cost == PassCount(forwards=5, backwards=5)
     assert not any(tensor.requires_grad for tensor in (values, grad, logits, x))
     for i in range(len(x)):
         label = y[i : i + 1]

@@ -29,7 +29,7 @@ from harness.victims.adaptation import Remedy
 from harness.victims.bpda import find_function
 from harness.victims.duplicates import duplicate
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 X = torch.rand(2, 1, 3, 3, generator=torch.Generator().manual_seed(1))
 
 

@@ -436,7 +436,7 @@ def test_another_process_loads_the_same_model_from_json(net: Path, x: Tensor) ->
         capture_output=True,
         text=True,
         check=True,
-        cwd=Path(__file__).parent.parent,
+        cwd=Path(__file__).parents[2],
     )
     weights, program, logits = json.loads(done.stdout)
     assert (weights, program) == (declared.weights, declared.program)
@@ -571,7 +571,7 @@ class Two(nn.Module):
 
 
 def test_the_example_works(tmp_path: Path) -> None:
-    file = Path(__file__).parent.parent / "examples" / "my_model.py"
+    file = Path(__file__).parents[2] / "examples" / "my_model.py"
     trained = runpy.run_path(str(file))["Net"](4)
     torch.save(trained.state_dict(), tmp_path / "weights.pt")
     model = load(parse(f"{file}:build?weights={tmp_path / 'weights.pt'}&width=4"))

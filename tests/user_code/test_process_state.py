@@ -18,7 +18,7 @@ from harness.user_code import process_state
 from harness.victims.duplicates import duplicate
 from harness.victims.victim import Victim
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 HEAD = (
     "import argparse, builtins, decimal, gc, io, locale, logging, logging.config, os, random\n"
     "import signal, socket, ssl, sys, threading, warnings\n"

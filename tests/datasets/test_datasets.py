@@ -36,7 +36,7 @@ from harness.datasets.sampling import stratified_order
 from harness.errors import UserError
 from harness.threat import Norm
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 FORMS = ("mnist", "fashion-mnist", "cifar10", "cifar100", "svhn", "cifar10-jpeg")
 
 

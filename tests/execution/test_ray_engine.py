@@ -33,8 +33,8 @@ from harness.planning.suite import Suite
 from harness.records.files import write_bytes, write_json
 from harness.records.home import Home
 
-ROOT = Path(__file__).parents[1]
-SCRIPTS = ROOT / "tests" / "scripts"
+ROOT = Path(__file__).parents[2]
+SCRIPTS = Path(__file__).parent / "scripts"
 REFUSED = 77
 
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
