@@ -64,7 +64,7 @@ WAYS: dict[str, Jacobian] = {
 
 
 def cpu(work: Callable[[], object], least: float = 0.4) -> float:
-    """CPU seconds a call: the better of two means over at least ``least`` seconds each."""
+    """CPU seconds per call: the better of two means over at least ``least`` seconds each."""
     work()
     best = float("inf")
     for _ in range(2):

@@ -79,7 +79,7 @@ def compare(name: str, batch: int, rounds: int) -> None:
     seconds = table(f"{name}: one step of training, batch of {batch}", steps, rounds)
     rows = sum(layer.after[0].numel() for layer in trace(build_model(name, (1, 28, 28), 10), x[:1])[1])
     if rows > 2000:
-        print(f"  contractive, autograd Jacobian: not measured, {rows} backward passes a step")
+        print(f"  contractive, autograd Jacobian: not measured, {rows} backward passes per step")
         return
     slow = cpu(stepper(name, ByRows(epochs=1), x, y)) / statistics.median(seconds["plain"])
     print(f"  {'contractive, autograd Jacobian':32}{slow:8.0f} times the plain step ({rows} rows)")

@@ -3,7 +3,7 @@
     python benchmarks/bench_harness.py [--only overhead,scaling] [--rounds 3]
 
 Everything is a ratio within one run, on the embedded digits. Scaling goes round by round: with one job, with two, and
-with one a core where there are more; ratios are those within a round, so that a busy machine troubles all alike.
+with one per core where there are more; ratios are those within a round, so that a busy machine troubles all alike.
 """
 
 from __future__ import annotations

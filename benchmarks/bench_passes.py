@@ -86,7 +86,7 @@ def measured(work: Callable[[], object], victim: Victim) -> Cost:
 
 
 def bare(model: nn.Module, x: Tensor, y: Tensor, repeats: int = 20) -> tuple[float, float]:
-    """CPU seconds an image of a forward pass without gradients, and of a backward pass to the image."""
+    """CPU seconds per image of a forward pass without gradients, and of a backward pass to the image."""
 
     def forward() -> None:
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""How the harness bears many pairs: planning, going on, reporting and memory, over pairs in a home and images a pair.
+"""How the harness bears many pairs: planning, going on, reporting and memory, over pairs in a home and images per pair.
 
     python benchmarks/bench_store.py [--pairs 1000,10000] [--images 100] [--tracked]
 

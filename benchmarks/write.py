@@ -48,7 +48,7 @@ SECTIONS = (
     ),
     Section("What the harness adds, and what a second job gives", "bench_harness"),
     Section("Growth with pairs in a home", "bench_store", "--pairs 1000,10000"),
-    Section("Growth with images a pair", "bench_store", "--pairs 1000 --images 50,359"),
+    Section("Growth with images per pair", "bench_store", "--pairs 1000 --images 50,359"),
     Section("Growth with pairs, tracked", "bench_store", "--pairs 240,480 --tracked"),
     Section("L-BFGS in batches against SciPy's, image by image", "bench_lbfgs", "--images 50", True),
     Section("Gradients of all classes, and an alpha step", "bench_alpha"),

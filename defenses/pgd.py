@@ -22,7 +22,7 @@ class Pgd(Trainer):
     Attributes:
         norm: ``"linf"`` or ``"l2"``.
         eps: Radius in pixel units; ``None``: the data set's.
-        steps: Gradient steps a batch.
+        steps: Gradient steps per batch.
         rel_step_size: Step size as a multiple of eps / steps.
     """
 

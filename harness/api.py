@@ -71,7 +71,7 @@ def evaluate(
             :data:`harness.planning.specs.PROBE_SAMPLES` images.
 
     Returns:
-        A frame of :data:`harness.metrics.pairs.PAIR_COLUMNS`, a row a pair and eps. In its ``attrs``: ``trust`` (by
+        A frame of :data:`harness.metrics.pairs.PAIR_COLUMNS`, a row per pair and eps. In its ``attrs``: ``trust`` (by
         norm, ``(grade, reasons)``, see :mod:`harness.trust.grade`), ``worst_case`` (by ``(norm, eps)``, the accuracy
         that all attacks together leave), ``remedy`` (in words), ``notes`` (what was noticed of the model, a line each),
         ``left_out`` (labels of attacks).

@@ -20,7 +20,7 @@ LEADERBOARD_COLUMNS: Final = (
     "rank", "dataset", "architecture", "defense", "suite", "norm", "eps", "seeds", "n", "clean_accuracy",
     "worst_case_accuracy", "worst_case_low", "worst_case_high", "strongest_attack", "trust",
 )  # fmt: skip
-"""Columns of ``leaderboard.csv``: a row a model (over its seeds) and eps. No rank: see :func:`leaderboard`."""
+"""Columns of ``leaderboard.csv``: a row per model (over its seeds) and eps. No rank: see :func:`leaderboard`."""
 
 EXTRA_COLUMNS: Final = ("std", "clean_std", "trust_reasons", "note")
 """Columns that :func:`leaderboard` adds and the CSV leaves out."""

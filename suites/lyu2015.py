@@ -189,7 +189,7 @@ def noise_table(
     note: str = "",
     unit: float = 1.0,
 ) -> Item:
-    """A table of test errors under Gaussian noise: a row a model.
+    """A table of test errors under Gaussian noise: a row per model.
 
     Args:
         name: As in the paper.

@@ -120,7 +120,7 @@ def _nearest(margins: Tensor, normals: Tensor, norm: Norm, y: Tensor) -> tuple[T
 class Alpha(Attack):
     """A single step to the nearest class boundary of the linearised network (Huang et al. 2015, section 2).
 
-    K backward passes an image. The step is clipped to the box, which the paper does not do: for that there is
+    K backward passes per image. The step is clipped to the box, which the paper does not do: for that there is
     :class:`~harness.attacks.unclipped.Unclipped`.
 
     Attributes:

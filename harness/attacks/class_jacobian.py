@@ -24,9 +24,9 @@ def chunk_size(victim: Victim, candidates: int | None = None) -> int:
 def class_gradients(
     victim: Victim, x: Tensor, outputs: Literal["logits", "softmax"] = "logits"
 ) -> tuple[Tensor, Tensor]:
-    """Outputs of a victim and their Jacobian, counted as one forward and K backward passes an image.
+    """Outputs of a victim and their Jacobian, counted as one forward and K backward passes per image.
 
-    Measured on one core, milliseconds an image for K = 10, against K backward passes over the whole batch and one
+    Measured on one core, milliseconds per image for K = 10, against K backward passes over the whole batch and one
     pass over K copies of each image (``benchmarks/bench_alpha.py`` repeats it):
 
     ================  =====  =====  =====  =====  =====  =====  =====  =====

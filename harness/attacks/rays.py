@@ -55,7 +55,7 @@ class RayS(Attack):
     numbers belong to the image, so that the batch does not matter.
 
     Attributes:
-        queries: Forward passes an image at most, the first for the clean image; >= 3. (A stochastic victim is asked
+        queries: Forward passes per image at most, the first for the clean image; >= 3. (A stochastic victim is asked
             some times more, in the beginning and in the end.)
 
     Raises:

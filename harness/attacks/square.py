@@ -47,7 +47,7 @@ class Square(Attack):
     Random numbers belong to the image, so that the batch does not matter.
 
     Attributes:
-        queries: Forward passes an image of each run.
+        queries: Forward passes per image of each run.
         p_init: Share of the image that the first windows cover, in (0, 1].
         restarts: Runs; the later ones see only what still stands.
 

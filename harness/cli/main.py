@@ -77,7 +77,13 @@ def _engine(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--gpus-per-task", type=float, help="With Ray: 0.25, 1, ... Default: 1 with --device cuda."),
         click.option("--cpus-per-task", type=float, default=1, show_default=True, help="With Ray: may be a fraction."),
         click.option("--ray-address", metavar="HOST:PORT", help="A running cluster, or auto. Default: start one here."),
-        click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True),
+        click.option(
+            "--engine",
+            type=click.Choice(["local", "ray"]),
+            default="local",
+            show_default=True,
+            help="Worker processes here, or a Ray cluster.",
+        ),
     ):
         call = option(call)
     return call
@@ -91,13 +97,17 @@ OPTIONS: dict[str, Callable[[Callable[..., Any]], Callable[..., Any]]] = {
         "defenses",
         multiple=True,
         metavar="NAME[:key=value,...]",
-        help="Repeatable. Default: all basics. NAME+NAME: the second built upon the first, e.g. "
+        help="Defense; repeatable. Default: the basic ones. NAME+NAME: the second built upon the first, e.g. "
         "standard+gaussian-blur:kernel=11.",
     ),
     "seeds": click.option("--seeds", default="0", show_default=True, help="Training seeds, e.g. 0,1,2 or 0-4."),
-    "samples": click.option("--samples", type=click.IntRange(min=1), help="Test images a pair. Default: the suite's."),
-    "attack": click.option("--attack", "attacks", multiple=True, metavar="LABEL", help="Only these; * and ? match."),
-    "jobs": click.option("--jobs", type=click.IntRange(min=1), help="Worker processes. Default: one a core."),
+    "samples": click.option(
+        "--samples", type=click.IntRange(min=1), help="Test images per model-attack pair. Default: the suite's."
+    ),
+    "attack": click.option(
+        "--attack", "attacks", multiple=True, metavar="LABEL", help="Only these attacks; * and ? match."
+    ),
+    "jobs": click.option("--jobs", type=click.IntRange(min=1), help="Worker processes. Default: one per core."),
     "device": click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, ..."),
     "engine": _engine,
     "home": click.option(
@@ -106,13 +116,13 @@ OPTIONS: dict[str, Callable[[Callable[..., Any]], Callable[..., Any]]] = {
         envvar="GAUNTLET_HOME",
         default=Path("gauntlet-runs"),
         show_default=True,
-        help="Where everything is kept (GAUNTLET_HOME).",
+        help="Folder of all models, results and reports (GAUNTLET_HOME).",
     ),
     "data": click.option(
         "--data-root",
         type=click.Path(path_type=Path),
         envvar="GAUNTLET_DATA",
-        help="Data sets' folder (GAUNTLET_DATA).",
+        help="Folder that data sets are read from (GAUNTLET_DATA).",
     ),
     "download": click.option("--download", is_flag=True, help="Fetch missing data sets with torchvision."),
     "victim": click.option(
@@ -124,14 +134,14 @@ OPTIONS: dict[str, Callable[[Callable[..., Any]], Callable[..., Any]]] = {
         "repeatable. Its code is run.",
     ),
     "mean": click.option("--mean", metavar="NUMBERS", help="Per channel, subtracted before a --victim sees an image."),
-    "std": click.option("--std", metavar="NUMBERS", help="Per channel, divided by afterwards."),
+    "std": click.option("--std", metavar="NUMBERS", help="Per channel, divided by after the mean."),
     "remedy": click.option(
         "--remedy",
         "remedies",
         multiple=True,
         metavar="KIND",
-        help="How attacks see a --victim: probabilities, temperature=20, draws=16, none; votes=5: it draws, and is "
-        "asked so often. Default: found out.",
+        help="How attacks see a --victim: probabilities, temperature=20, draws=16 or none; votes=5: the majority of "
+        "so many random predictions is judged. Default: found by inspection.",
     ),
     "stand-in": click.option(
         "--stand-in",
@@ -141,7 +151,9 @@ OPTIONS: dict[str, Callable[[Callable[..., Any]], Callable[..., Any]]] = {
         help="Gradient for a part of a --victim that has none: identity, or FILE.py:FUNCTION.",
     ),
     "batch": click.option(
-        "--batch", type=click.IntRange(min=1), help="Images that a --victim takes at once. Default: found out."
+        "--batch",
+        type=click.IntRange(min=1),
+        help="Images that a --victim takes at once. Default: found by inspection.",
     ),
     "cascade": click.option(
         "--cascade", is_flag=True, help="Attack only what still stands; the worst case is the same."
@@ -155,7 +167,7 @@ OPTIONS: dict[str, Callable[[Callable[..., Any]], Callable[..., Any]]] = {
     "part": click.option(
         "--part",
         metavar="I/N",
-        help="Only the i-th of n shares of the pairs, each with a home of its own; gauntlet sync joins them, and alone "
+        help="Only the i-th of n disjoint shares of the pairs, each in its own --home; gauntlet sync merges them and "
         "writes to MLFLOW_TRACKING_URI.",
     ),
     "tracking": click.option("--tracking-uri", help="MLflow store (MLFLOW_TRACKING_URI). Default: SQLite in the home."),
@@ -171,7 +183,7 @@ def cli() -> None:
 @cli.command("list")
 @click.argument("what", type=click.Choice(["datasets", "models", "defenses", "attacks", "suites", "studies"]))
 def list_(what: str) -> None:
-    """List what there is."""
+    """List data sets, models, defenses, attacks, suites or studies."""
     from . import tables
 
     console.print(getattr(tables, what)())
@@ -184,9 +196,9 @@ def list_(what: str) -> None:
 @click.option("--profile", help="Where SUITE is a study, of which: smoke, cpu (default) or full.")
 @click.pass_context
 def plan(ctx: click.Context, /, suite: str, home: Path, device: str, profile: str | None, **options: Any) -> None:
-    """List the model-attack pairs of SUITE, which of them are done, and what the others may cost.
+    """List a suite's model-attack pairs and what they may cost.
 
-    SUITE may be a study: then it is what gauntlet reproduce would do.
+    Says which of them are done. SUITE may be a study: then it lists what gauntlet reproduce would do.
     """
     from suites import studies
 
@@ -224,9 +236,9 @@ def train(**options: Any) -> None:
 )
 @click.option("--dry-run", is_flag=True, help="Only list what there is to do, and what it may cost.")
 def run_(suite: str, **options: Any) -> None:
-    """Train what is missing, attack it with SUITE, judge, track, and write the report.
+    """Train, attack, judge and track what is missing; report it.
 
-    The same command again does only what is missing.
+    The same command again does only what is missing, with the same numbers.
     """
     run_suite(suite, **options)
 
@@ -242,8 +254,9 @@ def run_(suite: str, **options: Any) -> None:
 @click.option("--dry-run", is_flag=True, help="Only list what there is to do, and what it may cost.")
 @_options("jobs", "device", "engine", "home", "data", "download", "tracking")
 def reproduce(study: str, **options: Any) -> None:
-    """Run what is missing of a paper's experiments, and write what came of every table, figure and claim.
+    """Run a paper's experiments and compare with its numbers.
 
+    Runs what is missing, and writes every table, figure and claim with the printed value beside the measured one.
     Writes study-STUDY.html, study-STUDY.md, claims.csv, environment.json and figures/.
     """
     from .commands import reproduce_study
@@ -258,7 +271,7 @@ def reproduce(study: str, **options: Any) -> None:
 @click.option("--dry-run", is_flag=True, help="Only list what there is to do, and what it may cost.")
 @_options("jobs", "device", "engine", "home", "data", "download")
 def search(study: str, **options: Any) -> None:
-    """Try values of a study's hyperparameters, and compare them on held-out training images.
+    """Compare a study's hyperparameters on held-out training images.
 
     Writes search-STUDY-PROFILE.csv. Profiles hold what was found so; nothing is changed.
     """
@@ -269,10 +282,20 @@ def search(study: str, **options: Any) -> None:
 
 @cli.command()
 @_options("home", "tracking")
-@click.option("--from", "source", type=click.Choice(["mlflow", "home"]), default="mlflow", show_default=True)
+@click.option(
+    "--from",
+    "source",
+    type=click.Choice(["mlflow", "home"]),
+    default="mlflow",
+    show_default=True,
+    help="Read tracked runs, or the result files of the home.",
+)
 @click.option("--out", type=click.Path(path_type=Path), help="Folder to write to. Default: HOME/report.")
 def report(home: Path, tracking_uri: str | None, source: str, out: Path | None) -> None:
-    """Write leaderboard.csv, pairs.csv, leaderboard.md and index.html, with pages for models and comparisons."""
+    """Write leaderboard, tables and pages from the tracked runs.
+
+    Writes leaderboard.csv, pairs.csv, leaderboard.md and index.html, with pages for models and comparisons.
+    """
     from ..execution.runner import deliver
     from ..records.boards import boards_from_home
     from ..records.home import Home, no_runs
@@ -303,8 +326,9 @@ def report(home: Path, tracking_uri: str | None, source: str, out: Path | None) 
 @click.argument("homes", nargs=-1, required=True, metavar="HOME...", type=click.Path(path_type=Path))
 @_options("home", "tracking")
 def sync(homes: Sequence[Path], home: Path, tracking_uri: str | None) -> None:
-    """Merge what HOME... keep into one home, and (re)build its tracking store from the results.
+    """Merge homes, and rebuild the tracking store from their results.
 
+    Merges what HOME... keep into --home.
     Equal results of one pair are one. Different ones are refused by name and change nothing; damaged files are named
     and left behind; the rest is merged.
     """
@@ -318,7 +342,7 @@ def sync(homes: Sequence[Path], home: Path, tracking_uri: str | None) -> None:
 @click.argument("after", metavar="HOME_B", type=click.Path(path_type=Path))
 @click.option("--csv", type=click.Path(path_type=Path, dir_okay=False), help="Write every number, moved or not.")
 def diff(before: Path, after: Path, csv: Path | None) -> None:
-    """Show which numbers moved from HOME_A to HOME_B, and whether beyond noise.
+    """Compare two homes: which numbers moved beyond noise.
 
     What all attacks of a suite together left of each model, and the same pairs or other versions of them under the same
     names; on the same images with an exact paired test. Pairs of a cascade count in the worst case alone.
@@ -329,21 +353,24 @@ def diff(before: Path, after: Path, csv: Path | None) -> None:
 
 
 @cli.command()
-@click.argument("cell")
+@click.argument("key")
 @_options("home")
-def explain(cell: str, home: Path) -> None:
-    """Say what CELL stands for, the key of a pair or a model or the beginning of one, and whether it still holds."""
+def explain(key: str, home: Path) -> None:
+    """Show what a key stands for, and whether its result is fresh.
+
+    KEY is that of a pair or a model, or the beginning of one.
+    """
     from ..records.explain import explain as explain_key
     from ..records.home import Home
     from .tables import explanation, versions
 
-    console.print(explanation(explain_key(Home(home), cell, versions())))
+    console.print(explanation(explain_key(Home(home), key, versions())))
 
 
 @cli.command()
 @_options("home", "tracking")
-@click.option("--host", default="127.0.0.1", show_default=True)
-@click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address that the server listens on.")
+@click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True, help="Its port.")
 def ui(home: Path, tracking_uri: str | None, host: str, port: int) -> None:
     """Open the MLflow UI on the runs."""
     from ..external.mlflow_model import quiet_environment
@@ -405,7 +432,10 @@ def doctor(
     forced: Sequence[str],
     jobs: int | None,
 ) -> None:
-    """Check environment, versions, devices, data and tracking store; or, with --attacks, the attacks."""
+    """Check the installation or, with --attacks, every attack.
+
+    Checks environment, versions, devices, data and tracking store.
+    """
     from ..records.home import Home
     from .doctor import examine, examine_attacks
 

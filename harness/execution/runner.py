@@ -214,7 +214,7 @@ def run(
         jobs: Worker processes.
         command: The user's command line, for the record.
         tracker: MLflow; None tracks nothing.
-        observe: Called several times a second with the state of the run.
+        observe: Called several times per second with the state of the run.
         engine: What spreads the work, made for this context; None: ``jobs`` processes of this machine.
 
     Returns:

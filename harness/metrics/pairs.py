@@ -43,7 +43,7 @@ SAMPLE_COLUMNS: Final = (
     *DISTANCES,
     "shard",
 )
-"""Columns of ``samples.parquet``, a row an image: position in the test set, true label, prediction on the
+"""Columns of ``samples.parquet``, a row per image: position in the test set, true label, prediction on the
 clean image, whether that is right, whether the attack was called, prediction on the returned image (-1: none),
 whether that is a valid adversarial (never, if the attack may leave [0, 1]), share of the judge's draws that got it
 wrong (0 or 1 for a deterministic model, NaN where nothing was judged), whether an adversarial is still one after
@@ -62,7 +62,7 @@ PAIR_COLUMNS: Final = (
     "clean_accuracy", "success_rate", "robust_accuracy", "robust_accuracy_low", "robust_accuracy_high", "median_l2",
     "median_linf", "mean_rms", "survives_rounding", "forwards", "backwards", "seconds", "invalid", "status", "run_id",
 )  # fmt: skip
-"""Columns of ``pairs.csv``: a row a model, attack and eps. A minimal attack runs once and has a row for every
+"""Columns of ``pairs.csv``: a row per model, attack and eps. A minimal attack runs once and has a row for every
 eps of the suite, with the same ``run_id``; passes are per attacked image, seconds for the whole cell."""
 
 Bools = npt.NDArray[np.bool_]
@@ -207,7 +207,7 @@ def summary(samples: Samples) -> dict[str, float]:
 
 
 def pair_rows(board: Board) -> pd.DataFrame:
-    """The frame behind ``pairs.csv``: :data:`PAIR_COLUMNS`, sorted, a row a pair and eps."""
+    """The frame behind ``pairs.csv``: :data:`PAIR_COLUMNS`, sorted, a row per pair and eps."""
     rows = [row for pair in board.pairs for row in rows_of(board, pair)]
     frame = pd.DataFrame(rows, columns=list(PAIR_COLUMNS))
     order = ["dataset", "architecture", "defense", "seed", "norm", "eps", "attack", "source"]
@@ -215,7 +215,7 @@ def pair_rows(board: Board) -> pd.DataFrame:
 
 
 def rows_of(board: Board, pair: Pair) -> list[dict[str, Any]]:
-    """What ``pairs.csv`` says of one pair, a row an eps, ascending.
+    """What ``pairs.csv`` says of one pair, a row per eps, ascending.
 
     A pair that crashed or returned invalid images has no robust accuracy (NaN), whatever its images say. Nor has a
     pair of a cascade: it met only the images that the attacks before it had left.

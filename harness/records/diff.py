@@ -34,7 +34,7 @@ COLUMNS: Final = (
     "matched", "cell_a", "cell_b", "status_a", "status_b", "n_a", "n_b", "accuracy_a", "accuracy_b", "difference",
     "low", "high", "only_a", "only_b", "test", "p_value",
 )  # fmt: skip
-"""Columns of :func:`differences`, a row a model's worst case or a pair, and eps.
+"""Columns of :func:`differences`, a row per model's worst case or a pair, and eps.
 
 ``suite``: whose worst case it is, with ``attack`` "worst case" and the model's keys in ``cell_a`` and ``cell_b``; "" of
 a pair, which several suites may share. ``part``: whose images, "test" or "train". ``matched``: ``"key"`` (the same
@@ -154,7 +154,7 @@ def worst_cases(
 ) -> list[dict[str, Any]]:
     """What all attacks of a suite together left of each model, in two homes: the number that models are ranked by.
 
-    A row a model, suite, norm and eps. Models are matched by their names, those on as many images first. A model that
+    A row per model, suite, norm and eps. Models are matched by their names, those on as many images first. A model that
     lacks pairs of its battery has no number and moves nowhere; one whose attack failed has none either, and if it had
     one in the other home, that is beyond noise. Nor is there a verdict where one home left out attacks that the other
     did not: its number may be higher for that alone.

@@ -1,4 +1,4 @@
-"""Results on disk: one directory a cell, ``result.json`` + ``samples.parquet``. They are the truth.
+"""Results on disk: one directory per cell, ``result.json`` + ``samples.parquet``. They are the truth.
 
 A cell in progress holds finished shards under ``shards/``; the three files of a finished one are written
 together, ``result.json`` last, and the shards are then removed.

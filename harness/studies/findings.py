@@ -341,7 +341,7 @@ class Outcome:
 
     Attributes:
         findings: Values and claims.
-        judgement: What today's batteries leave of the defended models, a row a model, norm and eps; see
+        judgement: What today's batteries leave of the defended models, a row per model, norm and eps; see
             :func:`harness.studies.reproduce.judgement`.
         galleries: First images of the pairs behind image grids, by measure: ``x``, ``x_adv``, ``label``, ``adv_pred``.
         facts: Profile, seeds, data set, images, command, versions, cost.

@@ -26,7 +26,7 @@ class Reading:
 
     Attributes:
         needs: ``"card"``: the model's training record. ``"samples"``: judged images. ``"cost"``: what the attack took.
-        read: ``read(card or frame, settings)``: values, one an image, or a single one.
+        read: ``read(card or frame, settings)``: values, one per image, or a single one.
         share: Whether it is a share of images, so that its interval over images is Wilson's.
         every: Whether there is a value for every image of the sample: then models are compared image by image.
     """

@@ -208,7 +208,7 @@ class Profile:
         summary: One line for people.
         dataset: Name of the data set.
         seeds: Training seeds.
-        samples: Test images a cell.
+        samples: Test images per cell.
         batteries: Suites that judge the study's models as of today.
         battery_samples: Test images of these.
         battery_seeds: Seeds that are judged by them.

@@ -13,7 +13,7 @@ from .rows import AttackCost, Column, Record
 
 
 def costs(results: SuiteResults) -> list[AttackCost]:
-    """A row an attack and norm, cheapest first within a norm."""
+    """A row per attack and norm, cheapest first within a norm."""
     groups: dict[tuple[Column, str], list[Record]] = {}
     for records in results.records.values():
         for record in records:

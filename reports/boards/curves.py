@@ -1,4 +1,4 @@
-"""Robust accuracy over eps: the curves of some models in one chart a norm."""
+"""Robust accuracy over eps: the curves of some models in one chart per norm."""
 
 from __future__ import annotations
 

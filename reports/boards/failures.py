@@ -50,7 +50,7 @@ def cautions(results: SuiteResults) -> list[Failure]:
 
 
 def omissions(results: SuiteResults) -> list[Failure]:
-    """What the suite holds and nobody asked of a model, a line a model and kind."""
+    """What the suite holds and nobody asked of a model, a line per model and kind."""
     board, found = results.board, []
     for key, model in results.known.items():
         name, seed = f"{model.defense} / {model.architecture}", str(model.seed)

@@ -161,7 +161,7 @@ class SuiteResults:
         )
 
     def worst(self, entry: Entry, norm: str, eps: float) -> list[WorstCase]:
-        """Worst cases of an entry, one a seed."""
+        """Worst cases of an entry, one per seed."""
         for key, pairs in entry.models.items():
             if (key, norm, eps) not in self._worst:
                 self._worst[key, norm, eps] = worst_case(pairs, norm, eps)

@@ -22,7 +22,7 @@ class Entry:
         architecture: Label.
         defense: Label.
         n: Images; 0 if nothing was attacked.
-        models: Pairs by model key, a key a seed.
+        models: Pairs by model key, a key per seed.
         known: The board's record of those models and of its other seeds, by key.
         notes: Per norm why it has no rank, "" where it has one.
         page: Name of its own page, without the ending.

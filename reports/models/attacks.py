@@ -53,7 +53,7 @@ class AttackResult:
 
 
 def attack_results(results: SuiteResults, entry: Entry, norm: str, eps: float) -> list[AttackResult]:
-    """A row an attack, most images first."""
+    """A row per attack, most images first."""
     cases = results.worst(entry, norm, eps)
     rows = []
     for label in dict.fromkeys(label for case in cases for label in case.broken_by):

@@ -169,7 +169,7 @@ class ImageResults:
         )
 
     def strips(self, eps: float) -> list[AttackStrip]:
-        """A line an attack within eps, most images first; columns are the first images, the most broken first.
+        """A line per attack within eps, most images first; columns are the first images, the most broken first.
 
         An attack counts here under its name, whatever norm and eps it was run with: what it found counts.
         """

@@ -24,7 +24,7 @@ def render(outcome: Outcome, figures: dict[str, str]) -> str:
     lines = [f"# {md(study.title)}", "", f"{md(study.source)}, reproduced. Reproduce: {code(facts['command'])}", ""]
     lines += [
         f"Profile **{md(facts['profile'])}** on {md(facts['dataset'])}: {md(facts['summary'])}. Seeds "
-        f"{', '.join(map(str, facts['seeds']))}; {integer(facts['samples'])} images a cell.",
+        f"{', '.join(map(str, facts['seeds']))}; {integer(facts['samples'])} images per cell.",
         "",
         f"A cell reads: measured [95 % interval] (printed), and {MARKS['reproduced']} reproduced, "
         f"{MARKS['same direction']} same direction, {MARKS['not reproduced']} not reproduced.",

@@ -97,7 +97,7 @@ def remaining(outcome: Outcome, item: Item, row: str) -> list[Remaining]:
 
 @dataclass(frozen=True)
 class JudgementTable:
-    """The judgement by today's batteries as a table: a row a model, a column a norm and eps."""
+    """The judgement by today's batteries as a table: a row per model, a column per norm and eps."""
 
     columns: Sequence[tuple[str, float]]
     rows: Sequence[tuple[str, Any, Mapping[tuple[str, float], Row], Mapping[str, Row]]]

@@ -62,7 +62,7 @@ def counted(shape: Shape, images: int, classes: int = 4) -> DatasetInfo:
     return replace(default_info("images:mine@0", shape, tuple(map(str, range(classes))), 50), train_size=images)
 
 
-# ---------------------------------------------------------------- one a data set
+# ---------------------------------------------------------------- one per data set
 
 
 def test_all_models_of_users_share_one() -> None:

@@ -218,4 +218,4 @@ def test_seeds_are_told_apart(board: Board, tmp_path: Path, parse: Callable[[str
     page = parse((tmp_path / "models/quick_mnist_mlp-200-200_gaussian-noise_n120.html").read_text(encoding="utf-8"))
     assert "seeds (0, 1)" in page.text
     assert "seed 0" in page.text
-    assert page.attributes("class").count("seed") == 2 * 2  # a line a seed and norm
+    assert page.attributes("class").count("seed") == 2 * 2  # a line per seed and norm
