@@ -1,8 +1,9 @@
 """The first look: a few minutes on two cores, every kind of attack, three toolkits.
 
 What an attack costs here has to buy images. Without APGD towards each of nine classes the others overstated what an
-exact optimum leaves of small MLPs trained with PGD; twenty steps per class close that gap (tests/test_quick.py). They are
-paid for by attacks that broke nothing alone (Foolbox's PGD, ART's Square, DDN) and by fewer steps of others.
+exact optimum leaves of small MLPs trained with PGD; twenty steps per class close that gap
+(tests/suites/test_quick.py). They are paid for by attacks that broke nothing alone (Foolbox's PGD, ART's Square, DDN)
+and by fewer steps of others.
 """
 
 from __future__ import annotations

@@ -75,7 +75,7 @@ def open_images(folder: Path) -> UserSet:
     splits = folder / "train", folder / "test"
     for split in splits:
         if not split.is_dir():
-            raise UserError(f"{split} is missing: images:DIR needs DIR/train and DIR/test, a folder of images per class")
+            raise UserError(f"{split} is missing: images:DIR needs DIR/train and DIR/test, a folder per class")
     classes, others = map(_folders, splits)
     if stray := sorted(set(others) - set(classes)):
         raise UserError(f"{splits[1] / stray[0]} has no counterpart in {splits[0]}: add it there, or remove it")

@@ -1,4 +1,4 @@
-"""The contractive defense against its formula; see tests/test_jacobians.py for the norms themselves."""
+"""The contractive defense against its formula; see tests/training/test_jacobian_penalty.py for the norms themselves."""
 
 from __future__ import annotations
 
