@@ -223,7 +223,7 @@ def net(tmp_path: Path) -> Path:
 def trained(home: Path) -> dict[str, int]:
     """Models that were trained here, and when their cards were written."""
     cards = {path.parent.name: path for path in home.glob("models/*/card.json")}
-    return {key: path.stat().st_mtime_ns for key, path in cards.items() if "history" in read_json(path)}
+    return {key: path.stat().st_mtime_ns for key, path in cards.items() if read_json(path)["history"]}
 
 
 def test_later_commands_find_it(net: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
