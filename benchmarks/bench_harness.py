@@ -32,6 +32,7 @@ from harness.planning.plan import Plan, plan, specs
 from harness.planning.suite import Suite
 from harness.records.checkpoints import load_model
 from harness.records.home import Home
+from harness.records.provenance import declare
 from harness.records.results import finish
 from harness.tracking.connection import default_uri
 from harness.tracking.tracker import Tracker
@@ -71,7 +72,7 @@ def overhead(attack: Attack, model: str, repeats: int = 3) -> None:
             start = time.perf_counter()
             for shard in range(cell.shards):
                 worker.run(Judge(cell, shard))
-            finish(home.cell(cell.key), cell.shards, {"n": cell.n})
+            finish(home.cell(cell.key), cell.shards, declare(home, cell, made))
             ratios.append((time.perf_counter() - start) / bare)
             bare_seconds.append(bare)
     ratios.sort()

@@ -13,6 +13,7 @@ import resource
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -33,11 +34,13 @@ from harness.metrics.pairs import DISTANCES
 from harness.planning.plan import Plan, plan, specs
 from harness.planning.suite import Suite
 from harness.records import boards
-from harness.records.checkpoints import save_model
-from harness.records.files import read_json, write_json
+from harness.records.checkpoints import digests, save_model
+from harness.records.files import read_record, write_record
 from harness.records.home import Home
-from harness.records.provenance import digests, provenance
+from harness.records.provenance import provenance
 from harness.records.results import write_shard
+from harness.schema.models import Card
+from harness.schema.probes import ProbeRecord
 from harness.tracking.connection import default_uri
 from harness.tracking.tracker import Tracker
 
@@ -61,10 +64,12 @@ def fill(home: Home, made: Plan) -> None:
     first = made.models[0]
     determinism.seed_everything(0)
     model = first.defense.fit("softmax", data).model
-    card = {"dataset": "digits", "architecture": "softmax", "defense": "standard", "seed": 0, "parameters": 650}
-    card |= {"epochs": 1, "seconds": 0.0, "train_accuracy": 0.9, "test_accuracy": 0.9, "history": []}
     for spec in made.models:
-        save_model(home, spec, model, card | {"seed": spec.seed})
+        card = Card(
+            dataset="digits", architecture="softmax", defense="standard", seed=spec.seed, parameters=650, sha256="",
+            epochs=1, seconds=0.0, train_accuracy=0.9, test_accuracy=0.9,
+        )  # fmt: skip
+        save_model(home, spec, model, card)
     bench = Bench.of(model, len(data.info.classes), "cpu")
     index, (x, y) = data.test_sample(made.cells[0].n)
     outcomes = {}
@@ -75,12 +80,12 @@ def fill(home: Home, made: Plan) -> None:
         outcome = outcomes[kind]
         # no two pairs find the same distances, and equal ones would be kept once
         samples = outcome.samples.assign(**{name: outcome.samples[name] * (1 - 1e-9 * number) for name in DISTANCES})
-        write_shard(home.cell(cell.key), 0, samples, {**outcome.facts, **provenance(home, cell)}, outcome.gallery)
+        write_shard(home.cell(cell.key), 0, replace(outcome, samples=samples), provenance(home, cell))
     first_look = made.probes[0]
     setup(context)(Examine(first_look))
-    facts = read_json(home.health(first_look.key))
+    facts = read_record(home.health(first_look.key), ProbeRecord)
     for look in made.probes:
-        write_json(home.health(look.key), facts | {"weights": digests(home, {look.model.key: look.model})})
+        write_record(home.health(look.key), facts.model_copy(update={"weights": digests(home, [look.model])}))
 
 
 def seconds(job: Callable[[], object]) -> float:

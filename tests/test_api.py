@@ -129,7 +129,7 @@ def test_a_row_a_pair_and_eps(trained: nn.Module, sample: Any, digits: Dataset) 
 def test_the_numbers_are_those_of_the_shards(trained: nn.Module, sample: Any, digits: Dataset) -> None:
     x, y = sample
     info = replace(digits.info, test_size=N)
-    spec = ModelSpec(dataset="digits", architecture="model", defense=External(weights=digest(trained), epochs=0))
+    spec = ModelSpec(dataset="digits", architecture="model", defense=External(weights=digest(trained)))
     bench = Bench.of(trained, 10, "cpu")
     pairs = []
     for cell in reversed(plan(SUITE, [spec], {"digits": info}).cells):

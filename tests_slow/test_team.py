@@ -211,9 +211,9 @@ def carry_out(home: Path, uri: str, observe: Callable[[Watch], None] = lambda wa
 
 def assert_whole(tracker: Tracker, home: Path) -> None:
     """The store has every pair, model and command once, ended well, with the numbers of the files."""
-    runs = tracker._search("attributes.status = 'FINISHED'")
+    runs = tracker.search("attributes.status = 'FINISHED'")
     assert Counter(run.data.tags["gauntlet.kind"] for run in runs) == {"pair": 20, "model": 4, "plan": 1}
-    assert len(tracker._search("")) == 25, "runs that were begun and never ended"
+    assert len(tracker.search("")) == 25, "runs that were begun and never ended"
     kinds = [(run.data.tags["gauntlet.kind"], run) for run in runs]
     assert set(Counter((kind, run.data.tags[f"gauntlet.{kind}"]) for kind, run in kinds).values()) == {1}
     made, _ = twenty_cells()

@@ -91,8 +91,8 @@ def test_ranks_of_one_model_each_need_no_explanation(monkeypatch: pytest.MonkeyP
 
 def test_without_a_rank_the_number_is_a_bound_and_the_reason_stands_below_once(monkeypatch: pytest.MonkeyPatch) -> None:
     models = {
-        "a-0": model("a", 0) | {"architecture": "mlp-100-100"},
-        "b-0": model("b", 0) | {"architecture": "mlp-100-100"},
+        "a-0": model("a", 0, architecture="mlp-100-100"),
+        "b-0": model("b", 0, architecture="mlp-100-100"),
     }
     models["x-0"] = model("x", 0, "failed", "diverged")
     shown = board({"a": 150, "b": 150}, models=models, unasked={"a-0": ["u", "v"], "b-0": ["u", "v"]})

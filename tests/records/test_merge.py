@@ -136,7 +136,7 @@ def test_a_home_rebuilt_from_results_alone_has_the_same_leaderboard(whole: Path,
     expected = reports(whole, tmp_path / "a", "mlflow")
     assert reports(home, tmp_path / "b", "mlflow") == expected
     assert reports(home, tmp_path / "c", "home") == expected
-    runs = Tracker(Home(home), default_uri(Home(home)))._search("attributes.status = 'FINISHED'")
+    runs = Tracker(Home(home), default_uri(Home(home))).search("attributes.status = 'FINISHED'")
     kinds = [run.data.tags["gauntlet.kind"] for run in runs]
     assert {kind: kinds.count(kind) for kind in set(kinds)} == {"pair": len(cells(whole)), "model": 2, "plan": 1}
 

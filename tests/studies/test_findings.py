@@ -14,10 +14,13 @@ import pytest
 from harness.attacks.lbfgs import LBFGS
 from harness.errors import UserError
 from harness.metrics.pairs import wilson
+from harness.schema.base import Cost
+from harness.schema.models import Card, EpochLine
 from harness.studies.findings import CLAIM_COLUMNS, Findings, MeasurementSource
 from harness.studies.quantities import QUANTITIES, judged_wrong
 from harness.studies.study import Claim, Clause, Derived, Item, Measure, Profile, Relation, Study, Value, leaves
 from harness.threat import Threat
+from tests.helpers.boards import card
 
 ATTACK = {"attack": LBFGS(), "threat": Threat("l2", None)}
 
@@ -54,13 +57,13 @@ def value(model: str, printed: float | None, tolerance: float = 0.0) -> Value:
 def evidence(errors: Mapping[str, list[float]], seeds: tuple[int, ...] = (0, 1, 2)) -> MeasurementSource:
     """Cards with these test errors by model and seed; nan: not trained."""
 
-    def card(model: str, seed: int) -> Mapping[str, Any] | None:
+    def read(model: str, seed: int) -> Card | None:
         found = errors.get(model, [])
         missing = seed >= len(found) or math.isnan(found[seed])
-        return None if missing else {"test_accuracy": 1 - found[seed], "train_accuracy": 1.0}
+        return None if missing else card(test_accuracy=1 - found[seed], train_accuracy=1.0)
 
     return MeasurementSource(
-        card, lambda measure, seed: None, lambda measure, seed: None, lambda measure, seed: "", seeds
+        read, lambda measure, seed: None, lambda measure, seed: None, lambda measure, seed: "", seeds
     )
 
 
@@ -224,15 +227,16 @@ def test_quantities_of_judged_images() -> None:
 
 
 def test_the_history_is_read_by_epoch() -> None:
-    card = {"history": [{"epoch": 1, "loss": 2.0}, {"epoch": 2, "loss": 1.0}]}
+    rest = {"accuracy": 0.5, "validation_loss": math.nan, "validation_accuracy": math.nan, "seconds": 1.0}
+    trained = card(history=(EpochLine(epoch=1, loss=2.0, **rest), EpochLine(epoch=2, loss=1.0, **rest)))
     read = QUANTITIES["history"].read
-    assert read(card, {"field": "loss"}).tolist() == [1.0]
-    assert read(card, {"field": "loss", "epoch": 1}).tolist() == [2.0]
-    assert math.isnan(read(card, {"field": "loss", "epoch": 9})[0])
+    assert read(trained, {"field": "loss"}).tolist() == [1.0]
+    assert read(trained, {"field": "loss", "epoch": 1}).tolist() == [2.0]
+    assert math.isnan(read(trained, {"field": "loss", "epoch": 9})[0])
 
 
 def judged(trouble: str) -> MeasurementSource:
-    cost = {"seconds": 2.0, "forwards": 20.0, "backwards": 10.0}
+    cost = Cost(seconds=2.0, forwards=20.0, backwards=10.0)
     return MeasurementSource(lambda *_: None, lambda *_: SAMPLES, lambda *_: cost, lambda *_: trouble, (0,))
 
 

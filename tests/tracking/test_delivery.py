@@ -54,7 +54,7 @@ def cells(home: Path) -> list[str]:
 
 def assert_tracked_once(home: Path) -> None:
     """Every pair, model and command has one run, and it ended well."""
-    runs = Tracker(Home(home), default_uri(Home(home)))._search("")
+    runs = Tracker(Home(home), default_uri(Home(home))).search("")
     kinds = [(run.data.tags["gauntlet.kind"], run) for run in runs]
     assert sorted(run.data.tags["gauntlet.pair"] for kind, run in kinds if kind == "pair") == cells(home)
     assert Counter(kind for kind, _ in kinds) == {"pair": len(cells(home)), "model": 1, "plan": 1}
