@@ -1,4 +1,4 @@
-"""Order of the jobs that a plan still needs, given what is on disk."""
+"""Jobs that a plan still needs, given what is on disk (here a pair is resumed), and their order."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ def _lost(error: BaseException | None) -> bool:
 
 
 class Connection:
-    """One MLflow store, as a home uses it. The only code that tracks by MLflow.
+    """One MLflow store, as a home uses it. The only code that imports MLflow to track; what is written is decided in the tracker.
 
     Args:
         home: Whose records.

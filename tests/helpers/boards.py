@@ -129,10 +129,10 @@ def budget(needed: Any, eps: float, clean: Any = None, norm: str = "linf", **met
     return record(frame(np.where(needed <= eps, eps, NAN), clean, norm), **{"norm": norm, "eps": eps} | meta)
 
 
-def model(defense: str, seed: int, **fields: Any) -> KnownModel:
+def model(defense: str, seed: int, status: str = "ok", error: str = "", **fields: Any) -> KnownModel:
     """What a board knows of a model, the given fields overridden."""
-    base: dict[str, Any] = {"dataset": "mnist", "architecture": "mlp-200-200", "status": "ok", "error": ""}
-    return KnownModel(**base | {"defense": defense, "seed": seed} | fields)
+    base: dict[str, Any] = {"dataset": "mnist", "architecture": "mlp-200-200"}
+    return KnownModel(**base | {"defense": defense, "seed": seed, "status": status, "error": error} | fields)
 
 
 SORTS: Mapping[str, Mapping[str, Any]] = {
