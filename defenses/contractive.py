@@ -25,7 +25,7 @@ class Contractive(Trainer):
     """Cross-entropy plus the norms of the Jacobians of all layers, each by the layer below (eq. 6).
 
     Both are means over the batch. A layer is a hidden representation, or the output. Stages that are trained without
-    labels get the contractive autoencoder's penalty then (eq. 4), and none afterwards, for they no longer change.
+    labels get the contractive autoencoder's penalty then (eq. 4), and afterwards that of eq. 6 where they are fine-tuned.
 
     The paper does not give its lambda. On MNIST, after 5 epochs of mlp-200-200 and 3 of convnet-gu, the test error, the
     mean norm of the logits' Jacobian by the image, and the median margin over the norm of its gradient:
@@ -94,7 +94,7 @@ class Contractive(Trainer):
             assert isinstance(self.weight, float | int)
             return Loss(value + self.weight * self._mean(exact(layers[0].before, outputs)), logits)
         for layer, weight in zip(layers, self._weights(len(layers)), strict=True):
-            if weight and layer.name not in model.unsupervised:
+            if weight and (self.fine_tuned or layer.name not in model.unsupervised):
                 softmax = self.output == "softmax" and layer is layers[-1]
                 norms = squared_norm(layer.module, layer.before, layer.after, softmax=softmax, draws=self.draws)
                 value = value + weight * self._mean(norms)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 Unit = Literal["%", ""]
 Relation = Literal[">", "<", ">=", "<="]
+Basis = Literal["measured", "construction", "repeat", "fitted"]
 Operation = Literal["difference", "ratio", "recovered", "least", "most", "mean"]
 
 SCALE: Final[Mapping[Unit, float]] = {"%": 100.0, "": 1.0}
@@ -89,8 +90,16 @@ class Value:
         quantity: How it is measured.
         printed: The paper's value in ``unit``; None where a figure prints no number.
         unit: ``"%"`` for shares, ``""`` for plain numbers.
-        tolerance: How far from ``printed`` still counts as reproduced, in ``unit``.
+        tolerance: How far from ``printed`` still counts as reproduced, in ``unit``; less than half the distance to
+            ``rival``.
+        rival: What would stand here without the effect that the item is to show (the plain network's printed value
+            beside the defended one's, for instance), in ``unit``; None where the item shows no effect here.
+        basis: ``"measured"``, or why meeting ``printed`` is no evidence: true by ``"construction"`` (a constant is
+            chosen for it), the ``"repeat"`` of another cell, or ``"fitted"`` to print. Counted apart.
         printed_std: The paper's standard deviation over runs, in ``unit``; where there is one, ours is noted beside it.
+
+    Raises:
+        ValueError: A tolerance that is negative, or too large to tell ``printed`` from ``rival``.
     """
 
     row: str
@@ -100,11 +109,40 @@ class Value:
     printed: float | None = None
     unit: Unit = ""
     tolerance: float = 0.0
+    rival: float | None = None
+    basis: Basis = "measured"
     printed_std: float | None = None
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.tolerance) and self.tolerance >= 0):
             raise ValueError(f"{self.row}, {self.column}: tolerance must be finite and at least 0")
+        if self.rival is not None:
+            if self.printed is None:
+                raise ValueError(f"{self.row}, {self.column}: a rival of no printed value")
+            if not self.tolerance < abs(self.printed - self.rival) / 2:
+                raise ValueError(
+                    f"{self.row}, {self.column}: a tolerance of {self.tolerance:g} does not tell {self.printed:g} from "
+                    f"{self.rival:g}"
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quoted:
+    """A cell that the paper quotes from elsewhere: shown beside the others, never measured.
+
+    Attributes:
+        row: Row of the table.
+        column: Column of the table.
+        printed: The paper's value in ``unit``.
+        source: Whom it is quoted from.
+        unit: ``"%"`` for shares, ``""`` for plain numbers.
+    """
+
+    row: str
+    column: str
+    printed: float
+    source: str
+    unit: Unit = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +171,7 @@ class Item:
         kind: How it is shown. The columns of a ``"histogram"`` are the lower ends of its bins, all of one width.
         values: Its cells or points.
         pictures: Columns of an image grid.
+        quoted: Cells that the paper has from elsewhere.
         note: What a reader must know of it.
         axes: What stands at the axes of lines and histograms.
     """
@@ -143,6 +182,7 @@ class Item:
     kind: Literal["table", "lines", "histogram", "grid"] = "table"
     values: tuple[Value, ...] = ()
     pictures: tuple[Picture, ...] = ()
+    quoted: tuple[Quoted, ...] = ()
     note: str = ""
     axes: tuple[str, str] = ("", "")
 
@@ -192,12 +232,14 @@ class Choice:
         choice: What is done here.
         reason: Why.
         effects: Quantities that show what another choice would have given, with a name each.
+        fitted: Whether it was made by looking at the printed values.
     """
 
     topic: str
     choice: str
     reason: str
     effects: tuple[tuple[str, Value], ...] = ()
+    fitted: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -259,7 +301,7 @@ class Study:
         name: What ``gauntlet reproduce`` takes.
         title: Of the paper.
         source: Authors, year, where it appeared.
-        profiles: ``smoke``, ``cpu`` and ``full``.
+        profiles: ``smoke``, ``cpu``, ``night`` and ``full``.
         models: Builds them.
         items: Tables and figures in the paper's order.
         claims: What carries the paper.

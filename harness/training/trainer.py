@@ -40,6 +40,9 @@ class Trainer(GradientDescent):
             trains all epochs. Needs ``validation > 0``.
         pretraining: Passes over the training part for each stage that the architecture has trained without labels
             (:attr:`Stages.unsupervised`); ``None``: as many as :attr:`epochs`.
+        pretraining_lr: Train those stages by Adam at this constant rate; ``None``: as with labels.
+        fine_tuned: Train those stages on with the labels; else they stay as they are after pre-training (Szegedy et al.
+            2014, AE400-10).
         max_norm: Largest Euclidean norm of the weights that enter a unit, of dense layers and convolutions, to which
             they are scaled down after every update (Srivastava et al. 2014, section 5.1); ``None``: no limit.
         refit: After all epochs, the held-out part joins the rest, and training goes on at a tenth of :attr:`lr` until
@@ -60,6 +63,8 @@ class Trainer(GradientDescent):
     validation: float = 0.0
     patience: int | None = None
     pretraining: int | None = field(default=None, metadata={"identity": "set"})
+    pretraining_lr: float | None = field(default=None, metadata={"identity": "set"})
+    fine_tuned: bool = field(default=False, metadata={"identity": "set"})
     max_norm: float | None = field(default=None, metadata={"identity": "set"})
     refit: int | None = field(default=None, metadata={"identity": "set"})
     subset: int | None = field(default=None, metadata={"identity": "set"})
@@ -69,6 +74,7 @@ class Trainer(GradientDescent):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self, "pretraining", self.pretraining is None or self.pretraining >= 0, "at least 0")
+        require(self, "pretraining_lr", self.pretraining_lr is None or self.pretraining_lr > 0, "positive")
         require(self, "validation", 0 <= self.validation < 1, "in [0, 1)")
         require(self, "patience", self.patience is None or self.patience >= 1, "at least 1")
         require(self, "max_norm", self.max_norm is None or self.max_norm > 0, "positive")
@@ -145,13 +151,14 @@ class Trainer(GradientDescent):
         """Train from scratch; see :meth:`Defense.fit`.
 
         Raises:
-            UserError: :attr:`pretraining` for an architecture that has nothing to pre-train.
+            UserError: :attr:`pretraining` and the like for an architecture that has nothing to pre-train.
         """
         mine = self.resolve(data.info)
         data = mine.part(data)
         model = build_model(architecture, data.info.shape, len(data.info.classes)).to(device)
-        if self.pretraining is not None and not model.unsupervised:
-            raise UserError(f"{self.name}: pretraining means nothing to {architecture}, which trains with labels alone")
+        for name in ("pretraining", "pretraining_lr", "fine_tuned"):
+            if getattr(self, name) not in (None, False) and not model.unsupervised:
+                raise UserError(f"{self.name}: {name} means nothing to {architecture}, which trains with labels alone")
         opponent = mine.opponent(data.info)
         playing = mine if opponent is None else mine.against(opponent.to(device))
         with computing(playing.networks(model), mine.precision, mine.compiled):
@@ -228,7 +235,7 @@ class Trainer(GradientDescent):
         return history
 
     def pretrain(self, model: Stages, data: Dataset, images: Tensor, kept: Tensor) -> None:
-        """Train the stages that need no labels, one after the other, and freeze them (Szegedy et al. 2014, AE400-10).
+        """Train the stages that need no labels, one after the other, and freeze them but for :attr:`fine_tuned`.
 
         Each is the encoder of an autoencoder whose decoder is thrown away; its input is what the stages before it
         make of the images. A model without such stages is left as it is, and so are the random numbers.
@@ -247,7 +254,11 @@ class Trainer(GradientDescent):
         for name in model.unsupervised:
             stage = model.stages[name].train()
             decoder = Decoder(stage, model.entering(name, data.to_float(images[:1]))).to(images.device)
-            optimizer = self.new_optimizer(nn.ModuleList([stage, decoder]), 0.0)
+            both = nn.ModuleList([stage, decoder])
+            if self.pretraining_lr is None:
+                optimizer = self.new_optimizer(both, 0.0)
+            else:
+                optimizer = torch.optim.Adam(both.parameters(), lr=self.pretraining_lr)
 
             def step(batch: Tensor) -> Tensor:
                 with torch.no_grad():
@@ -258,7 +269,7 @@ class Trainer(GradientDescent):
 
             for epoch in range(1, passes + 1):
                 self.run_epoch(f"the loss of {name} in epoch {epoch}", kept, images.device, step)
-            stage.requires_grad_(False)
+            stage.requires_grad_(self.fine_tuned)
 
 
 def _stay() -> None:
