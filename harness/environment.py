@@ -1,4 +1,4 @@
-"""Package versions, commit and cores that a result is made with."""
+"""Package versions, commit, machine and day that a result is made with."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import platform
 import shlex
 import subprocess
 import sys
+from contextlib import suppress
+from datetime import UTC, datetime
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
@@ -52,6 +54,20 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             found[name] = "not installed"
     return found
+
+
+def origin() -> dict[str, str]:
+    """Machine and day, for the record: processor, cores and system; YYYY-MM-DD in UTC."""
+    return {"machine": _machine(), "made": datetime.now(UTC).date().isoformat()}
+
+
+@lru_cache
+def _machine() -> str:
+    processor = platform.processor() or platform.machine()
+    with suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        processor = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), processor)
+    return f"{processor}, {cores()} cores, {platform.system()} {platform.machine()}"
 
 
 @lru_cache

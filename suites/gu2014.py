@@ -670,7 +670,7 @@ PROFILES: Final = {
         settings={"epochs": 12, "unsupervised_epochs": 20, "conv_epochs": 6, "ae_epochs": 8, "attacked": 10_000},
     ),
     "night": Profile(
-        summary="MNIST, five seeds, 1,000 test images, longer training; about 10 core-hours, in as many sittings as needed",
+        summary="MNIST, five seeds, 1,000 test images, longer training; about 10 core-hours, resumed at will",
         dataset="mnist",
         seeds=(0, 1, 2, 3, 4),
         samples=1000,

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 from collections.abc import Callable, Mapping
@@ -130,6 +131,14 @@ class Dataset:
         """The data set with the images of :meth:`train_sample` as its training part."""
         index = self._sample(self._train_order, n, "training")
         return replace(self, x_train=self.x_train[index], y_train=self.y_train[index])
+
+    def sha256(self) -> str:
+        """Digest of images and labels, as hexadecimal digits."""
+        digest = hashlib.sha256()
+        for tensor in (self.x_train, self.y_train, self.x_test, self.y_test):
+            digest.update(f"{tuple(tensor.shape)}".encode())
+            digest.update(tensor.contiguous().numpy())
+        return digest.hexdigest()
 
     @cached_property
     def _test_order(self) -> Tensor:

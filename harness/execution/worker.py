@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .. import identity
+from .. import environment, identity
 from ..attacks.base import Attack
 from ..attacks.transfer import inner
 from ..datasets.registry import Dataset
@@ -125,6 +125,8 @@ class Worker:
         )
         card = Card(
             sha256="",
+            git_commit=environment.git_commit(),
+            **environment.origin(),
             **dict(model_name(spec, data.info)),
             parameters=sum(p.numel() for p in model.parameters()),
             epochs=len(history),

@@ -42,6 +42,7 @@ def declare(home: Home, cell: Cell, plan: Plan) -> Declared:
     return Declared(
         **dict(pair_record(cell, plan.infos[cell.victim.dataset], command(plan, cell))),
         **dict(provenance(home, cell)),
+        **environment.origin(),
         declaration=identity.canonical(cell),
         preparation=None if prepared is None else prepared.cost,
     )

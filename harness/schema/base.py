@@ -51,6 +51,18 @@ class Provenance(Record):
         return all(getattr(self, name) == getattr(other, name) for name in Provenance.model_fields)
 
 
+class Origin(Record):
+    """Where and when something was made; no part of what it is.
+
+    Attributes:
+        machine: Processor, cores and system, in words.
+        made: Day, in UTC, as YYYY-MM-DD.
+    """
+
+    machine: str = ""
+    made: str = ""
+
+
 class Cost(Record):
     """What an attack, or its preparation, took.
 

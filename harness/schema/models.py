@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-from .base import Document, Json, Number, Record
+from .base import Document, Json, Number, Origin, Record
 
 
 class ModelName(Record):
@@ -113,13 +113,14 @@ class Admission(Record):
     passes: int = 0
 
 
-class Card(Document, ModelName):
+class Card(Document, ModelName, Origin):
     """``card.json``: written after a model's weights, it makes them count.
 
     Attributes:
         sha256: Digest of the weights; of a user's model the fingerprint of its outputs and gradients.
         declaration: What the model's key is a hash of.
         upon: Digests of the models that it is built on, by key.
+        git_commit: Of the code that trained it, as of :class:`Provenance`.
         parameters: Their number.
         epochs: Epochs trained; None of a user's model, which was not trained here.
         seconds: Of training.
@@ -134,6 +135,7 @@ class Card(Document, ModelName):
     sha256: str
     declaration: Json = {}
     upon: dict[str, str] = {}
+    git_commit: str = ""
     parameters: int | None = None
     epochs: int | None = None
     seconds: Number = math.nan

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from .base import Cost, Document, Json, Number, Provenance, Record
+from .base import Cost, Document, Json, Number, Origin, Provenance, Record
 from .models import Agreement, ModelName
 
 Norm = Literal["l0", "l1", "l2", "linf", "rms"]
@@ -135,7 +135,7 @@ class Preparation(Document, Provenance):
     cost: Cost
 
 
-class Declared(PlannedPair, Provenance):
+class Declared(PlannedPair, Provenance, Origin):
     """What is known of a result before its shards are merged.
 
     Attributes:
