@@ -56,13 +56,14 @@ def versions() -> dict[str, str]:
     return found
 
 
-def origin() -> dict[str, str]:
-    """Machine and day, for the record: processor, cores and system; YYYY-MM-DD in UTC."""
-    return {"machine": _machine(), "made": datetime.now(UTC).date().isoformat()}
+def today() -> str:
+    """Day in UTC, as YYYY-MM-DD."""
+    return datetime.now(UTC).date().isoformat()
 
 
 @lru_cache
-def _machine() -> str:
+def machine() -> str:
+    """Processor, cores and system, in words."""
     processor = platform.processor() or platform.machine()
     with suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()

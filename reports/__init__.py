@@ -11,7 +11,8 @@ import pandas as pd
 from harness.leaderboard import LEADERBOARD_COLUMNS, leaderboard
 from harness.metrics.pairs import PAIR_COLUMNS, Board, pair_rows
 from harness.records.files import write_bytes
-from harness.studies.findings import CLAIM_COLUMNS, Outcome
+from harness.studies.findings import CLAIM_COLUMNS
+from harness.studies.record import JUDGEMENT_COLUMNS, StudyRecord
 
 from .boards.section import Section, sections
 from .comparison import page as comparison_page
@@ -24,7 +25,7 @@ from .overview import markdown
 from .overview import page as overview_page
 from .studies import markdown as study_markdown
 from .studies import page as study_page
-from .studies.figures import picture_sheet
+from .studies.figures import headed, picture_sheet
 from .studies.view import item_views
 
 __all__ = ["write", "write_study"]
@@ -68,11 +69,13 @@ def write(
     return written
 
 
-def write_study(outcome: Outcome, out: Path) -> list[Path]:
-    """Write what a study came to into a directory.
+def write_study(record: StudyRecord, out: Path) -> list[Path]:
+    """Write what a study came to into a directory: its record, and the pages that are made from that alone.
 
-    ``claims.csv``, ``study-NAME.md``, ``study-NAME.html`` (self-contained), ``environment.json`` (what it was run with)
-    and ``figures/`` (SVG lines and PNG image grids, which the Markdown file shows).
+    The record: ``claims.csv``, ``judgement.csv`` (what today's batteries leave), ``environment.json`` (what it was run
+    with), ``figures/*.png`` (image grids); :func:`harness.studies.record.read_record` reads it. The pages:
+    ``study-NAME.md``, ``study-NAME.html`` (self-contained) and ``figures/*.svg``, which the Markdown file shows. The
+    same record gives the same bytes.
 
     Returns:
         The files written, the page last.
@@ -80,21 +83,24 @@ def write_study(outcome: Outcome, out: Path) -> list[Path]:
     Raises:
         OSError: ``out`` cannot be written to.
     """
-    name = outcome.findings.study.name
-    figures: dict[str, str | bytes] = {}
-    for one in item_views(outcome):
-        sheet = picture_sheet(one.item, outcome.galleries)
+    charts, sheets, grids = {}, dict(record.pictures), {}
+    for one in item_views(record):
+        name = one.item.name
         if one.chart is not None:
-            figures[f"figures/{one.item.name}.svg"] = svg(one.chart)
-        elif sheet is not None:
-            figures[f"figures/{one.item.name}.png"] = png(sheet)
-    files = {Path(file).stem: file for file in figures}
+            charts[name] = svg(one.chart)
+        if (sheet := picture_sheet(one.item, record.galleries)) is not None:
+            sheets[name] = png(sheet)
+        if one.item.pictures and name in sheets:
+            grids[name] = headed(one.item, sheets[name])
+    figures = {name: f"figures/{name}.svg" for name in (*charts, *grids)}
     contents: dict[str, str | bytes] = {
-        "claims.csv": _csv([outcome.findings.frame()], CLAIM_COLUMNS, "%.6g"),
-        "environment.json": json.dumps(dict(outcome.facts), indent=2) + "\n",
-        **figures,
-        f"study-{name}.md": study_markdown.render(outcome, files),
-        f"study-{name}.html": study_page.render(outcome),
+        "claims.csv": _csv([record.frame()], CLAIM_COLUMNS),
+        "judgement.csv": _csv([record.judgement], JUDGEMENT_COLUMNS),
+        "environment.json": json.dumps(dict(record.facts), indent=2) + "\n",
+        **{f"figures/{name}.png": sheet for name, sheet in sheets.items()},
+        **{figures[name]: text for name, text in (charts | grids).items()},
+        f"study-{record.study.name}.md": study_markdown.render(record, figures),
+        f"study-{record.study.name}.html": study_page.render(record, grids),
     }
     return _write(out, contents)
 

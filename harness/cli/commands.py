@@ -175,9 +175,9 @@ def reproduce_study(
     tracker = Tracker(place, store_uri(place, tracking_uri))
     how: dict[str, Any] = {"jobs": jobs, "device": device, "engine": engine, "download": download}
     ended = run_plans(plans, place, {source.info().name: source}, **how, tracker=tracker)
-    outcome = gather(experiment, place)
-    print_claims(outcome.findings)
-    for file in reports.write_study(outcome, out or home / f"study-{name}"):
+    record = gather(experiment, place, device=here, data=source.load())
+    print_claims(record)
+    for file in reports.write_study(record, out or home / f"study-{name}"):
         if file.suffix in (".md", ".csv", ".html"):
             console.print(f"wrote {file}", style="dim", markup=False, soft_wrap=True)
     conclude(ended, place)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from ..metrics.pairs import Board
     from ..planning.plan import Plan
-    from ..studies.findings import Findings
+    from ..studies.record import StudyRecord
     from ..threat import Norm
 
 # where nobody measures the width (a pipe, a log) tables are wide rather than broken
@@ -49,19 +49,18 @@ def print_search(scores: pd.DataFrame) -> None:
     console.print(table)
 
 
-def print_claims(findings: Findings) -> None:
-    """Verdicts of claims, and how many printed values have which."""
-    table = Table(title=f"{findings.study.source}, profile {findings.profile}", title_justify="left")
+def print_claims(record: StudyRecord) -> None:
+    """Verdicts of claims, and how many printed values and clauses have which."""
+    table = Table(title=f"{record.study.source}, profile {record.facts['profile']}", title_justify="left")
     for column in ("claim", "verdict", "what it says"):
         table.add_column(column)
-    for claim in findings.study.claims:
-        table.add_row(claim.name, findings.holds(claim), escape(claim.text))
+    for claim in record.study.claims:
+        table.add_row(claim.name, record.verdict(claim), escape(claim.text))
     console.print(table)
-    frame = findings.frame()
-    items = {item.name for item in findings.study.items}
-    printed = frame[frame["item"].isin(items) & frame["printed"].notna()]
-    counts = printed["verdict"].value_counts()
-    console.print("printed values: " + (", ".join(f"{count} {name}" for name, count in counts.items()) or "none"))
+    values, apart, clauses = record.counts()
+    for what, counts in (("printed values", values), *apart.items(), ("clauses of claims", clauses)):
+        found = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+        console.print(f"{what}: {found or 'none'}")
 
 
 def complain(lines: Sequence[str]) -> None:

@@ -137,7 +137,7 @@ class Dataset:
         digest = hashlib.sha256()
         for tensor in (self.x_train, self.y_train, self.x_test, self.y_test):
             digest.update(f"{tuple(tensor.shape)}".encode())
-            digest.update(tensor.contiguous().numpy())
+            digest.update(tensor.contiguous().numpy().tobytes())
         return digest.hexdigest()
 
     @cached_property

@@ -33,7 +33,7 @@ from ..records.files import write_record
 from ..records.home import Home
 from ..records.plans import model_name
 from ..records.prepared import read_prepared, write_prepared
-from ..records.provenance import made_of, provenance
+from ..records.provenance import made_of, origin, provenance
 from ..records.results import shard_samples, write_shard
 from ..schema.models import Card, EpochLine, FailedTraining
 from ..schema.probes import ProbeRecord
@@ -126,7 +126,7 @@ class Worker:
         card = Card(
             sha256="",
             git_commit=environment.git_commit(),
-            **environment.origin(),
+            **dict(origin()),
             **dict(model_name(spec, data.info)),
             parameters=sum(p.numel() for p in model.parameters()),
             epochs=len(history),

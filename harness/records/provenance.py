@@ -5,7 +5,7 @@ from __future__ import annotations
 from .. import environment, identity
 from ..planning.plan import Plan
 from ..planning.specs import Cell, ModelSpec
-from ..schema.base import Provenance
+from ..schema.base import Origin, Provenance
 from ..schema.pairs import Declared
 from .checkpoints import digests
 from .home import Home
@@ -30,6 +30,11 @@ def made_of(home: Home, *specs: ModelSpec) -> Provenance:
     return Provenance(weights=weights, versions=environment.versions(), git_commit=environment.git_commit())
 
 
+def origin() -> Origin:
+    """This machine and day."""
+    return Origin(machine=environment.machine(), made=environment.today())
+
+
 def declare(home: Home, cell: Cell, plan: Plan) -> Declared:
     """What is known of a pair's result before its shards are merged.
 
@@ -42,7 +47,7 @@ def declare(home: Home, cell: Cell, plan: Plan) -> Declared:
     return Declared(
         **dict(pair_record(cell, plan.infos[cell.victim.dataset], command(plan, cell))),
         **dict(provenance(home, cell)),
-        **environment.origin(),
+        **dict(origin()),
         declaration=identity.canonical(cell),
         preparation=None if prepared is None else prepared.cost,
     )

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import Any, Final, Literal
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cache
+from typing import Final, Literal
 
 import numpy as np
 import pandas as pd
@@ -15,17 +15,17 @@ from ..metrics.pairs import Floats, wilson
 from ..schema.base import Cost
 from ..schema.models import Card
 from .quantities import QUANTITIES
-from .study import SCALE, Claim, Clause, Derived, Measure, Quantity, Study, Value, leaves
+from .study import SCALE, Basis, Claim, Clause, Derived, Measure, Quantity, Study, Value, leaves
 
-Verdict = Literal["reproduced", "same direction", "not reproduced", "not run", ""]
+Verdict = Literal[
+    "reproduced", "close", "undecided", "not reproduced", "held", "refuted", "not run", ""
+]  # fmt: skip
+"""Of values the first four, of clauses and claims ``held``, ``refuted`` and ``undecided``; "" where the paper prints no
+number."""
 
-CLAIM_COLUMNS: Final = (
-    "study", "item", "row", "column", "metric", "printed", "measured", "low", "high", "seeds", "n", "verdict",
-    "profile", "note",
-)  # fmt: skip
-"""Columns of ``claims.csv``: a row a value of a table or figure, and a row a clause of a claim. ``low`` and ``high``
-are the ends of the 95 % interval: over training seeds, and never narrower than over images. Shares are in percent.
-``verdict`` is empty where the paper prints no number."""
+Kind = Literal["value", "clause", "effect"]
+
+CONFIDENCE: Final = 0.95
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,8 @@ class MeasurementSource:
         cost: ``cost(measure, seed)``: what that pair took.
         trouble: ``trouble(measure, seed)``: why a pair that was run gives no number, "" if it does.
         seeds: Training seeds.
+        test_size: Test images behind a card's accuracy.
+        commit: ``commit(measure, seed)``: of the code that made it, "" if that is not known.
     """
 
     card: Callable[[str, int], Card | None]
@@ -45,6 +47,8 @@ class MeasurementSource:
     cost: Callable[[Measure, int], Cost | None]
     trouble: Callable[[Measure, int], str]
     seeds: Sequence[int]
+    test_size: int = 0
+    commit: Callable[[Measure, int], str] = lambda _measure, _seed: ""
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,7 @@ class Estimate:
 
     Attributes:
         mean: Over seeds, NaN if it was not measured.
-        low: Lower end of the 95 % interval; NaN if there is no saying.
+        low: Lower end of the interval; NaN if there is no saying.
         high: Upper end.
         each: The value for every seed that has one.
         n: Images behind the value of a seed, 0 if it is not one over images.
@@ -72,20 +76,121 @@ class Estimate:
         """Whether there is a number."""
         return math.isfinite(self.mean)
 
+    def times(self, scale: float) -> Estimate:
+        """In another unit."""
+        each = tuple(scale * value for value in self.each)
+        return replace(self, mean=scale * self.mean, low=scale * self.low, high=scale * self.high, each=each)
+
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of ``claims.csv``."""
+    """One line of ``claims.csv``: a value of a table or figure, a clause of a claim, or the effect of a choice.
 
+    Attributes:
+        kind: Which of these.
+        item: Name of the item or claim, topic of the choice.
+        row: Row, or the clause's or effect's text.
+        column: Column of a value.
+        metric: What is measured, or what a clause's left side is compared with.
+        unit: Of all numbers.
+        printed: The paper's value, None where it prints none; a clause's bound.
+        rival: See :class:`~harness.studies.study.Value`.
+        tolerance: Likewise, None where nothing is printed.
+        basis: Likewise; a later cell of the same quantity and printed value is a ``"repeat"``.
+        measured: Mean over seeds, NaN if nothing was measured; of a clause its left side.
+        low: Lower end of the 95 % interval.
+        high: Upper end.
+        margin: By how much a clause holds; None of others.
+        margin_low: Lower end of the margin's interval, at a confidence corrected for the number of clauses.
+        margin_high: Upper end.
+        seeds: Training seeds measured.
+        n: Images behind the value of a seed, 0 if it is not one over images.
+        verdict: See :func:`value_verdict` and :func:`clause_verdict`.
+        profile: Of the study.
+        commits: That the numbers behind it were made at, separated by blanks.
+        note: What a reader must know.
+    """
+
+    kind: Kind
     item: str
     row: str
     column: str
     metric: str
-    printed: float | None
     unit: str
-    estimate: Estimate
+    printed: float | None
+    rival: float | None
+    tolerance: float | None
+    basis: Basis
+    measured: float
+    low: float
+    high: float
+    margin: float | None
+    margin_low: float | None
+    margin_high: float | None
+    seeds: int
+    n: int
     verdict: Verdict
+    profile: str
+    commits: str
     note: str
+
+    @property
+    def place(self) -> tuple[str, str, str, str]:
+        """What it is about."""
+        return self.kind, self.item, self.row, self.column
+
+
+CLAIM_COLUMNS: Final = tuple(field.name for field in fields(Finding))
+"""Columns of ``claims.csv``."""
+
+
+def value_verdict(value: Value, mean: float, low: float, high: float) -> Verdict:
+    """Verdict of a printed value.
+
+    Args:
+        value: What is printed, with tolerance and rival.
+        mean: Measured, in the printed unit.
+        low: Lower end of its 95 % interval, NaN if there is none.
+        high: Upper end.
+
+    Returns:
+        ``"undecided"`` where half the interval exceeds the tolerance (no interval is none of any use), or it holds both
+        print and rival. Otherwise ``"reproduced"`` within the tolerance of print; ``"close"`` where the interval
+        excludes the rival and the mean is nearer to print than to it; else ``"not reproduced"``.
+    """
+    if value.printed is None:
+        return ""
+    if not math.isfinite(mean):
+        return "not run"
+    rival = math.nan if value.rival is None else value.rival  # no comparison with NaN holds
+    if not (high - low) / 2 <= value.tolerance or (low <= value.printed <= high and low <= rival <= high):
+        return "undecided"
+    if abs(mean - value.printed) <= value.tolerance:
+        return "reproduced"
+    if (rival < low or rival > high) and abs(mean - value.printed) < abs(mean - rival):
+        return "close"
+    return "not reproduced"
+
+
+def clause_verdict(clause: Clause, margin: Estimate) -> Verdict:
+    """Verdict of a clause: whether the interval of its margin lies on one side of zero.
+
+    Zero itself counts for ``>=`` and ``<=``, against ``>`` and ``<``. Without an interval nothing is decided.
+    """
+    if not margin.measured:
+        return "not run"
+    tie = clause.relation in (">=", "<=")
+    if margin.low > 0 or (tie and margin.low >= 0):
+        return "held"
+    if margin.high < 0 or (not tie and margin.high <= 0):
+        return "refuted"
+    return "undecided"
+
+
+def claim_verdict(clauses: Sequence[Verdict]) -> Verdict:
+    """A claim is refuted by one clause, and held by all of them."""
+    order: tuple[Verdict, ...] = ("refuted", "not run", "undecided", "held")
+    return next(verdict for verdict in order if verdict in clauses)
 
 
 class Findings:
@@ -101,167 +206,206 @@ class Findings:
         self.study, self.profile = study, profile
         self._foreign = study.profile(profile).dataset not in study.datasets
         self._evidence = evidence
-        self._estimates: dict[Quantity, Estimate] = {}
+        self._once = cache(self._measured)
+        self.estimate = cache(self._estimate)
 
-    def estimate(self, quantity: Quantity) -> Estimate:
-        """A quantity over the seeds that have it."""
-        if quantity not in self._estimates:
-            self._estimates[quantity] = self._measure(quantity)
-        return self._estimates[quantity]
+    def rows(self) -> Iterator[Finding]:
+        """Every value, clause and effect, in the study's order."""
+        seen: set[tuple[Quantity, float | None]] = set()
+        for item in self.study.items:
+            for value in item.values:
+                again = value.printed is not None and (value.quantity, value.printed) in seen
+                seen.add((value.quantity, value.printed))
+                yield self.value(item.name, replace(value, basis="repeat") if again else value)
+        for claim in self.study.claims:
+            yield from (self.clause(claim, clause) for clause in claim.clauses)
+        for choice in self.study.choices:
+            for name, value in choice.effects:
+                found = self.value(choice.topic, value)
+                yield replace(found, kind="effect", row=name, column="", verdict="")
 
     def value(self, item: str, value: Value) -> Finding:
         """One value of a table or figure, in the printed unit, with its verdict."""
-        found = _scaled(self.estimate(value.quantity), SCALE[value.unit])
-        verdict = self._verdict(value, found)
+        found = self.estimate(value.quantity).times(SCALE[value.unit])
+        verdict = value_verdict(value, found.mean, found.low, found.high)
+        notes = [found.note]
         if self._foreign and value.printed is not None:
-            elsewhere = f"printed for {' and '.join(self.study.datasets)}"
-            found = replace(found, note="; ".join(filter(None, (elsewhere, found.note))))
+            verdict = "not run"
+            notes.insert(0, f"printed for {' and '.join(self.study.datasets)}")
         if value.printed_std is not None and len(found.each) > 1:
-            spread = f"standard deviation {np.std(found.each, ddof=1):.2f}, printed {value.printed_std:g}"
-            found = replace(found, note="; ".join(filter(None, (spread, found.note))))
-        return Finding(
-            item, value.row, value.column, value.metric, value.printed, value.unit, found, verdict, found.note
-        )
+            notes.insert(0, f"standard deviation {np.std(found.each, ddof=1):.2f}, printed {value.printed_std:g}")
+        outside = value.printed is not None and (value.printed < found.low or value.printed > found.high)
+        if verdict == "undecided" and outside:
+            notes.append("wider than the tolerance, without the printed value")
+        return self._finding(
+            "value", item, value.row, value.column, value.metric, value.unit, value.quantity, found, verdict, notes,
+            printed=value.printed, rival=value.rival, basis=value.basis,
+            tolerance=None if value.printed is None else value.tolerance,
+        )  # fmt: skip
 
     def clause(self, claim: Claim, clause: Clause) -> Finding:
-        """One clause of a claim: measured is the left side, its interval that of what decides (see :meth:`margin`)."""
-        verdict, margin = self._judged[clause]
-        left = _scaled(self.estimate(clause.left), SCALE[clause.unit])
-        note = "; ".join(filter(None, (left.note, _margin_note(clause, margin))))
+        """One clause of a claim: measured is the left side, the margin decides."""
+        margin = self.margin(clause, 1 - (1 - CONFIDENCE) / len(claim.clauses))
+        scale = SCALE[clause.unit]
+        left, margin_shown = self.estimate(clause.left).times(scale), margin.times(scale)
+        printed, right = None, "what was not run"
         if isinstance(clause.right, float | int):
-            printed: float | None = float(clause.right) * SCALE[clause.unit]
+            printed = float(clause.right) * scale
             right = f"{printed:g}"
-        else:
-            other = self.estimate(clause.right).mean * SCALE[clause.unit]
-            printed, right = None, f"{other:.4g}" if math.isfinite(other) else "what was not run"
-        metric = f"{clause.relation} {right}{clause.unit}"
-        return Finding(claim.name, clause.text, "", metric, printed, clause.unit, left, verdict, note)
+        elif self.estimate(clause.right).measured:
+            right = f"{self.estimate(clause.right).mean * scale:.4g}"
+        of = Derived(operation="mean", of=_sides(clause))
+        return self._finding(
+            "clause", claim.name, clause.text, "", f"{clause.relation} {right}{clause.unit}", clause.unit, of, left,
+            clause_verdict(clause, margin), [left.note, margin.note], printed=printed, margin=margin_shown,
+        )  # fmt: skip
 
-    def holds(self, claim: Claim) -> Verdict:
-        """A claim's verdict: that of its weakest clause."""
-        order: list[Verdict] = ["not reproduced", "not run", "same direction", "reproduced"]
-        return min((self._judged[clause][0] for clause in claim.clauses), key=order.index)
-
-    @cached_property
-    def _judged(self) -> dict[Clause, tuple[Verdict, Estimate]]:
-        found = {}
-        for claim in self.study.claims:
-            for clause in claim.clauses:
-                margin = self.margin(clause)
-                found[clause] = (_clause_verdict(clause, margin), margin)
-        return found
-
-    def margin(self, clause: Clause) -> Estimate:
+    def margin(self, clause: Clause, confidence: float = CONFIDENCE) -> Estimate:
         """By how much a clause holds: the difference of its sides, seed by seed, positive where it holds."""
         sign = 1 if clause.relation in (">", ">=") else -1
         if isinstance(clause.right, float | int):
-            left, right = self.estimate(clause.left), float(clause.right)
+            left, right = self.estimate(clause.left, confidence), float(clause.right)
             low, high = sorted((sign * (left.low - right), sign * (left.high - right)))
             each = tuple(sign * (value - right) for value in left.each)
-            return Estimate(sign * (left.mean - right), low, high, each, left.n)
-        sides = (clause.left, clause.right) if sign > 0 else (clause.right, clause.left)
-        return self.estimate(Derived(operation="difference", of=sides))
+            return Estimate(sign * (left.mean - right), low, high, each, left.n, left.note)
+        return self.estimate(Derived(operation="difference", of=_sides(clause)[::sign]), confidence)
 
-    def _verdict(self, value: Value, found: Estimate) -> Verdict:
-        if not found.measured or (self._foreign and value.printed is not None):
-            return "not run"
-        if value.printed is None:
-            return ""
-        off = abs(found.mean - value.printed)
-        reach = found.low if value.printed < found.mean else found.high
-        # two seeds that differ widely must not make every printed value a reproduced one
-        excused = 0.0 if math.isnan(reach) else min(abs(reach - found.mean), value.tolerance)
-        if off <= value.tolerance + excused:
-            return "reproduced"
-        mine = set(leaves(value.quantity))
-        about = [
-            verdict
-            for clause, (verdict, _) in self._judged.items()
-            if mine & {*leaves(clause.left), *(() if isinstance(clause.right, float | int) else leaves(clause.right))}
-        ]
-        if about and all(verdict in ("reproduced", "same direction") for verdict in about):
-            return "same direction"
-        return "not reproduced"
+    def frame(self) -> pd.DataFrame:
+        """The frame behind ``claims.csv``: :data:`CLAIM_COLUMNS`."""
+        return pd.DataFrame([asdict(row) for row in self.rows()], columns=list(CLAIM_COLUMNS))
 
-    def _measure(self, quantity: Quantity) -> Estimate:
-        each, n, notes = [], 0, []
-        images: list[Floats] = []
-        share = isinstance(quantity, Measure) and QUANTITIES[quantity.quantity].share
-        same = not isinstance(quantity, Measure) or QUANTITIES[quantity.quantity].every
-        for seed in self._evidence.seeds:
-            value, values, trouble = self._once(quantity, seed)
-            notes += [trouble] if trouble else []
-            if math.isfinite(value):
-                each.append(value)
-                n = len(values) if len(values) > 1 else n
-                images.append(values)
-        if not each:
+    def _finding(
+        self, kind: Kind, item: str, row: str, column: str, metric: str, unit: str, quantity: Quantity,
+        found: Estimate, verdict: Verdict, notes: Sequence[str], *, margin: Estimate | None = None,
+        printed: float | None = None, rival: float | None = None, tolerance: float | None = None,
+        basis: Basis = "measured",
+    ) -> Finding:  # fmt: skip
+        commits = {self._evidence.commit(leaf, seed) for leaf in leaves(quantity) for seed in self._evidence.seeds}
+        return Finding(
+            kind=kind, item=item, row=row, column=column, metric=metric, unit=unit, printed=printed, rival=rival,
+            tolerance=tolerance, basis=basis, measured=found.mean, low=found.low, high=found.high,
+            margin=None if margin is None else margin.mean, margin_low=None if margin is None else margin.low,
+            margin_high=None if margin is None else margin.high, seeds=len(found.each), n=found.n, verdict=verdict,
+            profile=self.profile, commits=" ".join(sorted(commits - {""})),
+            note="; ".join(dict.fromkeys(filter(None, notes))),
+        )  # fmt: skip
+
+    def _estimate(self, quantity: Quantity, confidence: float = CONFIDENCE) -> Estimate:
+        """A quantity over the seeds that have it; its interval is over seeds and images together.
+
+        What seeds and images each add is independent of the other, so that their half intervals add in squares.
+        """
+        seeds = self._evidence.seeds
+        found = {seed: self._once(quantity, seed) for seed in seeds}
+        notes = [one.trouble for one in found.values() if one.trouble]
+        measured = {seed: one for seed, one in found.items() if math.isfinite(one.value)}
+        n = max((len(one.images) if len(one.images) > 1 else one.n for one in found.values()), default=0)
+        if not measured:
             return Estimate(math.nan, math.nan, math.nan, (), n, "; ".join(dict.fromkeys(notes)))
+        each = tuple(one.value for one in measured.values())
         mean = float(np.mean(each))
-        low, high = _over_images(images, share) if same or len(each) == 1 else (math.nan, math.nan)
-        if len(each) > 1:  # seeds may agree by chance
-            ends = _over_seeds(each)
-            low, high = float(np.fmin(low, ends[0])), float(np.fmax(high, ends[1]))
-        else:
-            notes.append("one seed: interval over images" if math.isfinite(low) else "one seed: no interval")
-        if share:
+        over_images = self._over_images(quantity, tuple(measured), confidence)
+        over_seeds = _over_seeds(each, confidence) if len(each) > 1 else math.nan
+        if len(each) == 1:
+            notes.append("one seed: " + ("no interval" if math.isnan(over_images[0]) else "interval over images"))
+        down, up = (_together(over_seeds, half) for half in over_images)
+        low, high = mean - down, mean + up
+        if isinstance(quantity, Measure) and QUANTITIES[quantity.quantity].share:
             low, high = max(low, 0.0), min(high, 1.0)
-        if len(each) < len(self._evidence.seeds):
-            notes.append(f"{len(each)} of {len(self._evidence.seeds)} seeds")
-        return Estimate(mean, low, high, tuple(each), n, "; ".join(dict.fromkeys(notes)))
+        if len(each) < len(seeds):
+            notes.append(f"{len(each)} of {len(seeds)} seeds")
+        return Estimate(mean, low, high, each, n, "; ".join(dict.fromkeys(notes)))
 
-    def _once(self, quantity: Quantity, seed: int) -> tuple[float, Floats, str]:
-        """Value for one seed, the values of single images behind it (none if there are none), and trouble."""
-        nothing: Floats = np.empty(0)
+    def _over_images(self, quantity: Quantity, seeds: tuple[int, ...], confidence: float) -> tuple[float, float]:
+        """Half intervals over images, downwards and upwards, of the mean over seeds; NaN where there are none.
+
+        All seeds see the same images, so that more seeds make it no narrower, but for what their images' means do.
+        """
+        found = [self._once(quantity, seed) for seed in seeds]
+        mean = float(np.mean([one.value for one in found]))
+        sizes = {len(one.images) for one in found}
+        share = isinstance(quantity, Measure) and QUANTITIES[quantity.quantity].share
+        if share and found[0].n and sizes == {0}:  # known as a share alone
+            low, high = wilson(mean * found[0].n, found[0].n, confidence)
+            return mean - low, high - mean
+        aligned = not isinstance(quantity, Measure) or QUANTITIES[quantity.quantity].every
+        if sizes != {0} and min(sizes) > 1:
+            if len(found) == 1 or (aligned and len(sizes) == 1):
+                values = np.mean([one.images for one in found], axis=0)
+                if share:
+                    low, high = wilson(float(values.sum()), len(values), confidence)
+                    return mean - low, high - mean
+                half = _over_values(values, confidence)
+            else:
+                half = float(np.mean([_over_values(one.images, confidence) for one in found]))
+            return half, half
+        if isinstance(quantity, Derived):
+            half = self._through_parts(quantity, seeds, confidence)
+            return half, half
+        return math.nan, math.nan
+
+    def _through_parts(self, quantity: Derived, seeds: tuple[int, ...], confidence: float) -> float:
+        """Half interval of a derived number, those of its parts taken as independent (to first order)."""
+        parts = [float(np.mean([self._once(part, seed).value for seed in seeds])) for part in quantity.of]
+        halves = [max(self._over_images(part, seeds, confidence)) for part in quantity.of]
+        if all(map(math.isnan, halves)):
+            return math.nan
+        total = 0.0
+        for index, half in enumerate(halves):
+            if half > 0:
+                moved = [
+                    _combined(quantity, [*parts[:index], parts[index] + step, *parts[index + 1 :]])
+                    for step in (-half, half)
+                ]
+                total += ((moved[1] - moved[0]) / 2) ** 2
+        return math.sqrt(total)
+
+    def _measured(self, quantity: Quantity, seed: int) -> _Once:
+        """What one seed gives."""
         if isinstance(quantity, Derived):
             parts = [self._once(part, seed) for part in quantity.of]
-            values = [value for value, _, _ in parts]
-            trouble = "; ".join(dict.fromkeys(filter(None, (why for _, _, why in parts))))
-            return (_combined(quantity, values), _paired(quantity, [images for _, images, _ in parts]), trouble)
+            trouble = "; ".join(dict.fromkeys(part.trouble for part in parts if part.trouble))
+            value = _combined(quantity, [part.value for part in parts])
+            return _Once(value, _paired(quantity, [part.images for part in parts]), trouble)
         reading = QUANTITIES[quantity.quantity]
         settings = dict(quantity.settings)
         if reading.needs == "card":
             card = self._evidence.card(quantity.model, seed)
-            return (math.nan, nothing, "") if card is None else (float(reading.read(card, settings)[0]), nothing, "")
+            if card is None:
+                return _Once(math.nan)
+            # what was not trained was looked at on a part alone, and training images are no sample
+            tested = reading.share and quantity.quantity.startswith("test_") and card.epochs
+            return _Once(float(reading.read(card, settings)[0]), n=self._evidence.test_size if tested else 0)
         trouble = self._evidence.trouble(quantity, seed)
         if reading.needs == "cost":
             cost = self._evidence.cost(quantity, seed)
-            return (math.nan if cost is None or trouble else float(reading.read(cost, settings)[0])), nothing, trouble
+            known = cost is not None and not trouble
+            return _Once(float(reading.read(cost, settings)[0]) if known else math.nan, trouble=trouble)
         frame = self._evidence.samples(quantity, seed)
         if frame is None or trouble:
-            return math.nan, nothing, trouble
-        values_of = reading.read(frame, settings)
-        return (float(values_of.mean()) if len(values_of) else math.nan, values_of, "")
+            return _Once(math.nan, trouble=trouble)
+        images = reading.read(frame, settings)
+        if len(images) == 1 and not reading.every:
+            return _Once(float(images[0]))
+        return _Once(float(images.mean()) if len(images) else math.nan, images)
 
-    def rows(self) -> Iterator[Finding]:
-        """Every value and every clause, in the study's order."""
-        for item in self.study.items:
-            yield from (self.value(item.name, value) for value in item.values)
-        for claim in self.study.claims:
-            yield from (self.clause(claim, clause) for clause in claim.clauses)
 
-    def frame(self) -> pd.DataFrame:
-        """The frame behind ``claims.csv``: :data:`CLAIM_COLUMNS`."""
-        rows = [
-            {
-                "study": self.study.name,
-                "item": row.item,
-                "row": row.row,
-                "column": row.column,
-                "metric": f"{row.metric} [{row.unit}]" if row.unit else row.metric,
-                "printed": row.printed,
-                "measured": row.estimate.mean,
-                "low": row.estimate.low,
-                "high": row.estimate.high,
-                "seeds": len(row.estimate.each),
-                "n": row.estimate.n,
-                "verdict": row.verdict,
-                "profile": self.profile,
-                "note": row.note,
-            }
-            for row in self.rows()
-        ]
-        return pd.DataFrame(rows, columns=list(CLAIM_COLUMNS))
+_NONE: Final[Floats] = np.empty(0)
+
+
+@dataclass(frozen=True, eq=False)
+class _Once:
+    """What one seed gives: a value, those of single images behind it, trouble, and their number where that is all."""
+
+    value: float
+    images: Floats = field(default_factory=lambda: _NONE)
+    trouble: str = ""
+    n: int = 0
+
+
+def _sides(clause: Clause) -> tuple[Quantity, ...]:
+    """The quantities that a clause compares."""
+    return (clause.left,) if isinstance(clause.right, float | int) else (clause.left, clause.right)
 
 
 def _combined(quantity: Derived, values: Sequence[float]) -> float:
@@ -286,70 +430,26 @@ def _paired(quantity: Derived, images: Sequence[Floats]) -> Floats:
     """Differences image by image, where both sides are known for the same images; else nothing."""
     sides = [side for side in quantity.of if isinstance(side, Measure) and QUANTITIES[side.quantity].every]
     if quantity.operation != "difference" or len(sides) < 2 or sides[0].part != sides[1].part:
-        return np.empty(0)
-    return images[0] - images[1] if len(images[0]) == len(images[1]) else np.empty(0)
+        return _NONE
+    return images[0] - images[1] if len(images[0]) == len(images[1]) else _NONE
 
 
-def _clause_verdict(clause: Clause, margin: Estimate) -> Verdict:
-    """Whether it holds: beyond the interval, only on average, or not."""
-    if not margin.measured:
-        return "not run"
-    tied = margin.mean == 0 and clause.relation in (">=", "<=")
-    if not (margin.mean > 0 or tied):
-        return "not reproduced"
-    # without an interval (one seed, and nothing known image by image) nobody can be sure
-    sure = margin.low > 0 or tied or (margin.low == 0 and clause.relation in (">=", "<="))
-    return "reproduced" if sure else "same direction"
+def _together(*halves: float) -> float:
+    """Half interval of a sum of independent parts; NaN if none is known."""
+    known = [half for half in halves if not math.isnan(half)]
+    return math.hypot(*known) if known else math.nan
 
 
-def _margin_note(clause: Clause, margin: Estimate) -> str:
-    if not margin.measured:
-        return ""
-    scale = SCALE[clause.unit]
-    ends = "" if math.isnan(margin.low) else f" [{scale * margin.low:.4g}, {scale * margin.high:.4g}]"
-    return f"margin {scale * margin.mean:.4g}{ends}"
-
-
-def _over_seeds(each: Sequence[float]) -> tuple[float, float]:
-    """95 % interval of the mean over training seeds, by Student's t."""
+def _over_seeds(each: Sequence[float], confidence: float) -> float:
+    """Half interval of the mean over training seeds, by Student's t."""
     from scipy.special import stdtrit
 
-    half = float(stdtrit(len(each) - 1, 0.975)) * float(np.std(each, ddof=1)) / math.sqrt(len(each))
-    mean = float(np.mean(each))
-    return mean - half, mean + half
+    quantile = float(stdtrit(len(each) - 1, 0.5 + confidence / 2))
+    return quantile * float(np.std(each, ddof=1)) / math.sqrt(len(each))
 
 
-def _over_images(seeds: Sequence[Floats], share: bool) -> tuple[float, float]:
-    """95 % interval over images of a mean over seeds, which saw the same ones; NaN if there are none behind it."""
-    if len({len(values) for values in seeds}) > 1 or len(seeds[0]) < 2:
-        return math.nan, math.nan
-    values = np.mean(seeds, axis=0)
-    if share:
-        return wilson(float(values.sum()), len(values))
-    half = 1.96 * float(values.std(ddof=1)) / math.sqrt(len(values))
-    return float(values.mean()) - half, float(values.mean()) + half
+def _over_values(values: Floats, confidence: float) -> float:
+    """Half interval of the mean over images."""
+    from scipy.special import ndtri
 
-
-def _scaled(found: Estimate, scale: float) -> Estimate:
-    each = tuple(scale * value for value in found.each)
-    return Estimate(scale * found.mean, scale * found.low, scale * found.high, each, found.n, found.note)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a study came to: everything that its report is made from.
-
-    Attributes:
-        findings: Values and claims.
-        judgement: What today's batteries leave of the defended models, a row per model, norm and eps; see
-            :func:`harness.studies.reproduce.judgement`.
-        galleries: First images of the pairs behind image grids, by measure: ``x``, ``x_adv``, ``label``, ``adv_pred``.
-        facts: Profile, seeds, data set, images, command, versions, cost.
-        declared: Architecture and training of every model, by the study's name of it.
-    """
-
-    findings: Findings
-    judgement: pd.DataFrame
-    galleries: Mapping[Measure, Mapping[str, Any]]
-    facts: Mapping[str, Any]
-    declared: Mapping[str, str]
+    return float(ndtri(0.5 + confidence / 2)) * float(values.std(ddof=1)) / math.sqrt(len(values))

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from .. import environment
+from ..datasets.registry import Dataset
 from ..leaderboard import leaderboard
 from ..metrics.pairs import Board, Pair
 from ..records.boards import boards_from_home, model_state
@@ -16,13 +17,22 @@ from ..records.home import Home
 from ..records.results import is_finished, read_pair
 from ..schema.base import Cost
 from ..schema.models import Card
+from ..schema.pairs import Result
 from .experiment import Experiment
-from .findings import Findings, MeasurementSource, Outcome
+from .findings import Findings, MeasurementSource
+from .record import JUDGEMENT_COLUMNS, StudyRecord, by_place
 from .study import Measure
 
 
-def gather(experiment: Experiment, home: Home) -> Outcome:
-    """Read back what was measured; what was not run is missing, not guessed."""
+def gather(experiment: Experiment, home: Home, *, device: str = "cpu", data: Dataset | None = None) -> StudyRecord:
+    """Read back what was measured; what was not run is missing, not guessed.
+
+    Args:
+        experiment: What was asked for.
+        home: Where it was run.
+        device: What it was run on, for the record.
+        data: The data set, whose digest is recorded.
+    """
 
     @cache
     def pair(key: str) -> Pair | None:
@@ -32,6 +42,7 @@ def gather(experiment: Experiment, home: Home) -> Outcome:
     def found(measure: Measure, seed: int) -> Pair | None:
         return pair(experiment.cells[measure, seed].key)
 
+    @cache
     def card(model: str, seed: int) -> Card | None:
         return model_state(home, experiment.model(model, seed).key).card
 
@@ -47,38 +58,32 @@ def gather(experiment: Experiment, home: Home) -> Outcome:
         one = found(measure, seed)
         return "" if one is None or one.result.status in ("ok", "unclipped") else f"seed {seed}: {one.result.status}"
 
-    findings = Findings(
-        experiment.study, MeasurementSource(card, samples, cost, trouble, experiment.seeds), experiment.profile_name
-    )
+    def commit(measure: Measure, seed: int) -> str:
+        if measure.attack is None:
+            one = card(measure.model, seed)
+            return "" if one is None else one.git_commit
+        judged = found(measure, seed)
+        return "" if judged is None else judged.result.git_commit
+
+    source = MeasurementSource(card, samples, cost, trouble, experiment.seeds, experiment.info.test_size, commit)
     galleries = {}
     for item in experiment.study.items:
         for picture in item.pictures:
             one = found(picture.measure, experiment.seeds[0])
             if one is not None and one.gallery:
                 galleries[picture.measure] = one.gallery
-    asked = {spec.key for spec in (*experiment.plan.models, *(spec for _, _, spec in experiment.judged))}
-    return Outcome(
-        findings=findings,
+    pairs = [one for cell in experiment.cells.values() if (one := pair(cell.key)) is not None]
+    return StudyRecord(
+        study=experiment.study,
+        findings=by_place(Findings(experiment.study, source, experiment.profile_name).rows()),
         judgement=judgement(experiment, home),
+        facts=_facts(experiment, home, pairs, device, "" if data is None else data.sha256()),
         galleries=galleries,
-        facts=_facts(
-            experiment, home, [one for cell in experiment.cells.values() if (one := pair(cell.key)) is not None]
-        ),
-        declared={
-            name: f"{spec.architecture}: {spec.label(experiment.info)}"
-            for (name, seed), spec in experiment.models.items()
-            if seed == experiment.seeds[0] and spec.key in asked
-        },
     )
 
 
 def judgement(experiment: Experiment, home: Home) -> pd.DataFrame:
-    """What today's batteries leave: a row a defended model, norm and eps.
-
-    Returns:
-        Columns ``model, suite, norm, eps, n, seeds, clean_accuracy, worst_case_accuracy, worst_case_low,
-        worst_case_high, trust, trust_reasons, note, strongest_attack``.
-    """
+    """What today's batteries leave: a frame of :data:`~harness.studies.record.JUDGEMENT_COLUMNS`."""
     suites = {suite.name for suite in experiment.batteries}
     called = {spec.key: name for name, _, spec in experiment.judged}
     n = min(experiment.profile.battery_samples, experiment.info.test_size)
@@ -90,8 +95,7 @@ def judgement(experiment: Experiment, home: Home) -> pd.DataFrame:
             keys = {key for key in called if called[key] == name}
             frame = leaderboard(_part(board, keys))
             rows.append(frame[frame["n"] == n].assign(model=name))
-    columns = ["model", "suite", "norm", "eps", "n", "seeds", "clean_accuracy", "worst_case_accuracy"]
-    columns += ["worst_case_low", "worst_case_high", "trust", "trust_reasons", "note", "strongest_attack"]
+    columns = list(JUDGEMENT_COLUMNS)
     return pd.concat(rows, ignore_index=True)[columns] if rows else pd.DataFrame(columns=columns)
 
 
@@ -109,13 +113,16 @@ def _part(board: Board, keys: set[str]) -> Board:
     )
 
 
-def _facts(experiment: Experiment, home: Home, pairs: Sequence[Pair]) -> dict[str, Any]:
+def _facts(experiment: Experiment, home: Home, pairs: Sequence[Pair], device: str, data_sha256: str) -> dict[str, Any]:
     cards = [card for spec in experiment.plan.models if (card := model_state(home, spec.key).card) is not None]
+    made: list[Card | Result] = [*cards, *(pair.result for pair in pairs)]
+    asked = {spec.key for spec in (*experiment.plan.models, *(spec for _, _, spec in experiment.judged))}
     return {
         "study": experiment.study.name,
         "profile": experiment.profile_name,
         "summary": experiment.profile.summary,
         "dataset": experiment.info.name,
+        "data_sha256": data_sha256,
         "seeds": list(experiment.seeds),
         "samples": min(experiment.profile.samples, experiment.info.test_size),
         "command": experiment.command,
@@ -125,5 +132,13 @@ def _facts(experiment: Experiment, home: Home, pairs: Sequence[Pair]) -> dict[st
         "training_seconds": round(sum(card.seconds for card in cards)),
         "attack_seconds": round(sum(pair.result.seconds for pair in pairs)),
         "versions": environment.versions(),
-        "commits": sorted({pair.result.git_commit for pair in pairs} - {""}),
+        "device": device,
+        "machines": sorted({one.machine for one in made} - {""}),
+        "days": sorted({one.made for one in made} - {""}),
+        "commits": sorted({one.git_commit for one in made} - {""}),
+        "declared": {
+            name: f"{spec.architecture}: {spec.label(experiment.info)}"
+            for (name, seed), spec in experiment.models.items()
+            if seed == experiment.seeds[0] and spec.key in asked
+        },
     }

@@ -81,7 +81,7 @@ def _lost(error: BaseException | None) -> bool:
 
 
 class Connection:
-    """One MLflow store, as a home uses it. The only code that imports MLflow to track; the tracker says what is written.
+    """One MLflow store, as a home uses it. The only code that tracks by MLflow; the tracker says what.
 
     Args:
         home: Whose records.

@@ -37,6 +37,9 @@ def _lines(chart: Chart) -> Iterator[str]:
     for number, line in enumerate(chart.lines):
         stroke = f'stroke="{COLOURS[line.index % len(COLOURS)]}"'
         dash = ' stroke-dasharray="5 3"' if line.dashed else ""
+        if line.band:
+            colour = COLOURS[line.index % len(COLOURS)]
+            yield f'<path d="{line.band}" fill="{colour}" fill-opacity="0.12" stroke="none"/>'
         if line.path:
             yield f'<path d="{line.path}" fill="none" {stroke} stroke-width="2"{dash}/>'
         for x, y in line.marks:

@@ -2,43 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-from harness.studies.findings import Finding, Outcome
+from harness.studies.findings import Finding
+from harness.studies.record import StudyRecord
 
 from ..drawing.markdown import code, table
 from ..drawing.markdown import escape as md
-from ..drawing.text import MISSING, eps_text, integer, interval, norm_name, percent
-from .values import MARKS, MEANINGS, amount, span
-from .view import ItemView, Remaining, claim_views, item_views, judgement_table, remaining
+from ..drawing.text import MISSING, eps_text, integer, interval, is_number, norm_name, percent
+from .values import CLAUSE_MEANINGS, INTERVALS, MARKS, VALUE_MEANINGS, ValueTable, amount, margin, span
+from .view import ItemView, Remaining, claim_views, item_views, judgement_table, provenance, remaining, tally
 
 
-def render(outcome: Outcome, figures: dict[str, str]) -> str:
+def render(record: StudyRecord, figures: Mapping[str, str]) -> str:
     """The file as text.
 
     Args:
-        outcome: What is shown.
+        record: What is shown.
         figures: File of each figure beside this one, by item.
     """
-    study, facts = outcome.findings.study, outcome.facts
-    lines = [f"# {md(study.title)}", "", f"{md(study.source)}, reproduced. Reproduce: {code(facts['command'])}", ""]
-    lines += [
+    study, facts = record.study, record.facts
+    found = tally(record)
+    values = ", ".join(f"{count} {name}" for name, count in found.values.items()) or "none"
+    clauses = ", ".join(f"{count} {name}" for name, count in found.clauses.items()) or "none"
+    lines = [
+        f"# {md(study.title)}",
+        "",
+        f"{md(study.source)}, reproduced. Reproduce: {code(facts['command'])}",
+        "",
         f"Profile **{md(facts['profile'])}** on {md(facts['dataset'])}: {md(facts['summary'])}. Seeds "
         f"{', '.join(map(str, facts['seeds']))}; {integer(facts['samples'])} images per cell.",
         "",
-        f"A cell reads: measured [95 % interval] (printed), and {MARKS['reproduced']} reproduced, "
-        f"{MARKS['same direction']} same direction, {MARKS['not reproduced']} not reproduced.",
+        f"- **Printed values**: {values}",
+        *(f"- Counted apart, {md(words)}" for words in found.apart),
+        f"- **Clauses of claims**: {clauses}",
+        "",
+        "A cell reads: measured [95 % interval] (printed) and its verdict: "
+        + ", ".join(f"{MARKS[name]} {name}" for name in VALUE_MEANINGS if name != "not run")
+        + ". An asterisk marks what is counted apart.",
         "",
     ]
-    lines += [*_claims(outcome)]
-    for one in item_views(outcome):
-        lines += [*_item(outcome, one, figures.get(one.item.name, ""))]
-    lines += [*_today(outcome), *_choices(outcome), *_run(outcome)]
+    lines += [*_claims(record)]
+    for one in item_views(record):
+        lines += [*_item(record, one, figures.get(one.item.name, ""))]
+    lines += [*_today(record), *_choices(record), *_run(record)]
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _claims(outcome: Outcome) -> Iterator[str]:
-    claims = claim_views(outcome.findings)
+def _claims(record: StudyRecord) -> Iterator[str]:
+    claims = claim_views(record)
     if not claims:
         return
     yield from ("## Claims", "")
@@ -49,20 +61,26 @@ def _claims(outcome: Outcome) -> Iterator[str]:
                 md(one.claim.text),
                 md(one.claim.where),
                 f"{MARKS[one.verdict]} {one.verdict}",
-                "<br>".join(
-                    f"{MARKS[c.verdict]} {md(c.row)}: {amount(c.estimate.mean, c.unit)}{c.unit} {md(c.metric)}"
-                    + (f" ({md(c.note)})" if c.note else "")
-                    for c in one.clauses
-                ),
+                "<br>".join(map(_clause, one.clauses)),
             ]
             for one in claims
         ),
     )
-    yield from (f"- {MARKS[name]} **{name}**: {means}" for name, means in MEANINGS.items())  # type: ignore[index]
+    yield from (f"- {MARKS[name]} **{name}**: {means}" for name, means in CLAUSE_MEANINGS.items())
+    yield from ("", "The intervals of a claim's clauses are corrected for their number (Bonferroni).", "")
+    yield from (f"- {MARKS[name]} **{name}** (of a value): {means}" for name, means in VALUE_MEANINGS.items())
     yield ""
 
 
-def _item(outcome: Outcome, one: ItemView, figure: str) -> Iterator[str]:
+def _clause(clause: Finding) -> str:
+    words = " ".join(filter(None, (margin(clause), clause.note and f"({clause.note})")))
+    return (
+        f"{MARKS[clause.verdict]} {md(clause.row)}: {amount(clause.measured, clause.unit)}{clause.unit} "
+        f"{md(clause.metric)} {md(words)}"
+    ).rstrip()
+
+
+def _item(record: StudyRecord, one: ItemView, figure: str) -> Iterator[str]:
     values, name = one.table, one.item.name.replace("-", " ").capitalize()
     yield from (f"## {md(name)}: {md(one.item.title)}", "", md(f"{one.item.where}. {one.item.note}".strip()), "")
     if figure:
@@ -71,9 +89,9 @@ def _item(outcome: Outcome, one: ItemView, figure: str) -> Iterator[str]:
         if not figure:
             yield from ("Not run in this profile.", "")
         return
-    left = {row: remaining(outcome, one.item, row) if one.chart is None else [] for row in values.rows}
+    left = {row: remaining(record, one.item, row) if one.chart is None else [] for row in values.rows}
     heads, align = ["", *map(md, values.columns)], "l" + "r" * len(values.columns)
-    rows = [[md(row), *(_cell(values.cells.get((row, column))) for column in values.columns)] for row in values.rows]
+    rows = [[md(row), *(_cell(values, row, column) for column in values.columns)] for row in values.rows]
     if any(left.values()):
         heads, align = [*heads, "today's attacks leave"], align + "l"
         rows = [[*cells, _left(left[row])] for cells, row in zip(rows, values.rows, strict=True)]
@@ -90,19 +108,22 @@ def _left(found: Sequence[Remaining]) -> str:
     return "<br>".join(lines) or MISSING
 
 
-def _cell(finding: Finding | None) -> str:
+def _cell(values: ValueTable, row: str, column: str) -> str:
+    if (quote := values.quoted.get((row, column))) is not None:
+        return f"({amount(quote.printed, quote.unit)}, quoted from {md(quote.source)})"
+    finding = values.cells.get((row, column))
     if finding is None:
         return MISSING
-    parts = [f"**{amount(finding.estimate.mean, finding.unit)}**{finding.unit}"]
-    if finding.estimate.measured and span(finding):
+    parts = [f"**{amount(finding.measured, finding.unit)}**{finding.unit}"]
+    if is_number(finding.measured) and span(finding):
         parts.append(md(span(finding)))
     if finding.printed is not None:
         parts.append(f"({amount(finding.printed, finding.unit)})")
-    return " ".join([*parts, MARKS[finding.verdict]]).rstrip()
+    return " ".join([*parts, MARKS[finding.verdict] + ("\\*" if finding.basis != "measured" else "")]).rstrip()
 
 
-def _today(outcome: Outcome) -> Iterator[str]:
-    found = judgement_table(outcome)
+def _today(record: StudyRecord) -> Iterator[str]:
+    found = judgement_table(record)
     if not found.rows:
         return
     yield from ("## What today's attacks leave", "")
@@ -130,37 +151,37 @@ def _today(outcome: Outcome) -> Iterator[str]:
             if one["note"] or one["trust_reasons"]:
                 yield f"- {md(name)}, {norm_name(norm)}: {md(one['note'] or one['trust_reasons'])}"
     yield from ("", "</details>", "")
-    if outcome.facts["skipped"]:
-        yield f"Not judged in this profile, being too slow for it: {md(', '.join(outcome.facts['skipped']))}"
+    if record.facts["skipped"]:
+        yield f"Not judged in this profile, being too slow for it: {md(', '.join(record.facts['skipped']))}"
     yield ""
 
 
-def _choices(outcome: Outcome) -> Iterator[str]:
-    findings = outcome.findings
-    if not findings.study.choices:
+def _choices(record: StudyRecord) -> Iterator[str]:
+    if not record.study.choices:
         return
     yield from ("## What the paper leaves open", "")
     rows = []
-    for choice in findings.study.choices:
+    for choice in record.study.choices:
         effects = []
         for name, value in choice.effects:
-            found = findings.value(choice.topic, value)
+            found = record.effect(choice, name, value)
             printed = "" if found.printed is None else f" (printed {amount(found.printed, found.unit)})"
-            effects.append(f"{md(name)}: {amount(found.estimate.mean, found.unit)}{printed}")
-        rows.append([md(choice.topic), md(choice.choice), md(choice.reason), "<br>".join(effects) or MISSING])
+            effects.append(f"{md(name)}: {amount(found.measured, found.unit)}{found.unit} {md(span(found))}{printed}")
+        here = md(choice.choice) + (" **Fitted to print.**" if choice.fitted else "")
+        rows.append([md(choice.topic), here, md(choice.reason), "<br>".join(effects) or MISSING])
     yield from table(("open", "here", "why", "what another choice gives"), rows)
 
 
-def _run(outcome: Outcome) -> Iterator[str]:
-    facts = outcome.facts
+def _run(record: StudyRecord) -> Iterator[str]:
+    facts = record.facts
     yield from ("## How it was run", "")
     yield f"- {integer(facts['models'])} models, {integer(facts['pairs'])} model-attack pairs; training "
     yield f"  {integer(facts['training_seconds'])} s, attacks {integer(facts['attack_seconds'])} s of one core"
-    if facts["commits"]:
-        yield f"- measured at {', '.join(map(code, facts['commits']))}"
+    for name, values in provenance(facts).items():
+        yield f"- {name}: {', '.join(map(code, values))}"
     yield "- " + ", ".join(f"{md(name)} {md(version)}" for name, version in facts["versions"].items())
-    over = "Student's t over training seeds, never narrower than over images; with one seed over images"
-    yield f"- intervals: {over} (Wilson's for shares)"
+    yield f"- intervals: {INTERVALS}"
     yield from ("", "<details><summary>Every model's declaration</summary>", "")
-    yield from table(("model", "declaration"), ([md(name), code(words)] for name, words in outcome.declared.items()))
+    declared = facts.get("declared", {})
+    yield from table(("model", "declaration"), ([md(name), code(words)] for name, words in declared.items()))
     yield "</details>"

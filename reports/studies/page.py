@@ -2,38 +2,50 @@
 
 from __future__ import annotations
 
-from harness.studies.findings import Outcome
+from collections.abc import Mapping
+
+from harness.studies.record import StudyRecord
 
 from ..drawing.html import page
-from .values import MARKS, MEANINGS, amount, span
-from .view import claim_views, item_views, judgement_table, remaining, tally
+from .values import BASES, CLAUSE_MEANINGS, INTERVALS, MARKS, MEANINGS, VALUE_MEANINGS, amount, margin, span
+from .view import claim_views, item_views, judgement_table, provenance, remaining, tally
 
 
-def render(outcome: Outcome) -> str:
-    """The page as text."""
-    findings = outcome.findings
-    study = findings.study
-    frame = outcome.judgement
+def render(record: StudyRecord, grids: Mapping[str, str]) -> str:
+    """The page as text.
+
+    Args:
+        record: What is shown.
+        grids: Image grids as SVG, by item.
+    """
+    frame = record.judgement
     return page(
         "study.html.j2",
-        title=f"{study.title}: reproduced",
-        study=study,
-        facts=outcome.facts,
-        tally=tally(outcome),
-        claims=claim_views(findings),
-        items=item_views(outcome),
-        judgement_table=judgement_table(outcome),
+        title=f"{record.study.title}: reproduced",
+        study=record.study,
+        facts=record.facts,
+        tally=tally(record),
+        claims=claim_views(record),
+        items=item_views(record),
+        grids=grids,
+        judgement_table=judgement_table(record),
         judged_images=int(frame["n"].max()) if len(frame) else 0,
         judged_seeds=int(frame["seeds"].max()) if len(frame) else 0,
-        skipped=outcome.facts["skipped"],
+        skipped=record.facts["skipped"],
         choices=[
-            (choice, [(name, findings.value(choice.topic, value)) for name, value in choice.effects])
-            for choice in study.choices
+            (choice, [(name, record.effect(choice, name, value)) for name, value in choice.effects])
+            for choice in record.study.choices
         ],
-        declared=outcome.declared,
-        remaining=lambda one, row: remaining(outcome, one.item, row),
+        declared=record.facts.get("declared", {}),
+        provenance=provenance(record.facts),
+        remaining=lambda one, row: remaining(record, one.item, row),
         marks=MARKS,
         meanings=MEANINGS,
+        clause_meanings=CLAUSE_MEANINGS,
+        value_meanings=VALUE_MEANINGS,
+        intervals=INTERVALS,
         amount=amount,
+        margin=margin,
+        bases=BASES,
         span=span,
     )

@@ -6,25 +6,25 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from harness.studies.findings import Finding, Findings, Outcome, Verdict
+from harness.studies.findings import Finding, Verdict
+from harness.studies.record import StudyRecord
 from harness.studies.study import Claim, Item, leaves
 
 from ..drawing.charts import Chart
 from ..drawing.text import eps_text, norm_name, percent
-from .figures import ImageGrid, image_grid, line_chart
-from .values import MEANINGS, ValueTable
+from .figures import line_chart
+from .values import BASES, VALUE_MEANINGS, ValueTable
 
 Row = Mapping[Any, Any]
 
 
 @dataclass(frozen=True)
 class ItemView:
-    """An item as it is shown: ``chart`` for lines and histograms, ``image_grid`` for images."""
+    """An item as it is shown, with a chart of lines and histograms."""
 
     item: Item
     table: ValueTable
     chart: Chart | None
-    image_grid: ImageGrid | None
 
 
 @dataclass(frozen=True)
@@ -36,37 +36,58 @@ class ClaimView:
     clauses: Sequence[Finding]
 
 
-def item_views(outcome: Outcome) -> list[ItemView]:
+def item_views(record: StudyRecord) -> list[ItemView]:
     """Every item of the study."""
-    return [_item(outcome, item) for item in outcome.findings.study.items]
+    return [_item(record, item) for item in record.study.items]
 
 
-def claim_views(findings: Findings) -> list[ClaimView]:
+def claim_views(record: StudyRecord) -> list[ClaimView]:
     """Every claim of the study."""
-    return [
-        ClaimView(claim, findings.holds(claim), [findings.clause(claim, clause) for clause in claim.clauses])
-        for claim in findings.study.claims
+    return [ClaimView(claim, record.verdict(claim), record.clauses(claim)) for claim in record.study.claims]
+
+
+@dataclass(frozen=True)
+class Tally:
+    """How many printed values and clauses have which verdict.
+
+    Attributes:
+        values: Of printed values measured for their own sake.
+        apart: Of the others, in words.
+        clauses: Of the claims.
+    """
+
+    values: Mapping[Verdict, int]
+    apart: Sequence[str]
+    clauses: Mapping[Verdict, int]
+
+
+def tally(record: StudyRecord) -> Tally:
+    """The counts that a page opens with; verdicts that nothing has are left out."""
+    values, apart, clauses = record.counts()
+    words = [
+        f"{BASES[basis]}: " + ", ".join(f"{counts[name]} {name}" for name in VALUE_MEANINGS if counts[name])
+        for basis, counts in apart.items()
     ]
+    return Tally(
+        {name: count for name, count in values.items() if count},
+        words,
+        {name: count for name, count in clauses.items() if count},
+    )
 
 
-def tally(outcome: Outcome) -> dict[str, int]:
-    """How many printed values have which verdict."""
-    findings = [finding for item in item_views(outcome) for finding in item.table.cells.values()]
-    verdicts = [finding.verdict for finding in findings if finding.printed is not None]
-    return {name: verdicts.count(name) for name in MEANINGS}  # type: ignore[arg-type]
-
-
-def _item(outcome: Outcome, item: Item) -> ItemView:
+def _item(record: StudyRecord, item: Item) -> ItemView:
+    quoted = {(quote.row, quote.column): quote for quote in item.quoted}
+    places = [*((v.row, v.column) for v in item.values), *quoted]
     table = ValueTable(
-        rows=list(dict.fromkeys(v.row for v in item.values)),
-        columns=list(dict.fromkeys(v.column for v in item.values)),
-        cells={(v.row, v.column): outcome.findings.value(item.name, v) for v in item.values},
+        rows=list(dict.fromkeys(row for row, _ in places)),
+        columns=list(dict.fromkeys(column for _, column in places)),
+        cells={(v.row, v.column): record.value(item, v) for v in item.values},
+        quoted=quoted,
     )
     return ItemView(
         item=item,
         table=table,
         chart=line_chart(item, table) if item.kind in ("lines", "histogram") else None,
-        image_grid=image_grid(item, outcome.galleries) if item.kind == "grid" else None,
     )
 
 
@@ -78,13 +99,13 @@ class Remaining:
     parts: Sequence[tuple[str, str, str]]
 
 
-def remaining(outcome: Outcome, item: Item, row: str) -> list[Remaining]:
+def remaining(record: StudyRecord, item: Item, row: str) -> list[Remaining]:
     """For a row of a table, what is left of the judged models that it is about."""
-    called = dict(outcome.findings.study.defended)
+    called = dict(record.study.defended)
     about = [measure.model for value in item.values if value.row == row for measure in leaves(value.quantity)]
     found = []
     for name in dict.fromkeys(about):
-        rows = outcome.judgement[outcome.judgement["model"] == called.get(name, "")]
+        rows = record.judgement[record.judgement["model"] == called.get(name, "")]
         parts = []
         for norm, group in sorted(rows.groupby("norm"), key=lambda part: part[0] != "linf"):
             first = min(group.to_dict("records"), key=lambda one: float(one["eps"]))
@@ -103,9 +124,9 @@ class JudgementTable:
     rows: Sequence[tuple[str, Any, Mapping[tuple[str, float], Row], Mapping[str, Row]]]
 
 
-def judgement_table(outcome: Outcome) -> JudgementTable:
+def judgement_table(record: StudyRecord) -> JudgementTable:
     """Model, clean accuracy, numbers by (norm, eps), and trust by norm."""
-    frame = outcome.judgement
+    frame = record.judgement
     columns = sorted(
         {(str(r["norm"]), float(r["eps"])) for r in frame.to_dict("records")}, key=lambda c: (c[0] != "linf", c)
     )
@@ -116,3 +137,15 @@ def judgement_table(outcome: Outcome) -> JudgementTable:
         trust = {norm: cells[norm, eps] for norm, eps in columns if (norm, eps) in cells}
         rows.append((str(model), records[0]["clean_accuracy"], cells, trust))
     return JudgementTable(columns, rows)
+
+
+def provenance(facts: Mapping[str, Any]) -> dict[str, Sequence[str]]:
+    """What the numbers were made with, by name; what a record does not say is left out."""
+    found = {
+        "measured at": facts.get("commits", ()),
+        "on": facts.get("machines", ()),
+        "device": [facts["device"]] if facts.get("device") else (),
+        "days": facts.get("days", ()),
+        "data (SHA-256)": [facts["data_sha256"]] if facts.get("data_sha256") else (),
+    }
+    return {name: values for name, values in found.items() if values}

@@ -1,0 +1,149 @@
+"""Record of a study: everything its pages are made from, as files and back."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Final, get_type_hints
+
+import numpy.typing as npt
+import pandas as pd
+
+from ..errors import UserError
+from .findings import CLAIM_COLUMNS, Finding, Verdict, claim_verdict
+from .study import Choice, Claim, Item, Measure, Study, Value
+
+JUDGEMENT_COLUMNS: Final = (
+    "model", "suite", "norm", "eps", "n", "seeds", "clean_accuracy", "worst_case_accuracy", "worst_case_low",
+    "worst_case_high", "trust", "trust_reasons", "note", "strongest_attack",
+)  # fmt: skip
+"""Columns of ``judgement.csv``: what today's batteries leave, a row per defended model, norm and eps."""
+
+VALUES: Final[tuple[Verdict, ...]] = ("reproduced", "close", "undecided", "not reproduced", "not run")
+CLAUSES: Final[tuple[Verdict, ...]] = ("held", "undecided", "refuted", "not run")
+
+Gallery = Mapping[str, npt.NDArray[Any]]
+Place = tuple[str, str, str, str]
+
+
+@dataclass(frozen=True)
+class StudyRecord:
+    """What a study came to.
+
+    Attributes:
+        study: What was asked for.
+        findings: Values, clauses and effects, by :attr:`Finding.place`.
+        judgement: A frame of :data:`JUDGEMENT_COLUMNS`.
+        facts: Profile, seeds, data set, images, command, versions, machine, cost, declarations of the models.
+        galleries: First images of the pairs behind image grids, by measure: ``x``, ``x_adv``; none of one read back.
+        pictures: Image grids as PNG files, by item; of one read back.
+    """
+
+    study: Study
+    findings: Mapping[Place, Finding]
+    judgement: pd.DataFrame
+    facts: Mapping[str, Any]
+    galleries: Mapping[Measure, Gallery] = field(default_factory=dict)
+    pictures: Mapping[str, bytes] = field(default_factory=dict)
+
+    def value(self, item: Item, value: Value) -> Finding:
+        """A value of an item; one that the record does not have was not run."""
+        return self._find(("value", item.name, value.row, value.column), value)
+
+    def effect(self, choice: Choice, name: str, value: Value) -> Finding:
+        """The effect of a choice."""
+        return self._find(("effect", choice.topic, name, ""), value)
+
+    def clauses(self, claim: Claim) -> list[Finding]:
+        """The clauses of a claim."""
+        return [self._find(("clause", claim.name, clause.text, ""), None) for clause in claim.clauses]
+
+    def verdict(self, claim: Claim) -> Verdict:
+        """The verdict of a claim."""
+        return claim_verdict([finding.verdict for finding in self.clauses(claim)])
+
+    def counts(self) -> tuple[dict[Verdict, int], dict[str, Counter[Verdict]], dict[Verdict, int]]:
+        """How many have which verdict.
+
+        Returns:
+            Printed values measured for their own sake; the others by basis; clauses of claims.
+        """
+        printed = [
+            finding
+            for item in self.study.items
+            for value in item.values
+            if (finding := self.value(item, value)).printed is not None
+        ]
+        own = Counter(finding.verdict for finding in printed if finding.basis == "measured")
+        apart: dict[str, Counter[Verdict]] = {}
+        for finding in printed:
+            if finding.basis != "measured":
+                apart.setdefault(finding.basis, Counter())[finding.verdict] += 1
+        clauses = Counter(finding.verdict for claim in self.study.claims for finding in self.clauses(claim))
+        return {name: own[name] for name in VALUES}, apart, {name: clauses[name] for name in CLAUSES}
+
+    def frame(self) -> pd.DataFrame:
+        """The frame behind ``claims.csv``: :data:`CLAIM_COLUMNS`."""
+        rows = [{name: getattr(finding, name) for name in CLAIM_COLUMNS} for finding in self.findings.values()]
+        return pd.DataFrame(rows, columns=list(CLAIM_COLUMNS))
+
+    def _find(self, place: Place, value: Value | None) -> Finding:
+        found = self.findings.get(place)
+        return _absent(place, value) if found is None else found
+
+
+def by_place(findings: Iterable[Finding]) -> dict[Place, Finding]:
+    """Findings by what they are about."""
+    return {finding.place: finding for finding in findings}
+
+
+def read_record(folder: Path, study: Study) -> StudyRecord:
+    """Read the record of a study: ``claims.csv``, ``judgement.csv``, ``environment.json`` and ``figures/*.png``.
+
+    Raises:
+        UserError: A file is missing or cannot be read, or the record is another study's.
+    """
+    try:
+        facts = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
+        rows = pd.read_csv(folder / "claims.csv", keep_default_na=False, na_values={name: [""] for name in _NUMBERS})
+        judgement = pd.read_csv(folder / "judgement.csv", keep_default_na=False)
+        pictures = {path.stem: path.read_bytes() for path in sorted((folder / "figures").glob("*.png"))}
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder} is no record of a study: {error}") from error
+    if facts.get("study") != study.name:
+        raise UserError(f"{folder} is a record of {facts.get('study')}, not of {study.name}")
+    if missing := [name for name in CLAIM_COLUMNS if name not in rows]:
+        raise UserError(f"{folder / 'claims.csv'} lacks the column {missing[0]}: run the study again")
+    findings = by_place(_finding(row) for row in rows.to_dict("records"))
+    return StudyRecord(study, findings, judgement, facts, pictures=pictures)
+
+
+_HINTS: Final = get_type_hints(Finding)
+_NUMBERS: Final = tuple(name for name, hint in _HINTS.items() if hint in (float, float | None, int))
+
+
+def _finding(row: Mapping[Any, Any]) -> Finding:
+    read: dict[str, Any] = {}
+    for name in CLAIM_COLUMNS:
+        value = row[name]
+        if _HINTS[name] is int:
+            value = int(value)
+        elif _HINTS[name] == float | None:
+            value = None if math.isnan(value) else float(value)
+        read[name] = value
+    return Finding(**read)
+
+
+def _absent(place: Place, value: Value | None) -> Finding:
+    nothing: dict[str, Any] = {each.name: None for each in fields(Finding)}
+    nothing |= {"measured": math.nan, "low": math.nan, "high": math.nan, "seeds": 0, "n": 0, "basis": "measured"}
+    nothing |= dict.fromkeys(("metric", "unit", "profile", "commits", "note"), "")
+    nothing |= dict(zip(("kind", "item", "row", "column"), place, strict=True))
+    if value is not None:
+        nothing |= {name: getattr(value, name) for name in ("metric", "unit", "printed", "rival", "tolerance", "basis")}
+    verdict = "not run" if value is None or value.printed is not None else ""
+    return Finding(**nothing | {"verdict": verdict})
