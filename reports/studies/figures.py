@@ -81,13 +81,13 @@ def headed(item: Item, sheet: bytes) -> str:
     if sheet[:8] != b"\x89PNG\r\n\x1a\n":
         raise ValueError("no PNG file")
     width, height = (int.from_bytes(sheet[at : at + 4], "big") for at in (16, 20))
-    column, top, wide = width / len(item.pictures), 34, max(width, 120 * len(item.pictures))
+    column, top, wide = width / len(item.pictures), 48, max(width, 120 * len(item.pictures))
     scale = wide / width
     words = "".join(
         f'<text x="{scale * column * (number + 0.5):.1f}" y="{14 * line + 14}" text-anchor="middle">'
         f"{escape(part)}</text>"
         for number, picture in enumerate(item.pictures)
-        for line, part in enumerate(textwrap.wrap(picture.title, int(scale * column / 6.2))[:2])
+        for line, part in enumerate(textwrap.wrap(picture.title, int(scale * column / 6.2))[:3])
     )
     encoded = base64.b64encode(sheet).decode()
     return (

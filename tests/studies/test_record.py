@@ -1,0 +1,185 @@
+"""Records of studies: read back as they were written, and pages that are made from them alone."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import reports
+from harness.attacks.lbfgs import LBFGS
+from harness.errors import UserError
+from harness.studies.findings import Findings, MeasurementSource
+from harness.studies.record import JUDGEMENT_COLUMNS, StudyRecord, by_place, read_record
+from harness.studies.study import Choice, Claim, Clause, Item, Measure, Picture, Profile, Quoted, Study, Value
+from harness.threat import Threat
+from tests.helpers.boards import card
+
+ERROR: Final = Measure(quantity="test_error", model="a")
+SHOWN: Final = Measure(quantity="distortion", model="a", attack=LBFGS(), threat=Threat("l2", None))
+
+
+def value(row: str, column: str, **fields: object) -> Value:
+    return Value(row=row, column=column, metric="error", quantity=ERROR, unit="%", **fields)  # type: ignore[arg-type]
+
+
+STUDY: Final = Study(
+    name="made-up",
+    title="A paper",
+    source="Somebody 2014",
+    profiles={"cpu": Profile(summary="small", dataset="mnist", seeds=(0, 1), samples=4)},
+    models=lambda profile, info, seed: {},
+    items=(
+        Item(
+            name="table-1",
+            title="Errors",
+            where="page 1",
+            values=(
+                value("a", "error", printed=11.0, tolerance=2.0, rival=20.0),
+                value("a", "again", printed=11.0, tolerance=2.0, rival=20.0),
+                value("a", "given", printed=12.0, tolerance=9.0, basis="construction"),
+            ),
+            quoted=(Quoted(row="b", column="error", printed=7.0, source="Others 2013", unit="%"),),
+        ),
+        Item(
+            name="figure-1",
+            title="Curve",
+            where="page 2",
+            kind="lines",
+            axes=("x", "y"),
+            values=(value("a", "0"), value("a", "1")),
+        ),
+        Item(
+            name="figure-2",
+            title="Images",
+            where="page 3",
+            kind="grid",
+            pictures=(
+                Picture(title="original & clean", measure=SHOWN, shows="original"),
+                Picture(title="adversarial", measure=SHOWN, shows="adversarial"),
+            ),
+        ),
+    ),
+    claims=(
+        Claim(
+            name="small",
+            text="Errors are small.",
+            where="page 4",
+            clauses=(Clause(text="a, below", left=ERROR, relation="<", right=0.5, unit="%"),),
+        ),
+    ),
+    choices=(Choice(topic="rate", choice="fast", reason="none", effects=(("slow", value("a", "")),), fitted=True),),
+)
+
+
+def made(test_size: int = 10_000) -> StudyRecord:
+    errors = (0.10, 0.1012345678901)
+    source = MeasurementSource(
+        lambda _, seed: card(test_accuracy=1 - errors[seed], epochs=1),
+        lambda *_: None,
+        lambda *_: None,
+        lambda *_: "",
+        (0, 1),
+        test_size,
+        lambda _, seed: f"c{seed}",
+    )
+    facts = {
+        "study": "made-up", "profile": "cpu", "summary": "small", "dataset": "mnist", "seeds": [0, 1], "samples": 4,
+        "command": "gauntlet reproduce made-up", "skipped": [], "models": 2, "pairs": 0, "training_seconds": 1,
+        "attack_seconds": 0, "versions": {"python": "3"}, "commits": ["c0", "c1"], "machines": ["a box, 2 cores"],
+        "days": ["2026-01-01"], "device": "cpu", "data_sha256": "ab", "declared": {"a": "mlp-4: standard"},
+    }  # fmt: skip
+    judged = pd.DataFrame(
+        [
+            ("a", "linf", "linf", 0.1, 100, 1, 0.9, 0.25, 0.1 + 0.2, 0.5, "B", "few images", "", "apgd"),
+            ("a", "linf", "linf", 0.3, 100, 1, 0.9, 0.0, 0.0, 0.04, "", "", "not ranked: crashed", "apgd"),
+        ],
+        columns=list(JUDGEMENT_COLUMNS),
+    )
+    gallery = {"x": np.full((3, 1, 4, 4), 0.25), "x_adv": np.full((3, 1, 4, 4), 0.75)}
+    return StudyRecord(
+        STUDY, by_place(Findings(STUDY, source, "cpu").rows()), judged, facts, galleries={SHOWN: gallery}
+    )
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_a_record_read_back_is_the_one_written_and_makes_the_same_pages(tmp_path: Path) -> None:
+    record = made()
+    reports.write_study(record, tmp_path / "one")
+    again = read_record(tmp_path / "one", STUDY)
+    assert dict(again.findings) == dict(record.findings)
+    pd.testing.assert_frame_equal(again.judgement, record.judgement, check_dtype=False)
+    assert again.facts == record.facts
+    reports.write_study(again, tmp_path / "two")
+    assert content(tmp_path / "one") == content(tmp_path / "two")
+
+
+def test_the_counts_keep_apart_what_is_no_evidence() -> None:
+    values, apart, clauses = made().counts()
+    assert {name: count for name, count in values.items() if count} == {"reproduced": 1}
+    assert {basis: dict(counts) for basis, counts in apart.items()} == {
+        "repeat": {"reproduced": 1},
+        "construction": {"reproduced": 1},
+    }
+    assert {name: count for name, count in clauses.items() if count} == {"held": 1}
+
+
+def test_what_the_study_asks_for_now_and_the_record_lacks_was_not_run(tmp_path: Path) -> None:
+    reports.write_study(made(), tmp_path)
+    claim = replace(STUDY.claims[0], name="new")
+    later = replace(STUDY, items=(replace(STUDY.items[0], name="table-9"),), claims=(*STUDY.claims, claim))
+    record = read_record(tmp_path, later)
+    found = record.value(later.items[0], later.items[0].values[0])
+    assert (found.verdict, found.printed) == ("not run", 11.0)
+    assert math.isnan(found.measured)
+    assert record.verdict(claim) == "not run"
+    assert record.verdict(STUDY.claims[0]) == "held"
+
+
+def test_the_pages_show_counts_intervals_margins_and_provenance(tmp_path: Path) -> None:
+    reports.write_study(made(), tmp_path)
+    text = (tmp_path / "study-made-up.md").read_text()
+    for words in (
+        "**Printed values**: 1 reproduced",
+        "Counted apart, repeats of another cell: 1 reproduced",
+        "**Clauses of claims**: 1 held",
+        "(7.00, quoted from Others 2013)",
+        "a box, 2 cores",
+        "2026-01-01",
+        "**Fitted to print.**",
+        "figures/figure-2.svg",
+    ):
+        assert words in text, words
+    page = (tmp_path / "study-made-up.html").read_text()
+    for words in ("quoted from Others 2013", "a box, 2 cores", "Fitted to print", "clauses held", 'class="band"'):
+        assert words in page, words
+    grid = (tmp_path / "figures" / "figure-2.svg").read_text()
+    assert "original &amp; clean" in grid
+    assert "data:image/png;base64," in grid
+    assert grid.strip() in page
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda folder: (folder / "judgement.csv").unlink(), "is no record of a study"),
+        (lambda folder: (folder / "environment.json").write_text("{"), "is no record of a study"),
+        (lambda folder: (folder / "environment.json").write_text(json.dumps({"study": "other"})), "a record of other"),
+        (lambda folder: (folder / "claims.csv").write_text("study,item\n"), "lacks the column kind"),
+    ],
+)
+def test_a_damaged_record_is_refused_in_a_line(tmp_path: Path, damage: object, words: str) -> None:
+    reports.write_study(made(), tmp_path)
+    damage(tmp_path)  # type: ignore[operator]
+    with pytest.raises(UserError, match=words) as raised:
+        read_record(tmp_path, STUDY)
+    assert "\n" not in str(raised.value)
