@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -34,8 +36,13 @@ def run_plans(
     engine: Cluster | None,
     download: bool,
     tracker: Tracker | None = None,
+    budget: float = math.inf,
 ) -> list[Report]:
-    """Run what is missing of plans, one after the other, each with its progress shown."""
+    """Run what is missing of plans, one after the other, each with its progress shown.
+
+    After ``budget`` seconds no task is begun; what is left is said, with its cost.
+    """
+    from ..execution.estimate import estimate
     from ..execution.jobs import Context
     from ..execution.runner import run
     from .progress import Display
@@ -44,13 +51,17 @@ def run_plans(
         for source in sources.values():
             source.load()  # once, here: workers would all fetch at the same time
     context = Context(place.create(), dict(sources), device)
-    command, ended = command_line(), []
+    command, ended, until = command_line(), [], time.monotonic() + budget
     with _workers(engine, context) as workers:
         for plan in plans:
             if plan.models:
                 with Display(plan, place, console) as display:
-                    how: dict[str, Any] = {"tracker": tracker, "observe": display, "engine": workers}
+                    how: dict[str, Any] = {"tracker": tracker, "observe": display, "engine": workers, "until": until}
                     ended.append(run(plan, context, jobs=jobs or cores(), command=command, **how))
+    if any(report.stopped for report in ended):
+        left = estimate(plans, place, "cpu" if engine is not None else device)
+        console.print("the time is up; the same command again goes on from here", style="yellow")
+        console.print(str(left), style="dim", markup=False, soft_wrap=True)
     return ended
 
 
@@ -85,6 +96,7 @@ def run_suite(
     tracking_uri: str | None,
     engine: Cluster | None = None,
     dry_run: bool = False,
+    budget: str | None = None,
     **options: Any,
 ) -> None:
     """Run what is missing of a command line (training alone, without a suite), and show how it ended.
@@ -99,8 +111,10 @@ def run_suite(
     from ..records.home import Home
     from ..tracking.connection import store_uri
     from ..tracking.tracker import Tracker
+    from .parsing import parse_duration
     from .tables import trained_table
 
+    seconds = parse_duration(budget)
     here = check_device(device, engine)
     made, sources, guests = make_plan(
         suite, home=home, device=here, tracking_uri=tracking_uri, thorough=not dry_run, **options
@@ -115,7 +129,7 @@ def run_suite(
     uri = store_uri(place, tracking_uri, part=options.get("part"))
     tracker = Tracker(place, uri) if suite is not None else None
     how: dict[str, Any] = {"jobs": jobs, "device": device, "engine": engine, "download": options["download"]}
-    ended = run_plans([made], place, sources, **how, tracker=tracker)
+    ended = run_plans([made], place, sources, **how, tracker=tracker, budget=seconds)
     spoiled = False
     if tracker is None:
         console.print(trained_table(made, place))
@@ -143,6 +157,7 @@ def reproduce_study(
     tracking_uri: str | None,
     jobs: int | None = None,
     engine: Cluster | None = None,
+    budget: str | None = None,
 ) -> None:
     """Run what a study lacks, and write what came of it.
 
@@ -160,8 +175,9 @@ def reproduce_study(
     from ..studies.reproduce import gather
     from ..tracking.connection import store_uri
     from ..tracking.tracker import Tracker
-    from .parsing import parse_seeds
+    from .parsing import parse_duration, parse_seeds
 
+    seconds = parse_duration(budget)
     here = check_device(device, engine)
     study = find_study(name)
     source = DataSource(study.profile(profile).dataset, root=data_root, download=download)
@@ -174,7 +190,7 @@ def reproduce_study(
     place = Home(home).create()
     tracker = Tracker(place, store_uri(place, tracking_uri))
     how: dict[str, Any] = {"jobs": jobs, "device": device, "engine": engine, "download": download}
-    ended = run_plans(plans, place, {source.info().name: source}, **how, tracker=tracker)
+    ended = run_plans(plans, place, {source.info().name: source}, **how, tracker=tracker, budget=seconds)
     record = gather(experiment, place, device=here, data=source.load())
     print_claims(record)
     for file in reports.write_study(record, out or home / f"study-{name}"):

@@ -170,6 +170,11 @@ OPTIONS: dict[str, Callable[[Callable[..., Any]], Callable[..., Any]]] = {
         help="Only the i-th of n disjoint shares of the pairs, each in its own --home; gauntlet sync merges them and "
         "writes to MLFLOW_TRACKING_URI.",
     ),
+    "budget": click.option(
+        "--budget",
+        metavar="TIME",
+        help="Begin nothing after this time (90s, 150m, 2.5h); say what is left and what it costs.",
+    ),
     "tracking": click.option("--tracking-uri", help="MLflow store (MLFLOW_TRACKING_URI). Default: SQLite in the home."),
 }
 
@@ -193,7 +198,7 @@ def list_(what: str) -> None:
 @click.argument("suite")
 @_options("dataset", "model", "defense", "seeds", "samples", "attack", "cascade", "home", "data", "download")
 @_options("device", "part", "no-surrogate", "victim", "mean", "std", "remedy", "stand-in", "batch", "tracking")
-@click.option("--profile", help="Where SUITE is a study, of which: smoke, cpu (default) or full.")
+@click.option("--profile", help="Where SUITE is a study, of which: smoke, cpu (default), night or full.")
 @click.pass_context
 def plan(ctx: click.Context, /, suite: str, home: Path, device: str, profile: str | None, **options: Any) -> None:
     """List a suite's model-attack pairs and what they may cost.
@@ -220,7 +225,7 @@ def plan(ctx: click.Context, /, suite: str, home: Path, device: str, profile: st
 
 
 @cli.command()
-@_options("dataset", "model", "defense", "seeds", "jobs", "device", "engine", "home", "data", "download")
+@_options("dataset", "model", "defense", "seeds", "jobs", "device", "engine", "budget", "home", "data", "download")
 def train(**options: Any) -> None:
     """Train models without attacking them."""
     options |= {"samples": None, "attacks": (), "tracking_uri": None, "cascade": False}
@@ -232,7 +237,18 @@ def train(**options: Any) -> None:
 @click.argument("suite")
 @_options("dataset", "model", "defense", "seeds", "samples", "attack", "cascade", "jobs", "device", "home", "data")
 @_options(
-    "engine", "download", "part", "no-surrogate", "victim", "mean", "std", "remedy", "stand-in", "batch", "tracking"
+    "engine",
+    "budget",
+    "download",
+    "part",
+    "no-surrogate",
+    "victim",
+    "mean",
+    "std",
+    "remedy",
+    "stand-in",
+    "batch",
+    "tracking",
 )
 @click.option("--dry-run", is_flag=True, help="Only list what there is to do, and what it may cost.")
 def run_(suite: str, **options: Any) -> None:
@@ -245,14 +261,14 @@ def run_(suite: str, **options: Any) -> None:
 
 @cli.command()
 @click.argument("study")
-@click.option("--profile", default="cpu", show_default=True, help="smoke, cpu or full: how much is run.")
+@click.option("--profile", default="cpu", show_default=True, help="smoke, cpu, night or full: how much is run.")
 @click.option(
     "--only", multiple=True, metavar="ITEM", help="Only this table, figure or claim, e.g. table-5; repeatable."
 )
 @click.option("--seeds", help="Training seeds, e.g. 0,1,2 or 0-4. Default: the profile's.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder to write to. Default: HOME/study-STUDY.")
 @click.option("--dry-run", is_flag=True, help="Only list what there is to do, and what it may cost.")
-@_options("jobs", "device", "engine", "home", "data", "download", "tracking")
+@_options("jobs", "device", "engine", "budget", "home", "data", "download", "tracking")
 def reproduce(study: str, **options: Any) -> None:
     """Run a paper's experiments and compare with its numbers.
 
@@ -266,7 +282,7 @@ def reproduce(study: str, **options: Any) -> None:
 
 @cli.command()
 @click.argument("study")
-@click.option("--profile", default="cpu", show_default=True, help="smoke, cpu or full: whose values are tried.")
+@click.option("--profile", default="cpu", show_default=True, help="smoke, cpu, night or full: whose values are tried.")
 @click.option("--setting", "settings", multiple=True, metavar="NAME", help="Only this hyperparameter; repeatable.")
 @click.option("--dry-run", is_flag=True, help="Only list what there is to do, and what it may cost.")
 @_options("jobs", "device", "engine", "home", "data", "download")

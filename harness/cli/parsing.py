@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,21 @@ from ..victims.adaptation import Remedy
 
 if TYPE_CHECKING:
     from ..execution.ray.engine import Cluster
+
+
+def parse_duration(text: str | None) -> float:
+    """Read a time such as ``90s``, ``9m``, ``150m`` or ``2.5h`` as seconds; endless for None.
+
+    Raises:
+        UserError: It is not written so, or not positive.
+    """
+    if text is None:
+        return math.inf
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text.strip())
+    seconds = float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]] if found else 0.0
+    if not seconds > 0:
+        raise UserError(f"a time is a number with s, m or h, e.g. 90s, 150m or 2.5h, got {text!r}")
+    return seconds
 
 
 def parse_chain(text: str, kinds: Mapping[str, type[Defense]]) -> tuple[Defense, ...]:

@@ -137,7 +137,10 @@ def default_model(shape: tuple[int, int, int]) -> str:
 
 
 def foresee(plans: Sequence[Plan], home: Path, device: str, *, titles: bool = False) -> None:
-    """Show the pairs of plans, what of them is done, and a line with what the rest may cost."""
+    """Show the pairs of plans, what of them is done, and a line with what the rest may cost.
+
+    With ``titles`` they are a study's.
+    """
     from ..execution.estimate import estimate
     from ..records.home import Home
     from .tables import plan_table, surrogates
@@ -150,8 +153,9 @@ def foresee(plans: Sequence[Plan], home: Path, device: str, *, titles: bool = Fa
         if plan.left_out:
             console.print(f"left out: {', '.join(plan.left_out)}", markup=False, soft_wrap=True)
     found = estimate(plans, Home(home), device)
-    for line in surrogates(plans, Home(home), found.training_of):
-        console.print(line, markup=False, soft_wrap=True)
+    if not titles:  # what a study crafts on is its own
+        for line in surrogates(plans, Home(home), found.training_of):
+            console.print(line, markup=False, soft_wrap=True)
     console.print(str(found), style="dim", markup=False, soft_wrap=True)
 
 

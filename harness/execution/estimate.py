@@ -1,4 +1,4 @@
-"""CostEstimate the cost of a plan: passes from declarations, hours from a short probe on random images.
+"""Estimate the cost of a plan: passes from declarations, hours from a short probe on random images.
 
 An estimate, not a promise. Early stopping makes it less, and so do images that fall early; a busy machine makes it
 more, and so do attacks whose declarations say less than what they do.

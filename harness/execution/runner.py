@@ -68,11 +68,13 @@ class Report:
         failures: Lines, each naming a model or cell that has no result, and why.
         waiting: Results that the tracking store has not got.
         trouble: Why not, if any.
+        stopped: Whether its time was up before everything was done.
     """
 
     failures: tuple[str, ...]
     waiting: int
     trouble: str
+    stopped: bool = False
 
 
 @contextmanager
@@ -205,6 +207,7 @@ def run(
     tracker: Tracker | None = None,
     observe: Callable[[Watch], None] = lambda watch: None,
     engine: Engine | None = None,
+    until: float = math.inf,
 ) -> Report:
     """Run what is missing of a plan.
 
@@ -216,6 +219,7 @@ def run(
         tracker: MLflow; None tracks nothing.
         observe: Called several times per second with the state of the run.
         engine: What spreads the work, made for this context; None: ``jobs`` processes of this machine.
+        until: Time on :func:`time.monotonic`'s clock after which no task is begun; those under way are finished.
 
     Returns:
         How it ended. Failures do not stop the rest.
@@ -248,7 +252,7 @@ def run(
                 recorder.add(graph.cells[key])
         try:
             with Pool(jobs, setup, context) if engine is None else nullcontext(engine) as workers:
-                for done in workers.run(lambda: _take(graph, watch)):
+                for done in workers.run(lambda: _take(graph, watch) if time.monotonic() < until else None):
                     if done is not None:
                         failures += _settle(done, graph, watch, recorder, plan)
                     observe(watch)
@@ -262,7 +266,7 @@ def run(
             trouble = _close(tracker)
         observe(watch)
         waiting = len(tracker.waiting()) if tracker is not None else 0
-    return Report(tuple(failures + recorder.failures), waiting, trouble)
+    return Report(tuple(failures + recorder.failures), waiting, trouble, bool(graph.left) and time.monotonic() >= until)
 
 
 def _close(tracker: Tracker) -> str:

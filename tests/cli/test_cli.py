@@ -226,6 +226,31 @@ def test_ctrl_c_does_not_wait_for_what_is_under_way(tmp_path: Path) -> None:
     interrupted(line, lambda: any(tmp_path.glob("progress/train-*.json")))
 
 
+def test_a_budget_begins_nothing_after_it_and_says_what_is_left(tmp_path: Path) -> None:
+    line = ["run", "quick", "--samples", "5", "--defense", "standard:epochs=1", "--attack", "noise*"]
+    line += ["--home", str(tmp_path)]
+        "run",
+        "quick",
+        "--samples",
+        "5",
+        "--defense",
+        "standard:epochs=1",
+        "--attack",
+        "noise*",
+        "--home",
+        tmp_path,
+    ]
+    first = call(*line, "--budget", "0.001s")
+    assert first.exit_code == 0, first.output
+    assert "the time is up; the same command again goes on from here" in first.output
+    assert "to do: 1 trainings" in first.output
+    assert not list(tmp_path.glob("models/*/card.json"))
+    second = call(*line, "--budget", "1h")
+    assert second.exit_code == 0, second.output
+    assert "the time is up" not in second.output
+    assert list(tmp_path.glob("cells/*/result.json"))
+
+
 def test_the_list_of_commands_says_what_each_is_for_and_cuts_none() -> None:
     result = CliRunner().invoke(cli, ["--help"], terminal_width=80)
     assert result.exit_code == 0

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -9,7 +10,7 @@ from defenses import defenses
 from defenses.fast_gradient import FastGradient
 from defenses.pgd import Pgd
 from defenses.standard import Standard
-from harness.cli.parsing import parse_defense, parse_seeds
+from harness.cli.parsing import parse_defense, parse_duration, parse_seeds
 from harness.errors import UserError, unknown
 from harness.training.trainer import Trainer
 
@@ -106,3 +107,14 @@ def test_seeds_that_are_none(text: str) -> None:
 )
 def test_unknown_names(name: str, choices: Any, text: str) -> None:
     assert str(unknown("thing", name, choices)) == text
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("9m", 540), ("2.5h", 9000), (None, math.inf)])
+def test_a_time(text: str | None, seconds: float) -> None:
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "5", "m", "-5m", "0s", "5 minutes", "1e3s"])
+def test_what_is_no_time(text: str) -> None:
+    with pytest.raises(UserError, match="a time is a number with s, m or h"):
+        parse_duration(text)
