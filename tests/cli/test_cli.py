@@ -229,17 +229,6 @@ def test_ctrl_c_does_not_wait_for_what_is_under_way(tmp_path: Path) -> None:
 def test_a_budget_begins_nothing_after_it_and_says_what_is_left(tmp_path: Path) -> None:
     line = ["run", "quick", "--samples", "5", "--defense", "standard:epochs=1", "--attack", "noise*"]
     line += ["--home", str(tmp_path)]
-        "run",
-        "quick",
-        "--samples",
-        "5",
-        "--defense",
-        "standard:epochs=1",
-        "--attack",
-        "noise*",
-        "--home",
-        tmp_path,
-    ]
     first = call(*line, "--budget", "0.001s")
     assert first.exit_code == 0, first.output
     assert "the time is up; the same command again goes on from here" in first.output

@@ -16,7 +16,9 @@ from harness.errors import UserError
 from harness.studies.experiment import Experiment, design
 from harness.studies.findings import CLAIM_COLUMNS
 from harness.studies.quantities import QUANTITIES
+from harness.studies.record import read_record
 from harness.studies.study import Study
+from reports import write_study
 from suites import studies, study, suites
 
 STUDIES = sorted(studies())
@@ -40,7 +42,7 @@ def test_a_study_asks_only_for_what_it_declares(name: str) -> None:
     for profile in made.study.profiles.values():
         assert set(profile.skipped) <= {model for model, _ in made.study.defended}
         assert set(profile.batteries) <= set(suites())
-    assert set(made.study.profiles) == {"smoke", "cpu", "full"}
+    assert list(made.study.profiles) == ["smoke", "cpu", "night", "full"]
 
 
 @pytest.mark.parametrize("name", STUDIES)
@@ -114,8 +116,12 @@ def check_outputs(made: Study, out: Path) -> None:
     frame = pd.read_csv(out / "claims.csv")
     assert list(frame.columns) == list(CLAIM_COLUMNS)
     with_values = [item.name for item in made.items if item.values]
-    assert set(frame["item"]) == {*with_values, *(claim.name for claim in made.claims)}
-    of_items = frame[frame["item"].isin(with_values)]
+    assert set(frame[frame["kind"] == "value"]["item"]) == set(with_values)
+    assert set(frame[frame["kind"] == "clause"]["item"]) == {claim.name for claim in made.claims}
+    effects = [(choice.topic, name) for choice in made.choices for name, _ in choice.effects]
+    found = frame[frame["kind"] == "effect"]
+    assert list(zip(found["item"], found["row"], strict=True)) == effects
+    of_items = frame[frame["kind"] == "value"]
     # what is about distances needs an adversarial to be found; everything else is a number whatever comes of it
     sure = of_items[of_items["metric"].str.contains("error on|accuracy")]
     assert sure["measured"].notna().all()
@@ -123,8 +129,7 @@ def check_outputs(made: Study, out: Path) -> None:
     assert (of_items[of_items["printed"].notna()]["verdict"] == "not run").all()  # digits are no data set of a paper's
     for item in made.items:
         if item.kind != "table":
-            kind = "png" if item.kind == "grid" else "svg"
-            assert (out / "figures" / f"{item.name}.{kind}").stat().st_size > 300, item.name
+            assert (out / "figures" / f"{item.name}.svg").stat().st_size > 300, item.name
     facts = json.loads((out / "environment.json").read_text())
     assert facts["command"] == f"gauntlet reproduce {made.name} --profile smoke"
     page, markdown = ((out / f"study-{made.name}.{kind}").read_text() for kind in ("html", "md"))
@@ -133,6 +138,12 @@ def check_outputs(made: Study, out: Path) -> None:
         assert item.title.split(",")[0] in markdown
     assert "What today's attacks leave" in markdown
     assert "&lt;Macro" not in page
+    # the pages follow from the record alone
+    again = out.with_name("again")
+    write_study(read_record(out, made), again)
+    for file in again.rglob("*"):
+        if file.is_file():
+            assert file.read_bytes() == (out / file.relative_to(again)).read_bytes(), file.name
 
 
 @pytest.mark.parametrize(
