@@ -85,11 +85,6 @@ class Pool:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.stop(patience=5.0 if kind is None else 0.0)
 
-    @property
-    def pids(self) -> list[int]:
-        """Process ids of the living workers."""
-        return [w.process.pid for w in self._workers if w.process.pid is not None and w.process.is_alive()]
-
     def run(self, take: Callable[[], Task | None], timeout: float = 0.25) -> Iterator[Done | None]:
         """Work until nothing is left.
 

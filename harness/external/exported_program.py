@@ -12,8 +12,6 @@ from torch import Tensor, nn
 from ..errors import UserError, said
 from ..user_code import process_state
 
-# -- exported programs ---------------------------------------------------------------------------------------------
-
 
 class Housed(nn.Module):
     """A model in a house of ours; its own names and weights are those of :attr:`inner`."""
@@ -128,6 +126,3 @@ def _check_mode(model: nn.Module) -> None:
                 raise UserError(
                     f"was exported in train mode ({schema.name}); call eval() on the model and export again"
                 )
-
-
-# -- MLflow --------------------------------------------------------------------------------------------------------

@@ -7,13 +7,12 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 from urllib.parse import quote, unquote
 
-from ..errors import UserError, describe
+from ..errors import UserError
 from ..options import guess, pairs
 from . import mlflow_model
 
@@ -77,19 +76,6 @@ class ModelReference:
         """Plain values."""
         plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
         return plain
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> ModelReference:
-        """What :meth:`to_json` gave.
-
-        Raises:
-            UserError: It is something else.
-        """
-        try:
-            lists = {name: tuple(values[name]) for name in ("mean", "std")}
-            return cls(**{**values, **lists, "arguments": tuple((name, v) for name, v in values["arguments"])})
-        except (TypeError, KeyError, ValueError) as error:
-            raise UserError(f"the reference of an external model is damaged ({describe(error)})") from None
 
 
 def parse(

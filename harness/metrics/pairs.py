@@ -357,31 +357,3 @@ def curve(distances: Iterable[float], eps: Iterable[float]) -> Floats:
         return np.full(limits.shape, math.nan)
     result: Floats = 1 - np.searchsorted(ordered, limits, side="right") / len(ordered)
     return result
-
-
-def envelope(pairs: Sequence[Pair], norm: str, grid: Sequence[float]) -> pd.DataFrame:
-    """Accuracy left by all of a model's attacks together, over eps, with a 95 % band.
-
-    Distances are upper bounds of the true ones, so the curve is an upper bound of the true robust accuracy: a stronger
-    attack can only lower it. Between the eps of a suite it rests on minimal attacks and on budget attacks of smaller
-    eps, and so drops at each eps of the suite, where budget attacks add what they found.
-
-    Args:
-        pairs: Pairs of one model.
-        norm: What distances are measured in.
-        grid: Values of eps.
-
-    Returns:
-        Columns ``eps, accuracy, low, high``: the ends of the pointwise Wilson interval; a row a value of the grid.
-        NaN if there are no images.
-
-    Raises:
-        ValueError: No pairs.
-    """
-    distances = nearest(pairs, norm)["distance"].to_numpy(float)
-    accuracy = curve(distances, grid)
-    n = len(distances)
-    band = [wilson(value * n, n) for value in accuracy]
-    return pd.DataFrame(
-        {"eps": list(grid), "accuracy": accuracy, "low": [low for low, _ in band], "high": [high for _, high in band]}
-    )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -309,8 +309,3 @@ def check_result(folder: Path) -> Result:
     if rows != result.n:
         raise Damaged(f"{folder} is damaged (result.json and samples.parquet do not belong together)")
     return result
-
-
-def read_pairs(folders: Iterable[Path]) -> list[Pair]:
-    """Every finished cell among the folders, in their order."""
-    return [read_pair(folder) for folder in folders if is_finished(folder)]

@@ -76,17 +76,3 @@ class LinearVictim(Victim):
         nearest = self.boundaries(x, y, norm).min(1)
         normal = (self.weight[nearest.indices] - self.weight[y]).view_as(x)
         return per_sample(nearest.values, x) * steepest(normal, EXPONENT[norm])
-
-    def worst_loss(self, x: Tensor, y: Tensor, norm: Norm, eps: float) -> Tensor:
-        """Largest cross-entropy of y within eps of x, (N,); for two classes only.
-
-        Raises:
-            ValueError: More than two classes: maximising a convex function of several margins has no closed form.
-        """
-        if len(self.weight) != 2:
-            raise ValueError(f"the worst loss has a closed form for 2 classes, not for {len(self.weight)}")
-        normal = self.weight[1 - y] - self.weight[y]
-        margin = (normal * x.flatten(1)).sum(1) + self.bias[1 - y] - self.bias[y]
-        slope = torch.linalg.vector_norm(normal, ord=dual_exponent(EXPONENT[norm]), dim=1)
-        worst: Tensor = nn.functional.softplus(margin + eps * slope)
-        return worst

@@ -33,7 +33,6 @@ class Capability:
         access: What it needs of the victim.
         targeted: Whether it has a targeted form. Attacks always run untargeted, except ``"only"``, which aim at
             the rival: the most likely wrong class of the clean image.
-        deterministic: Same images under the same seeds.
         options: Every hyperparameter a declaration may set, with the value it has otherwise. Mostly the toolkit's
             own; a comment in the table says where not.
         choices: Options that take one of a few values.
@@ -55,7 +54,6 @@ class Capability:
     kind: Kind = "budget"
     access: Access = "gradients"
     targeted: Targeted = "no"
-    deterministic: bool = True
     options: Mapping[str, Value] = field(default_factory=dict, hash=False)
     choices: Mapping[str, tuple[Value, ...]] = field(default_factory=dict, hash=False)
     variants: tuple[tuple[str, Value, Mapping[str, Any]], ...] = field(default=(), hash=False)
