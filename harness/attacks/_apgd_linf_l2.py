@@ -83,13 +83,7 @@ class Dense(Rows):
         return self.threat.project(x, x + self.threat.eps * noise / size.clamp_min(1e-12))
 
     def review(self, number: int, front: Front, hit: Tensor) -> None:
-        """Count progress, and at a checkpoint halve steps and send images back.
-
-        Args:
-            number: Steps made.
-            front: The images; those sent back change.
-            hit: Which are clearly fooled where they are; makes no difference here.
-        """
+        """Count progress, and at a checkpoint halve steps and send images back; ``hit`` makes no difference here."""
         self.rises += front.loss > self.last
         if number in self.checks:
             slow = self.rises < self.rho * (number - self.since)

@@ -75,14 +75,7 @@ class TargetedLoss:
 
     With only two classes in play the loss is softplus of the log-odds against the target. Where the log-odds are
     linear in the pixels, its Hessian is p / (1 - p) grad grad^T: that is the curvature handed to the solver, and the
-    model behind :meth:`first_guess` and :meth:`typical_weight`.
-
-    Args:
-        victim: The model.
-        x: Images (N, C, H, W) in [0, 1].
-        y: True labels (N,).
-        target: See :func:`choose_target`.
-        given: The class for ``"given"``.
+    model behind :meth:`first_guess` and :meth:`typical_weight`. Targets are those of :func:`choose_target`.
 
     Attributes:
         x: The images, flat (N, D).

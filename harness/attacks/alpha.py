@@ -34,14 +34,8 @@ def alpha_perturbation(
 
     The softmax Jacobian is put together from that of the logits in float64, without cancellation, so that it survives
     probabilities down to 1e-300. Where it still vanishes or the step is infinite, the logits are linearised instead.
-
-    Args:
-        victim: The model.
-        x: Images (N, C, H, W) in [0, 1].
-        y: Labels (N,).
-        norm: ``"linf"``, ``"l2"`` or ``"l1"``.
-        outputs: Linearise the softmax, as the paper does, or the logits.
-        candidates: Look at the boundaries of so many most likely wrong classes only; None: of all.
+    The norm is not ``"l0"``. With ``candidates``, only the boundaries of so many most likely wrong classes are looked
+    at.
 
     Returns:
         Perturbations like ``x``, at most as long as the diagonal of the box; zero where every class gradient is equal.
@@ -74,13 +68,8 @@ def nearest_boundary(
 ) -> tuple[Tensor, Tensor]:
     """Where the nearest boundary of linearised outputs lies; see :func:`alpha_perturbation`.
 
-    Args:
-        logits: (N, K).
-        jacobian: Gradients of the logits with respect to whatever is perturbed, (N, K, ...).
-        y: Labels (N,).
-        norm: ``"linf"``, ``"l2"`` or ``"l1"``.
-        outputs: Linearise the softmax or the logits.
-        classes: Outputs whose boundaries count, the first so many; None: all. The others weigh in the softmax alone.
+    For logits (N, K), their gradients (N, K, ...) with respect to whatever is perturbed, and labels (N,). Of outputs
+    only the boundaries of the first ``classes`` count, where that is given; the others weigh in the softmax alone.
 
     Returns:
         ``(direction (N, D), distance (N,))`` in float64: directions of unit length in ``norm``, or zero where every

@@ -116,13 +116,9 @@ class Attack(ABC):
     def prepare(self, victim: Victim, x: Tensor, y: Tensor) -> Attack:
         """Return a resolved copy after looking at training data; by default the attack itself.
 
-        Called once for a model and threat, before any shard. Whatever is learned here must be held by the fields of the
-        copy: a constant, or weights as a mapping of names to tensors, in a field that is left out of the identity.
-
-        Args:
-            victim: The model that will be attacked.
-            x: Training images (N, C, H, W) in [0, 1].
-            y: Their labels, int64 (N,).
+        Called once for a model and threat, before any shard, with training images (N, C, H, W) in [0, 1] and labels
+        (N,). Whatever is learned here must be held by the fields of the copy: a constant, or weights as a mapping of
+        names to tensors, in a field that is left out of the identity.
         """
         return self
 

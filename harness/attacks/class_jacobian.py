@@ -44,11 +44,6 @@ def class_gradients(
     is within a fifth of the best everywhere. So it is always used, whatever the machine: a choice by the clock would
     make numbers depend on it. A model whose backward cannot be vectorised gets K passes.
 
-    Args:
-        victim: The model.
-        x: Images (N, C, H, W) in [0, 1].
-        outputs: Differentiate the logits or their softmax.
-
     Returns:
         ``(outputs (N, K), jacobian (N, K, C, H, W))``, detached.
     """
@@ -64,13 +59,7 @@ def candidate_gradients(victim: Victim, x: Tensor, y: Tensor, candidates: int) -
     """Logits and their Jacobian for the label, the most likely wrong classes, and all others as if they were one.
 
     The one has the logarithm of their summed exponentials as its logit, so that the softmax of the others is what it
-    is with all K classes. It is no class: its boundary with the label is not one of the model's.
-
-    Args:
-        victim: The model.
-        x: Images (N, C, H, W) in [0, 1].
-        y: Labels (N,).
-        candidates: Wrong classes, >= 1.
+    is with all K classes. It is no class: its boundary with the label is not one of the model's. ``candidates`` >= 1.
 
     Returns:
         ``(logits (N, candidates + 2), jacobian (N, candidates + 2, C, H, W))``, detached, the label's first; K rows of

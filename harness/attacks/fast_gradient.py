@@ -37,6 +37,7 @@ class Gradient(Attack):
 
     name: ClassVar[str] = "gradient"
     norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2", "l1")
+    family: ClassVar[Family] = "one-step"
 
     p: float | None = None
     objective: Objective = "loss"
@@ -54,11 +55,6 @@ class Gradient(Attack):
     def kind(self) -> Kind:
         """As :attr:`mode` says."""
         return self.mode
-
-    @property
-    def family(self) -> Family:
-        """One gradient, whatever the length of the step."""
-        return "one-step"
 
     def run(self, victim: Victim, x: Tensor, y: Tensor, threat: Threat) -> Tensor:
         """Propose one image for each; where the gradient is zero, the image itself."""

@@ -79,6 +79,7 @@ class MinimumNorm(Attack):
     """
 
     name: ClassVar[str] = "fmn"
+    kind: ClassVar[Kind] = "minimal"
 
     steps: int = 100
     restarts: int = 1
@@ -89,11 +90,6 @@ class MinimumNorm(Attack):
             raise UserError(f"steps and restarts must be >= 1, got {self.steps} and {self.restarts}")
         if not 0 < self.gamma < 1:
             raise UserError(f"gamma must be in (0, 1), got {self.gamma}")
-
-    @property
-    def kind(self) -> Kind:
-        """It minimises the distance."""
-        return "minimal"
 
     def run(self, victim: Victim, x: Tensor, y: Tensor, threat: Threat) -> Tensor:
         """Propose the nearest adversarial found for each image."""
@@ -180,13 +176,7 @@ class MinimumNorm(Attack):
 
 @torch.no_grad()
 def always_wrong(victim: Victim, x: Tensor, y: Tensor) -> Tensor:
-    """Who is misclassified, by a stochastic victim in every one of :data:`CALLS` calls; bool (N,).
-
-    Args:
-        victim: The model.
-        x: Images (N, C, H, W), N >= 1.
-        y: Labels (N,).
-    """
+    """Who is misclassified, by a stochastic victim in every one of :data:`CALLS` calls; bool (N,)."""
     wrong = torch.ones_like(y, dtype=torch.bool)
     for _ in range(CALLS if victim.remedy.stochastic else 1):
         wrong &= torch.cat([victim(part).argmax(1) for part in torch.split(x, CHUNK)]) != y
@@ -195,17 +185,11 @@ def always_wrong(victim: Victim, x: Tensor, y: Tensor) -> Tensor:
 
 @torch.no_grad()
 def settle(victim: Victim, x: Tensor, y: Tensor, x_adv: Tensor) -> Tensor:
-    """Move what lies on the boundary of a stochastic victim to where it is wrong time after time.
+    """Move what lies on the boundary of a stochastic victim to where it is wrong time after time; not what is ``x``.
 
     The nearest point at which one of many calls was wrong is one of luck: with noise of 0.15 on the input, 17 % of such
     points for digits were judged adversarial by the majority of 25 calls, and 95 % after this. A deterministic victim
     (a remedy of one draw) is not asked at all.
-
-    Args:
-        victim: The model.
-        x: Clean images (N, C, H, W) in [0, 1].
-        y: Labels (N,).
-        x_adv: Proposals like ``x``; those equal to ``x`` come back as they are.
 
     Returns:
         Images in [0, 1] on the rays from ``x`` through ``x_adv``, farther by 5 % for every round in which one of
@@ -226,16 +210,9 @@ def _dual(norm: Norm) -> float:
 
 
 def _radius(norm: Norm, eps: Tensor, size: Tensor, least: Tensor, gap: Tensor, hit: Tensor, gamma: float) -> Tensor:
-    """Next radii, (N,).
+    """Next radii, (N,), from the present ones (infinite at first) and the distances of points and best adversarials.
 
-    Args:
-        norm: Of the distance.
-        eps: Present radii, infinite before the first.
-        size: Present distances.
-        least: Distances of the best adversarials, infinite where there is none.
-        gap: Linearised distances from the present points to the boundary.
-        hit: Whether the present points are adversarial.
-        gamma: Relative change.
+    ``gap``: linearised distances from the points to the boundary; ``hit``: whether they are adversarial.
     """
     first, known = eps.isinf(), least.isfinite()
     last = torch.where(first, size, eps)

@@ -56,6 +56,7 @@ class Generator(Attack):
 
     name: ClassVar[str] = "generator"
     norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2", "l1")
+    family: ClassVar[Family] = "one-step"
 
     c: float | None = 0.5
     mode: Kind = "budget"
@@ -86,11 +87,6 @@ class Generator(Attack):
     def kind(self) -> Kind:
         """As :attr:`mode` says."""
         return self.mode
-
-    @property
-    def family(self) -> Family:
-        """One gradient, whatever is made of it."""
-        return "one-step"
 
     @property
     def preparation_samples(self) -> int:

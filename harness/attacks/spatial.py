@@ -98,6 +98,7 @@ class Spatial(Transformation):
     """
 
     name: ClassVar[str] = "spatial-grid"
+    access: ClassVar[Access] = "decisions"
 
     degrees: float
     shift: float
@@ -108,11 +109,6 @@ class Spatial(Transformation):
         self.require(0 <= self.degrees <= 180, "degrees must be in [0, 180]")
         self.require(0 <= self.shift <= 1, "shift must be in [0, 1]")
         self.require(self.angles >= 1 and self.shifts >= 1, "angles and shifts must be >= 1")
-
-    @property
-    def access(self) -> Access:
-        """Whether a try fools."""
-        return "decisions"
 
     def grid(self) -> list[tuple[float, float, float]]:
         """Every (degrees, down, right), the mildest first: those least far from the origin of the grid's unit cube."""

@@ -57,6 +57,7 @@ class Square(Attack):
 
     name: ClassVar[str] = "square"
     norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2", "l1")
+    access: ClassVar[Access] = "scores"
 
     queries: int = 5000
     p_init: float = 0.8
@@ -67,11 +68,6 @@ class Square(Attack):
             raise UserError(f"queries and restarts must be >= 1, got {self.queries} and {self.restarts}")
         if not 0 < self.p_init <= 1:
             raise UserError(f"p_init must be in (0, 1], got {self.p_init}")
-
-    @property
-    def access(self) -> Access:
-        """Scores."""
-        return "scores"
 
     @torch.no_grad()
     def run(self, victim: Victim, x: Tensor, y: Tensor, threat: Threat) -> Tensor:

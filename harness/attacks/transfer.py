@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -29,6 +29,8 @@ class Transfer(Attack):
     """
 
     name = "transfer"
+    access: ClassVar[Access] = "none"
+    family: ClassVar[Family] = "transfer"
 
     attack: Attack
     defense: Any
@@ -41,19 +43,9 @@ class Transfer(Attack):
         return self.attack.kind
 
     @property
-    def access(self) -> Access:
-        """It asks the victim nothing."""
-        return "none"
-
-    @property
     def boxed(self) -> bool:
         """As the crafting attack."""
         return self.attack.boxed
-
-    @property
-    def family(self) -> Family:
-        """Transfer, whatever crafts."""
-        return "transfer"
 
     @property
     def supported_norms(self) -> tuple[Norm, ...]:

@@ -35,6 +35,7 @@ class Unclipped(Attack):
     """
 
     name: ClassVar[str] = "unclipped"
+    boxed: ClassVar[bool] = False
 
     attack: Alpha | Gradient
 
@@ -48,11 +49,6 @@ class Unclipped(Attack):
     def kind(self) -> Kind:
         """As the attack that gives the direction."""
         return self.attack.kind
-
-    @property
-    def boxed(self) -> bool:
-        """It may leave [0, 1]."""
-        return False
 
     @property
     def family(self) -> Family:

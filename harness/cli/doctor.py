@@ -27,12 +27,7 @@ from ..tracking.tracker import Tracker, undelivered
 
 
 def examine(home: Home, data_root: Path | None, uri: str | None) -> tuple[Table, bool]:
-    """Look at environment, versions, devices, data and the tracking store.
-
-    Args:
-        home: The home directory; it is created if need be.
-        data_root: Where data sets lie.
-        uri: Tracking store, see :func:`harness.tracking.connection.store_uri`.
+    """Look at environment, versions, devices, data and the tracking store; the home is created if need be.
 
     Returns:
         A table for people, and whether all that a run on the embedded data needs is in order. Data sets that are
@@ -95,12 +90,8 @@ def examine_attacks(
 ) -> tuple[Table, bool]:
     """Let attacks prove their strength on the reference victims; see :mod:`harness.selftest.run`.
 
-    Args:
-        suites: Batteries whose attacks are tested, each attack once.
-        patterns: Only labels, with or without settings, that match one of these (``*`` and ``?``); empty: all.
-        forced: Refused attacks to be tested beside them, see :func:`parse_forced`. Without patterns, they alone.
-        jobs: Processes.
-        progress: Called after each attack and victim.
+    Each attack of the suites is tested once, if its label (with or without settings) matches one of the patterns or
+    there are none; beside them those that are ``forced`` (:func:`parse_forced`), or without patterns they alone.
 
     Returns:
         A table for people, a row for each attack and norm, and whether all of them passed.

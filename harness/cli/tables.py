@@ -156,13 +156,7 @@ def plan_table(plan: Plan, home: Home) -> Table:
 
 
 def surrogates(plans: Sequence[Plan], home: Home, seconds: Mapping[str, float]) -> list[str]:
-    """A line for each network that is trained for nothing but transfers from it, those that differ by seed in one.
-
-    Args:
-        plans: What is asked for.
-        home: What is there already.
-        seconds: What a training takes, by key, as far as it is known.
-    """
+    """A line for each network that is trained for nothing but transfers from it, those that differ by seed in one."""
     from ..execution.estimate import duration
 
     kinds: dict[str, list[ModelSpec]] = {}
@@ -239,12 +233,7 @@ def explanation(found: Explanation) -> Group:
 
 
 def moved_table(moved: DataFrame, most: int = 50) -> Table:
-    """Numbers that moved between two homes, of :func:`harness.records.diff.differences`.
-
-    Args:
-        moved: Its rows that moved.
-        most: Rows shown.
-    """
+    """Numbers that moved between two homes, of :func:`harness.records.diff.differences`."""
     table = _table("model", "attack", "threat", "A", "B", "B - A", "95 % interval", "p", "")
     for row in moved.head(most).to_dict("records"):
         model = f"{row['dataset']} {row['architecture']} {row['defense']} seed {row['seed']}"

@@ -120,14 +120,7 @@ def deliver(tracker: Tracker) -> str:
 
 
 class Recorder:
-    """Finishes cells and tracks them, in a thread beside the driver, so that no worker waits for either.
-
-    Args:
-        plan: What is run.
-        home: Where results go.
-        tracker: Where runs go; None tracks nothing.
-        watch: Told what was done.
-    """
+    """Finishes cells and tracks them, in a thread beside the driver, so that no worker waits for either."""
 
     def __init__(self, plan: Plan, home: Home, tracker: Tracker | None, watch: Watch) -> None:
         self._plan, self._home, self._tracker, self._watch = plan, home, tracker, watch
@@ -208,14 +201,8 @@ def run(
 ) -> Report:
     """Run what is missing of a plan.
 
-    Args:
-        plan: What is asked for.
-        context: Home, data and device.
-        jobs: Worker processes.
-        command: The user's command line, for the record.
-        tracker: MLflow; None tracks nothing.
-        observe: Called several times per second with the state of the run.
-        engine: What spreads the work, made for this context; None: ``jobs`` processes of this machine.
+    The command line is for the record; ``observe`` is called several times per second with the state of the run.
+    Without an engine, made for this context, the work is that of ``jobs`` processes of this machine.
 
     Returns:
         How it ended. Failures do not stop the rest.

@@ -89,10 +89,6 @@ def from_export(path: Path) -> nn.Module:
 def house(model: Any, name: str) -> Any:
     """Put a model that is a compiled program into a house; give back any other as it is.
 
-    Args:
-        model: What a file held or a factory returned.
-        name: How to call it in errors.
-
     Raises:
         UserError: See :class:`Exported`.
     """

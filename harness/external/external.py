@@ -261,13 +261,7 @@ def program(reference: ModelReference, model: nn.Module, remedy: Remedy = _NONE)
 
 
 class Normalised(exported_program.Housed):
-    """A model behind ``(x - mean) / std``.
-
-    Args:
-        inner: Takes normalised images.
-        mean: One value, or one a channel.
-        std: As ``mean``, positive.
-    """
+    """A model behind ``(x - mean) / std``, of one value or one a channel each, std positive."""
 
     mean: Tensor
     std: Tensor

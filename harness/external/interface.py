@@ -68,12 +68,7 @@ class Interface:
 
 
 class Interfaced(exported_program.Housed):
-    """A model behind its :class:`Interface`.
-
-    Args:
-        inner: The model.
-        interface: How it is called and read.
-    """
+    """A model behind its :class:`Interface`."""
 
     def __init__(self, inner: nn.Module, interface: Interface) -> None:
         super().__init__(inner)

@@ -88,15 +88,9 @@ def parse(
 ) -> ModelReference:
     """Read what names a model, ``FILE.py:FACTORY[?key=value&key=value]`` or another of :data:`CHOICES`.
 
-    Values are whole numbers, numbers, ``true`` or ``false``, or else texts, and may be percent-encoded. Runs no code
-    of the model's.
-
-    Args:
-        text: From the command line.
-        mean: As ``External.mean``.
-        std: As ``External.std``.
-        fetched: Folder that a model of MLflow is downloaded to; None leaves it where it is.
-        tracking_uri: Where it is; None: ``MLFLOW_TRACKING_URI``.
+    Values are whole numbers, numbers, ``true`` or ``false``, or else texts, and may be percent-encoded. Runs no code of
+    the model's. A model of MLflow is downloaded to ``fetched`` from the store ``tracking_uri``, or else
+    ``MLFLOW_TRACKING_URI``; without ``fetched`` it stays where it is.
 
     Raises:
         UserError: No such file, no factory, arguments or an address that cannot be read; no such model in MLflow.

@@ -18,13 +18,7 @@ HIDDEN_DROPOUT: Final = 0.5
 
 
 class Maxout(nn.Module):
-    """The largest of several affine functions, unit by unit (section 2).
-
-    Args:
-        fan_in: Numbers that enter.
-        units: Numbers that leave.
-        pieces: Affine functions for each unit.
-    """
+    """The largest of several affine functions, unit by unit (section 2)."""
 
     def __init__(self, fan_in: int, units: int, pieces: int) -> None:
         super().__init__()
@@ -38,15 +32,7 @@ class Maxout(nn.Module):
 
 
 class MaxoutConv(nn.Module):
-    """The largest of several convolutions, channel by channel.
-
-    Args:
-        fan_in: Channels that enter.
-        channels: Channels that leave.
-        pieces: Convolutions for each of them.
-        kernel: Height and width.
-        pad: Zeros on each side.
-    """
+    """The largest of several convolutions, channel by channel."""
 
     def __init__(self, fan_in: int, channels: int, pieces: int, kernel: int, pad: int) -> None:
         super().__init__()

@@ -16,11 +16,7 @@ GENERATOR: Final = (*(Conv(48) for _ in range(6)), Conv(48, kernel=1))
 
 
 class PerturbationGenerator(nn.Module):
-    """The trainer: from the gradient of a label's probability with respect to the image to a perturbation of it.
-
-    Args:
-        channels: Of the images, of whatever height and width.
-    """
+    """The trainer: from the gradient of a label's probability with respect to the image to a perturbation of it."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

@@ -74,9 +74,6 @@ def lenet(shape: Shape, classes: int) -> Stages:
 class Thumbnail(nn.Module):
     """The image averaged over windows, so that no side is longer than 32 pixels; a side that is not stays as it is.
 
-    Args:
-        shape: Of the image, (C, H, W).
-
     Attributes:
         window: Pixels that become one, (height, width).
         shape: Of what comes out.

@@ -76,12 +76,7 @@ def specs(
 ) -> list[ModelSpec]:
     """Every combination, each once, with hyperparameters resolved for its data set.
 
-    Args:
-        infos: Data sets.
-        architectures: Names in :mod:`harness.models.registry`.
-        defenses: Each a defense, or several of which each is built upon the one before it: same architecture, same
-            seed.
-        seeds: Numbers of the training runs.
+    Of several defenses in place of one each is built upon the one before it: same architecture, same seed.
 
     Raises:
         UserError: An unknown architecture; a defense that needs a base has none.

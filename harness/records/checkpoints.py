@@ -111,14 +111,7 @@ def _mend(folder: Path) -> str:
 
 
 def save_model(home: Home, spec: ModelSpec, model: nn.Module, facts: Card) -> None:
-    """Write weights as safetensors, then the card that makes them count.
-
-    Args:
-        home: Where.
-        spec: What was trained.
-        model: The trained model.
-        facts: For people; its declaration, digest and those of what it is built upon are filled in here.
-    """
+    """Write weights as safetensors, then the card that makes them count, with its declaration and digests filled in."""
     weights = save_tensors({name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()})
     folder = home.model(spec.key)
     write_bytes(folder / "weights.safetensors", weights)

@@ -58,13 +58,10 @@ class Explanation:
 
 
 def explain(home: Home, text: str, versions: Mapping[str, int] | None = None) -> Explanation:
-    """Say what is known of a pair or a model.
+    """Say what is known of a pair or a model: a result, a trained model, or what a plan asks for.
 
-    Args:
-        home: Where it is looked for: among results, models, and what plans ask for.
-        text: Its key, or the beginning of it that no other key shares.
-        versions: Versions of today's classes by what they are, ``"attack NAME"`` or ``"defense NAME"``, to notice
-            declarations that were bumped since.
+    ``text`` is its key, or the beginning of it that no other key shares. Versions of today's classes, ``"attack NAME"``
+    or ``"defense NAME"``, show declarations that were bumped since.
 
     Raises:
         UserError: The home is none; no key begins so, or several do.

@@ -139,11 +139,6 @@ def shard_samples(folder: Path, shard: int) -> pd.DataFrame:
 def finish(folder: Path, shards: int, declared: Declared) -> Result:
     """Merge a cell's shards into its result, and write it.
 
-    Args:
-        folder: The cell's directory.
-        shards: How many it has.
-        declared: Declaration and provenance.
-
     Raises:
         Damaged: A shard cannot be read.
     """

@@ -18,11 +18,6 @@ class LinearVictim(Victim):
     All closed forms are those of the unbounded space: they hold for images so far inside the box that the optimal
     perturbation does not touch it. :meth:`images` draws such images.
 
-    Args:
-        weight: (K, D) with D = C * H * W.
-        bias: (K,).
-        shape: Image shape (C, H, W).
-
     Attributes:
         weight: (K, D).
         bias: (K,).

@@ -21,12 +21,7 @@ from ..victims.adaptation import Remedy
 
 
 class ScaledLogits(nn.Module):
-    """Logits times a constant: in float32 the cross-entropy and its gradient underflow. Decisions are identical.
-
-    Args:
-        base: Classifier, images (N, C, H, W) in [0, 1] to logits (N, K).
-        factor: Positive.
-    """
+    """Logits times a constant: in float32 the cross-entropy and its gradient underflow. Decisions are identical."""
 
     def __init__(self, base: nn.Module, factor: float = 100.0) -> None:
         super().__init__()
@@ -40,11 +35,7 @@ class ScaledLogits(nn.Module):
 
 
 class Probabilities(nn.Module):
-    """Probabilities where logits are expected: softmax is taken twice. Decisions are identical.
-
-    Args:
-        base: Classifier, images (N, C, H, W) in [0, 1] to logits (N, K).
-    """
+    """Probabilities where logits are expected: softmax is taken twice. Decisions are identical."""
 
     def __init__(self, base: nn.Module) -> None:
         super().__init__()
@@ -57,11 +48,7 @@ class Probabilities(nn.Module):
 
 
 class Rounding(nn.Module):
-    """Pixels rounded to equally spaced levels; the derivative is zero wherever there is one.
-
-    Args:
-        levels: Number of levels, at least 2.
-    """
+    """Pixels rounded to equally spaced levels; the derivative is zero wherever there is one. At least 2 levels."""
 
     def __init__(self, levels: int) -> None:
         super().__init__()
@@ -73,12 +60,7 @@ class Rounding(nn.Module):
 
 
 class RoundedInputs(nn.Module):
-    """Input rounded to a few levels: gradients are zero. Decisions are those at the rounded image.
-
-    Args:
-        base: Classifier, images (N, C, H, W) in [0, 1] to logits (N, K).
-        levels: Number of levels a pixel can have.
-    """
+    """Input rounded to a few levels: gradients are zero. Decisions are those at the rounded image."""
 
     def __init__(self, base: nn.Module, levels: int = 8) -> None:
         super().__init__()
@@ -100,11 +82,7 @@ class Detached(nn.Module):
 
 
 class ZeroGradient(nn.Module):
-    """A step that autograd cannot pass, without any effect on the values. Decisions are identical.
-
-    Args:
-        base: Classifier, images (N, C, H, W) in [0, 1] to logits (N, K).
-    """
+    """A step that autograd cannot pass, without any effect on the values. Decisions are identical."""
 
     def __init__(self, base: nn.Module) -> None:
         super().__init__()
@@ -118,12 +96,7 @@ class ZeroGradient(nn.Module):
 
 
 class RandomInput(nn.Module):
-    """Gaussian noise on the input, fresh in every call from torch's global generator.
-
-    Args:
-        base: Classifier, images (N, C, H, W) in [0, 1] to logits (N, K).
-        sigma: Standard deviation in pixel units of [0, 1].
-    """
+    """Gaussian noise on the input, in pixel units of [0, 1], fresh in every call from torch's global generator."""
 
     def __init__(self, base: nn.Module, sigma: float = 0.15) -> None:
         super().__init__()
@@ -139,12 +112,8 @@ class RandomInput(nn.Module):
 class DeadUnits(nn.Module):
     """Output units that saturate: flat for every confidently classified image. Decisions are identical.
 
-    Log-probabilities are cut off above ``log(confident)`` and below ``-log(2 K)``. The largest of K is at least
-    ``-log(K)``, so only classes that cannot win are cut off below, and at most one above.
-
-    Args:
-        base: Classifier, images (N, C, H, W) in [0, 1] to logits (N, K).
-        confident: Probability in (1/2, 1) from which on the output no longer changes.
+    Log-probabilities are cut off above ``log(confident)``, confident in (1/2, 1), and below ``-log(2 K)``. The largest
+    of K is at least ``-log(K)``, so only classes that cannot win are cut off below, and at most one above.
     """
 
     def __init__(self, base: nn.Module, confident: float = 0.9) -> None:
@@ -162,13 +131,9 @@ class DeadUnits(nn.Module):
 class CorrugatedLoss(nn.Module):
     """Logits times a positive factor that waves rapidly over image space. Decisions are identical.
 
-    The factor's gradient drowns that of the logits, so that the cross-entropy and the margin lead nowhere: each step
-    lands at another phase of the wave. Ratios of logit differences, as in the DLR loss, do not contain the factor.
-
-    Args:
-        base: Classifier, images (N, C, H, W) in [0, 1] to logits (N, K).
-        amplitude: The factor lies between exp(-amplitude) and exp(amplitude).
-        frequency: Radians by which the phase changes when one pixel goes from black to white.
+    The factor, between exp(-amplitude) and exp(amplitude), goes through ``frequency`` radians when one pixel goes from
+    black to white. Its gradient drowns that of the logits, so that the cross-entropy and the margin lead nowhere: each
+    step lands at another phase of the wave. Ratios of logit differences, as in the DLR loss, do not contain the factor.
     """
 
     def __init__(self, base: nn.Module, amplitude: float = 1.5, frequency: float = 300.0) -> None:
@@ -189,13 +154,8 @@ class CorrugatedLoss(nn.Module):
 class OptimisingForward(nn.Module):
     """Moves its input towards a more certain answer first, by gradient steps inside the forward pass.
 
-    An adaptive test-time defense (Croce et al. 2022). Backward treats the movement as a constant, which is wrong by
-    its derivative.
-
-    Args:
-        base: Classifier, images (N, C, H, W) in [0, 1] to logits (N, K).
-        steps: Inner steps.
-        step_size: Size of each in pixel units.
+    An adaptive test-time defense (Croce et al. 2022). Steps are in pixel units. Backward treats the movement as a
+    constant, which is wrong by its derivative.
     """
 
     def __init__(self, base: nn.Module, steps: int = 3, step_size: float = 0.02) -> None:

@@ -101,13 +101,7 @@ def run(
     progress: Progress | None = None,
     jobs: int = 1,
 ) -> list[SelfTestResult]:
-    """Test attacks on reference victims.
-
-    Args:
-        attacks: Each with the norm it is asked for.
-        victims: Names of :func:`harness.selftest.victims.references`; None: all.
-        progress: Called after each attack and victim.
-        jobs: Processes. They change no finding.
+    """Test attacks on reference victims, all of :func:`harness.selftest.victims.references` or those named.
 
     Returns:
         What was found, in the order of ``attacks`` and of the victims.

@@ -224,9 +224,6 @@ class Tracker(Connection):
     def close_all(self, spoiled: Spoiled | None = None) -> None:
         """Close every plan that has something new, also those whose results were delivered only now.
 
-        Args:
-            spoiled: Told of damaged files, which are left out.
-
         Raises:
             UserError: The store refused, or a file is damaged and nobody is to be told.
             Unreachable: The store did not answer.
@@ -237,17 +234,13 @@ class Tracker(Connection):
             self.close(record, [board for board in found if board.suite == record.suite])
 
     def close(self, plan: PlanRecord, boards: Sequence[Board]) -> None:
-        """Give every model's run its summary, and end the runs of a command.
+        """Give every model's run its summary, from what its suite has by now, and end the runs of a command.
 
         The model's run carries ``acc/<attack> <norm> <eps>``, ``worst/<norm> <eps>``, ``score/worst_case`` (the
         lowest of its norms, each at the eps that defenses train at), ``score/clean``, ``cost/...`` and the
         attacks as the table ``attacks.json``: what the UI's charts and comparison show. A model with a pair missing
         or failed has no worst case, its run says why in the tag ``no_rank`` and ends as failed. One of which not all
         of the suite's pairs were asked for has none either and says so, and is no failure.
-
-        Args:
-            plan: The command.
-            boards: What its suite has by now, also from other commands.
 
         Raises:
             UserError: The store refused, or a file is damaged.
@@ -302,9 +295,6 @@ class Tracker(Connection):
 
     def rebuild(self, spoiled: Spoiled | None = None) -> int:
         """Deliver whatever this store lacks of the home's records. Only while no other process works on the home.
-
-        Args:
-            spoiled: Told of damaged results, which are left out.
 
         Returns:
             Results delivered.

@@ -118,12 +118,7 @@ class Defense(ABC):
 
     @abstractmethod
     def build(self, architecture: str, info: DatasetInfo, base: nn.Module | None = None) -> nn.Module:
-        """The model in its judged form, untrained: what a checkpoint's weights are loaded into.
-
-        Args:
-            architecture: Name of the architecture.
-            info: Data set.
-            base: Trained model that the defense is applied to, if any.
+        """The model in its judged form, untrained: what a checkpoint's weights are loaded into, around any base.
 
         Raises:
             UserError: No base where one is needed, or one that does not suit.
@@ -141,12 +136,7 @@ class Defense(ABC):
     ) -> Trained:
         """Make a model; all randomness comes from torch's global generator, which the caller seeds.
 
-        Args:
-            architecture: Name of the architecture.
-            data: The data set; its test part is not looked at.
-            device: Where to train.
-            base: Trained model that the defense is applied to, if any.
-            progress: Called after every epoch.
+        The test part of the data is not looked at; ``progress`` is called after every epoch.
 
         Raises:
             Diverged: The loss stopped being finite, or the weights of the last update give none that is.

@@ -165,13 +165,7 @@ class Question:
 
 
 def grade_of(count: int, n: int, bounds: Mapping[Grade, float]) -> Grade:
-    """The worst grade whose bound a share of images exceeds, with enough images to say so; A if there is none.
-
-    Args:
-        count: Images that speak against the number.
-        n: Of so many.
-        bounds: Share in [0, 1], by grade, beyond which that grade follows.
-    """
+    """The worst grade whose bound a share of images exceeds, with enough of the n to say so; A if there is none."""
     over: list[Grade] = [
         grade for grade, bound in bounds.items() if count > bound * n and count >= (MANY if grade == "D" else FEW)
     ]

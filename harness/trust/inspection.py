@@ -315,11 +315,6 @@ def fingerprint(model: nn.Module, shape: tuple[int, int, int], classes: int) -> 
     Computed with one thread; a model that draws, draws from a fixed seed. It tells code that weights and files do not
     show. A fact of provenance, not of identity: another machine may round differently.
 
-    Args:
-        model: Left as it is.
-        shape: (C, H, W).
-        classes: Expected number of logits.
-
     Raises:
         UserError: The model does not take such images; see :func:`inspect`.
     """

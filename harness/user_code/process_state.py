@@ -231,10 +231,6 @@ def hold(made: object, before: Mapping[str, Any]) -> None:
     """Let a model find, whenever it is called, the default dtype that its code has set: its tensors are of that kind.
 
     Everything else that its code has set is not there any more when the model is called.
-
-    Args:
-        made: What a factory returned.
-        before: What :func:`kept` gave.
     """
     dtype = torch.get_default_dtype()
     if isinstance(made, nn.Module) and dtype != before["default dtype"]:

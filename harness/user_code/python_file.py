@@ -370,13 +370,6 @@ def from_file(
     What the code sets in the process (:func:`harness.user_code.process_state.kept`) holds until the factory returns;
     but for the default dtype, which the model finds again whenever it is called, nothing of it is left then.
 
-    Args:
-        path: The file.
-        factory: Name of the function.
-        arguments: For the function.
-        root: The working directory of whoever named it.
-        fresh: Run it anew, so that nothing is shared with what it has made before.
-
     Raises:
         UserError: The file or the factory raised; the message names file and line. There is no such factory.
     """

@@ -111,12 +111,9 @@ class Reply:
 
 
 def perform(shared: list[Any], job: Job, files: Mapping[str, Any]) -> Reply:
-    """Do a job.
+    """Do a job, with the files it needs by path below the home: bytes, or references to bytes.
 
-    Args:
-        shared: The reference to a :class:`Shared`, in a list.
-        job: What is to be done.
-        files: The files it needs, by path below the home: bytes, or references to bytes.
+    The reference to the :class:`Shared` comes in a list: Ray would resolve it.
     """
     known, hand, unfit = _crew(shared[0], _gpu())
     if unfit:
