@@ -47,8 +47,6 @@ class Sparse(Rows):
     """Radius, step and sparsity of every image; see :class:`.apgd.APGD`.
 
     Attributes:
-        eps: Radius of the threat.
-        steps: Steps of the run.
         factor: Present radius of each image as a multiple of eps: 3, 2 or 1, (N,).
         size: Length of its steps, (N,).
         sparsity: Pixels that a step moves, (N,), rounded down.

@@ -28,9 +28,6 @@ class Dense(Rows):
     """Step sizes and momentum in L-infinity and L2.
 
     Attributes:
-        threat: Norm and eps.
-        checks: Checkpoints.
-        rho: Share of steps that must raise the loss.
         since: Number of steps at the last checkpoint.
         size: Length of a step, (N,).
         before: The points before the last step, like the images.

@@ -29,8 +29,6 @@ class Front(Rows):
 
     Attributes:
         rows: Their positions among the images that the run began with, (N,).
-        x: Clean images (N, C, H, W).
-        y: Labels (N,).
         target: Classes aimed at (N,), or None.
         now: Present points, like ``x``.
         grad: Ascent directions there, like ``x``.

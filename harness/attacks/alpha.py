@@ -59,12 +59,7 @@ def _perturbation(victim: Victim, x: Tensor, y: Tensor, norm: Norm, outputs: Out
 
 
 def nearest_boundary(
-    logits: Tensor,
-    jacobian: Tensor,
-    y: Tensor,
-    norm: Norm,
-    outputs: Outputs = "softmax",
-    classes: int | None = None,
+    logits: Tensor, jacobian: Tensor, y: Tensor, norm: Norm, outputs: Outputs = "softmax", classes: int | None = None
 ) -> tuple[Tensor, Tensor]:
     """Where the nearest boundary of linearised outputs lies; see :func:`alpha_perturbation`.
 

@@ -126,15 +126,7 @@ class MinimumNorm(Attack):
         return settle(victim, x, y, best)
 
     def _run(
-        self,
-        victim: Victim,
-        x: Tensor,
-        y: Tensor,
-        norm: Norm,
-        now: Tensor,
-        heat: Tensor,
-        aside: Tensor,
-        draws: Draws,
+        self, victim: Victim, x: Tensor, y: Tensor, norm: Norm, now: Tensor, heat: Tensor, aside: Tensor, draws: Draws
     ) -> tuple[Tensor, Tensor, Tensor]:
         """One run from ``now``: nearest adversarials, their distances (infinite: none), and their classes (y: none)."""
         best, adopted, average = x, y, torch.zeros_like(x)

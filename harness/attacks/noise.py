@@ -82,7 +82,6 @@ class Gaussian(Attack):
 
     Attributes:
         std: Standard deviation in pixel units of [0, 1], positive.
-        clip: Clip to [0, 1].
 
     Raises:
         UserError: A standard deviation that is none.

@@ -26,9 +26,6 @@ def moved(x: Tensor, degrees: Tensor, down: Tensor, right: Tensor) -> Tensor:
         degrees: Counter-clockwise, of each image (N,), or one for all (1,).
         down: Shift in heights of the image, (N,) or (1,).
         right: Shift in widths, (N,) or (1,).
-
-    Returns:
-        Images like ``x``.
     """
     height, width = x.shape[2:]
     degrees, down, right = (value.to(x.device).view(-1, 1, 1) for value in (degrees, down, right))

@@ -22,7 +22,6 @@ class Transfer(Attack):
     samples (also those that the source gets wrong), once, and serve every victim.
 
     Attributes:
-        attack: How they are crafted.
         defense: The :class:`harness.training.trainer.Trainer` of the source model.
         architecture: Of the source; ``None``: the victim's.
         seed_offset: Added to the victim's seed, so that a victim can meet its own twin.

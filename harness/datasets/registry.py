@@ -39,8 +39,6 @@ class DatasetInfo:
     """What is known of a data set without reading it.
 
     Attributes:
-        name: Public name; part of a model's identity.
-        shape: (C, H, W).
         classes: Names of the classes, in label order.
         budgets: Canonical eps per norm, ascending, in pixel units of [0, 1].
         eps: Per norm, the one of :attr:`budgets` that defenses train at unless told otherwise.
@@ -48,7 +46,6 @@ class DatasetInfo:
         test_size: Images in the test part.
         train_size: Images in the training part, 0 where nobody has counted them.
         levels: Images hold integers 0..levels (255 for 8-bit images, 16 for the embedded digits).
-        source: Citation.
     """
 
     name: str
@@ -68,7 +65,6 @@ class Dataset:
     """A data set in memory.
 
     Attributes:
-        info: Its declaration.
         x_train: uint8 (N, C, H, W) with values 0..info.levels.
         y_train: int64 (N,).
         x_test: As ``x_train``.

@@ -45,14 +45,10 @@ class CostEstimate:
     """What is left to do.
 
     Attributes:
-        trainings: Models to train.
         images: Images that training shows them, all epochs together.
-        pairs: Pairs to run.
         passes: Passes of an image through a model that attacks declare, preparation included.
         training_hours: Of one worker; None where nothing could be probed.
         attack_hours: Likewise.
-        device: Where the probe ran.
-        seconds: How long it took.
         missed: Declarations that it did not come to, and that are taken for the mean of the others.
         training_of: Seconds that a model's training takes, by its key; those alone that were probed.
     """

@@ -40,12 +40,8 @@ class Watch:
     """What an observer (the live table) may know of a run; the runner updates it.
 
     Attributes:
-        cells: Cells in all.
-        cells_done: Cells with a result.
         shards: Shards this run has to do.
-        shards_done: Of these, done.
         models: Models this run has to train.
-        models_done: Of these, trained.
         running: Names of tasks in flight, with their jobs.
         messages: Lines to show once.
     """
@@ -67,7 +63,6 @@ class Report:
     Attributes:
         failures: Lines, each naming a model or cell that has no result, and why.
         waiting: Results that the tracking store has not got.
-        trouble: Why not, if any.
     """
 
     failures: tuple[str, ...]
@@ -203,9 +198,6 @@ def run(
 
     The command line is for the record; ``observe`` is called several times per second with the state of the run.
     Without an engine, made for this context, the work is that of ``jobs`` processes of this machine.
-
-    Returns:
-        How it ended. Failures do not stop the rest.
 
     Raises:
         UserError: The home cannot be used.

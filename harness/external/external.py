@@ -38,9 +38,6 @@ class External(Defense):
         weights: :func:`digest` of the module as it was given, before normalisation is put in front.
         program: :func:`program` of it; "" where nobody saw the code.
         mean: Subtracted from the images, one value or one a channel; ``()``: nothing is put in front.
-        std: Then divides them.
-        remedy: How attacks are to see it.
-        interface: How it is called and read.
         reference: Where it is loaded from. No part of its identity.
 
     Raises:

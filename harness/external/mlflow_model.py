@@ -63,9 +63,6 @@ def fetch(uri: str, tracking_uri: str, target: Path) -> Path:
     Registered models are looked for in ``MLFLOW_REGISTRY_URI`` if that is set. Each content has a folder of its own: an
     alias that moves on disturbs nobody.
 
-    Returns:
-        The model's folder below ``target``.
-
     Raises:
         UserError: No such model, a store out of reach, or no model of PyTorch.
     """

@@ -28,12 +28,8 @@ class ModelReference:
     """What a worker needs to load a model again.
 
     Attributes:
-        kind: ``"python"``, ``"export"`` or ``"mlflow"``.
         place: Absolute path of the file, or address in MLflow.
         factory: Function in a Python file that returns the model.
-        arguments: What it is called with, by name.
-        mean: As ``External.mean``.
-        std: As ``External.std``.
         folder: Where :func:`parse` has put a model of MLflow.
         root: The working directory when a Python file was named: its imports are looked for there too.
 

@@ -105,8 +105,6 @@ class ShardOutcome:
 
     Attributes:
         samples: Frame of :data:`harness.metrics.pairs.SAMPLE_COLUMNS`.
-        facts: What the attack took, and what was noticed.
-        gallery: Arrays of the first images.
     """
 
     samples: pd.DataFrame

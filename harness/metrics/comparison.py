@@ -25,7 +25,6 @@ class Comparison:
     """Two models, a and b, at one norm and eps. An image stands if no attack of the suite broke it.
 
     Attributes:
-        n: Images.
         accuracy_a: Share of images that stand in a; a mean over seeds.
         accuracy_b: The same of b.
         only_a: Images that stand in a alone; over seeds: in a larger share of a's seeds than of b's.

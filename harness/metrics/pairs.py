@@ -116,7 +116,6 @@ class Board:
     """Pairs that were run as one suite, with the eps values it is judged at.
 
     Attributes:
-        suite: Its name.
         budgets: Per data set and norm, ascending eps values in pixel units of [0, 1].
         pairs: The records. A pair may belong to several boards.
         missing: Labels of pairs that were asked for and have no record (not run, or failed before the attack), by
@@ -309,7 +308,6 @@ class WorstCase:
         accuracy: Share of images that no attack broke.
         low: Lower end of its 95 % Wilson interval.
         high: Upper end.
-        n: Images.
         strongest: Label of the attack with the lowest accuracy on its own, "" if none broke anything.
         broken_by: Images lost to each attack (label to count), clean errors left out.
         alone: Images lost to that attack and no other.

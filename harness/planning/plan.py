@@ -26,14 +26,10 @@ class Plan:
     """Everything that one command runs.
 
     Attributes:
-        suite: The battery.
-        infos: Data sets by name.
         models: Models that will be ranked, then the sources that only craft.
         ranked: Keys of those that will be ranked.
-        cells: The pairs to run.
         battery: Every pair of the suite for these models, also those that the command leaves out: a model is ranked
             only once all of them are done.
-        probes: Looks at the models that will be ranked.
         arguments: How each data set is named on the command line, where that is not its own name.
         again: The command that measures all of it again, where that is not ``gauntlet run`` with the suite.
         left_out: Labels of attacks of the suite that were left out on purpose.

@@ -26,11 +26,8 @@ class ModelSpec:
     """A model that can be trained again from nothing but this.
 
     Attributes:
-        dataset: :attr:`DatasetInfo.name`.
-        architecture: Name in :mod:`harness.models.registry`.
         defense: Resolved: no hyperparameter is left to the data set.
         seed: Number of the training run, 0, 1, ...
-        base: Model that the defense is built upon, if any.
         front: Model whose purifier is put in front of the base, if any: the defense is built upon both together.
 
     Raises:
@@ -113,9 +110,6 @@ class Cell:
     """One model-attack pair.
 
     Attributes:
-        victim: The model that is judged.
-        attack: What is run against it.
-        threat: Norm and, for a budget attack, eps.
         source: The model that the images are crafted on, when it is not the victim.
         n: Images: the first n of the part's fixed order.
         batch: Images a shard. Part of the identity, because random draws and rounding depend on it.
@@ -201,8 +195,6 @@ class Probe:
     """A look at one model that says how far its accuracies in one norm can be believed; see :mod:`harness.trust.probe`.
 
     Attributes:
-        model: Which.
-        threat: Norm and eps.
         n: Images: the first n of the data set's fixed test order.
         version: Bumped by hand when the probe measures anything else.
     """

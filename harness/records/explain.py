@@ -31,16 +31,10 @@ class Explanation:
     """What is known of a pair or a model.
 
     Attributes:
-        kind: Which of the two.
-        key: Its key.
-        title: What it is, in a line.
-        state: See :data:`State`.
         reasons: Why, a line each.
         declaration: By dotted names; what the key is a hash of, or, of a pair that has no result, what its plan says.
         made_with: Package versions and commit: then and now; empty where there is no result.
-        plans: Commands that asked for it, oldest first.
         files: What there is, with sizes in bytes.
-        runs: Its MLflow runs, by store.
         command: The command that makes it, "" if only Python can.
     """
 

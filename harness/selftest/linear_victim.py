@@ -17,11 +17,6 @@ class LinearVictim(Victim):
 
     All closed forms are those of the unbounded space: they hold for images so far inside the box that the optimal
     perturbation does not touch it. :meth:`images` draws such images.
-
-    Attributes:
-        weight: (K, D).
-        bias: (K,).
-        shape: (C, H, W).
     """
 
     def __init__(self, weight: Tensor, bias: Tensor, shape: tuple[int, int, int]) -> None:

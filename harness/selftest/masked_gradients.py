@@ -182,11 +182,9 @@ class Broken:
     """A way to look robust.
 
     Attributes:
-        name: Public name.
         wrap: Makes a broken classifier of an honest one, whose submodule ``base`` that one becomes.
         fault: The check of an evaluation's health that must name it.
         remedy: What shows attacks the model behind it; None where none is known.
-        summary: One line.
     """
 
     name: str
@@ -222,20 +220,8 @@ BROKEN: Final[dict[str, Broken]] = {
             _FRONT,
             "pixels rounded to 8 levels: the gradient is zero",
         ),
-        Broken(
-            "zero-gradient",
-            ZeroGradient,
-            "detached-gradients",
-            _FRONT,
-            "a step that autograd cannot pass",
-        ),
-        Broken(
-            "random-input",
-            RandomInput,
-            "stochastic-predictions",
-            Remedy(draws=16),
-            "fresh noise on every input",
-        ),
+        Broken("zero-gradient", ZeroGradient, "detached-gradients", _FRONT, "a step that autograd cannot pass"),
+        Broken("random-input", RandomInput, "stochastic-predictions", Remedy(draws=16), "fresh noise on every input"),
         Broken(
             "dead-units",
             DeadUnits,

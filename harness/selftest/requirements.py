@@ -34,18 +34,11 @@ class Rule:
     Attributes:
         floors: Promises; none: that the images are valid.
         why: Reason of an exception, "" for what a sort of attacks promises.
-        sorts: Victims, by what they are there for.
         victims: Victims by name, as patterns.
         attacks: Patterns of labels, with or without settings.
-        toolkits: Patterns of toolkits.
-        families: Sorts of attacks.
-        kinds: Those that keep a budget, and those that look for the nearest.
-        access: What they need of the victim.
-        norms: Norms.
         stochastic: Whether the victim draws; None: either.
         raising: Words of which an honest refusal has some in it: on a victim that an attack cannot work on, an error
             that says so is as good as valid images.
-        skip: Whether the attack is not run at all.
     """
 
     floors: tuple[Floor, ...] = ()

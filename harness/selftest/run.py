@@ -61,14 +61,8 @@ class SelfTestResult:
     """One thing that was expected of an attack, and what was measured.
 
     Attributes:
-        attack: Its label.
-        toolkit: Where it is from.
-        norm: What it was asked for.
-        victim: Name of the reference victim.
         expected: In words, with numbers.
         measured: The same.
-        passed: Whether they agree.
-        seconds: What it took to find out.
         why: Reason why something else is expected than of other attacks of its sort, "" otherwise.
     """
 

@@ -15,15 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import UserError, describe
 from ..metrics.pairs import Board, Pair, pair_rows
 from ..records.boards import boards_from_home, model_state, probe_facts
-from ..records.files import (
-    earlier,
-    finite,
-    flat,
-    read_json,
-    read_record,
-    write_json,
-    write_record,
-)
+from ..records.files import earlier, finite, flat, read_json, read_record, write_json, write_record
 from ..records.home import Home
 from ..records.plans import Spoiled, attempt, read_plan, read_plans
 from ..records.results import is_finished, read_pair
@@ -31,14 +23,7 @@ from ..schema.models import ModelEntry, ModelName
 from ..schema.plans import Marker, PlanRecord
 from ..trust.grade import Trust, trust
 from .connection import Connection, Unreachable
-from .payloads import (
-    EPS_STEPS,
-    attack_table,
-    curve_points,
-    model_metrics,
-    pair_metrics,
-    reproduce_note,
-)
+from .payloads import EPS_STEPS, attack_table, curve_points, model_metrics, pair_metrics, reproduce_note
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -163,11 +148,7 @@ class Tracker(Connection):
 
     def _log_plan(self, plan: PlanRecord) -> str:
         name = f"{plan.suite} on {', '.join(sorted(plan.budgets))}"
-        tags = {
-            "suite": plan.suite,
-            "command": plan.command,
-            "mlflow.note.content": reproduce_note(plan.command),
-        }
+        tags = {"suite": plan.suite, "command": plan.command, "mlflow.note.content": reproduce_note(plan.command)}
         # when it was first asked for, not when it was delivered: a store that is rebuilt keeps the order of plans
         asked = (self.home.plans / f"{plan.plan}.json").stat().st_mtime_ns // 10**6
         run_id = self._create("plan", plan.plan, name, None, tags, asked)

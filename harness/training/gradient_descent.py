@@ -30,10 +30,6 @@ class GradientDescent(Defense):
 
     Attributes:
         epochs: Passes over the training part; ``None``: :attr:`DatasetInfo.epochs`.
-        batch_size: Samples per step.
-        optimizer: ``"adam"`` or ``"sgd"``.
-        lr: Initial learning rate.
-        momentum: Of ``"sgd"``.
         weight_decay: L2 penalty in the optimizer, on weights and biases; none without labels.
         decayed: What :attr:`weight_decay` acts on: ``"all"`` parameters, or those of ``"dense"`` layers alone, which
             leaves convolutions out (Gu & Rigazio 2014, section 2.2).

@@ -23,7 +23,6 @@ class Layer(NamedTuple):
     """One hidden representation, or the logits, and what it is computed from.
 
     Attributes:
-        name: The stage that gives it.
         module: What turns ``before`` into ``after``: one stage, or several.
         before: The representation below, or the images: (N, ...).
         after: This one: (N, ...).

@@ -25,7 +25,6 @@ class AdmittedModel:
     """A model that was let in.
 
     Attributes:
-        spec: Its place among the models.
         card: Facts for people, and the fingerprint by which a change is noticed.
         notes: Lines that its owner should read.
     """

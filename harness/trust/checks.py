@@ -60,13 +60,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What is known of one model of a board, in one norm.
-
-    Attributes:
-        board: The board.
-        model: Key of the model.
-        norm: Of the attacks that are looked at.
-    """
+    """What is known of one model of a board, in one norm."""
 
     board: Board
     model: str
@@ -134,10 +128,7 @@ class Question:
     """One check as it is declared.
 
     Attributes:
-        name: See :class:`Check`.
-        title: See :class:`Check`.
         remedy: What a user can do about a failure, in one sentence.
-        answer: Looks at the evidence.
     """
 
     name: str

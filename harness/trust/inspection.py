@@ -39,9 +39,6 @@ class Inspection:
 
     Attributes:
         classes: Logits that the model returns.
-        interface: How the model is called and read.
-        remedy: How attacks are to see it.
-        facts: For people and for checks.
         notes: A line for each thing that its owner should read.
     """
 

@@ -42,10 +42,6 @@ class GradientDiagnostics:
     Attributes:
         victim: The model as attacks see it.
         judge: The model as it is.
-        x: Images (N, C, H, W).
-        y: Their labels (N,).
-        threat: Norm and eps.
-        seed: Of all random numbers.
     """
 
     victim: Victim

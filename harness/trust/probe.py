@@ -74,9 +74,6 @@ def probe(
         remedy: What attacks on the model are given.
         seed: Of all random numbers.
 
-    Returns:
-        What was found.
-
     Raises:
         UserError: No gradient attack in that norm, no eps, or the remedy names what the model does not have.
         VictimError: A plain forward pass gives no finite (N, K) logits. Whatever else it raises comes through.

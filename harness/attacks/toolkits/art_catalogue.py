@@ -25,11 +25,7 @@ ART_BUDGET: Final[tuple[ArtCapability, ...]] = (
         options={"max_iter": 100, "nb_random_init": 5, "loss_type": "cross_entropy", "step_ratio": 2.0},
         choices={"loss_type": ("cross_entropy", "difference_logits_ratio")},
         variants=(
-            (
-                "loss_type",
-                "difference_logits_ratio",
-                {"min_classes": 3, "fewer": {"loss_type": "cross_entropy"}},
-            ),
+            ("loss_type", "difference_logits_ratio", {"min_classes": 3, "fewer": {"loss_type": "cross_entropy"}}),
         ),
         defect="judges the last iterate, not the best one; in l1 weak (0.33 where SparseL1DescentAttack reaches 0.86)",
         smoke={"max_iter": 5, "nb_random_init": 1},

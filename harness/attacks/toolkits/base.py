@@ -38,7 +38,6 @@ class Foreign(Attack):
         **named: Options by keyword, for people.
 
     Attributes:
-        attack: Class name in the toolkit.
         options: Every option with its value, sorted by name.
 
     Raises:

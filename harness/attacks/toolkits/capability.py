@@ -26,11 +26,8 @@ class Capability:
     """One attack of a toolkit.
 
     Attributes:
-        attack: Class name in the toolkit.
         short: Name for people, unique over both toolkits and our own attacks.
         norms: Norms it can be asked for; all four where it measures none (rotations, blur).
-        kind: Whether it keeps a budget or looks for the nearest adversarial.
-        access: What it needs of the victim.
         targeted: Whether it has a targeted form. Attacks always run untargeted, except ``"only"``, which aim at
             the rival: the most likely wrong class of the clean image.
         options: Every hyperparameter a declaration may set, with the value it has otherwise. Mostly the toolkit's
@@ -41,7 +38,6 @@ class Capability:
         defect: A known flaw or surprise, as measured with the versions named in the tables.
         refused: Whether a declaration is refused, with ``defect`` as the reason.
         instead: What to use instead of a refused attack.
-        aliases: Other class names of the same attack.
         min_side: Smallest image side, in pixels, on which it works.
         min_classes: Smallest number of classes with which it works.
         fewer: Options that make it work with fewer; none: a suite leaves it out there.
@@ -100,12 +96,10 @@ class ArtCapability(Capability):
 
     Attributes:
         fills: Arguments the door sets from the threat and the batch.
-        outputs: What the estimator returns.
         one_by_one: Whether it is right only with a batch size of one.
         target: Whether the labels of a ``targeted="only"`` attack are each image's rival, or one common target.
         draws: Whether it draws from an unseeded generator.
         litters: Whether it writes into the working directory (and calls ``np.mat``).
-        recipe: How it is built and called.
     """
 
     fills: tuple[Fill, ...] = ("batch_size", "verbose")

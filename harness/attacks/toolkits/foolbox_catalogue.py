@@ -118,11 +118,7 @@ _DESCENT = (
         smoke=FEW,
     ),
     FoolboxCapability(
-        attack="L2ContrastReductionAttack",
-        short="contrast-l2",
-        norms=("l2",),
-        access="none",
-        options={"target": 0.5},
+        attack="L2ContrastReductionAttack", short="contrast-l2", norms=("l2",), access="none", options={"target": 0.5}
     ),
 )
 

@@ -50,9 +50,6 @@ class Session:
     """A cluster that this process is connected to.
 
     Attributes:
-        ray: The module.
-        cpus: CPUs of a task.
-        gpus: GPUs of a task.
         folder: Where a cluster of our own keeps its files; None for a running one.
     """
 
