@@ -16,8 +16,6 @@ from ..victims.victim import Victim, input_gradient
 from ._lbfgsb import Evaluate, Evaluation
 from .line_search import CHUNK, fooled, is_fooled
 
-TARGETS: Final = ("second", "random", "least", "given")
-
 TINY_LOSS: Final = 1e-6
 """Losses below it are rounding: the curvature derived from them is capped there."""
 

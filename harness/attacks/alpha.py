@@ -9,7 +9,8 @@ from typing import ClassVar, Final, Literal
 import torch
 from torch import Tensor
 
-from ..errors import UserError, unknown
+from ..errors import UserError
+from ..options import check_choices
 from ..threat import EXPONENT, Norm, Threat, dual_exponent, magnitude, per_sample, steepest
 from ..victims.victim import Victim
 from .base import Attack, Kind
@@ -129,13 +130,7 @@ class Alpha(Attack):
     candidates: int | None = dataclasses.field(default=None, metadata={"identity": "set"})
 
     def __post_init__(self) -> None:
-        for field, choices in (
-            ("mode", ("budget", "minimal")),
-            ("length", ("search", "closed")),
-            ("outputs", ("softmax", "logits")),
-        ):
-            if getattr(self, field) not in choices:
-                raise unknown(field, getattr(self, field), choices)
+        check_choices(self)
         if not self.overshoot >= 0:
             raise UserError(f"overshoot must be >= 0, got {self.overshoot}")
         if self.candidates is not None and self.candidates < 1:

@@ -157,5 +157,43 @@ class Attack(ABC):
         return proposal.detach() if isinstance(proposal, Tensor) else proposal
 
 
+@dataclass(frozen=True, kw_only=True)
+class Wrapped(Attack):
+    """Base of attacks that use another: what is not said otherwise is as with that one.
+
+    Attributes:
+        attack: The other.
+    """
+
+    attack: Attack
+
+    @property
+    def kind(self) -> Kind:
+        """As the other."""
+        return self.attack.kind
+
+    @property
+    def boxed(self) -> bool:
+        """As the other."""
+        return self.attack.boxed
+
+    @property
+    def family(self) -> Family:
+        """As the other."""
+        return self.attack.family
+
+    @property
+    def supported_norms(self) -> tuple[Norm, ...]:
+        """As the other."""
+        return self.attack.supported_norms
+
+    def for_classes(self, count: int) -> Attack | None:
+        """The same with what takes the other's place, None if nothing does."""
+        fitted = self.attack.for_classes(count)
+        if fitted is None or fitted is self.attack:
+            return fitted and self
+        return dataclasses.replace(self, attack=fitted)
+
+
 def _short(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)

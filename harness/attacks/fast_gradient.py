@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..errors import UserError, unknown
+from ..errors import UserError
+from ..options import check_choices
 from ..threat import EXPONENT, Norm, Threat, magnitude, per_sample, steepest
 from ..victims.victim import Victim, input_gradient
 from .base import Attack, Family, Kind
@@ -46,10 +47,7 @@ class Gradient(Attack):
     def __post_init__(self) -> None:
         if self.p is not None and not self.p >= 1:
             raise UserError(f"p must be in [1, inf], got {self.p}")
-        if self.objective not in ("loss", "probability", "log-odds"):
-            raise unknown("objective", self.objective, ("loss", "probability", "log-odds"))
-        if self.mode not in ("budget", "minimal"):
-            raise unknown("mode", self.mode, ("budget", "minimal"))
+        check_choices(self)
 
     @property
     def kind(self) -> Kind:

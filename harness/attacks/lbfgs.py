@@ -12,10 +12,11 @@ from torch import Tensor
 from torch.linalg import vector_norm
 
 from ..errors import UserError, unknown
+from ..options import check_choices
 from ..threat import Norm, Threat
 from ..victims.victim import Victim
 from ._lbfgsb import minimise
-from ._targeted import TARGETS, TargetedLoss, projected
+from ._targeted import TargetedLoss, projected
 from .base import Attack, Kind
 from .line_search import shorten
 
@@ -70,8 +71,7 @@ class LBFGS(Attack):
                 raise unknown("c", self.c, ("a number > 0", "dataset", "image"))
         elif not (math.isfinite(self.c) and self.c > 0):
             raise UserError(f"c must be a finite number > 0, 'dataset' or 'image', got {self.c}")
-        if self.target not in TARGETS:
-            raise unknown("target", self.target, TARGETS)
+        check_choices(self)
         if (self.target == "given") != (self.target_class is not None):
             raise UserError("target='given' and target_class go together")
         if not 0 < self.error_rate <= 1:

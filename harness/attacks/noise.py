@@ -9,7 +9,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from ..errors import UserError, unknown
+from ..errors import UserError
+from ..options import check_choices
 from ..threat import Norm, Threat, magnitude, per_sample
 from ..victims.victim import Victim
 from .base import Access, Attack, Family, Kind
@@ -34,8 +35,7 @@ class Noise(Attack):
     draws: int = 1
 
     def __post_init__(self) -> None:
-        if self.distribution not in ("gaussian", "uniform", "signs"):
-            raise unknown("distribution", self.distribution, ("gaussian", "uniform", "signs"))
+        check_choices(self)
         if self.draws < 1:
             raise UserError(f"draws must be >= 1, got {self.draws}")
 

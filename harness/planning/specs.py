@@ -10,7 +10,7 @@ from typing import ClassVar, Final
 
 from .. import identity
 from ..attacks.base import Attack
-from ..attacks.transfer import Transfer
+from ..attacks.transfer import inner
 from ..datasets.registry import DatasetInfo, Half
 from ..errors import UserError
 from ..threat import Threat
@@ -138,11 +138,12 @@ class Cell:
     @cached_property
     def prepared_key(self) -> str | None:
         """Identity of the attack's look at the training data, None if it takes none."""
-        if not self._crafting.prepares:
+        attack = inner(self.attack)
+        if not attack.prepares:
             return None
         # preparation is shown no eps
         threat = dataclasses.replace(self.threat, eps=None)
-        return identity.key("prepared", self.crafter, self._crafting.preparation, threat)
+        return identity.key("prepared", self.crafter, attack.preparation, threat)
 
     @cached_property
     def crafted_key(self) -> str | None:
@@ -150,16 +151,12 @@ class Cell:
         if self.source is None:
             return None
         part = () if self.part == "test" else (self.part,)
-        return identity.key("crafted", self.source, self._crafting, self.threat, self.n, self.batch, *part)
+        return identity.key("crafted", self.source, inner(self.attack), self.threat, self.n, self.batch, *part)
 
     @property
     def crafter(self) -> ModelSpec:
         """The model handed to the attack."""
         return self.source or self.victim
-
-    @property
-    def _crafting(self) -> Attack:
-        return self.attack.attack if isinstance(self.attack, Transfer) else self.attack
 
     @property
     def shards(self) -> int:

@@ -13,7 +13,7 @@ from ..victims.victim import Victim
 
 
 class LinearVictim(Victim):
-    """Linear logits z = W x + b.
+    """Linear logits z = W x + b of images (C, H, W), with W (K, C * H * W).
 
     All closed forms are those of the unbounded space: they hold for images so far inside the box that the optimal
     perturbation does not touch it. :meth:`images` draws such images.

@@ -20,7 +20,7 @@ import torch
 
 from .. import determinism, identity
 from ..attacks.base import Access, Attack
-from ..attacks.transfer import Transfer
+from ..attacks.transfer import inner
 from ..errors import describe
 from ..execution.process_pool import Pool, Task
 from ..judging.proposal import Bench, Proposal
@@ -83,8 +83,7 @@ def attacks_of(suites: Iterable[Suite]) -> list[tuple[Attack, Norm]]:
     for suite in suites:
         for norm, attacks in suite.attacks.items():
             for attack in attacks:
-                crafting = attack.attack if isinstance(attack, Transfer) else attack
-                found.setdefault(identity.key(crafting, norm), (crafting, norm))
+                found.setdefault(identity.key(inner(attack), norm), (inner(attack), norm))
     return list(found.values())
 
 

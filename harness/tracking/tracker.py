@@ -8,7 +8,7 @@ nor left half written.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,7 +71,8 @@ class Tracker(Connection):
             parent = self._model_run(plan, pair.result.model)
             run_id = None
             if note.begun or note.again:
-                run_id = self._interrupted("pair", pair.result.cell, adopt=not note.again)
+                adopt = not note.again
+                run_id = self._left("pair", pair.result.cell, lambda run: adopt and run.info.status == "FINISHED")
             if run_id is None:
                 write_record(marker, note.model_copy(update={"begun": True}))
                 run_id = self.guard(self._log_pair, pair, plan, parent)
@@ -91,20 +92,17 @@ class Tracker(Connection):
     def _remember(self, folder: Path, run_id: str) -> None:
         write_json(folder / "runs.json", {**self.runs(folder), self.store: run_id})
 
-    def _find(self, kind: str, key: str) -> list[Run]:
+    def _left(self, kind: str, key: str, whole: Callable[[Run], bool]) -> str | None:
+        """Id of a whole run that a process left which did not live to remember it; others are removed."""
         where = f"tags.`gauntlet.{kind}` = '{key}' and tags.`gauntlet.origin` = '{self.origin}'"
         where += f" and tags.`gauntlet.kind` = '{kind}'"
-        return list(self.guard(self.client.search_runs, [self.experiment], where))
-
-    def _interrupted(self, kind: str, key: str, *, adopt: bool) -> str | None:
-        """What became of runs begun before: the id of a finished one, if it may be adopted; the others are removed."""
-        finished = None
-        for run in self._find(kind, key):
-            if adopt and run.info.status == "FINISHED":
-                finished = run.info.run_id
+        found = None
+        for run in self.guard(self.client.search_runs, [self.experiment], where):
+            if whole(run):
+                found = str(run.info.run_id)
             else:
                 self.guard(self.client.delete_run, run.info.run_id)
-        return finished
+        return found
 
     def _create(
         self, kind: str, key: str, name: str, parent: str | None, tags: Mapping[str, Any], start: int | None = None
@@ -121,7 +119,7 @@ class Tracker(Connection):
         folder = self.home.plans / plan.plan
         known = self.runs(folder).get(self.store)
         if known is None:
-            known = self._complete("plan", plan.plan) or self.guard(self._log_plan, plan)
+            known = self._left("plan", plan.plan, _complete) or self.guard(self._log_plan, plan)
             self._remember(folder, known)
         return known
 
@@ -132,19 +130,9 @@ class Tracker(Connection):
         if known is None:
             parent = self._plan_run(plan)
             entry = next(model for model in plan.models if model.model == key)
-            known = self._complete("model", key) or self.guard(self._log_model, folder, entry, plan, parent)
+            known = self._left("model", key, _complete) or self.guard(self._log_model, folder, entry, plan, parent)
             self._remember(folder, known)
         return known
-
-    def _complete(self, kind: str, key: str) -> str | None:
-        """Id of a run that was written whole by a process that did not live to remember it; others are removed."""
-        found = None
-        for run in self._find(kind, key):
-            if run.data.tags.get("gauntlet.complete"):
-                found = str(run.info.run_id)
-            else:
-                self.guard(self.client.delete_run, run.info.run_id)
-        return found
 
     def _log_plan(self, plan: PlanRecord) -> str:
         name = f"{plan.suite} on {', '.join(sorted(plan.budgets))}"
@@ -311,6 +299,11 @@ class Tracker(Connection):
         except Exception as error:
             reason = str(error) if isinstance(error, UserError) else describe(error)
             raise UserError(f"cannot track {marker.stem}: {reason}") from error
+
+
+def _complete(run: Run) -> bool:
+    """Whether a run was written whole."""
+    return bool(run.data.tags.get("gauntlet.complete"))
 
 
 def _failed(marker: Path) -> Path:

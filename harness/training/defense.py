@@ -7,15 +7,14 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
-from typing import Any, ClassVar, Literal, NamedTuple, Self, cast, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 
 from ..datasets.registry import Dataset, DatasetInfo
-from ..errors import UserError, unknown
-from ..options import written
+from ..errors import UserError
+from ..options import check_choices, written
 from ..victims.adaptation import Remedy
 
 
@@ -75,7 +74,7 @@ class Defense(ABC):
     """What counts in the identity beside the fields, so that keys from before a field was gone stand."""
 
     def __post_init__(self) -> None:
-        _check_literals(self)
+        check_choices(self, f" for {self.name}")
         for declared in dataclasses.fields(self):
             value = getattr(self, declared.name)
             finite = not isinstance(value, float) or math.isfinite(value) or declared.metadata.get("infinite", False)
@@ -148,24 +147,6 @@ def require(declaration: Any, name: str, holds: bool, wanted: str) -> None:
     """Raise a one-line error unless a hyperparameter is in its range."""
     if not holds:
         raise UserError(f"{declaration.name}: {name} must be {wanted}, got {getattr(declaration, name)}")
-
-
-def _check_literals(trainer: Defense) -> None:
-    for name, choices, optional in _literals(cast("Any", type(trainer))):
-        value = getattr(trainer, name, None)
-        if value not in choices and not (optional and value is None):
-            raise unknown(f"{name} for {trainer.name}", str(value), choices)
-
-
-@cache  # annotations are strings, which it takes a millisecond to read: a plan declares thousands of trainers
-def _literals(kind: Any) -> tuple[tuple[str, tuple[Any, ...], bool], ...]:
-    """Fields of a class that have a choice of values: name, choices, and whether it may be None as well."""
-    found = []
-    for name, hint in get_type_hints(kind).items():
-        literal = next((part for part in (hint, *get_args(hint)) if get_origin(part) is Literal), None)
-        if literal is not None:
-            found.append((name, get_args(literal), type(None) in get_args(hint)))
-    return tuple(found)
 
 
 def _short(value: Any) -> str:

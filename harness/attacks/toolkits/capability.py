@@ -161,20 +161,14 @@ def _like(what: str, name: str, value: Value, default: Value) -> Value:
     """Bring a value to the type of the default, so that 50 and 50.0 are one declaration."""
     if value is None or default is None:
         return value
+    kind = type(default)
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    if isinstance(default, bool):
-        if isinstance(value, bool):
-            return value
-        raise UserError(f"{name} of {what} must be true or false, got {value!r}")
-    if isinstance(default, int) and not (number and float(value) == int(value)):  # type: ignore[arg-type]
-        raise UserError(f"{name} of {what} must be a whole number, got {value!r}")
-    if isinstance(default, float) and not number:
-        raise UserError(f"{name} of {what} must be a number, got {value!r}")
-    if isinstance(default, int | float):
-        return type(default)(value)  # type: ignore[arg-type]
-    if type(value) is not type(default):
-        raise UserError(f"{name} of {what} must be a {type(default).__name__}, got {value!r}")
-    return value
+    if number and (kind is float or (kind is int and float(value).is_integer())):  # type: ignore[arg-type]
+        return kind(value)  # type: ignore[arg-type]
+    if type(value) is kind and not number:
+        return value
+    wanted = {bool: "true or false", int: "a whole number", float: "a number"}.get(kind, f"a {kind.__name__}")
+    raise UserError(f"{name} of {what} must be {wanted}, got {value!r}")
 
 
 def listing(*entries: Capability) -> dict[str, Any]:
