@@ -20,31 +20,37 @@ from torch import Tensor, nn
 from ..victims.adaptation import Remedy
 
 
-class ScaledLogits(nn.Module):
-    """Logits times a constant: in float32 the cross-entropy and its gradient underflow. Decisions are identical."""
-
-    def __init__(self, base: nn.Module, factor: float = 100.0) -> None:
-        super().__init__()
-        self.base = base
-        self.factor = factor
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits (N, K)."""
-        logits: Tensor = self.factor * self.base(x)
-        return logits
-
-
-class Probabilities(nn.Module):
-    """Probabilities where logits are expected: softmax is taken twice. Decisions are identical."""
+class Masked(nn.Module):
+    """A classifier ``base``, images (N, C, H, W) in [0, 1] to logits (N, K), behind a fault."""
 
     def __init__(self, base: nn.Module) -> None:
         super().__init__()
         self.base = base
 
+    def honest(self, x: Tensor) -> Tensor:
+        """The classifier's own logits (N, K)."""
+        logits: Tensor = self.base(x)
+        return logits
+
+
+class ScaledLogits(Masked):
+    """Logits times a constant: in float32 the cross-entropy and its gradient underflow. Decisions are identical."""
+
+    def __init__(self, base: nn.Module, factor: float = 100.0) -> None:
+        super().__init__(base)
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (N, K)."""
+        return self.factor * self.honest(x)
+
+
+class Probabilities(Masked):
+    """Probabilities where logits are expected: softmax is taken twice. Decisions are identical."""
+
     def forward(self, x: Tensor) -> Tensor:
         """Probabilities (N, K)."""
-        probabilities: Tensor = self.base(x).softmax(1)
-        return probabilities
+        return self.honest(x).softmax(1)
 
 
 class Rounding(nn.Module):
@@ -59,20 +65,6 @@ class Rounding(nn.Module):
         return (x * self.steps).round() / self.steps
 
 
-class RoundedInputs(nn.Module):
-    """Input rounded to a few levels: gradients are zero. Decisions are those at the rounded image."""
-
-    def __init__(self, base: nn.Module, levels: int = 8) -> None:
-        super().__init__()
-        self.front = Rounding(levels)
-        self.base = base
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits (N, K)."""
-        logits: Tensor = self.base(self.front(x))
-        return logits
-
-
 class Detached(nn.Module):
     """Pixels as they are, cut out of the graph: as a step in NumPy would leave them."""
 
@@ -81,35 +73,45 @@ class Detached(nn.Module):
         return x.detach()
 
 
-class ZeroGradient(nn.Module):
-    """A step that autograd cannot pass, without any effect on the values. Decisions are identical."""
+class Fronted(Masked):
+    """A step before the classifier, through which no gradient comes."""
 
-    def __init__(self, base: nn.Module) -> None:
-        super().__init__()
-        self.front = Detached()
-        self.base = base
+    def __init__(self, base: nn.Module, front: nn.Module) -> None:
+        super().__init__(base)
+        self.front = front
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (N, K)."""
-        logits: Tensor = self.base(self.front(x))
-        return logits
+        return self.honest(self.front(x))
 
 
-class RandomInput(nn.Module):
+class RoundedInputs(Fronted):
+    """Input rounded to a few levels: gradients are zero. Decisions are those at the rounded image."""
+
+    def __init__(self, base: nn.Module, levels: int = 8) -> None:
+        super().__init__(base, Rounding(levels))
+
+
+class ZeroGradient(Fronted):
+    """A step that autograd cannot pass, without any effect on the values. Decisions are identical."""
+
+    def __init__(self, base: nn.Module) -> None:
+        super().__init__(base, Detached())
+
+
+class RandomInput(Masked):
     """Gaussian noise on the input, in pixel units of [0, 1], fresh in every call from torch's global generator."""
 
     def __init__(self, base: nn.Module, sigma: float = 0.15) -> None:
-        super().__init__()
-        self.base = base
+        super().__init__(base)
         self.sigma = sigma
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (N, K)."""
-        logits: Tensor = self.base(x + self.sigma * torch.randn_like(x))
-        return logits
+        return self.honest(x + self.sigma * torch.randn_like(x))
 
 
-class DeadUnits(nn.Module):
+class DeadUnits(Masked):
     """Output units that saturate: flat for every confidently classified image. Decisions are identical.
 
     Log-probabilities are cut off above ``log(confident)``, confident in (1/2, 1), and below ``-log(2 K)``. The largest
@@ -117,18 +119,16 @@ class DeadUnits(nn.Module):
     """
 
     def __init__(self, base: nn.Module, confident: float = 0.9) -> None:
-        super().__init__()
-        self.base = base
+        super().__init__(base)
         self.confident = confident
 
     def forward(self, x: Tensor) -> Tensor:
         """Saturated log-probabilities (N, K)."""
-        logits: Tensor = self.base(x)
-        saturated: Tensor = logits.log_softmax(1).clamp(-math.log(2 * logits.shape[1]), math.log(self.confident))
-        return saturated
+        logits = self.honest(x)
+        return logits.log_softmax(1).clamp(-math.log(2 * logits.shape[1]), math.log(self.confident))
 
 
-class CorrugatedLoss(nn.Module):
+class CorrugatedLoss(Masked):
     """Logits times a positive factor that waves rapidly over image space. Decisions are identical.
 
     The factor, between exp(-amplitude) and exp(amplitude), goes through ``frequency`` radians when one pixel goes from
@@ -137,8 +137,7 @@ class CorrugatedLoss(nn.Module):
     """
 
     def __init__(self, base: nn.Module, amplitude: float = 1.5, frequency: float = 300.0) -> None:
-        super().__init__()
-        self.base = base
+        super().__init__(base)
         self.amplitude = amplitude
         self.frequency = frequency
 
@@ -147,11 +146,10 @@ class CorrugatedLoss(nn.Module):
         rows, columns = (torch.arange(side, device=x.device) for side in x.shape[2:])
         board = 1 - 2 * ((rows.unsqueeze(1) + columns) % 2)  # alternating signs: nearly orthogonal to what images hold
         phase = self.frequency * (x * board).flatten(1).sum(1, keepdim=True)
-        logits: Tensor = self.base(x) * (self.amplitude * phase.sin()).exp()
-        return logits
+        return self.honest(x) * (self.amplitude * phase.sin()).exp()
 
 
-class OptimisingForward(nn.Module):
+class OptimisingForward(Masked):
     """Moves its input towards a more certain answer first, by gradient steps inside the forward pass.
 
     An adaptive test-time defense (Croce et al. 2022). Steps are in pixel units. Backward treats the movement as a
@@ -159,8 +157,7 @@ class OptimisingForward(nn.Module):
     """
 
     def __init__(self, base: nn.Module, steps: int = 3, step_size: float = 0.02) -> None:
-        super().__init__()
-        self.base = base
+        super().__init__(base)
         self.steps = steps
         self.step_size = step_size
 
@@ -170,11 +167,10 @@ class OptimisingForward(nn.Module):
         with torch.enable_grad():
             for _ in range(self.steps):
                 moved = moved.detach().requires_grad_(True)
-                likely = self.base(moved)
+                likely = self.honest(moved)
                 (grad,) = torch.autograd.grad(F.cross_entropy(likely, likely.argmax(1), reduction="sum"), moved)
                 moved = (moved - self.step_size * grad.sign()).clamp(0, 1)
-        logits: Tensor = self.base(x + (moved - x).detach())
-        return logits
+        return self.honest(x + (moved - x).detach())
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from ...errors import UserError, unknown
 from ...threat import Norm
@@ -176,3 +176,15 @@ def listing(*entries: Capability) -> dict[str, Any]:
     table = {entry.attack: entry for entry in entries}
     assert len(table) == len(entries), "an attack is listed twice"
     return table
+
+
+BRENDEL_BETHGE: Final[Mapping[str, Value]] = {
+    "overshoot": 1.1,
+    "steps": 1000,
+    "lr": 1e-3,
+    "lr_decay": 0.5,
+    "lr_num_decay": 20,
+    "momentum": 0.8,
+    "binary_search_steps": 10,
+}
+"""Options of the same attack in both toolkits."""
