@@ -17,14 +17,9 @@ Value = int | float | bool | str
 def pairs(
     text: str, separator: str, what: str, known: Collection[str] | None = None, noun: str = "option"
 ) -> dict[str, str]:
-    """Read ``key=value`` with a separator between them.
+    """Read ``key=value`` with a one-character separator between them, which may end the text.
 
-    Args:
-        text: May be empty, and a separator may end it.
-        separator: One character.
-        what: What the options are of, for complaints.
-        known: Names to choose from; None: any identifier.
-        noun: What one of them is called.
+    ``what`` the options are of, and the ``noun`` for one of them, are for complaints; ``known``: names to choose from.
 
     Raises:
         UserError: No ``=``, an unknown name, or one given twice.
@@ -44,11 +39,6 @@ def pairs(
 
 def convert(text: str, kind: Any, what: str) -> Any:
     """A value of an annotated type; of several numbers in one option ``1e-3/1e-4/0``.
-
-    Args:
-        text: From the command line.
-        kind: ``int``, ``float``, ``bool``, ``str``, a ``Literal``, a tuple, or one of these or None.
-        what: Name of the option, for complaints.
 
     Raises:
         UserError: The text is no such value.

@@ -324,11 +324,6 @@ def load_dataset(name: str, *, root: Path | None = None, download: bool = False)
 class DataSource:
     """Where a data set comes from: picklable, for worker processes. Paths are made absolute.
 
-    Attributes:
-        name: As for :func:`load_dataset`; this name may hold a path, that of :meth:`info` does not.
-        root: As for :func:`load_dataset`.
-        download: As for :func:`load_dataset`.
-
     Raises:
         UserError: Unknown name.
     """

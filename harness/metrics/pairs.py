@@ -257,13 +257,7 @@ def reference(pairs: Sequence[Pair]) -> Pair:
 
 
 def reach(pair: Pair, images: npt.NDArray[Any], norm: str) -> Floats:
-    """Distance at which a pair lost each image: 0 for a clean error, inf where it found none or did not look.
-
-    Args:
-        pair: The pair.
-        images: Positions in the test set, in the order of the result.
-        norm: What distances are measured in, also if the pair was run in another.
-    """
+    """Distance at which a pair lost each image: 0 for a clean error, inf where it found none or did not look."""
     columns = pair.columns
     distance = np.where(columns["adversarial"], columns[norm], math.inf)
     distance = np.where(columns["clean_correct"], np.where(np.isnan(distance), math.inf, distance), 0.0)

@@ -9,9 +9,7 @@ from typing import Final, NamedTuple
 from torch import nn
 
 from ..errors import UserError
-
-Parts = tuple[OrderedDict[str, nn.Module], tuple[str, ...]]
-"""Stages by name, and which of them give a hidden representation."""
+from .stages import Parts
 
 
 class Conv(NamedTuple):

@@ -9,9 +9,7 @@ from typing import Final, NamedTuple
 from torch import Tensor, nn
 
 from ..errors import UserError
-
-Parts = tuple[OrderedDict[str, nn.Module], tuple[str, ...]]
-"""Stages by name, and which of them give a hidden representation."""
+from .stages import Parts
 
 INPUT_DROPOUT: Final = 0.2
 HIDDEN_DROPOUT: Final = 0.5

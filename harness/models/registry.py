@@ -72,12 +72,7 @@ def lenet(shape: Shape, classes: int) -> Stages:
 
 
 class Thumbnail(nn.Module):
-    """The image averaged over windows, so that no side is longer than 32 pixels; a side that is not stays as it is.
-
-    Attributes:
-        window: Pixels that become one, (height, width).
-        shape: Of what comes out.
-    """
+    """The image averaged over windows, so that no side is longer than 32 pixels; a side that is not stays as it is."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -200,11 +195,6 @@ def check_architecture(name: str) -> None:
 
 def build_model(name: str, shape: Shape, classes: int) -> Stages:
     """Build an untrained model; initial weights come from torch's global generator.
-
-    Args:
-        name: Entry of :data:`ARCHITECTURES`, ``mlp-A-B-...`` or ``mlp-sigmoid-A-B-...``.
-        shape: Image shape (C, H, W).
-        classes: Number of logits.
 
     Raises:
         ValueError: Unknown name.
