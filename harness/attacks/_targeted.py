@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from functools import partial
 from typing import Final, NamedTuple
 
 import torch
@@ -116,8 +116,8 @@ class TargetedLoss:
         parts = []
         chunks = math.ceil(len(points) / CHUNK)
         for some, rows in zip(points.chunk(chunks), ids.chunk(chunks), strict=True):
-            target = self.target[rows]
-            loss, grad, logits = input_gradient(self.victim, some.view(-1, *self.shape), _cross_entropy(target))
+            objective = partial(F.cross_entropy, target=self.target[rows], reduction="none")
+            loss, grad, logits = input_gradient(self.victim, some.view(-1, *self.shape), objective)
             parts.append((loss, grad.flatten(1)))
             if self._nearest is not None:
                 self._record(some, rows, logits)
@@ -176,10 +176,6 @@ class TargetedLoss:
             for old, new in zip(at, again, strict=True):
                 old[bad] = new
         return point, at
-
-
-def _cross_entropy(target: Tensor) -> Callable[[Tensor], Tensor]:
-    return lambda logits: F.cross_entropy(logits, target, reduction="none")
 
 
 def _evaluation(parts: list[tuple[Tensor, Tensor]]) -> Evaluation:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor
@@ -193,6 +195,12 @@ class Wrapped(Attack):
         if fitted is None or fitted is self.attack:
             return fitted and self
         return dataclasses.replace(self, attack=fitted)
+
+
+def fits(label: str, patterns: Iterable[str]) -> bool:
+    """Whether a label, with or without its settings, is one of some patterns or matches one (``*`` and ``?``)."""
+    names = (label, label.partition("(")[0])  # it may hold brackets, which mean something in a pattern
+    return any(name == pattern or fnmatchcase(name, pattern) for pattern in patterns for name in names)
 
 
 def _short(value: Any) -> str:

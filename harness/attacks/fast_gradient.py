@@ -86,16 +86,6 @@ class Gradient(Attack):
         return step / torch.where(size > 0, size, 1)
 
 
-def fgsm() -> Gradient:
-    """The fast gradient sign method (Goodfellow et al. 2015), whatever norm measures its size."""
-    return Gradient(p=float("inf"))
-
-
 def adv_loss() -> Gradient:
     """Adv_Loss of Huang et al. 2015, section 4.1: along the gradient itself (section 3.1.1, L2)."""
     return Gradient(p=2.0, objective="probability")
-
-
-def adv_loss_sign() -> Gradient:
-    """Adv_Loss_Sign of Huang et al. 2015, section 4.1: along its sign (section 3.1.1, L-infinity)."""
-    return Gradient(p=float("inf"), objective="probability")

@@ -152,7 +152,8 @@ class MinimumNorm(Attack):
             grad = grad.nan_to_num(0.0, 0.0, 0.0)
             if norm != "l0":  # whose points are not reached by steps
                 grad = grad.masked_fill(((now <= 0) & (grad < 0)) | ((now >= 1) & (grad > 0)), 0)
-            slope = torch.linalg.vector_norm(grad.flatten(1), ord=_dual(norm), dim=1)
+            dual = {"linf": 1.0, "l2": 2.0}.get(norm, math.inf)
+            slope = torch.linalg.vector_norm(grad.flatten(1), ord=dual, dim=1)
             dead = (slope == 0).nonzero().squeeze(1)
             grad[dead] = draws.fork(step).of(dead).normal(*x.shape[1:])
             gap = objective("margin", unscaled(logits), y).abs() / slope.clamp_min(1e-30)
@@ -195,10 +196,6 @@ def settle(victim: Victim, x: Tensor, y: Tensor, x_adv: Tensor) -> Tensor:
         rows = rows[~always_wrong(victim, out[rows], y[rows])]
         out[rows] = (x[rows] + OUTWARD * (out[rows] - x[rows])).clamp(0, 1)
     return out
-
-
-def _dual(norm: Norm) -> float:
-    return {"linf": 1.0, "l2": 2.0}.get(norm, math.inf)
 
 
 def _radius(norm: Norm, eps: Tensor, size: Tensor, least: Tensor, gap: Tensor, hit: Tensor, gamma: float) -> Tensor:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Iterable, Sequence
-from fnmatch import fnmatchcase
 from pathlib import Path
 
 from rich.markup import escape
 from rich.table import Table
 
 from .. import environment, redaction
-from ..attacks.base import Attack
+from ..attacks.base import Attack, fits
 from ..attacks.toolkits.art import Art
 from ..attacks.toolkits.foolbox import Foolbox
 from ..datasets.registry import DATASETS
@@ -141,19 +140,11 @@ def parse_forced(text: str) -> Attack:
 
 
 def _matching(attacks: list[tuple[Attack, Norm]], patterns: Sequence[str]) -> list[tuple[Attack, Norm]]:
-    def matches(label: str, pattern: str) -> bool:
-        # a label may hold brackets, which mean something in a pattern
-        return any(name == pattern or fnmatchcase(name, pattern) for name in (label, label.partition("(")[0]))
-
     labels = sorted({attack.label for attack, _ in attacks})
     for pattern in patterns:
-        if not any(matches(label, pattern) for label in labels):
+        if not any(fits(label, [pattern]) for label in labels):
             raise unknown("attack", pattern, labels)
-    return [
-        (attack, norm)
-        for attack, norm in attacks
-        if not patterns or any(matches(attack.label, pattern) for pattern in patterns)
-    ]
+    return [(attack, norm) for attack, norm in attacks if not patterns or fits(attack.label, patterns)]
 
 
 def _complaints(faults: Sequence[SelfTestResult]) -> list[str]:

@@ -33,17 +33,13 @@ def _table(*columns: str) -> Table:
     return table
 
 
-def _budgets(values: tuple[float, ...]) -> str:
-    return " ".join(f"{value:.4g}" for value in values)
-
-
 def datasets() -> Table:
     """Data sets and their canonical budgets."""
     from ..datasets.registry import DATASETS, USER_SETS
 
     table = _table("data set", "shape", "classes", "linf", "l2", "l1")
     for info in DATASETS.values():
-        grids = [_budgets(info.budgets.get(norm, ())) for norm in ("linf", "l2", "l1")]
+        grids = [" ".join(f"{eps:.4g}" for eps in info.budgets.get(norm, ())) for norm in ("linf", "l2", "l1")]
         table.add_row(info.name, "x".join(map(str, info.shape)), str(len(info.classes)), *grids)
     for form in USER_SETS:
         table.add_row(form, "", "", "", "", "")

@@ -19,9 +19,9 @@ from filelock import FileLock, Timeout
 
 from ..errors import UserError, describe
 from ..planning.plan import Plan
-from ..planning.specs import Cell, ModelSpec
+from ..planning.specs import Cell
 from ..records.home import Home
-from ..records.plans import plan_record, write_plan
+from ..records.plans import model_name, plan_record, write_plan
 from ..records.provenance import declare
 from ..records.results import finish
 from ..tracking.connection import Unreachable
@@ -287,12 +287,8 @@ def _settle(done: Done, graph: Scheduler, watch: Watch, recorder: Recorder, plan
 def _job_name(job: Job, plan: Plan) -> str:
     match job:
         case Train(spec):
-            return _model_name(spec, plan)
+            return str(model_name(spec, plan.infos[spec.dataset]))
         case Examine(probe):
-            return f"{_model_name(probe.model, plan)}: health in {probe.threat}"
+            return f"{model_name(probe.model, plan.infos[probe.model.dataset])}: health in {probe.threat}"
         case _:
             return str(job.cell)
-
-
-def _model_name(spec: ModelSpec, plan: Plan) -> str:
-    return f"{spec.dataset} {spec.architecture} {spec.label(plan.infos[spec.dataset])} seed {spec.seed}"

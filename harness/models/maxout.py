@@ -102,7 +102,8 @@ def _convolutional(
             nn.Dropout(HIDDEN_DROPOUT),
         )
         fan_in = layer.channels
-        sides = [_pooled(side + 2 * layer.pad - layer.kernel + 1, layer) for side in sides]
+        grown = 2 * layer.pad - layer.kernel + 1
+        sides = [math.ceil((side + grown - layer.pool) / layer.stride) + 1 for side in sides]
     stages["flatten"] = nn.Flatten()
     features = fan_in * math.prod(sides)
     if units:
@@ -110,7 +111,3 @@ def _convolutional(
         features = units
     stages["logits"] = nn.Linear(features, classes)
     return stages, tuple(stage for stage in stages if stage.startswith(("conv", "hidden")))
-
-
-def _pooled(side: int, layer: ConvSizes) -> int:
-    return math.ceil((side - layer.pool) / layer.stride) + 1

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import fnmatch
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from .. import identity
-from ..attacks.base import Attack
+from ..attacks.base import Attack, fits
 from ..attacks.transfer import Transfer
 from ..datasets.registry import DatasetInfo
 from ..errors import UserError, unknown
@@ -145,7 +144,7 @@ def plan(
     sets = {spec.dataset: infos[spec.dataset] for spec in models}.values()
     fitted = {each.label for attacks in suite.attacks.values() for i in sets for _, each in _fitting(attacks, i)}
     for pattern in only:
-        if not any(_matches(label, [pattern]) for label in labels | fitted):
+        if not any(fits(label, [pattern]) for label in labels | fitted):
             raise unknown(f"attack in suite {suite.name}", pattern, sorted(labels))
     cells: dict[str, Cell] = {}
     battery: dict[str, Cell] = {}
@@ -159,7 +158,7 @@ def plan(
             for declared, attack in _fitting(attacks, info):
                 if attack.needs_a_boundary and spec.defense.remedy.stochastic:
                     continue
-                wanted = not only or _matches(declared.label, only) or _matches(attack.label, only)
+                wanted = not only or fits(declared.label, only) or fits(attack.label, only)
                 source = _source(attack, spec, info)
                 if source is not None and source.key == spec.key:
                     continue  # crafted on itself it would be the white-box cell under another name
@@ -203,7 +202,7 @@ def _without_transfers(suite: Suite, only: Sequence[str]) -> tuple[Suite, tuple[
     if labels and not kept:
         raise UserError(f"suite {suite.name} holds nothing but transfers, and these are to be left out")
     for label in labels:
-        if pattern := next((p for p in only if _matches(label, [p]) and not any(_matches(k, [p]) for k in kept)), ""):
+        if pattern := next((p for p in only if fits(label, [p]) and not any(fits(k, [p]) for k in kept)), ""):
             raise UserError(f"{pattern} asks for {label}, and transfers are to be left out: drop one of the two")
     stay = {norm: tuple(a for a in asked if not isinstance(a, Transfer)) for norm, asked in suite.attacks.items()}
     return dataclasses.replace(suite, attacks={norm: asked for norm, asked in stay.items() if asked}), tuple(labels)
@@ -237,11 +236,6 @@ def _fitting(attacks: Sequence[Attack], info: DatasetInfo) -> list[tuple[Attack,
     if attacks and not found:
         raise UserError(f"{attacks[0].label} does not work with the {len(info.classes)} classes of {info.name}")
     return list(found.values())
-
-
-def _matches(label: str, patterns: Sequence[str]) -> bool:
-    names = (label, label.partition("(")[0])
-    return any(name == pattern or fnmatch.fnmatchcase(name, pattern) for pattern in patterns for name in names)
 
 
 def _source(attack: Attack, victim: ModelSpec, info: DatasetInfo) -> ModelSpec | None:

@@ -112,7 +112,8 @@ def _pair(home: Home, key: str, plans: Sequence[PlanRecord]) -> Explanation:
     if not (asked or listed) and result is not None:
         reasons.append("no plan here asks for it: no board shows it")
     if planned is None and known is not None:
-        command = _choosing(_of_model(plans, known.model), known.attack)
+        whole = _of_model(plans, known.model)
+        command = f"{whole} --attack {shlex.quote(known.attack)}" if whole else ""
         reasons.append("its suite asks for it, and no command did")
     declared = known.model_dump(exclude={"command"}) if known is not None else {}
     return Explanation(
@@ -225,11 +226,6 @@ def _of_model(plans: Sequence[PlanRecord], key: str) -> str:
     cells = [cell for plan in reversed(plans) for cell in plan.cells if cell.model == key]
     command = next((cell.command for cell in cells if cell.command), "")
     return command.partition(" --attack ")[0]
-
-
-def _choosing(command: str, attack: str) -> str:
-    """The same for one attack."""
-    return f"{command} --attack {shlex.quote(attack)}" if command else ""
 
 
 def _title(known: BatteryPair | None, plans: Sequence[PlanRecord]) -> str:

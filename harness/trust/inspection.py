@@ -152,7 +152,7 @@ def inspect(
     notes = [
         *_words(interface, kinds, dtype, first, writes=writes),
         *([] if reached or any(remedy.stand_ins) else [_CUT]),
-        *_odd(answers if not varies else {}),
+        *(f"{_said(way, said)}: {_WAYS[way]}" for way, said in answers.items() if said.differ and not varies),
         *_labels(labels, y[: len(labels)], classes),
     ]
     if remedy:
@@ -251,10 +251,6 @@ def _said(way: str, found: Agreement) -> str:
     changed = f"logits differ by up to {found.change:.1%}"
     changed += f", labels of {found.labels}" if found.labels else ""
     return f"the model answers {found.differ} of {found.images} images otherwise {way} ({changed})"
-
-
-def _odd(answers: Mapping[str, Agreement]) -> list[str]:
-    return [f"{_said(way, found)}: {_WAYS[way]}" for way, found in answers.items() if found.differ]
 
 
 def _words(interface: Interface, kinds: set[torch.dtype], dtype: str, logits: Tensor, *, writes: bool) -> list[str]:

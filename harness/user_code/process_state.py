@@ -75,10 +75,6 @@ def _set_loggers(values: Mapping[logging.Logger, Mapping[str, Any]]) -> None:
         one.setLevel(kept["level"])  # and forget what was enabled
 
 
-def _signals() -> dict[int, Any]:
-    return {one: signal.getsignal(one) for one in signal.valid_signals()}
-
-
 def _set_signals(handlers: Mapping[int, Any]) -> None:
     for one, handler in handlers.items():
         if handler is not None and signal.getsignal(one) is not handler:
@@ -149,7 +145,7 @@ _SETTINGS: Final[dict[str, tuple[Callable[[], Any], Callable[[Any], object]]]] =
     "working directory": (_directory, os.chdir),
     "environment": _mapping(os.environ),
     "builtins": _mapping(vars(builtins), "__import__"),  # that one is a World's
-    "signals": (_signals, _set_signals),
+    "signals": (lambda: {one: signal.getsignal(one) for one in signal.valid_signals()}, _set_signals),
     "logging": (lambda: logging.root.manager.disable, logging.disable),
     "loggers": (_loggers, _set_loggers),
     "timeout of sockets": (socket.getdefaulttimeout, socket.setdefaulttimeout),

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from harness.attacks.fast_gradient import Gradient, adv_loss, adv_loss_sign, fgsm
+from harness.attacks.fast_gradient import Gradient, adv_loss
 from harness.attacks.line_search import first_crossing, is_fooled, log_odds, shorten
 from harness.selftest.linear_victim import LinearVictim
 from harness.threat import EXPONENT, Threat, magnitude
@@ -86,8 +86,10 @@ def test_named_members_of_the_family():
     x, y = victim.images(7)
     x_grad = x.clone().requires_grad_(True)
     (grad,) = torch.autograd.grad(F.cross_entropy(victim(x_grad), y, reduction="sum"), x_grad)
-    torch.testing.assert_close(fgsm()(victim, x, y, Threat("linf", 0.1)), x + 0.1 * grad.sign())
-    torch.testing.assert_close(adv_loss_sign()(victim, x, y, Threat("l2", 0.4)), x + 0.1 * grad.sign())
+    torch.testing.assert_close(Gradient(p=math.inf)(victim, x, y, Threat("linf", 0.1)), x + 0.1 * grad.sign())
+    torch.testing.assert_close(
+        Gradient(p=math.inf, objective="probability")(victim, x, y, Threat("l2", 0.4)), x + 0.1 * grad.sign()
+    )
     unit = grad / magnitude(grad, "l2").view(-1, 1, 1, 1)
     torch.testing.assert_close(adv_loss()(victim, x, y, Threat("l2", 0.4)), x + 0.4 * unit)
 
@@ -114,7 +116,7 @@ def test_box_is_kept_and_one_pass_each_is_paid():
     x = torch.rand(300, 1, 4, 4).round()
     y = victim.predict(x)
     with victim.counted() as cost:
-        x_adv = fgsm()(victim, x, y, Threat("linf", 0.3))
+        x_adv = Gradient(p=math.inf)(victim, x, y, Threat("linf", 0.3))
     assert x_adv.min() == 0
     assert x_adv.max() == 1
     assert (cost.forwards, cost.backwards) == (300, 300)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from defenses.standard import Standard
 from harness.attacks.alpha import Alpha, adv_alpha
-from harness.attacks.fast_gradient import Gradient, adv_loss, adv_loss_sign
+from harness.attacks.fast_gradient import Gradient, adv_loss
 from harness.attacks.noise import Noise
 from harness.attacks.transfer import Transfer
 from harness.attacks.unclipped import Unclipped
@@ -24,7 +24,11 @@ from harness.threat import Threat, magnitude
 from tests.helpers.linear import worst_loss
 
 EPS = 0.4
-THE_THREE = {"Adv_Alpha": adv_alpha(), "Adv_Loss": adv_loss(), "Adv_Loss_Sign": adv_loss_sign()}
+THE_THREE = {
+    "Adv_Alpha": adv_alpha(),
+    "Adv_Loss": adv_loss(),
+    "Adv_Loss_Sign": Gradient(p=math.inf, objective="probability"),
+}
 
 
 @pytest.mark.parametrize("name", THE_THREE)
