@@ -30,19 +30,9 @@ FLAGS: Final = ("over_budget", "out_of_box", "non_finite", "wrong_shape", "crash
 DISTANCES: Final = ("l0", "l1", "l2", "linf", "rms")
 
 SAMPLE_COLUMNS: Final = (
-    "index",
-    "label",
-    "clean_pred",
-    "clean_correct",
-    "attacked",
-    "adv_pred",
-    "adversarial",
-    "wrong_share",
-    "survives_rounding",
-    *FLAGS,
-    *DISTANCES,
-    "shard",
-)
+    "index", "label", "clean_pred", "clean_correct", "attacked", "adv_pred", "adversarial", "wrong_share",
+    "survives_rounding", *FLAGS, *DISTANCES, "shard",
+)  # fmt: skip
 """Columns of ``samples.parquet``, a row per image: position in the test set, true label, prediction on the
 clean image, whether that is right, whether the attack was called, prediction on the returned image (-1: none),
 whether that is a valid adversarial (never, if the attack may leave [0, 1]), share of the judge's draws that got it

@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 from torch import Tensor, nn
 
 from ..errors import UserError
-from .stages import Parts
+from .stages import Shape, Stages
 
 INPUT_DROPOUT: Final = 0.2
 HIDDEN_DROPOUT: Final = 0.5
@@ -59,30 +59,28 @@ CIFAR: Final = (ConvSizes(48, 2, 8, 4, 4, 2), ConvSizes(128, 2, 8, 3, 4, 2), Con
 """As the authors of the maxout paper published them with their library."""
 
 
-def dense(shape: tuple[int, int, int], classes: int) -> Parts:
-    """Two layers of 240 units with 5 pieces: the permutation invariant network (section 5.1)."""
+def dense(shape: Shape, classes: int) -> Stages:
+    """Two maxout layers of 240 units with 5 pieces, with dropout (Goodfellow et al. 2013, permutation invariant)."""
     stages: OrderedDict[str, nn.Module] = OrderedDict()
     stages["flatten"] = nn.Sequential(nn.Flatten(), nn.Dropout(INPUT_DROPOUT))
     stages["hidden1"] = nn.Sequential(Maxout(math.prod(shape), 240, 5), nn.Dropout(HIDDEN_DROPOUT))
     stages["hidden2"] = nn.Sequential(Maxout(240, 240, 5), nn.Dropout(HIDDEN_DROPOUT))
     stages["logits"] = nn.Linear(240, classes)
-    return stages, ("hidden1", "hidden2")
+    return Stages(stages, ("hidden1", "hidden2"))
 
 
-def convolutional(shape: tuple[int, int, int], classes: int) -> Parts:
-    """Three convolutional maxout layers with max-pooling, and a softmax layer (section 5.1)."""
+def convolutional(shape: Shape, classes: int) -> Stages:
+    """Three convolutional maxout layers with dropout (Goodfellow et al. 2013, as for MNIST)."""
     return _convolutional("conv-maxout", shape, classes, MNIST, 0)
 
 
-def convolutional_small(shape: tuple[int, int, int], classes: int) -> Parts:
-    """Three convolutional maxout layers, one dense one, and a softmax layer: the small network for CIFAR-10."""
+def convolutional_small(shape: Shape, classes: int) -> Stages:
+    """Three convolutional and a dense maxout layer with dropout (Pylearn2's small network for CIFAR-10)."""
     return _convolutional("conv-maxout-small", shape, classes, CIFAR, 240)
 
 
-def _convolutional(
-    name: str, shape: tuple[int, int, int], classes: int, layers: tuple[ConvSizes, ...], units: int
-) -> Parts:
-    """On images under 16 pixels, kernels are 3x3 with padding, and pooling is 2x2.
+def _convolutional(name: str, shape: Shape, classes: int, layers: tuple[ConvSizes, ...], units: int) -> Stages:
+    """With max-pooling (section 5.1); on images under 16 pixels, kernels are 3x3 with padding, and pooling is 2x2.
 
     Raises:
         UserError: Images under 8 pixels, of which three poolings leave nothing.
@@ -110,4 +108,4 @@ def _convolutional(
         stages["hidden1"] = nn.Sequential(Maxout(features, units, 5), nn.Dropout(HIDDEN_DROPOUT))
         features = units
     stages["logits"] = nn.Linear(features, classes)
-    return stages, tuple(stage for stage in stages if stage.startswith(("conv", "hidden")))
+    return Stages(stages, tuple(stage for stage in stages if stage.startswith(("conv", "hidden"))))

@@ -10,8 +10,6 @@ from torch import Tensor, nn
 
 Shape = tuple[int, int, int]
 Tap = Callable[[str, Tensor], Tensor]
-Parts = tuple[OrderedDict[str, nn.Module], tuple[str, ...]]
-"""Stages by name, and which of them give a hidden representation."""
 
 
 class Stages(nn.Module):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -77,24 +78,17 @@ def specs(
         UserError: An unknown architecture; a defense that needs a base has none.
     """
     found: dict[str, ModelSpec] = {}
-    architectures, seeds = list(architectures), list(seeds)
+    architectures = list(architectures)
     chains = [[defense] if isinstance(defense, Defense) else list(defense) for defense in defenses]
-    for info in infos:
-        for architecture in architectures:
-            check_architecture(architecture)
-            for chain in chains:
-                for seed in seeds:
-                    spec: ModelSpec | None = None
-                    for defense in chain:
-                        spec = ModelSpec(
-                            dataset=info.name,
-                            architecture=architecture,
-                            defense=defense.resolve(info),
-                            seed=seed,
-                            base=spec,
-                        )
-                    if spec is not None:
-                        found.setdefault(spec.key, spec)
+    for architecture in architectures:
+        check_architecture(architecture)
+    for info, architecture, chain, seed in itertools.product(infos, architectures, chains, seeds):
+        spec: ModelSpec | None = None
+        for defense in chain:
+            own = defense.resolve(info)
+            spec = ModelSpec(dataset=info.name, architecture=architecture, defense=own, seed=seed, base=spec)
+        if spec is not None:
+            found.setdefault(spec.key, spec)
     return list(found.values())
 
 
