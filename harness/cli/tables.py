@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Group
@@ -26,10 +26,12 @@ if TYPE_CHECKING:
     from ..records.explain import Explanation
 
 
-def _table(*columns: str) -> Table:
+def _table(*columns: str, rows: Iterable[Iterable[str]] = ()) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
     return table
 
 
@@ -50,13 +52,10 @@ def models() -> Table:
     """Architectures."""
     from ..models.registry import ARCHITECTURES, PAPER_MLPS
 
-    table = _table("model", "what it is")
-    for name in PAPER_MLPS:
-        table.add_row(name, "fully connected ReLU network")
-    table.add_row("mlp-A-B-...", "the same with any hidden widths")
-    for name, build in ARCHITECTURES.items():
-        table.add_row(name, _first_line(build))
-    return table
+    rows = [(name, "fully connected ReLU network") for name in PAPER_MLPS]
+    rows.append(("mlp-A-B-...", "the same with any hidden widths"))
+    rows += [(name, _first_line(build)) for name, build in ARCHITECTURES.items()]
+    return _table("model", "what it is", rows=rows)
 
 
 def defenses() -> Table:
@@ -211,20 +210,16 @@ def explanation(found: Explanation) -> Group:
     head += [Text(f"MLflow run in {store}: {run}") for store, run in found.runs.items()]
     tables = []
     if found.files:
-        files = _table("file", "bytes")
-        for file, size in found.files.items():
-            files.add_row(escape(str(file)), f"{size:,}")
-        tables.append(files)
+        rows = ((escape(str(file)), f"{size:,}") for file, size in found.files.items())
+        tables.append(_table("file", "bytes", rows=rows))
     if found.made_with:
         made = _table("made with", "then", "here")
         for name, (then, now) in found.made_with.items():
             made.add_row(name, escape(then), escape(now), style=None if then == now else "bold yellow")
         tables.append(made)
     if found.declaration:
-        said = _table("declaration", "")
-        for name, value in found.declaration.items():
-            said.add_row(escape(name), escape(str(value)))
-        tables.append(said)
+        rows = ((escape(name), escape(str(value))) for name, value in found.declaration.items())
+        tables.append(_table("declaration", "", rows=rows))
     return Group(*head, *(part for table in tables for part in ("", table)))
 
 
@@ -266,8 +261,8 @@ def studies() -> Table:
     """Papers whose experiments can be reproduced."""
     from suites import studies as known
 
-    table = _table("study", "paper", "profiles", "items")
-    for study in known().values():
-        row = (study.name, f"{study.title}. {study.source}", ", ".join(study.profiles), ", ".join(study.names))
-        table.add_row(*map(escape, row))
-    return table
+    rows = [
+        (study.name, f"{study.title}. {study.source}", ", ".join(study.profiles), ", ".join(study.names))
+        for study in known().values()
+    ]
+    return _table("study", "paper", "profiles", "items", rows=(map(escape, row) for row in rows))
