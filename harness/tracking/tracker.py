@@ -92,12 +92,15 @@ class Tracker(Connection):
     def _remember(self, folder: Path, run_id: str) -> None:
         write_json(folder / "runs.json", {**self.runs(folder), self.store: run_id})
 
-    def _left(self, kind: str, key: str, whole: Callable[[Run], bool]) -> str | None:
-        """Id of a whole run that a process left which did not live to remember it; others are removed."""
+    def _find(self, kind: str, key: str) -> list[Run]:
         where = f"tags.`gauntlet.{kind}` = '{key}' and tags.`gauntlet.origin` = '{self.origin}'"
         where += f" and tags.`gauntlet.kind` = '{kind}'"
+        return list(self.guard(self.client.search_runs, [self.experiment], where))
+
+    def _left(self, kind: str, key: str, whole: Callable[[Run], bool]) -> str | None:
+        """Id of a whole run that a process left which did not live to remember it; others are removed."""
         found = None
-        for run in self.guard(self.client.search_runs, [self.experiment], where):
+        for run in self._find(kind, key):
             if whole(run):
                 found = str(run.info.run_id)
             else:
