@@ -147,11 +147,8 @@ class TargetedLoss:
 
         That minimiser is clip(x - t grad s) for some t: no shorter r gives the same log-odds. The objective along this
         path is convex; the root of c t = ||r(t)|| (1 - p(t)) is bisected. Where the victim turns out to be so far from
-        linear that the objective is not below its value at r = 0, the guess is halved, at most six times.
-
-        Args:
-            ids: Images (n,) whose projected gradient at r = 0 is longer than c.
-            c: Weights (n,).
+        linear that the objective is not below its value at r = 0, the guess is halved, at most six times. The projected
+        gradient at r = 0 has to be longer than c.
         """
         x = self.x[ids]
         model = _Logistic.of(self.zero.rows(ids))

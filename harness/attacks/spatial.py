@@ -21,11 +21,7 @@ from .per_image_rng import Draws
 def moved(x: Tensor, degrees: Tensor, down: Tensor, right: Tensor) -> Tensor:
     """Images turned about their centre and then shifted, all at once; bilinear, and black comes in from outside.
 
-    Args:
-        x: Images (N, C, H, W).
-        degrees: Counter-clockwise, of each image (N,), or one for all (1,).
-        down: Shift in heights of the image, (N,) or (1,).
-        right: Shift in widths, (N,) or (1,).
+    By degrees counter-clockwise, and shifts in heights and widths of the image: of each (N,), or one for all (1,).
     """
     height, width = x.shape[2:]
     degrees, down, right = (value.to(x.device).view(-1, 1, 1) for value in (degrees, down, right))

@@ -118,16 +118,10 @@ class Square(Attack):
 
 
 def stretch(x: Tensor, delta: Tensor, norm: Norm, length: Tensor) -> Tensor:
-    """Points of the box along ``delta``, at the given distance as far as there is room.
+    """Points of the box along ``delta``, like ``x``, at the given distances (N,) as far as there is room.
 
     What a pixel loses at the end of the box goes to the others in proportion, in a few rounds that approach the
     distance from below.
-
-    Args:
-        x: Images (N, C, H, W) in [0, 1].
-        delta: Directions like ``x``.
-        norm: Of the distance.
-        length: Distances (N,), never exceeded.
     """
     for _ in range(1 if norm == "linf" else 4):
         size = magnitude(delta, norm).clamp_min(1e-12)
