@@ -4,6 +4,19 @@
 
 Untrained models on random 28x28 images: only the shapes matter here. The table stands behind the rule in
 ``harness.attacks.class_jacobian``.
+
+Measured on one core, milliseconds per image for K = 10, against K backward passes over the whole batch and one pass
+over K copies of each image:
+
+================  =====  =====  =====  =====  =====  =====  =====  =====
+images                1     16     64    500      1     16     64    500
+model               MLP    MLP    MLP    MLP  LeNet  LeNet  LeNet  LeNet
+================  =====  =====  =====  =====  =====  =====  =====  =====
+K passes          1.123  0.126  0.071  0.055   5.74   2.51   2.40   2.75
+K copies          0.457  0.107  0.092  0.102   4.46   3.55   4.58   6.38
+batched, at once  0.353  0.069  0.056  0.052   4.28   2.51   2.41   3.34
+batched, by 32    0.365  0.069  0.058  0.063   4.82   2.62   2.51   2.49
+================  =====  =====  =====  =====  =====  =====  =====  =====
 """
 
 from __future__ import annotations

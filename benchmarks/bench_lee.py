@@ -19,6 +19,7 @@ from defenses.fast_gradient import FastGradient
 from defenses.generative_adversarial_trainer import GenerativeAdversarialTrainer
 from defenses.random_perturbation import RandomPerturbation
 from defenses.standard import Standard
+from harness.models.perturbation_generator import PerturbationGenerator
 from harness.training.trainer import Trainer
 
 FAST, TRAINER = "fast gradient, L2", "GAT, k = 1"
@@ -36,7 +37,7 @@ def step(trainer: Trainer, x: Tensor, y: Tensor) -> Work:
     """One update, by the player of the trainer that has one."""
     if not isinstance(trainer, GenerativeAdversarialTrainer):
         return stepper("allconv", trainer, x, y)
-    return stepper("allconv", trainer.play(x.shape[1], "cpu"), x, y)  # type: ignore[arg-type]
+    return stepper("allconv", trainer.against(PerturbationGenerator(x.shape[1])), x, y)  # type: ignore[arg-type]
 
 
 def main() -> None:

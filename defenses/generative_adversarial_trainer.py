@@ -70,15 +70,6 @@ class GenerativeAdversarialTrainer(Trainer):
             **values, generator=opponent, player=torch.optim.Adam(opponent.parameters(), lr=self.generator_lr)
         )
 
-    def play(self, channels: int, device: torch.device | str) -> Playing:
-        """This trainer with a generator of its own, ready for :meth:`step`.
-
-        Args:
-            channels: Of the images.
-            device: Where to train.
-        """
-        return self.against(PerturbationGenerator(channels).to(device))
-
     def logits(self, model: Stages, x: Tensor) -> Tensor:
         """Logits of a pass in which hidden units are dropped."""
         if not self.p:

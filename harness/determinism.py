@@ -61,12 +61,7 @@ def seed_everything(seed: int) -> None:
 
 @contextmanager
 def isolated(seed: int | None = None, device: torch.device | str = "cpu") -> Iterator[None]:
-    """Leave every generator (Python, NumPy, torch) as it was when the block ends.
-
-    Args:
-        seed: Seed them all for the block; None leaves them where they are.
-        device: Whose torch generator to keep, beside the CPU's.
-    """
+    """Leave every generator (Python, NumPy, torch's of CPU and device) as it was when the block ends; seed them."""
     device = torch.device(device)
     python, numpy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):

@@ -17,17 +17,9 @@ from typing import Final
 from .redaction import without_password
 
 PACKAGES: Final = (
-    "gauntlet-bench",
-    "torch",
-    "torchvision",
-    "adversarial-robustness-toolbox",
-    "foolbox",
-    "mlflow",
-    "numpy",
-    "scipy",
-    "pandas",
-    "scikit-learn",
-)
+    "gauntlet-bench", "torch", "torchvision", "adversarial-robustness-toolbox", "foolbox", "mlflow", "numpy", "scipy",
+    "pandas", "scikit-learn",
+)  # fmt: skip
 
 
 def command_line() -> str:

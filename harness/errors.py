@@ -11,13 +11,7 @@ class UserError(ValueError):
 
 
 def unknown(what: str, name: str, choices: Iterable[str]) -> UserError:
-    """Error for a name that does not exist, with the nearest matches and every choice.
-
-    Args:
-        what: Kind of thing, e.g. ``"attack"``.
-        name: What was asked for.
-        choices: Every name that would have done.
-    """
+    """Error for a name that does not exist, with the nearest matches and every choice."""
     choices = list(choices)
     bare = {choice.partition("(")[0]: choice for choice in choices}  # a label may carry settings in parentheses
     near = [bare[match] for match in difflib.get_close_matches(name, bare, n=3, cutoff=0.5)]

@@ -203,12 +203,7 @@ def _ranked(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def group_ranks(accuracies: Sequence[float], alike: Callable[[int, int], bool]) -> list[int]:
-    """Ranks of models in descending order of accuracy; the rule is in :func:`leaderboard`.
-
-    Args:
-        accuracies: Of each model, descending.
-        alike: Whether the models at two positions cannot be told apart.
-    """
+    """Ranks of models in descending order of accuracy; the rule is in :func:`leaderboard`."""
     ranks: list[int] = []
     first = 0
     while len(ranks) < len(accuracies):

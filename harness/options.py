@@ -6,7 +6,8 @@ import ast
 import re
 import types
 from collections.abc import Collection
-from typing import Any, Literal, Union, get_args, get_origin
+from functools import cache
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from .errors import UserError, unknown
 
@@ -16,14 +17,9 @@ Value = int | float | bool | str
 def pairs(
     text: str, separator: str, what: str, known: Collection[str] | None = None, noun: str = "option"
 ) -> dict[str, str]:
-    """Read ``key=value`` with a separator between them.
+    """Read ``key=value`` with a one-character separator between them, which may end the text.
 
-    Args:
-        text: May be empty, and a separator may end it.
-        separator: One character.
-        what: What the options are of, for complaints.
-        known: Names to choose from; None: any identifier.
-        noun: What one of them is called.
+    ``what`` the options are of, and the ``noun`` for one of them, are for complaints; ``known``: names to choose from.
 
     Raises:
         UserError: No ``=``, an unknown name, or one given twice.
@@ -43,11 +39,6 @@ def pairs(
 
 def convert(text: str, kind: Any, what: str) -> Any:
     """A value of an annotated type; of several numbers in one option ``1e-3/1e-4/0``.
-
-    Args:
-        text: From the command line.
-        kind: ``int``, ``float``, ``bool``, ``str``, a ``Literal``, a tuple, or one of these or None.
-        what: Name of the option, for complaints.
 
     Raises:
         UserError: The text is no such value.
@@ -96,3 +87,27 @@ def literal(text: str) -> Any:
 def written(value: Any) -> str:
     """A value as :func:`convert` reads it."""
     return "/".join(map(written, value)) if isinstance(value, tuple) else str(value)
+
+
+def check_choices(declaration: Any, of: str = "") -> None:
+    """Raise a UserError unless fields that are a ``Literal``, or that or None, hold one of its values.
+
+    ``of`` says in the complaint whose fields they are, e.g. ``" for pgd"``.
+    """
+    kind: Any = type(declaration)
+    for name, choices, optional in _literals(kind):
+        value = getattr(declaration, name)
+        if value not in choices and not (optional and value is None):
+            raise unknown(f"{name}{of}", str(value), choices)
+
+
+@cache  # annotations are strings, which it takes a millisecond to read: a plan declares thousands of trainers
+def _literals(kind: Any) -> tuple[tuple[str, tuple[Any, ...], bool], ...]:
+    """Fields of a class that have a choice of values alone: name, choices, and whether it may be None as well."""
+    found = []
+    for name, hint in get_type_hints(kind).items():
+        parts = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+        literal, *others = [part for part in parts if part is not type(None)]
+        if get_origin(literal) is Literal and not others:
+            found.append((name, get_args(literal), type(None) in parts))
+    return tuple(found)

@@ -21,11 +21,7 @@ TOLERANCE: Final = 1e-4
 
 
 def magnitude(delta: Tensor, norm: Norm) -> Tensor:
-    """Norm of each sample's perturbation.
-
-    Args:
-        delta: Perturbations, shape (N, ...).
-        norm: Which norm. ``"l0"`` counts components (pixel channels) that are not zero.
+    """Norm of each sample's perturbation (N, ...); ``"l0"`` counts components (pixel channels) that are not zero.
 
     Returns:
         Shape (N,), the dtype of ``delta``.
@@ -95,14 +91,10 @@ class Threat:
         return distance <= self.eps * (1 + TOLERANCE) + 1e-9
 
     def project(self, x: Tensor, x_adv: Tensor) -> Tensor:
-        """Bring ``x_adv`` into the ball around ``x`` and into the box [0, 1].
+        """Bring ``x_adv`` into the ball around ``x``, (N, ...) in [0, 1], and into the box.
 
         The ball projection is Euclidean; clipping to the box afterwards cannot leave the ball, because ``x``
         lies in the box and clipping only shrinks components.
-
-        Args:
-            x: Clean images in [0, 1], shape (N, ...).
-            x_adv: Perturbed images, same shape.
 
         Returns:
             A feasible point for every sample, same shape and dtype.
@@ -152,15 +144,11 @@ def dual_exponent(p: float) -> float:
 
 
 def steepest(grad: Tensor, p: float) -> Tensor:
-    """The direction of unit p-norm along which a linear function grows fastest, in closed form.
+    """The direction of unit p-norm along which a linear function of gradient (N, ...) grows fastest, in closed form.
 
     Maximises <grad, r> over ||r||_p <= 1 (Lyu et al. 2015, eq. 3 and appendix A):
     r = sign(g) (|g| / ||g||_q)^(q-1) with 1/p + 1/q = 1. p = inf is the sign (with sign(0) = 0), p = 2 the
     normalised gradient, p = 1 the largest component; components tied for the largest share it evenly.
-
-    Args:
-        grad: Gradients, shape (N, ...).
-        p: In [1, inf].
 
     Returns:
         Same shape; zero where the gradient is zero.

@@ -19,12 +19,8 @@ def project_l1_box(x: Tensor, points: Tensor, eps: Tensor) -> Tensor:
     Clipping after a projection onto the ball alone leaves part of the budget unused. In the exact projection pixel i
     moves towards its point by max(0, min(|d_i| - s, room_i)), where room_i is its way to the box and s >= 0 is the
     smallest shrinkage that keeps the budget (Croce & Hein 2021, proposition 2.1). The length is piecewise linear in s,
-    with knots at |d_i| and |d_i| - room_i: s is found exactly by sorting them, in float64.
-
-    Args:
-        x: Clean images (N, C, H, W) in [0, 1].
-        points: What is projected, like ``x``.
-        eps: Radii (N,), >= 0.
+    with knots at |d_i| and |d_i| - room_i: s is found exactly by sorting them, in float64. Images (N, C, H, W) lie in
+    [0, 1], radii (N,) are >= 0.
     """
     clean, delta = x.flatten(1), (points - x).flatten(1)
     size, room = delta.abs(), torch.where(delta > 0, 1 - clean, clean)
@@ -51,8 +47,6 @@ class Sparse(Rows):
     """Radius, step and sparsity of every image; see :class:`.apgd.APGD`.
 
     Attributes:
-        eps: Radius of the threat.
-        steps: Steps of the run.
         factor: Present radius of each image as a multiple of eps: 3, 2 or 1, (N,).
         size: Length of its steps, (N,).
         sparsity: Pixels that a step moves, (N,), rounded down.
@@ -86,13 +80,7 @@ class Sparse(Rows):
         return project_l1_box(x, x + draws.normal(*x.shape[1:]), self.factor * self.eps)
 
     def review(self, number: int, front: Front, hit: Tensor) -> None:
-        """Shrink balls that are due, and at every checkpoint set sparsity and step from the best points.
-
-        Args:
-            number: Steps made.
-            front: The images; those sent back change.
-            hit: Which are clearly fooled where they are, bool (N,).
-        """
+        """Shrink balls that are due or ``hit``, and at checkpoints set sparsity and step from the best points."""
         due = 3.0 - (number >= int(0.3 * self.steps)) - (number >= int(0.6 * self.steps))
         factor = torch.where(hit, self.factor - 1, self.factor).clamp(1, due)
         self.entered = factor < self.factor

@@ -28,9 +28,6 @@ class Dense(Rows):
     """Step sizes and momentum in L-infinity and L2.
 
     Attributes:
-        threat: Norm and eps.
-        checks: Checkpoints.
-        rho: Share of steps that must raise the loss.
         since: Number of steps at the last checkpoint.
         size: Length of a step, (N,).
         before: The points before the last step, like the images.
@@ -83,13 +80,7 @@ class Dense(Rows):
         return self.threat.project(x, x + self.threat.eps * noise / size.clamp_min(1e-12))
 
     def review(self, number: int, front: Front, hit: Tensor) -> None:
-        """Count progress, and at a checkpoint halve steps and send images back.
-
-        Args:
-            number: Steps made.
-            front: The images; those sent back change.
-            hit: Which are clearly fooled where they are; makes no difference here.
-        """
+        """Count progress, and at a checkpoint halve steps and send images back; ``hit`` makes no difference here."""
         self.rises += front.loss > self.last
         if number in self.checks:
             slow = self.rises < self.rho * (number - self.since)

@@ -18,11 +18,7 @@ class Rows:
     """Base of dataclasses whose tensors have a row for each image."""
 
     def of(self, rows: Tensor) -> Self:
-        """The same for some of the images.
-
-        Args:
-            rows: Positions (M,), or a mask (N,).
-        """
+        """The same for some of the images: positions (M,), or a mask (N,)."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return dataclasses.replace(self, **{name: v[rows] for name, v in values.items() if isinstance(v, Tensor)})
 
@@ -33,8 +29,6 @@ class Front(Rows):
 
     Attributes:
         rows: Their positions among the images that the run began with, (N,).
-        x: Clean images (N, C, H, W).
-        y: Labels (N,).
         target: Classes aimed at (N,), or None.
         now: Present points, like ``x``.
         grad: Ascent directions there, like ``x``.
@@ -79,13 +73,7 @@ class Front(Rows):
         )
 
     def note(self, loss: Tensor, score: Tensor, grad: Tensor) -> None:
-        """Take down what was found at the present points, and keep the best.
-
-        Args:
-            loss: What is climbed (N,).
-            score: The untargeted loss (N,).
-            grad: Gradients like ``x``.
-        """
+        """Take down what was found at the present points, and keep the best; losses (N,), ``score`` untargeted."""
         grad = grad.nan_to_num(0.0, 0.0, 0.0)
         outwards = torch.where(grad > 0, self.now >= 1, self.now <= 0)
         self.grad = grad.masked_fill_(outwards, 0)
@@ -95,11 +83,7 @@ class Front(Rows):
         self.best_loss[better], self.best_score[better] = self.loss[better], score[better]
 
     def revive(self, draws: Draws) -> None:
-        """Give images that have no direction a random one, from their best points.
-
-        Args:
-            draws: Streams of the images.
-        """
+        """Give images that have no direction a random one, from their best points."""
         dead = (~self.grad.flatten(1).any(1)).nonzero().squeeze(1)
         if len(dead):
             self._place(dead)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from functools import partial
 from typing import Final, NamedTuple
 
 import torch
@@ -15,8 +15,6 @@ from ..errors import UserError
 from ..victims.victim import Victim, input_gradient
 from ._lbfgsb import Evaluate, Evaluation
 from .line_search import CHUNK, fooled, is_fooled
-
-TARGETS: Final = ("second", "random", "least", "given")
 
 TINY_LOSS: Final = 1e-6
 """Losses below it are rounding: the curvature derived from them is capped there."""
@@ -75,14 +73,7 @@ class TargetedLoss:
 
     With only two classes in play the loss is softplus of the log-odds against the target. Where the log-odds are
     linear in the pixels, its Hessian is p / (1 - p) grad grad^T: that is the curvature handed to the solver, and the
-    model behind :meth:`first_guess` and :meth:`typical_weight`.
-
-    Args:
-        victim: The model.
-        x: Images (N, C, H, W) in [0, 1].
-        y: True labels (N,).
-        target: See :func:`choose_target`.
-        given: The class for ``"given"``.
+    model behind :meth:`first_guess` and :meth:`typical_weight`. Targets are those of :func:`choose_target`.
 
     Attributes:
         x: The images, flat (N, D).
@@ -125,8 +116,8 @@ class TargetedLoss:
         parts = []
         chunks = math.ceil(len(points) / CHUNK)
         for some, rows in zip(points.chunk(chunks), ids.chunk(chunks), strict=True):
-            target = self.target[rows]
-            loss, grad, logits = input_gradient(self.victim, some.view(-1, *self.shape), _cross_entropy(target))
+            objective = partial(F.cross_entropy, target=self.target[rows], reduction="none")
+            loss, grad, logits = input_gradient(self.victim, some.view(-1, *self.shape), objective)
             parts.append((loss, grad.flatten(1)))
             if self._nearest is not None:
                 self._record(some, rows, logits)
@@ -156,11 +147,8 @@ class TargetedLoss:
 
         That minimiser is clip(x - t grad s) for some t: no shorter r gives the same log-odds. The objective along this
         path is convex; the root of c t = ||r(t)|| (1 - p(t)) is bisected. Where the victim turns out to be so far from
-        linear that the objective is not below its value at r = 0, the guess is halved, at most six times.
-
-        Args:
-            ids: Images (n,) whose projected gradient at r = 0 is longer than c.
-            c: Weights (n,).
+        linear that the objective is not below its value at r = 0, the guess is halved, at most six times. The projected
+        gradient at r = 0 has to be longer than c.
         """
         x = self.x[ids]
         model = _Logistic.of(self.zero.rows(ids))
@@ -185,10 +173,6 @@ class TargetedLoss:
             for old, new in zip(at, again, strict=True):
                 old[bad] = new
         return point, at
-
-
-def _cross_entropy(target: Tensor) -> Callable[[Tensor], Tensor]:
-    return lambda logits: F.cross_entropy(logits, target, reduction="none")
 
 
 def _evaluation(parts: list[tuple[Tensor, Tensor]]) -> Evaluation:

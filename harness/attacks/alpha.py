@@ -9,7 +9,8 @@ from typing import ClassVar, Final, Literal
 import torch
 from torch import Tensor
 
-from ..errors import UserError, unknown
+from ..errors import UserError
+from ..options import check_choices
 from ..threat import EXPONENT, Norm, Threat, dual_exponent, magnitude, per_sample, steepest
 from ..victims.victim import Victim
 from .base import Attack, Kind
@@ -34,14 +35,8 @@ def alpha_perturbation(
 
     The softmax Jacobian is put together from that of the logits in float64, without cancellation, so that it survives
     probabilities down to 1e-300. Where it still vanishes or the step is infinite, the logits are linearised instead.
-
-    Args:
-        victim: The model.
-        x: Images (N, C, H, W) in [0, 1].
-        y: Labels (N,).
-        norm: ``"linf"``, ``"l2"`` or ``"l1"``.
-        outputs: Linearise the softmax, as the paper does, or the logits.
-        candidates: Look at the boundaries of so many most likely wrong classes only; None: of all.
+    The norm is not ``"l0"``. With ``candidates``, only the boundaries of so many most likely wrong classes are looked
+    at.
 
     Returns:
         Perturbations like ``x``, at most as long as the diagonal of the box; zero where every class gradient is equal.
@@ -65,22 +60,12 @@ def _perturbation(victim: Victim, x: Tensor, y: Tensor, norm: Norm, outputs: Out
 
 
 def nearest_boundary(
-    logits: Tensor,
-    jacobian: Tensor,
-    y: Tensor,
-    norm: Norm,
-    outputs: Outputs = "softmax",
-    classes: int | None = None,
+    logits: Tensor, jacobian: Tensor, y: Tensor, norm: Norm, outputs: Outputs = "softmax", classes: int | None = None
 ) -> tuple[Tensor, Tensor]:
     """Where the nearest boundary of linearised outputs lies; see :func:`alpha_perturbation`.
 
-    Args:
-        logits: (N, K).
-        jacobian: Gradients of the logits with respect to whatever is perturbed, (N, K, ...).
-        y: Labels (N,).
-        norm: ``"linf"``, ``"l2"`` or ``"l1"``.
-        outputs: Linearise the softmax or the logits.
-        classes: Outputs whose boundaries count, the first so many; None: all. The others weigh in the softmax alone.
+    For logits (N, K), their gradients (N, K, ...) with respect to whatever is perturbed, and labels (N,). Of outputs
+    only the boundaries of the first ``classes`` count, where that is given; the others weigh in the softmax alone.
 
     Returns:
         ``(direction (N, D), distance (N,))`` in float64: directions of unit length in ``norm``, or zero where every
@@ -145,13 +130,7 @@ class Alpha(Attack):
     candidates: int | None = dataclasses.field(default=None, metadata={"identity": "set"})
 
     def __post_init__(self) -> None:
-        for field, choices in (
-            ("mode", ("budget", "minimal")),
-            ("length", ("search", "closed")),
-            ("outputs", ("softmax", "logits")),
-        ):
-            if getattr(self, field) not in choices:
-                raise unknown(field, getattr(self, field), choices)
+        check_choices(self)
         if not self.overshoot >= 0:
             raise UserError(f"overshoot must be >= 0, got {self.overshoot}")
         if self.candidates is not None and self.candidates < 1:

@@ -10,7 +10,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..errors import UserError, unknown
+from ..errors import UserError
+from ..options import check_choices
 from ..threat import Norm, Threat
 from ..victims.victim import Victim, input_gradient
 from ._apgd_l1 import Sparse
@@ -18,7 +19,7 @@ from ._apgd_linf_l2 import Dense
 from ._apgd_state import Front
 from .base import Attack
 from .line_search import CHUNK, is_fooled
-from .losses import LOSSES, Loss, dlr_classes, likely_rivals, objective
+from .losses import Loss, dlr_classes, likely_rivals, objective
 from .per_image_rng import Draws
 
 
@@ -72,8 +73,7 @@ class APGD(Attack):
     rho: float = 0.75
 
     def __post_init__(self) -> None:
-        if self.loss not in LOSSES:
-            raise unknown("loss", self.loss, LOSSES)
+        check_choices(self)
         if self.targets < 0:
             raise UserError(f"targets must be >= 0, got {self.targets}")
         if min(self.steps, self.restarts) < 1:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor
@@ -116,13 +118,9 @@ class Attack(ABC):
     def prepare(self, victim: Victim, x: Tensor, y: Tensor) -> Attack:
         """Return a resolved copy after looking at training data; by default the attack itself.
 
-        Called once for a model and threat, before any shard. Whatever is learned here must be held by the fields of the
-        copy: a constant, or weights as a mapping of names to tensors, in a field that is left out of the identity.
-
-        Args:
-            victim: The model that will be attacked.
-            x: Training images (N, C, H, W) in [0, 1].
-            y: Their labels, int64 (N,).
+        Called once for a model and threat, before any shard, with training images (N, C, H, W) in [0, 1] and labels
+        (N,). Whatever is learned here must be held by the fields of the copy: a constant, or weights as a mapping of
+        names to tensors, in a field that is left out of the identity.
         """
         return self
 
@@ -159,6 +157,50 @@ class Attack(ABC):
         self.check(threat)
         proposal = self.run(victim, x, y, threat)
         return proposal.detach() if isinstance(proposal, Tensor) else proposal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wrapped(Attack):
+    """Base of attacks that use another: what is not said otherwise is as with that one.
+
+    Attributes:
+        attack: The other.
+    """
+
+    attack: Attack
+
+    @property
+    def kind(self) -> Kind:
+        """As the other."""
+        return self.attack.kind
+
+    @property
+    def boxed(self) -> bool:
+        """As the other."""
+        return self.attack.boxed
+
+    @property
+    def family(self) -> Family:
+        """As the other."""
+        return self.attack.family
+
+    @property
+    def supported_norms(self) -> tuple[Norm, ...]:
+        """As the other."""
+        return self.attack.supported_norms
+
+    def for_classes(self, count: int) -> Attack | None:
+        """The same with what takes the other's place, None if nothing does."""
+        fitted = self.attack.for_classes(count)
+        if fitted is None or fitted is self.attack:
+            return fitted and self
+        return dataclasses.replace(self, attack=fitted)
+
+
+def fits(label: str, patterns: Iterable[str]) -> bool:
+    """Whether a label, with or without its settings, is one of some patterns or matches one (``*`` and ``?``)."""
+    names = (label, label.partition("(")[0])  # it may hold brackets, which mean something in a pattern
+    return any(name == pattern or fnmatchcase(name, pattern) for pattern in patterns for name in names)
 
 
 def _short(value: Any) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Final, Literal
 
 import torch
@@ -26,51 +27,27 @@ def class_gradients(
 ) -> tuple[Tensor, Tensor]:
     """Outputs of a victim and their Jacobian, counted as one forward and K backward passes per image.
 
-    Measured on one core, milliseconds per image for K = 10, against K backward passes over the whole batch and one
-    pass over K copies of each image (``benchmarks/bench_alpha.py`` repeats it):
-
-    ================  =====  =====  =====  =====  =====  =====  =====  =====
-    images                1     16     64    500      1     16     64    500
-    model               MLP    MLP    MLP    MLP  LeNet  LeNet  LeNet  LeNet
-    ================  =====  =====  =====  =====  =====  =====  =====  =====
-    K passes          1.123  0.126  0.071  0.055   5.74   2.51   2.40   2.75
-    K copies          0.457  0.107  0.092  0.102   4.46   3.55   4.58   6.38
-    batched, at once  0.353  0.069  0.056  0.052   4.28   2.51   2.41   3.34
-    batched, by 32    0.365  0.069  0.058  0.063   4.82   2.62   2.51   2.49
-    ================  =====  =====  =====  =====  =====  =====  =====  =====
-
-    A vectorised backward pass is the faster way in small batches, by a factor of 3 for one image of the MLP, and loses
+    A vectorised backward pass is the faster way in small batches, by a factor of 3 for one image of an MLP, and loses
     to K separate ones only where a large batch of a convolutional net leaves the cache. In chunks of ROWS / K images it
-    is within a fifth of the best everywhere. So it is always used, whatever the machine: a choice by the clock would
-    make numbers depend on it. A model whose backward cannot be vectorised gets K passes.
-
-    Args:
-        victim: The model.
-        x: Images (N, C, H, W) in [0, 1].
-        outputs: Differentiate the logits or their softmax.
+    is within a fifth of the best everywhere (``benchmarks/bench_alpha.py`` has the table). So it is always used,
+    whatever the machine: a choice by the clock would make numbers depend on it. A model whose backward cannot be
+    vectorised gets K passes.
 
     Returns:
         ``(outputs (N, K), jacobian (N, K, C, H, W))``, detached.
     """
-    values, jacobians = [], []
-    for part in torch.split(x, chunk_size(victim)):
-        value, jacobian = _rows(victim, part, lambda logits: logits.softmax(1) if outputs == "softmax" else logits)
-        values.append(value)
-        jacobians.append(jacobian)
-    return torch.cat(values), torch.cat(jacobians)
+
+    def wanted(logits: Tensor) -> Tensor:
+        return logits.softmax(1) if outputs == "softmax" else logits
+
+    return _joined(_rows(victim, part, wanted) for part in torch.split(x, chunk_size(victim)))
 
 
 def candidate_gradients(victim: Victim, x: Tensor, y: Tensor, candidates: int) -> tuple[Tensor, Tensor]:
     """Logits and their Jacobian for the label, the most likely wrong classes, and all others as if they were one.
 
     The one has the logarithm of their summed exponentials as its logit, so that the softmax of the others is what it
-    is with all K classes. It is no class: its boundary with the label is not one of the model's.
-
-    Args:
-        victim: The model.
-        x: Images (N, C, H, W) in [0, 1].
-        y: Labels (N,).
-        candidates: Wrong classes, >= 1.
+    is with all K classes. It is no class: its boundary with the label is not one of the model's. ``candidates`` >= 1.
 
     Returns:
         ``(logits (N, candidates + 2), jacobian (N, candidates + 2, C, H, W))``, detached, the label's first; K rows of
@@ -84,12 +61,13 @@ def candidate_gradients(victim: Victim, x: Tensor, y: Tensor, candidates: int) -
         others = logits.scatter(1, chosen, -torch.inf).logsumexp(1, keepdim=True)
         return torch.cat((logits.gather(1, chosen), others), 1)
 
-    values, jacobians = [], []
     size = chunk_size(victim, candidates)
-    for part, labels in zip(torch.split(x, size), torch.split(y, size), strict=True):
-        value, jacobian = _rows(victim, part, lambda logits, labels=labels: merged(logits, labels))  # type: ignore[misc]
-        values.append(value)
-        jacobians.append(jacobian)
+    parts = zip(torch.split(x, size), torch.split(y, size), strict=True)
+    return _joined(_rows(victim, part, partial(merged, labels=labels)) for part, labels in parts)
+
+
+def _joined(parts: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    values, jacobians = zip(*parts, strict=True)
     return torch.cat(values), torch.cat(jacobians)
 
 

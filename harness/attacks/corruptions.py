@@ -34,11 +34,7 @@ class Transformation(Attack):
     """Base of transformations. Severities have no default, so that every label names them."""
 
     norms: ClassVar[tuple[Norm, ...]] = ("linf",)
-
-    @property
-    def family(self) -> Family:
-        """Transformation."""
-        return "transformation"
+    family: ClassVar[Family] = "transformation"
 
     def check(self, threat: Threat) -> None:
         """Raise UserError for an eps below 1: cut down to a smaller ball it would be another transformation."""
@@ -47,12 +43,7 @@ class Transformation(Attack):
             raise UserError(f"{self.label} has a severity of its own and keeps no eps: ask for linf 1, got {threat}")
 
     def require(self, fine: bool, rule: str) -> None:
-        """Raise UserError unless a field is in its range.
-
-        Args:
-            fine: Whether it is.
-            rule: What it must be, e.g. ``"std must be > 0"``.
-        """
+        """Raise UserError unless a field is in its range; the rule reads like ``"std must be > 0"``."""
         if not fine:
             raise UserError(f"{self.label}: {rule}")
 
@@ -65,10 +56,7 @@ class Blind(Transformation):
     ones in any batch.
     """
 
-    @property
-    def access(self) -> Access:
-        """Nothing."""
-        return "none"
+    access: ClassVar[Access] = "none"
 
     def run(self, victim: Victim, x: Tensor, y: Tensor, threat: Threat) -> Tensor:
         """Propose the transformed images."""

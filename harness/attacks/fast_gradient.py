@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..errors import UserError, unknown
+from ..errors import UserError
+from ..options import check_choices
 from ..threat import EXPONENT, Norm, Threat, magnitude, per_sample, steepest
 from ..victims.victim import Victim, input_gradient
 from .base import Attack, Family, Kind
@@ -37,6 +38,7 @@ class Gradient(Attack):
 
     name: ClassVar[str] = "gradient"
     norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2", "l1")
+    family: ClassVar[Family] = "one-step"
 
     p: float | None = None
     objective: Objective = "loss"
@@ -45,20 +47,12 @@ class Gradient(Attack):
     def __post_init__(self) -> None:
         if self.p is not None and not self.p >= 1:
             raise UserError(f"p must be in [1, inf], got {self.p}")
-        if self.objective not in ("loss", "probability", "log-odds"):
-            raise unknown("objective", self.objective, ("loss", "probability", "log-odds"))
-        if self.mode not in ("budget", "minimal"):
-            raise unknown("mode", self.mode, ("budget", "minimal"))
+        check_choices(self)
 
     @property
     def kind(self) -> Kind:
         """As :attr:`mode` says."""
         return self.mode
-
-    @property
-    def family(self) -> Family:
-        """One gradient, whatever the length of the step."""
-        return "one-step"
 
     def run(self, victim: Victim, x: Tensor, y: Tensor, threat: Threat) -> Tensor:
         """Propose one image for each; where the gradient is zero, the image itself."""
@@ -92,16 +86,6 @@ class Gradient(Attack):
         return step / torch.where(size > 0, size, 1)
 
 
-def fgsm() -> Gradient:
-    """The fast gradient sign method (Goodfellow et al. 2015), whatever norm measures its size."""
-    return Gradient(p=float("inf"))
-
-
 def adv_loss() -> Gradient:
     """Adv_Loss of Huang et al. 2015, section 4.1: along the gradient itself (section 3.1.1, L2)."""
     return Gradient(p=2.0, objective="probability")
-
-
-def adv_loss_sign() -> Gradient:
-    """Adv_Loss_Sign of Huang et al. 2015, section 4.1: along its sign (section 3.1.1, L-infinity)."""
-    return Gradient(p=float("inf"), objective="probability")

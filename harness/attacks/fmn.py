@@ -79,6 +79,7 @@ class MinimumNorm(Attack):
     """
 
     name: ClassVar[str] = "fmn"
+    kind: ClassVar[Kind] = "minimal"
 
     steps: int = 100
     restarts: int = 1
@@ -89,11 +90,6 @@ class MinimumNorm(Attack):
             raise UserError(f"steps and restarts must be >= 1, got {self.steps} and {self.restarts}")
         if not 0 < self.gamma < 1:
             raise UserError(f"gamma must be in (0, 1), got {self.gamma}")
-
-    @property
-    def kind(self) -> Kind:
-        """It minimises the distance."""
-        return "minimal"
 
     def run(self, victim: Victim, x: Tensor, y: Tensor, threat: Threat) -> Tensor:
         """Propose the nearest adversarial found for each image."""
@@ -130,15 +126,7 @@ class MinimumNorm(Attack):
         return settle(victim, x, y, best)
 
     def _run(
-        self,
-        victim: Victim,
-        x: Tensor,
-        y: Tensor,
-        norm: Norm,
-        now: Tensor,
-        heat: Tensor,
-        aside: Tensor,
-        draws: Draws,
+        self, victim: Victim, x: Tensor, y: Tensor, norm: Norm, now: Tensor, heat: Tensor, aside: Tensor, draws: Draws
     ) -> tuple[Tensor, Tensor, Tensor]:
         """One run from ``now``: nearest adversarials, their distances (infinite: none), and their classes (y: none)."""
         best, adopted, average = x, y, torch.zeros_like(x)
@@ -164,7 +152,8 @@ class MinimumNorm(Attack):
             grad = grad.nan_to_num(0.0, 0.0, 0.0)
             if norm != "l0":  # whose points are not reached by steps
                 grad = grad.masked_fill(((now <= 0) & (grad < 0)) | ((now >= 1) & (grad > 0)), 0)
-            slope = torch.linalg.vector_norm(grad.flatten(1), ord=_dual(norm), dim=1)
+            dual = {"linf": 1.0, "l2": 2.0}.get(norm, math.inf)
+            slope = torch.linalg.vector_norm(grad.flatten(1), ord=dual, dim=1)
             dead = (slope == 0).nonzero().squeeze(1)
             grad[dead] = draws.fork(step).of(dead).normal(*x.shape[1:])
             gap = objective("margin", unscaled(logits), y).abs() / slope.clamp_min(1e-30)
@@ -180,13 +169,7 @@ class MinimumNorm(Attack):
 
 @torch.no_grad()
 def always_wrong(victim: Victim, x: Tensor, y: Tensor) -> Tensor:
-    """Who is misclassified, by a stochastic victim in every one of :data:`CALLS` calls; bool (N,).
-
-    Args:
-        victim: The model.
-        x: Images (N, C, H, W), N >= 1.
-        y: Labels (N,).
-    """
+    """Who is misclassified, by a stochastic victim in every one of :data:`CALLS` calls; bool (N,)."""
     wrong = torch.ones_like(y, dtype=torch.bool)
     for _ in range(CALLS if victim.remedy.stochastic else 1):
         wrong &= torch.cat([victim(part).argmax(1) for part in torch.split(x, CHUNK)]) != y
@@ -195,17 +178,11 @@ def always_wrong(victim: Victim, x: Tensor, y: Tensor) -> Tensor:
 
 @torch.no_grad()
 def settle(victim: Victim, x: Tensor, y: Tensor, x_adv: Tensor) -> Tensor:
-    """Move what lies on the boundary of a stochastic victim to where it is wrong time after time.
+    """Move what lies on the boundary of a stochastic victim to where it is wrong time after time; not what is ``x``.
 
     The nearest point at which one of many calls was wrong is one of luck: with noise of 0.15 on the input, 17 % of such
     points for digits were judged adversarial by the majority of 25 calls, and 95 % after this. A deterministic victim
     (a remedy of one draw) is not asked at all.
-
-    Args:
-        victim: The model.
-        x: Clean images (N, C, H, W) in [0, 1].
-        y: Labels (N,).
-        x_adv: Proposals like ``x``; those equal to ``x`` come back as they are.
 
     Returns:
         Images in [0, 1] on the rays from ``x`` through ``x_adv``, farther by 5 % for every round in which one of
@@ -221,21 +198,10 @@ def settle(victim: Victim, x: Tensor, y: Tensor, x_adv: Tensor) -> Tensor:
     return out
 
 
-def _dual(norm: Norm) -> float:
-    return {"linf": 1.0, "l2": 2.0}.get(norm, math.inf)
-
-
 def _radius(norm: Norm, eps: Tensor, size: Tensor, least: Tensor, gap: Tensor, hit: Tensor, gamma: float) -> Tensor:
-    """Next radii, (N,).
+    """Next radii, (N,), from the present ones (infinite at first) and the distances of points and best adversarials.
 
-    Args:
-        norm: Of the distance.
-        eps: Present radii, infinite before the first.
-        size: Present distances.
-        least: Distances of the best adversarials, infinite where there is none.
-        gap: Linearised distances from the present points to the boundary.
-        hit: Whether the present points are adversarial.
-        gamma: Relative change.
+    ``gap``: linearised distances from the points to the boundary; ``hit``: whether they are adversarial.
     """
     first, known = eps.isinf(), least.isfinite()
     last = torch.where(first, size, eps)

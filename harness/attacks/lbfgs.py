@@ -12,10 +12,11 @@ from torch import Tensor
 from torch.linalg import vector_norm
 
 from ..errors import UserError, unknown
+from ..options import check_choices
 from ..threat import Norm, Threat
 from ..victims.victim import Victim
 from ._lbfgsb import minimise
-from ._targeted import TARGETS, TargetedLoss, projected
+from ._targeted import TargetedLoss, projected
 from .base import Attack, Kind
 from .line_search import shorten
 
@@ -52,6 +53,7 @@ class LBFGS(Attack):
 
     name: ClassVar[str] = "lbfgs"
     norms: ClassVar[tuple[Norm, ...]] = ("l2",)
+    kind: ClassVar[Kind] = "minimal"
 
     c: Weight = "image"
     target: Literal["second", "random", "least", "given"] = "second"
@@ -69,19 +71,13 @@ class LBFGS(Attack):
                 raise unknown("c", self.c, ("a number > 0", "dataset", "image"))
         elif not (math.isfinite(self.c) and self.c > 0):
             raise UserError(f"c must be a finite number > 0, 'dataset' or 'image', got {self.c}")
-        if self.target not in TARGETS:
-            raise unknown("target", self.target, TARGETS)
+        check_choices(self)
         if (self.target == "given") != (self.target_class is not None):
             raise UserError("target='given' and target_class go together")
         if not 0 < self.error_rate <= 1:
             raise UserError(f"error_rate must be in (0, 1], got {self.error_rate}")
         if min(self.searches, self.search_images, self.memory, self.max_evaluations) < 1 or not self.tol > 0:
             raise UserError("searches, search_images, memory, max_evaluations must be >= 1 and tol > 0")
-
-    @property
-    def kind(self) -> Kind:
-        """It minimises the distance."""
-        return "minimal"
 
     @property
     def prepares(self) -> bool:
@@ -119,14 +115,7 @@ class LBFGS(Attack):
         return out.view_as(x)
 
     def _solve(self, problem: TargetedLoss, rows: Tensor, c: Tensor, start: Tensor | None = None) -> Tensor:
-        """Solutions (n, D) of problems ``rows`` (n,) with weights ``c`` (n,).
-
-        Args:
-            problem: Where they come from.
-            rows: Which ones.
-            c: Their weights.
-            start: First points (n, D); a first guess is made where they equal x, and for ``None``.
-        """
+        """Solutions (n, D) of problems ``rows`` with weights ``c`` (n,), from a first guess where ``start`` is x."""
         points = problem.x[rows].clone()
         value = problem.zero.loss[rows].clone()
         movable = vector_norm(projected(points, problem.zero.grad[rows]), dim=1) > c

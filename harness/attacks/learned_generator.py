@@ -11,8 +11,9 @@ from typing import ClassVar, Final
 import torch
 from torch import Tensor
 
-from ..errors import UserError, unknown
+from ..errors import UserError
 from ..models.perturbation_generator import PerturbationGenerator, generator_loss, probability_gradient
+from ..options import check_choices
 from ..threat import Norm, Threat, magnitude, per_sample
 from ..training.gradient_descent import one_epoch
 from ..training.optim import descend
@@ -56,6 +57,7 @@ class Generator(Attack):
 
     name: ClassVar[str] = "generator"
     norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2", "l1")
+    family: ClassVar[Family] = "one-step"
 
     c: float | None = 0.5
     mode: Kind = "budget"
@@ -69,8 +71,7 @@ class Generator(Attack):
     weights: Weights | None = field(default=None, repr=False, compare=False, metadata={"identity": False})
 
     def __post_init__(self) -> None:
-        if self.mode not in ("budget", "minimal"):
-            raise unknown("mode", self.mode, ("budget", "minimal"))
+        check_choices(self)
         for name in ("c", "power", "lr"):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
@@ -86,11 +87,6 @@ class Generator(Attack):
     def kind(self) -> Kind:
         """As :attr:`mode` says."""
         return self.mode
-
-    @property
-    def family(self) -> Family:
-        """One gradient, whatever is made of it."""
-        return "one-step"
 
     @property
     def preparation_samples(self) -> int:

@@ -19,22 +19,12 @@ sizes by about a tenth of it, so that a proposal on the boundary would be judged
 
 
 def diameter(x: Tensor, norm: Norm) -> float:
-    """Length of the diagonal of the box [0, 1] that holds one image: no perturbation is longer.
-
-    Args:
-        x: Images (N, ...).
-        norm: ``"linf"``, ``"l2"`` or ``"l1"``.
-    """
+    """Length of the diagonal of the box [0, 1] that holds one image of ``x``: no perturbation is longer; not for L0."""
     return float(magnitude(torch.ones(1, x[0].numel()), norm))
 
 
 def log_odds(logits: Tensor, y: Tensor) -> Tensor:
-    """log((1 - p_y) / p_y) of each sample, (N,): grows with the loss, and unlike it never saturates.
-
-    Args:
-        logits: (N, K).
-        y: Labels (N,).
-    """
+    """log((1 - p_y) / p_y), (N,), of logits (N, K) and labels (N,): grows with the loss, but never saturates."""
     label = y.unsqueeze(1)
     return logits.scatter(1, label, -torch.inf).logsumexp(1) - logits.gather(1, label).squeeze(1)
 

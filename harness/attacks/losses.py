@@ -57,12 +57,6 @@ def dlr_classes(*, targeted: bool) -> int:
 
 
 def likely_rivals(logits: Tensor, y: Tensor, count: int) -> Tensor:
-    """The most likely wrong classes, most likely first, int64 (N, min(count, K - 1)).
-
-    Args:
-        logits: (N, K).
-        y: Labels (N,).
-        count: How many, >= 1.
-    """
+    """The most likely wrong classes of logits (N, K), likeliest first, int64 (N, min(count, K - 1)); ``count`` >= 1."""
     others = logits.scatter(1, y.unsqueeze(1), -math.inf)
     return others.topk(min(count, logits.shape[1] - 1), dim=1).indices

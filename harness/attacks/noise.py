@@ -9,7 +9,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from ..errors import UserError, unknown
+from ..errors import UserError
+from ..options import check_choices
 from ..threat import Norm, Threat, magnitude, per_sample
 from ..victims.victim import Victim
 from .base import Access, Attack, Family, Kind
@@ -28,13 +29,13 @@ class Noise(Attack):
 
     name: ClassVar[str] = "noise"
     norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2", "l1")
+    family: ClassVar[Family] = "noise"
 
     distribution: Literal["gaussian", "uniform", "signs"] = "gaussian"
     draws: int = 1
 
     def __post_init__(self) -> None:
-        if self.distribution not in ("gaussian", "uniform", "signs"):
-            raise unknown("distribution", self.distribution, ("gaussian", "uniform", "signs"))
+        check_choices(self)
         if self.draws < 1:
             raise UserError(f"draws must be >= 1, got {self.draws}")
 
@@ -42,11 +43,6 @@ class Noise(Attack):
     def access(self) -> Access:
         """Nothing for a single draw, scores to choose among several."""
         return "none" if self.draws == 1 else "scores"
-
-    @property
-    def family(self) -> Family:
-        """Noise, however many draws."""
-        return "noise"
 
     @torch.no_grad()
     def run(self, victim: Victim, x: Tensor, y: Tensor, threat: Threat) -> Tensor:
@@ -86,13 +82,15 @@ class Gaussian(Attack):
 
     Attributes:
         std: Standard deviation in pixel units of [0, 1], positive.
-        clip: Clip to [0, 1].
 
     Raises:
         UserError: A standard deviation that is none.
     """
 
     name: ClassVar[str] = "gaussian"
+    kind: ClassVar[Kind] = "minimal"
+    access: ClassVar[Access] = "none"
+    everywhere: ClassVar[bool] = True
 
     std: float
     clip: bool = False
@@ -100,21 +98,6 @@ class Gaussian(Attack):
     def __post_init__(self) -> None:
         if not (math.isfinite(self.std) and self.std > 0):
             raise UserError(f"std must be positive and finite, got {self.std}")
-
-    @property
-    def kind(self) -> Kind:
-        """It keeps no budget."""
-        return "minimal"
-
-    @property
-    def access(self) -> Access:
-        """It asks the victim nothing."""
-        return "none"
-
-    @property
-    def everywhere(self) -> bool:
-        """The error under noise is asked for, of all images."""
-        return True
 
     @property
     def boxed(self) -> bool:

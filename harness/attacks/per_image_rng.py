@@ -31,12 +31,9 @@ def _mix(value: Tensor) -> Tensor:
 
 
 class Draws:
-    """A stream of random numbers for each image of a batch.
+    """A stream of random numbers for each image of a batch; equal images share one.
 
     Takes one number from torch's global generator when it is made, so that it follows the caller's seed.
-
-    Args:
-        x: Images, float32 (N, ...). Equal images share a stream.
     """
 
     def __init__(self, x: Tensor) -> None:
@@ -50,21 +47,13 @@ class Draws:
         return len(self._streams)
 
     def of(self, rows: Tensor) -> Self:
-        """The streams of some images, from where they are; what is drawn from them is not drawn from these.
-
-        Args:
-            rows: Positions (M,), or a mask (N,).
-        """
+        """Copies of the streams of images, at positions (M,) or in a mask (N,), from where they are."""
         part = object.__new__(type(self))
         part._streams, part._used = self._streams[rows], self._used[rows].clone()
         return part
 
     def fork(self, name: int) -> Self:
-        """Other streams of the same images: draws from one do not move the other.
-
-        Args:
-            name: Which; the same number gives the same streams.
-        """
+        """Other streams of the same images, the same for the same number: draws from one do not move the other."""
         part = object.__new__(type(self))
         part._streams = _mix(self._streams ^ _mix(torch.full_like(self._streams, name + 1) * _GAMMA))
         part._used = torch.zeros_like(self._streams)

@@ -64,22 +64,14 @@ class RayS(Attack):
 
     name: ClassVar[str] = "rays"
     norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2", "l1")
+    kind: ClassVar[Kind] = "minimal"
+    access: ClassVar[Access] = "decisions"
 
     queries: int = 2000
 
     def __post_init__(self) -> None:
         if self.queries < 3:
             raise UserError(f"queries must be >= 3, got {self.queries}")
-
-    @property
-    def kind(self) -> Kind:
-        """It minimises the distance."""
-        return "minimal"
-
-    @property
-    def access(self) -> Access:
-        """Predicted labels."""
-        return "decisions"
 
     @torch.no_grad()
     def run(self, victim: Victim, x: Tensor, y: Tensor, threat: Threat) -> Tensor:
@@ -138,11 +130,7 @@ class RayS(Attack):
 
 
 class _Blocks:
-    """The blocks of a direction, coarse to fine, and what is done to them.
-
-    Args:
-        x: Images (N, C, H, W).
-        changes: What is done to each; every change is a turn of its own.
+    """The blocks of a direction, coarse to fine, and what is done to them; every change is a turn of its own.
 
     Attributes:
         singles: First turn at which blocks are single components.

@@ -21,14 +21,7 @@ from .per_image_rng import Draws
 def moved(x: Tensor, degrees: Tensor, down: Tensor, right: Tensor) -> Tensor:
     """Images turned about their centre and then shifted, all at once; bilinear, and black comes in from outside.
 
-    Args:
-        x: Images (N, C, H, W).
-        degrees: Counter-clockwise, of each image (N,), or one for all (1,).
-        down: Shift in heights of the image, (N,) or (1,).
-        right: Shift in widths, (N,) or (1,).
-
-    Returns:
-        Images like ``x``.
+    By degrees counter-clockwise, and shifts in heights and widths of the image: of each (N,), or one for all (1,).
     """
     height, width = x.shape[2:]
     degrees, down, right = (value.to(x.device).view(-1, 1, 1) for value in (degrees, down, right))
@@ -98,6 +91,7 @@ class Spatial(Transformation):
     """
 
     name: ClassVar[str] = "spatial-grid"
+    access: ClassVar[Access] = "decisions"
 
     degrees: float
     shift: float
@@ -108,11 +102,6 @@ class Spatial(Transformation):
         self.require(0 <= self.degrees <= 180, "degrees must be in [0, 180]")
         self.require(0 <= self.shift <= 1, "shift must be in [0, 1]")
         self.require(self.angles >= 1 and self.shifts >= 1, "angles and shifts must be >= 1")
-
-    @property
-    def access(self) -> Access:
-        """Whether a try fools."""
-        return "decisions"
 
     def grid(self) -> list[tuple[float, float, float]]:
         """Every (degrees, down, right), the mildest first: those least far from the origin of the grid's unit cube."""

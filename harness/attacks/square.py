@@ -57,6 +57,7 @@ class Square(Attack):
 
     name: ClassVar[str] = "square"
     norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2", "l1")
+    access: ClassVar[Access] = "scores"
 
     queries: int = 5000
     p_init: float = 0.8
@@ -67,11 +68,6 @@ class Square(Attack):
             raise UserError(f"queries and restarts must be >= 1, got {self.queries} and {self.restarts}")
         if not 0 < self.p_init <= 1:
             raise UserError(f"p_init must be in (0, 1], got {self.p_init}")
-
-    @property
-    def access(self) -> Access:
-        """Scores."""
-        return "scores"
 
     @torch.no_grad()
     def run(self, victim: Victim, x: Tensor, y: Tensor, threat: Threat) -> Tensor:
@@ -122,16 +118,10 @@ class Square(Attack):
 
 
 def stretch(x: Tensor, delta: Tensor, norm: Norm, length: Tensor) -> Tensor:
-    """Points of the box along ``delta``, at the given distance as far as there is room.
+    """Points of the box along ``delta``, like ``x``, at the given distances (N,) as far as there is room.
 
     What a pixel loses at the end of the box goes to the others in proportion, in a few rounds that approach the
     distance from below.
-
-    Args:
-        x: Images (N, C, H, W) in [0, 1].
-        delta: Directions like ``x``.
-        norm: Of the distance.
-        length: Distances (N,), never exceeded.
     """
     for _ in range(1 if norm == "linf" else 4):
         size = magnitude(delta, norm).clamp_min(1e-12)

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
-from ..threat import Norm, Threat
+from ..threat import Threat
 from ..victims.victim import Victim
-from .base import Access, Attack, Family, Kind
+from .base import Access, Attack, Family, Wrapped
 
 
 @dataclass(frozen=True, kw_only=True)
-class Transfer(Attack):
+class Transfer(Wrapped):
     """Adversarials of a source model, shown to the victim as they are.
 
     A suite declares what is crafted and on which defense; the plan turns that into a model of the victim's data
@@ -22,56 +22,24 @@ class Transfer(Attack):
     samples (also those that the source gets wrong), once, and serve every victim.
 
     Attributes:
-        attack: How they are crafted.
         defense: The :class:`harness.training.trainer.Trainer` of the source model.
         architecture: Of the source; ``None``: the victim's.
         seed_offset: Added to the victim's seed, so that a victim can meet its own twin.
     """
 
     name = "transfer"
+    access: ClassVar[Access] = "none"
+    family: ClassVar[Family] = "transfer"
 
-    attack: Attack
     defense: Any
     architecture: str | None = None
     seed_offset: int = 0
-
-    @property
-    def kind(self) -> Kind:
-        """As the crafting attack."""
-        return self.attack.kind
-
-    @property
-    def access(self) -> Access:
-        """It asks the victim nothing."""
-        return "none"
-
-    @property
-    def boxed(self) -> bool:
-        """As the crafting attack."""
-        return self.attack.boxed
-
-    @property
-    def family(self) -> Family:
-        """Transfer, whatever crafts."""
-        return "transfer"
-
-    @property
-    def supported_norms(self) -> tuple[Norm, ...]:
-        """As the crafting attack."""
-        return self.attack.supported_norms
 
     @property
     def label(self) -> str:
         """The crafting attack's label, marked as transferred, and the source's defense if it has one."""
         defense = getattr(self.defense, "name", "standard")
         return f"transfer:{self.attack.label}" + (f":{defense}" if defense != "standard" else "")
-
-    def for_classes(self, count: int) -> Attack | None:
-        """As the crafting attack."""
-        crafting = self.attack.for_classes(count)
-        if crafting is None or crafting is self.attack:
-            return crafting and self
-        return dataclasses.replace(self, attack=crafting)
 
     @property
     def prepares(self) -> bool:

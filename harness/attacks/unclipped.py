@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
 
 from ..errors import UserError
-from ..threat import Norm, Threat
+from ..threat import Threat
 from ..victims.victim import Victim
 from .alpha import Alpha
-from .base import Attack, Family, Kind
+from .base import Wrapped
 from .fast_gradient import Gradient
 from .line_search import diameter, first_crossing
 
 
 @dataclass(frozen=True, kw_only=True)
-class Unclipped(Attack):
+class Unclipped(Wrapped):
     """x + eps times the direction of a budget attack, wherever that is; or the first crossing along a gradient.
 
     For studies: the papers perturb raw images and never say that they clip. What lies outside [0, 1] is no image, so
@@ -35,6 +34,7 @@ class Unclipped(Attack):
     """
 
     name: ClassVar[str] = "unclipped"
+    boxed: ClassVar[bool] = False
 
     attack: Alpha | Gradient
 
@@ -43,31 +43,6 @@ class Unclipped(Attack):
         if not (budget or isinstance(self.attack, Gradient)):
             label = getattr(self.attack, "label", self.attack)
             raise UserError(f"unclipped: attack must be a Gradient, or an Alpha with mode='budget', got {label}")
-
-    @property
-    def kind(self) -> Kind:
-        """As the attack that gives the direction."""
-        return self.attack.kind
-
-    @property
-    def boxed(self) -> bool:
-        """It may leave [0, 1]."""
-        return False
-
-    @property
-    def family(self) -> Family:
-        """As the attack that gives the direction."""
-        return self.attack.family
-
-    def for_classes(self, count: int) -> Attack:
-        """As the attack that gives the direction."""
-        fitted = self.attack.for_classes(count) if isinstance(self.attack, Alpha) else self.attack
-        return self if fitted is self.attack else dataclasses.replace(self, attack=fitted)
-
-    @property
-    def supported_norms(self) -> tuple[Norm, ...]:
-        """As the attack that gives the direction."""
-        return self.attack.supported_norms
 
     @property
     def label(self) -> str:

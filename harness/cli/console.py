@@ -71,11 +71,7 @@ def complain(lines: Sequence[str]) -> None:
 
 
 class Spoils:
-    """Names damaged files that a board has to leave out, each once, and sets aside results that are to be made again.
-
-    Args:
-        again: Keys of the pairs that the same command would make again.
-    """
+    """Names damaged files that a board has to leave out, each once; sets aside pairs that will be made again."""
 
     def __init__(self, again: Collection[str] = ()) -> None:
         self._again = again

@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Iterable, Sequence
-from fnmatch import fnmatchcase
 from pathlib import Path
 
 from rich.markup import escape
 from rich.table import Table
 
 from .. import environment, redaction
-from ..attacks.base import Attack
+from ..attacks.base import Attack, fits
 from ..attacks.toolkits.art import Art
 from ..attacks.toolkits.foolbox import Foolbox
 from ..datasets.registry import DATASETS
@@ -27,12 +26,7 @@ from ..tracking.tracker import Tracker, undelivered
 
 
 def examine(home: Home, data_root: Path | None, uri: str | None) -> tuple[Table, bool]:
-    """Look at environment, versions, devices, data and the tracking store.
-
-    Args:
-        home: The home directory; it is created if need be.
-        data_root: Where data sets lie.
-        uri: Tracking store, see :func:`harness.tracking.connection.store_uri`.
+    """Look at environment, versions, devices, data and the tracking store; the home is created if need be.
 
     Returns:
         A table for people, and whether all that a run on the embedded data needs is in order. Data sets that are
@@ -95,12 +89,8 @@ def examine_attacks(
 ) -> tuple[Table, bool]:
     """Let attacks prove their strength on the reference victims; see :mod:`harness.selftest.run`.
 
-    Args:
-        suites: Batteries whose attacks are tested, each attack once.
-        patterns: Only labels, with or without settings, that match one of these (``*`` and ``?``); empty: all.
-        forced: Refused attacks to be tested beside them, see :func:`parse_forced`. Without patterns, they alone.
-        jobs: Processes.
-        progress: Called after each attack and victim.
+    Each attack of the suites is tested once, if its label (with or without settings) matches one of the patterns or
+    there are none; beside them those that are ``forced`` (:func:`parse_forced`), or without patterns they alone.
 
     Returns:
         A table for people, a row for each attack and norm, and whether all of them passed.
@@ -150,19 +140,11 @@ def parse_forced(text: str) -> Attack:
 
 
 def _matching(attacks: list[tuple[Attack, Norm]], patterns: Sequence[str]) -> list[tuple[Attack, Norm]]:
-    def matches(label: str, pattern: str) -> bool:
-        # a label may hold brackets, which mean something in a pattern
-        return any(name == pattern or fnmatchcase(name, pattern) for name in (label, label.partition("(")[0]))
-
     labels = sorted({attack.label for attack, _ in attacks})
     for pattern in patterns:
-        if not any(matches(label, pattern) for label in labels):
+        if not any(fits(label, [pattern]) for label in labels):
             raise unknown("attack", pattern, labels)
-    return [
-        (attack, norm)
-        for attack, norm in attacks
-        if not patterns or any(matches(attack.label, pattern) for pattern in patterns)
-    ]
+    return [(attack, norm) for attack, norm in attacks if not patterns or fits(attack.label, patterns)]
 
 
 def _complaints(faults: Sequence[SelfTestResult]) -> list[str]:

@@ -410,18 +410,8 @@ def ui(home: Path, tracking_uri: str | None, host: str, port: int) -> None:
     if remote:
         return  # it has a server of its own
     os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
-    command = [
-        sys.executable,
-        "-m",
-        "mlflow",
-        "server",
-        "--backend-store-uri",
-        uri,
-        "--host",
-        host,
-        "--port",
-        str(port),
-    ]
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
+    command += ["--host", host, "--port", str(port)]
     os.execv(sys.executable, command)
 
 

@@ -35,13 +35,9 @@ def parse_duration(text: str | None) -> float:
 
 
 def parse_chain(text: str, kinds: Mapping[str, type[Defense]]) -> tuple[Defense, ...]:
-    """Read ``DEFENSE`` or ``DEFENSE+DEFENSE``: each is built upon the one before it.
+    """Read ``DEFENSE`` or ``DEFENSE+DEFENSE`` (``standard+gaussian-blur:kernel=11``): each is built upon the last.
 
     A plus sign rather than an arrow: a shell takes ``>`` for its own.
-
-    Args:
-        text: From the command line, e.g. ``standard+gaussian-blur:kernel=11``.
-        kinds: Defenses by name.
 
     Raises:
         UserError: As :func:`parse_defense`; a defense that needs a base has none, or one that takes none has one.
@@ -62,10 +58,6 @@ def parse_chain(text: str, kinds: Mapping[str, type[Defense]]) -> tuple[Defense,
 
 def parse_defense(text: str, kinds: Mapping[str, type[Defense]]) -> Defense:
     """Read ``NAME`` or ``NAME:key=value,key=value``; a value that holds several numbers is written ``1e-3/1e-4/0``.
-
-    Args:
-        text: From the command line.
-        kinds: Defenses by name.
 
     Raises:
         UserError: Unknown defense or hyperparameter, a value of the wrong type or outside its range.

@@ -23,13 +23,7 @@ QUIET_SECONDS = 10.0
 
 
 class Display:
-    """Shows a :class:`Watch`; use as a context manager and call it with the watch.
-
-    Args:
-        plan: What is run.
-        home: Where workers write how training goes.
-        console: Where to show it.
-    """
+    """Shows a :class:`Watch`; use as a context manager and call it with the watch."""
 
     def __init__(self, plan: Plan, home: Home, console: Console) -> None:
         self._plan, self._home, self._console = plan, home, console

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Group
@@ -26,15 +26,13 @@ if TYPE_CHECKING:
     from ..records.explain import Explanation
 
 
-def _table(*columns: str) -> Table:
+def _table(*columns: str, rows: Iterable[Iterable[str]] = ()) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
     return table
-
-
-def _budgets(values: tuple[float, ...]) -> str:
-    return " ".join(f"{value:.4g}" for value in values)
 
 
 def datasets() -> Table:
@@ -43,7 +41,7 @@ def datasets() -> Table:
 
     table = _table("data set", "shape", "classes", "linf", "l2", "l1")
     for info in DATASETS.values():
-        grids = [_budgets(info.budgets.get(norm, ())) for norm in ("linf", "l2", "l1")]
+        grids = [" ".join(f"{eps:.4g}" for eps in info.budgets.get(norm, ())) for norm in ("linf", "l2", "l1")]
         table.add_row(info.name, "x".join(map(str, info.shape)), str(len(info.classes)), *grids)
     for form in USER_SETS:
         table.add_row(form, "", "", "", "", "")
@@ -54,13 +52,10 @@ def models() -> Table:
     """Architectures."""
     from ..models.registry import ARCHITECTURES, PAPER_MLPS
 
-    table = _table("model", "what it is")
-    for name in PAPER_MLPS:
-        table.add_row(name, "fully connected ReLU network")
-    table.add_row("mlp-A-B-...", "the same with any hidden widths")
-    for name, build in ARCHITECTURES.items():
-        table.add_row(name, _first_line(build))
-    return table
+    rows = [(name, "fully connected ReLU network") for name in PAPER_MLPS]
+    rows.append(("mlp-A-B-...", "the same with any hidden widths"))
+    rows += [(name, _first_line(build)) for name, build in ARCHITECTURES.items()]
+    return _table("model", "what it is", rows=rows)
 
 
 def defenses() -> Table:
@@ -156,13 +151,7 @@ def plan_table(plan: Plan, home: Home) -> Table:
 
 
 def surrogates(plans: Sequence[Plan], home: Home, seconds: Mapping[str, float]) -> list[str]:
-    """A line for each network that is trained for nothing but transfers from it, those that differ by seed in one.
-
-    Args:
-        plans: What is asked for.
-        home: What is there already.
-        seconds: What a training takes, by key, as far as it is known.
-    """
+    """A line for each network that is trained for nothing but transfers from it, those that differ by seed in one."""
     from ..execution.estimate import duration
 
     kinds: dict[str, list[ModelSpec]] = {}
@@ -221,30 +210,21 @@ def explanation(found: Explanation) -> Group:
     head += [Text(f"MLflow run in {store}: {run}") for store, run in found.runs.items()]
     tables = []
     if found.files:
-        files = _table("file", "bytes")
-        for file, size in found.files.items():
-            files.add_row(escape(str(file)), f"{size:,}")
-        tables.append(files)
+        rows = ((escape(str(file)), f"{size:,}") for file, size in found.files.items())
+        tables.append(_table("file", "bytes", rows=rows))
     if found.made_with:
         made = _table("made with", "then", "here")
         for name, (then, now) in found.made_with.items():
             made.add_row(name, escape(then), escape(now), style=None if then == now else "bold yellow")
         tables.append(made)
     if found.declaration:
-        said = _table("declaration", "")
-        for name, value in found.declaration.items():
-            said.add_row(escape(name), escape(str(value)))
-        tables.append(said)
+        rows = ((escape(name), escape(str(value))) for name, value in found.declaration.items())
+        tables.append(_table("declaration", "", rows=rows))
     return Group(*head, *(part for table in tables for part in ("", table)))
 
 
 def moved_table(moved: DataFrame, most: int = 50) -> Table:
-    """Numbers that moved between two homes, of :func:`harness.records.diff.differences`.
-
-    Args:
-        moved: Its rows that moved.
-        most: Rows shown.
-    """
+    """Numbers that moved between two homes, of :func:`harness.records.diff.differences`."""
     table = _table("model", "attack", "threat", "A", "B", "B - A", "95 % interval", "p", "")
     for row in moved.head(most).to_dict("records"):
         model = f"{row['dataset']} {row['architecture']} {row['defense']} seed {row['seed']}"
@@ -281,8 +261,8 @@ def studies() -> Table:
     """Papers whose experiments can be reproduced."""
     from suites import studies as known
 
-    table = _table("study", "paper", "profiles", "items")
-    for study in known().values():
-        row = (study.name, f"{study.title}. {study.source}", ", ".join(study.profiles), ", ".join(study.names))
-        table.add_row(*map(escape, row))
-    return table
+    rows = [
+        (study.name, f"{study.title}. {study.source}", ", ".join(study.profiles), ", ".join(study.names))
+        for study in known().values()
+    ]
+    return _table("study", "paper", "profiles", "items", rows=(map(escape, row) for row in rows))

@@ -40,8 +40,6 @@ class DatasetInfo:
     """What is known of a data set without reading it.
 
     Attributes:
-        name: Public name; part of a model's identity.
-        shape: (C, H, W).
         classes: Names of the classes, in label order.
         budgets: Canonical eps per norm, ascending, in pixel units of [0, 1].
         eps: Per norm, the one of :attr:`budgets` that defenses train at unless told otherwise.
@@ -49,7 +47,6 @@ class DatasetInfo:
         test_size: Images in the test part.
         train_size: Images in the training part, 0 where nobody has counted them.
         levels: Images hold integers 0..levels (255 for 8-bit images, 16 for the embedded digits).
-        source: Citation.
     """
 
     name: str
@@ -69,7 +66,6 @@ class Dataset:
     """A data set in memory.
 
     Attributes:
-        info: Its declaration.
         x_train: uint8 (N, C, H, W) with values 0..info.levels.
         y_train: int64 (N,).
         x_test: As ``x_train``.
@@ -336,11 +332,6 @@ def load_dataset(name: str, *, root: Path | None = None, download: bool = False)
 @dataclass(frozen=True)
 class DataSource:
     """Where a data set comes from: picklable, for worker processes. Paths are made absolute.
-
-    Attributes:
-        name: As for :func:`load_dataset`; this name may hold a path, that of :meth:`info` does not.
-        root: As for :func:`load_dataset`.
-        download: As for :func:`load_dataset`.
 
     Raises:
         UserError: Unknown name.

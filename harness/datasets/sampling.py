@@ -10,13 +10,10 @@ from torch import Tensor
 def stratified_order(y: Tensor, salt: int | None) -> Tensor:
     """A fixed pseudo-random order of a labelled set in which every prefix is stratified.
 
-    Each class is shuffled, then the classes are dealt out in proportion to their sizes: the k-th of n images of a
-    class stands at the quantile (k + 1/2) / n, which is Sainte-Lague's apportionment. The shuffle sorts by a
-    bijective hash of the position (SplitMix64), so that no library's random generator has a say in it.
-
-    Args:
-        y: Labels, int64 (N,).
-        salt: Another salt gives another order; None leaves the images of a class in theirs.
+    Each class is shuffled, then the classes are dealt out in proportion to their sizes: the k-th of n images of a class
+    stands at the quantile (k + 1/2) / n, which is Sainte-Lague's apportionment. The shuffle sorts by a bijective hash
+    of the position (SplitMix64), so that no library's random generator has a say in it. Another salt gives another
+    order; None leaves the images of a class in theirs.
 
     Returns:
         A permutation of 0..N-1, int64 (N,).

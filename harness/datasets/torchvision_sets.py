@@ -77,12 +77,6 @@ def _bundled_digits() -> npt.NDArray[np.float64]:
 def read_idx(name: str, kind_name: str, root: Path | None, download: bool) -> tuple[Part, Part]:
     """MNIST and sets in its format, from torchvision's layout.
 
-    Args:
-        name: Our name of the set, for messages.
-        kind_name: Class in ``torchvision.datasets``.
-        root: Data folder.
-        download: Fetch what is missing first.
-
     Raises:
         UserError: No folder given; a file missing, or not as long as its header says; the download failed.
     """

@@ -45,14 +45,10 @@ class CostEstimate:
     """What is left to do.
 
     Attributes:
-        trainings: Models to train.
         images: Images that training shows them, all epochs together.
-        pairs: Pairs to run.
         passes: Passes of an image through a model that attacks declare, preparation included.
         training_hours: Of one worker; None where nothing could be probed.
         attack_hours: Likewise.
-        device: Where the probe ran.
-        seconds: How long it took.
         missed: Declarations that it did not come to, and that are taken for the mean of the others.
         training_of: Seconds that a model's training takes, by its key; those alone that were probed.
     """
@@ -89,13 +85,7 @@ def estimate(plans: Sequence[Plan], home: Home, device: str = "cpu", limit: floa
     """What is missing of some plans, each model and pair once, and how long it may take.
 
     Training is taken to last all its epochs; in a cascade every attack is taken to see every image. Random numbers are
-    left as they are.
-
-    Args:
-        plans: What is asked for.
-        home: What is there already.
-        device: Where to probe.
-        limit: Seconds after which no other probe is begun.
+    left as they are. After ``limit`` seconds no other probe is begun.
     """
     infos = {name: info for plan in plans for name, info in plan.infos.items()}
     specs = {s.key: s for plan in plans for s in plan.models if not has_model(home, s) and s.defense.trainable}

@@ -25,13 +25,7 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Context:
-    """What every task needs to know.
-
-    Attributes:
-        home: Where results go.
-        sources: Where each data set comes from, by its name.
-        device: Where models run.
-    """
+    """What every task needs to know."""
 
     home: Home
     sources: Mapping[str, Source]
@@ -65,8 +59,6 @@ class Judge:
     """Attack and judge one shard of a cell.
 
     Attributes:
-        cell: Which.
-        shard: Which part of it.
         before: In a cascade, the keys of every cell before this one.
     """
 

@@ -64,11 +64,8 @@ class _Worker:
 class Pool:
     """Worker processes of one thread each.
 
-    Args:
-        jobs: Number of workers.
-        setup: Called once in each worker with ``context``; returns the function that runs a task's payload. Must
-            be importable by name.
-        context: Picklable argument of ``setup``.
+    ``setup``, importable by name, is called once in each with ``context``, and returns the function that runs a
+    payload.
     """
 
     def __init__(self, jobs: int, setup: Callable[[Any], Callable[[Any], Any]], context: Any) -> None:
@@ -85,18 +82,8 @@ class Pool:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.stop(patience=5.0 if kind is None else 0.0)
 
-    @property
-    def pids(self) -> list[int]:
-        """Process ids of the living workers."""
-        return [w.process.pid for w in self._workers if w.process.pid is not None and w.process.is_alive()]
-
     def run(self, take: Callable[[], Task | None], timeout: float = 0.25) -> Iterator[Done | None]:
-        """Work until nothing is left.
-
-        Args:
-            take: Returns the next task that may start, or None if there is none just now. Asked again after
-                every end of a task.
-            timeout: Longest wait in seconds between two yields.
+        """Work until nothing is left: ``take``, asked at every end of a task, gives the next that may start, or None.
 
         Yields:
             A :class:`Done` for every task, and None whenever ``timeout`` passed without one.
@@ -167,11 +154,7 @@ class Pool:
         return _Worker(process, ours)
 
     def stop(self, patience: float = 0.0) -> None:
-        """End all workers. Results are written atomically, so nothing is left half done.
-
-        Args:
-            patience: Seconds that idle workers get to leave by themselves.
-        """
+        """End all workers, within ``patience`` seconds by themselves. Writes are atomic: nothing is left half done."""
         for worker in self._workers:
             worker.pipe.close()  # an idle worker reads the end of its pipe and leaves
         deadline = time.monotonic() + patience

@@ -19,9 +19,9 @@ from filelock import FileLock, Timeout
 
 from ..errors import UserError, describe
 from ..planning.plan import Plan
-from ..planning.specs import Cell, ModelSpec
+from ..planning.specs import Cell
 from ..records.home import Home
-from ..records.plans import plan_record, write_plan
+from ..records.plans import model_name, plan_record, write_plan
 from ..records.provenance import declare
 from ..records.results import finish
 from ..tracking.connection import Unreachable
@@ -40,12 +40,8 @@ class Watch:
     """What an observer (the live table) may know of a run; the runner updates it.
 
     Attributes:
-        cells: Cells in all.
-        cells_done: Cells with a result.
         shards: Shards this run has to do.
-        shards_done: Of these, done.
         models: Models this run has to train.
-        models_done: Of these, trained.
         running: Names of tasks in flight, with their jobs.
         messages: Lines to show once.
     """
@@ -67,7 +63,6 @@ class Report:
     Attributes:
         failures: Lines, each naming a model or cell that has no result, and why.
         waiting: Results that the tracking store has not got.
-        trouble: Why not, if any.
         stopped: Whether its time was up before everything was done.
     """
 
@@ -122,14 +117,7 @@ def deliver(tracker: Tracker) -> str:
 
 
 class Recorder:
-    """Finishes cells and tracks them, in a thread beside the driver, so that no worker waits for either.
-
-    Args:
-        plan: What is run.
-        home: Where results go.
-        tracker: Where runs go; None tracks nothing.
-        watch: Told what was done.
-    """
+    """Finishes cells and tracks them, in a thread beside the driver, so that no worker waits for either."""
 
     def __init__(self, plan: Plan, home: Home, tracker: Tracker | None, watch: Watch) -> None:
         self._plan, self._home, self._tracker, self._watch = plan, home, tracker, watch
@@ -211,18 +199,9 @@ def run(
 ) -> Report:
     """Run what is missing of a plan.
 
-    Args:
-        plan: What is asked for.
-        context: Home, data and device.
-        jobs: Worker processes.
-        command: The user's command line, for the record.
-        tracker: MLflow; None tracks nothing.
-        observe: Called several times per second with the state of the run.
-        engine: What spreads the work, made for this context; None: ``jobs`` processes of this machine.
-        until: Time on :func:`time.monotonic`'s clock after which no task is begun; those under way are finished.
-
-    Returns:
-        How it ended. Failures do not stop the rest.
+    The command line is for the record; ``observe`` is called several times per second with the state of the run.
+    Without an engine, made for this context, the work is that of ``jobs`` processes of this machine. After
+    ``until``, on :func:`time.monotonic`'s clock, no task is begun, and those under way are finished.
 
     Raises:
         UserError: The home cannot be used.
@@ -312,12 +291,8 @@ def _settle(done: Done, graph: Scheduler, watch: Watch, recorder: Recorder, plan
 def _job_name(job: Job, plan: Plan) -> str:
     match job:
         case Train(spec):
-            return _model_name(spec, plan)
+            return str(model_name(spec, plan.infos[spec.dataset]))
         case Examine(probe):
-            return f"{_model_name(probe.model, plan)}: health in {probe.threat}"
+            return f"{model_name(probe.model, plan.infos[probe.model.dataset])}: health in {probe.threat}"
         case _:
             return str(job.cell)
-
-
-def _model_name(spec: ModelSpec, plan: Plan) -> str:
-    return f"{spec.dataset} {spec.architecture} {spec.label(plan.infos[spec.dataset])} seed {spec.seed}"

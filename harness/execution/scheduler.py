@@ -30,13 +30,7 @@ class Scheduler:
     need stand aside: they start when every worker has begun with something else, on at most half of the workers (a lone
     worker trains last); and on any worker as soon as nothing else can start, so that nobody is idle. So the first
     attacks wait for no surrogate, and several workers do not end with one of them training. No number depends on the
-    order.
-
-    Args:
-        plan: What is asked for.
-        home: What is there already.
-        say: Told about damaged files that are set aside.
-        workers: How many take tasks.
+    order. Damaged files that are set aside are said to ``say``.
     """
 
     def __init__(self, plan: Plan, home: Home, say: Callable[[str], None], workers: int = 1) -> None:

@@ -61,11 +61,7 @@ def worker(context: Context) -> Worker:
 
 
 class Worker:
-    """Runs jobs one after another, with models and data kept between them.
-
-    Args:
-        context: See :class:`Context`.
-    """
+    """Runs jobs one after another, with models and data kept between them."""
 
     def __init__(self, context: Context) -> None:
         self.context = context

@@ -12,8 +12,6 @@ from torch import Tensor, nn
 from ..errors import UserError, said
 from ..user_code import process_state
 
-# -- exported programs ---------------------------------------------------------------------------------------------
-
 
 class Housed(nn.Module):
     """A model in a house of ours; its own names and weights are those of :attr:`inner`."""
@@ -91,10 +89,6 @@ def from_export(path: Path) -> nn.Module:
 def house(model: Any, name: str) -> Any:
     """Put a model that is a compiled program into a house; give back any other as it is.
 
-    Args:
-        model: What a file held or a factory returned.
-        name: How to call it in errors.
-
     Raises:
         UserError: See :class:`Exported`.
     """
@@ -128,6 +122,3 @@ def _check_mode(model: nn.Module) -> None:
                 raise UserError(
                     f"was exported in train mode ({schema.name}); call eval() on the model and export again"
                 )
-
-
-# -- MLflow --------------------------------------------------------------------------------------------------------

@@ -38,9 +38,6 @@ class External(Defense):
         weights: :func:`digest` of the module as it was given, before normalisation is put in front.
         program: :func:`program` of it; "" where nobody saw the code.
         mean: Subtracted from the images, one value or one a channel; ``()``: nothing is put in front.
-        std: Then divides them.
-        remedy: How attacks are to see it.
-        interface: How it is called and read.
         reference: Where it is loaded from. No part of its identity.
 
     Raises:
@@ -261,13 +258,7 @@ def program(reference: ModelReference, model: nn.Module, remedy: Remedy = _NONE)
 
 
 class Normalised(exported_program.Housed):
-    """A model behind ``(x - mean) / std``.
-
-    Args:
-        inner: Takes normalised images.
-        mean: One value, or one a channel.
-        std: As ``mean``, positive.
-    """
+    """A model behind ``(x - mean) / std``, of one value or one a channel each, std positive."""
 
     mean: Tensor
     std: Tensor

@@ -68,12 +68,7 @@ class Interface:
 
 
 class Interfaced(exported_program.Housed):
-    """A model behind its :class:`Interface`.
-
-    Args:
-        inner: The model.
-        interface: How it is called and read.
-    """
+    """A model behind its :class:`Interface`."""
 
     def __init__(self, inner: nn.Module, interface: Interface) -> None:
         super().__init__(inner)
@@ -121,13 +116,10 @@ def items(answer: object) -> Iterator[tuple[str, object]]:
 
 @torch.no_grad()
 def find(model: nn.Module, x: Tensor, classes: int | None = None, batch: int | None = None) -> Interface:
-    """Find out how a model is called and where its logits are.
+    """Find out how a model is called and where its logits are: ``classes``, or any number from two.
 
-    Args:
-        model: In eval mode, on the images' device. It is called.
-        x: Images (N, C, H, W) in [0, 1]; at most :data:`TRIED` are used, repeated where a size asks for more.
-        classes: Logits expected; None for any number from two.
-        batch: Images that it takes at once, if the user says so.
+    The model is in eval mode, on the images' device, and is called. At most :data:`TRIED` images are used, repeated
+    where a size asks for more; ``batch`` says how many it takes at once, if the user does.
 
     Raises:
         UserError: Nothing in its answer can be taken for logits without doubt; the line says what to return instead.

@@ -60,13 +60,8 @@ def _mlflow(store: str | None = None) -> Iterator[Any]:
 def fetch(uri: str, tracking_uri: str, target: Path) -> Path:
     """Download a model from MLflow into a folder of ours; for the driver alone.
 
-    Args:
-        uri: ``models:/NAME/VERSION``, ``models:/NAME@ALIAS``, ``models:/MODEL_ID`` or ``runs:/RUN_ID/PATH``.
-        tracking_uri: The store; registered models are looked for in ``MLFLOW_REGISTRY_URI`` if that is set.
-        target: Where downloads are kept, one folder for each content: an alias that moves on disturbs nobody.
-
-    Returns:
-        The model's folder below ``target``.
+    Registered models are looked for in ``MLFLOW_REGISTRY_URI`` if that is set. Each content has a folder of its own: an
+    alias that moves on disturbs nobody.
 
     Raises:
         UserError: No such model, a store out of reach, or no model of PyTorch.
@@ -104,10 +99,6 @@ def contents(folder: Path, *parts: str) -> list[tuple[str, str]]:
 
 def load_folder(path: Path, name: str) -> nn.Module:
     """Load a model that :func:`fetch` has fetched.
-
-    Args:
-        path: Its folder.
-        name: How to call it in errors.
 
     Raises:
         UserError: It cannot be loaded.

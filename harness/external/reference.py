@@ -7,13 +7,12 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 from urllib.parse import quote, unquote
 
-from ..errors import UserError, describe
+from ..errors import UserError
 from ..options import guess, pairs
 from . import mlflow_model
 
@@ -29,12 +28,8 @@ class ModelReference:
     """What a worker needs to load a model again.
 
     Attributes:
-        kind: ``"python"``, ``"export"`` or ``"mlflow"``.
         place: Absolute path of the file, or address in MLflow.
         factory: Function in a Python file that returns the model.
-        arguments: What it is called with, by name.
-        mean: As ``External.mean``.
-        std: As ``External.std``.
         folder: Where :func:`parse` has put a model of MLflow.
         root: The working directory when a Python file was named: its imports are looked for there too.
 
@@ -78,19 +73,6 @@ class ModelReference:
         plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
         return plain
 
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> ModelReference:
-        """What :meth:`to_json` gave.
-
-        Raises:
-            UserError: It is something else.
-        """
-        try:
-            lists = {name: tuple(values[name]) for name in ("mean", "std")}
-            return cls(**{**values, **lists, "arguments": tuple((name, v) for name, v in values["arguments"])})
-        except (TypeError, KeyError, ValueError) as error:
-            raise UserError(f"the reference of an external model is damaged ({describe(error)})") from None
-
 
 def parse(
     text: str,
@@ -102,15 +84,9 @@ def parse(
 ) -> ModelReference:
     """Read what names a model, ``FILE.py:FACTORY[?key=value&key=value]`` or another of :data:`CHOICES`.
 
-    Values are whole numbers, numbers, ``true`` or ``false``, or else texts, and may be percent-encoded. Runs no code
-    of the model's.
-
-    Args:
-        text: From the command line.
-        mean: As ``External.mean``.
-        std: As ``External.std``.
-        fetched: Folder that a model of MLflow is downloaded to; None leaves it where it is.
-        tracking_uri: Where it is; None: ``MLFLOW_TRACKING_URI``.
+    Values are whole numbers, numbers, ``true`` or ``false``, or else texts, and may be percent-encoded. Runs no code of
+    the model's. A model of MLflow is downloaded to ``fetched`` from the store ``tracking_uri``, or else
+    ``MLFLOW_TRACKING_URI``; without ``fetched`` it stays where it is.
 
     Raises:
         UserError: No such file, no factory, arguments or an address that cannot be read; no such model in MLflow.

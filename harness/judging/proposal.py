@@ -44,14 +44,7 @@ class Bench:
     def of(
         cls, model: nn.Module, classes: int | None, device: torch.device | str, remedy: Remedy | None = None
     ) -> Bench:
-        """Set up copies of a model; the model itself is left as it is.
-
-        Args:
-            model: The model.
-            classes: Logits it must return, None for any number.
-            device: Where it runs.
-            remedy: How attacks see it. The referee sees it as it is, so often as :attr:`Remedy.calls` says.
-        """
+        """Set up copies of a model, which stays as it is; the referee's is asked :attr:`Remedy.calls` times."""
         votes = remedy.calls if remedy is not None else None
         return cls(
             Victim(model, classes=classes, device=device, remedy=remedy),

@@ -8,7 +8,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from ..threat import EXPONENT, Threat, magnitude, root_mean_square
+from ..threat import EXPONENT, Threat, magnitude, per_sample, root_mean_square
 from ..victims.victim import Victim
 
 BOX_TOLERANCE: Final = 1e-6
@@ -97,7 +97,7 @@ def judge(
     wrong_shape = no | (returned is None and x_adv is not None)
 
     finite = torch.isfinite(images).flatten(1).all(1)
-    images = torch.where(finite.view(-1, *[1] * (x.dim() - 1)), images, x)
+    images = torch.where(per_sample(finite, x), images, x)
     low, high = images.flatten(1).amin(1), images.flatten(1).amax(1)
     out_of_box = (low < -BOX_TOLERANCE) | (high > 1 + BOX_TOLERANCE)
     if boxed:
@@ -111,7 +111,7 @@ def judge(
     if valid.any():
         # the whole batch is asked, not the valid part of it: with another batch size the last bits of the
         # logits differ, and an image on the boundary would be judged on other numbers than the attack saw
-        ballots = victim.ballots(torch.where(_wide(valid, x), images, x))
+        ballots = victim.ballots(torch.where(per_sample(valid, x), images, x))
         adv_pred = torch.where(valid, ballots.argmax(1), adv_pred)
         right = ballots.gather(1, y.unsqueeze(1)).squeeze(1) / ballots.sum(1)
         wrong_share = torch.where(valid, 1 - right, wrong_share)
@@ -119,7 +119,7 @@ def judge(
     adversarial = reached & boxed
     survives = no
     if adversarial.any():
-        rounded = torch.where(_wide(adversarial, x), (images * 255).round() / 255, x)
+        rounded = torch.where(per_sample(adversarial, x), (images * 255).round() / 255, x)
         survives = adversarial & (victim.predict(rounded) != y)
 
     delta = images.double() - x.double()
@@ -149,7 +149,3 @@ def as_images(x_adv: object, x: Tensor) -> Tensor | None:
     if x_adv.layout is not torch.strided or x_adv.is_complex():
         return None
     return x_adv.detach().to(x.device, torch.float32)
-
-
-def _wide(mask: Tensor, like: Tensor) -> Tensor:
-    return mask.view(-1, *[1] * (like.dim() - 1))

@@ -74,14 +74,7 @@ def _craft(victim: Victim, attack: Attack, threat: Threat, x: Tensor, y: Tensor,
 
 
 def prepare(victim: Victim, attack: Attack, x: Tensor, y: Tensor, seed: int) -> tuple[Attack, Cost]:
-    """Let an attack look at training images: the attack with what it learned, and what that took.
-
-    Args:
-        victim: The model that it will be run on.
-        attack: As declared.
-        x: Images, float32 (M, C, H, W) in [0, 1].
-        y: Labels, int64 (M,).
-        seed: For every random draw.
+    """Let an attack look at images (M, C, H, W) in [0, 1]: the attack with what it learned, and what that took.
 
     Raises:
         VictimError: The model itself is at fault. Whatever else the attack raises comes through.
@@ -105,8 +98,6 @@ class ShardOutcome:
 
     Attributes:
         samples: Frame of :data:`harness.metrics.pairs.SAMPLE_COLUMNS`.
-        facts: What the attack took, and what was noticed.
-        gallery: Arrays of the first images.
     """
 
     samples: pd.DataFrame

@@ -43,11 +43,6 @@ def better_order(predictions: npt.ArrayLike, labels: npt.ArrayLike, classes: int
 
     Each half holds every second image of each class. A class that half does not show keeps its output if it can.
 
-    Args:
-        predictions: The model's labels (N,), whole numbers in [0, classes).
-        labels: True labels (N,).
-        classes: Their number.
-
     Returns:
         None where no order is better beyond chance (exact McNemar test on the images, p < :data:`SURE`).
     """

@@ -25,7 +25,6 @@ class Comparison:
     """Two models, a and b, at one norm and eps. An image stands if no attack of the suite broke it.
 
     Attributes:
-        n: Images.
         accuracy_a: Share of images that stand in a; a mean over seeds.
         accuracy_b: The same of b.
         only_a: Images that stand in a alone; over seeds: in a larger share of a's seeds than of b's.
@@ -59,13 +58,7 @@ def compare(a: Sequence[Sequence[Pair]], b: Sequence[Sequence[Pair]], norm: str,
     With one seed each the test is McNemar's, exact: the images that only one of the two keeps are coins. With more,
     an image's share of seeds takes the place of the yes or no, and the exact distribution under flips of the signs of
     the differences that of the binomial. Either way it says whether other *images* could turn the result; what other
-    training runs would do is shown by the spread over seeds.
-
-    Args:
-        a: Pairs of the first model, for each of its seeds.
-        b: Pairs of the second; another number of seeds will do.
-        norm: What distances are measured in.
-        eps: Budget.
+    training runs would do is shown by the spread over seeds. The models may have different numbers of seeds.
 
     Raises:
         ValueError: A model without seeds or pairs, or seeds that were not judged on the same images.
@@ -87,12 +80,7 @@ def standing(seeds: Sequence[Sequence[Pair]], norm: str, eps: float) -> Bools:
 
 
 def contrast(a: Bools, b: Bools) -> Comparison:
-    """Compare two models by the images that stand.
-
-    Args:
-        a: (seeds of a, images).
-        b: (seeds of b, images), the same images in the same order.
-    """
+    """Compare two models by the images that stand: (seeds of a, images), and the same images in that order for b."""
     n = a.shape[1]
     scale = math.lcm(len(a), len(b))  # whole numbers: equal sums must be equal
     delta = a.sum(0, dtype=np.int64) * (scale // len(a)) - b.sum(0, dtype=np.int64) * (scale // len(b))

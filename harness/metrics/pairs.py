@@ -30,19 +30,9 @@ FLAGS: Final = ("over_budget", "out_of_box", "non_finite", "wrong_shape", "crash
 DISTANCES: Final = ("l0", "l1", "l2", "linf", "rms")
 
 SAMPLE_COLUMNS: Final = (
-    "index",
-    "label",
-    "clean_pred",
-    "clean_correct",
-    "attacked",
-    "adv_pred",
-    "adversarial",
-    "wrong_share",
-    "survives_rounding",
-    *FLAGS,
-    *DISTANCES,
-    "shard",
-)
+    "index", "label", "clean_pred", "clean_correct", "attacked", "adv_pred", "adversarial", "wrong_share",
+    "survives_rounding", *FLAGS, *DISTANCES, "shard",
+)  # fmt: skip
 """Columns of ``samples.parquet``, a row per image: position in the test set, true label, prediction on the
 clean image, whether that is right, whether the attack was called, prediction on the returned image (-1: none),
 whether that is a valid adversarial (never, if the attack may leave [0, 1]), share of the judge's draws that got it
@@ -116,7 +106,6 @@ class Board:
     """Pairs that were run as one suite, with the eps values it is judged at.
 
     Attributes:
-        suite: Its name.
         budgets: Per data set and norm, ascending eps values in pixel units of [0, 1].
         pairs: The records. A pair may belong to several boards.
         missing: Labels of pairs that were asked for and have no record (not run, or failed before the attack), by
@@ -258,13 +247,7 @@ def reference(pairs: Sequence[Pair]) -> Pair:
 
 
 def reach(pair: Pair, images: npt.NDArray[Any], norm: str) -> Floats:
-    """Distance at which a pair lost each image: 0 for a clean error, inf where it found none or did not look.
-
-    Args:
-        pair: The pair.
-        images: Positions in the test set, in the order of the result.
-        norm: What distances are measured in, also if the pair was run in another.
-    """
+    """Distance at which a pair lost each image: 0 for a clean error, inf where it found none or did not look."""
     columns = pair.columns
     distance = np.where(columns["adversarial"], columns[norm], math.inf)
     distance = np.where(columns["clean_correct"], np.where(np.isnan(distance), math.inf, distance), 0.0)
@@ -309,7 +292,6 @@ class WorstCase:
         accuracy: Share of images that no attack broke.
         low: Lower end of its 95 % Wilson interval.
         high: Upper end.
-        n: Images.
         strongest: Label of the attack with the lowest accuracy on its own, "" if none broke anything.
         broken_by: Images lost to each attack (label to count), clean errors left out.
         alone: Images lost to that attack and no other.
@@ -357,31 +339,3 @@ def curve(distances: Iterable[float], eps: Iterable[float]) -> Floats:
         return np.full(limits.shape, math.nan)
     result: Floats = 1 - np.searchsorted(ordered, limits, side="right") / len(ordered)
     return result
-
-
-def envelope(pairs: Sequence[Pair], norm: str, grid: Sequence[float]) -> pd.DataFrame:
-    """Accuracy left by all of a model's attacks together, over eps, with a 95 % band.
-
-    Distances are upper bounds of the true ones, so the curve is an upper bound of the true robust accuracy: a stronger
-    attack can only lower it. Between the eps of a suite it rests on minimal attacks and on budget attacks of smaller
-    eps, and so drops at each eps of the suite, where budget attacks add what they found.
-
-    Args:
-        pairs: Pairs of one model.
-        norm: What distances are measured in.
-        grid: Values of eps.
-
-    Returns:
-        Columns ``eps, accuracy, low, high``: the ends of the pointwise Wilson interval; a row a value of the grid.
-        NaN if there are no images.
-
-    Raises:
-        ValueError: No pairs.
-    """
-    distances = nearest(pairs, norm)["distance"].to_numpy(float)
-    accuracy = curve(distances, grid)
-    n = len(distances)
-    band = [wilson(value * n, n) for value in accuracy]
-    return pd.DataFrame(
-        {"eps": list(grid), "accuracy": accuracy, "low": [low for low, _ in band], "high": [high for _, high in band]}
-    )

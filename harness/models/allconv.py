@@ -9,9 +9,7 @@ from typing import Final, NamedTuple
 from torch import nn
 
 from ..errors import UserError
-
-Parts = tuple[OrderedDict[str, nn.Module], tuple[str, ...]]
-"""Stages by name, and which of them give a hidden representation."""
+from .stages import Shape, Stages
 
 
 class Conv(NamedTuple):
@@ -25,8 +23,8 @@ class Conv(NamedTuple):
 CLASSIFIER: Final = (Conv(48), Conv(48, stride=2), Conv(96), Conv(96, stride=2), Conv(96), Conv(96, kernel=1))
 
 
-def classifier(shape: tuple[int, int, int], classes: int) -> Parts:
-    """The trainee: seven convolutions, and the average of each class's scores over all places.
+def classifier(shape: Shape, classes: int) -> Stages:
+    """Seven convolutions, no dense layer, scores averaged over places (Lee et al. 2017, table 1, the classifier).
 
     Raises:
         UserError: Images under 4 pixels, of which two strides of 2 leave no more than one place to average over.
@@ -40,7 +38,7 @@ def classifier(shape: tuple[int, int, int], classes: int) -> Parts:
         stages[f"conv{number}"] = nn.Sequential(convolution(fan_in, conv), nn.ReLU())
     stages["scores"] = convolution(CLASSIFIER[-1].maps, Conv(classes, kernel=1))
     stages["logits"] = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    return stages, tuple(name for name in stages if name.startswith("conv"))
+    return Stages(stages, tuple(name for name in stages if name.startswith("conv")))
 
 
 def convolution(fan_in: int, conv: Conv) -> nn.Conv2d:

@@ -9,22 +9,14 @@ from typing import Final, NamedTuple
 from torch import Tensor, nn
 
 from ..errors import UserError
-
-Parts = tuple[OrderedDict[str, nn.Module], tuple[str, ...]]
-"""Stages by name, and which of them give a hidden representation."""
+from .stages import Shape, Stages
 
 INPUT_DROPOUT: Final = 0.2
 HIDDEN_DROPOUT: Final = 0.5
 
 
 class Maxout(nn.Module):
-    """The largest of several affine functions, unit by unit (section 2).
-
-    Args:
-        fan_in: Numbers that enter.
-        units: Numbers that leave.
-        pieces: Affine functions for each unit.
-    """
+    """The largest of several affine functions, unit by unit (section 2)."""
 
     def __init__(self, fan_in: int, units: int, pieces: int) -> None:
         super().__init__()
@@ -38,15 +30,7 @@ class Maxout(nn.Module):
 
 
 class MaxoutConv(nn.Module):
-    """The largest of several convolutions, channel by channel.
-
-    Args:
-        fan_in: Channels that enter.
-        channels: Channels that leave.
-        pieces: Convolutions for each of them.
-        kernel: Height and width.
-        pad: Zeros on each side.
-    """
+    """The largest of several convolutions, channel by channel."""
 
     def __init__(self, fan_in: int, channels: int, pieces: int, kernel: int, pad: int) -> None:
         super().__init__()
@@ -75,30 +59,28 @@ CIFAR: Final = (ConvSizes(48, 2, 8, 4, 4, 2), ConvSizes(128, 2, 8, 3, 4, 2), Con
 """As the authors of the maxout paper published them with their library."""
 
 
-def dense(shape: tuple[int, int, int], classes: int) -> Parts:
-    """Two layers of 240 units with 5 pieces: the permutation invariant network (section 5.1)."""
+def dense(shape: Shape, classes: int) -> Stages:
+    """Two maxout layers of 240 units with 5 pieces, with dropout (Goodfellow et al. 2013, permutation invariant)."""
     stages: OrderedDict[str, nn.Module] = OrderedDict()
     stages["flatten"] = nn.Sequential(nn.Flatten(), nn.Dropout(INPUT_DROPOUT))
     stages["hidden1"] = nn.Sequential(Maxout(math.prod(shape), 240, 5), nn.Dropout(HIDDEN_DROPOUT))
     stages["hidden2"] = nn.Sequential(Maxout(240, 240, 5), nn.Dropout(HIDDEN_DROPOUT))
     stages["logits"] = nn.Linear(240, classes)
-    return stages, ("hidden1", "hidden2")
+    return Stages(stages, ("hidden1", "hidden2"))
 
 
-def convolutional(shape: tuple[int, int, int], classes: int) -> Parts:
-    """Three convolutional maxout layers with max-pooling, and a softmax layer (section 5.1)."""
+def convolutional(shape: Shape, classes: int) -> Stages:
+    """Three convolutional maxout layers with dropout (Goodfellow et al. 2013, as for MNIST)."""
     return _convolutional("conv-maxout", shape, classes, MNIST, 0)
 
 
-def convolutional_small(shape: tuple[int, int, int], classes: int) -> Parts:
-    """Three convolutional maxout layers, one dense one, and a softmax layer: the small network for CIFAR-10."""
+def convolutional_small(shape: Shape, classes: int) -> Stages:
+    """Three convolutional and a dense maxout layer with dropout (Pylearn2's small network for CIFAR-10)."""
     return _convolutional("conv-maxout-small", shape, classes, CIFAR, 240)
 
 
-def _convolutional(
-    name: str, shape: tuple[int, int, int], classes: int, layers: tuple[ConvSizes, ...], units: int
-) -> Parts:
-    """On images under 16 pixels, kernels are 3x3 with padding, and pooling is 2x2.
+def _convolutional(name: str, shape: Shape, classes: int, layers: tuple[ConvSizes, ...], units: int) -> Stages:
+    """With max-pooling (section 5.1); on images under 16 pixels, kernels are 3x3 with padding, and pooling is 2x2.
 
     Raises:
         UserError: Images under 8 pixels, of which three poolings leave nothing.
@@ -118,15 +100,12 @@ def _convolutional(
             nn.Dropout(HIDDEN_DROPOUT),
         )
         fan_in = layer.channels
-        sides = [_pooled(side + 2 * layer.pad - layer.kernel + 1, layer) for side in sides]
+        grown = 2 * layer.pad - layer.kernel + 1
+        sides = [math.ceil((side + grown - layer.pool) / layer.stride) + 1 for side in sides]
     stages["flatten"] = nn.Flatten()
     features = fan_in * math.prod(sides)
     if units:
         stages["hidden1"] = nn.Sequential(Maxout(features, units, 5), nn.Dropout(HIDDEN_DROPOUT))
         features = units
     stages["logits"] = nn.Linear(features, classes)
-    return stages, tuple(stage for stage in stages if stage.startswith(("conv", "hidden")))
-
-
-def _pooled(side: int, layer: ConvSizes) -> int:
-    return math.ceil((side - layer.pool) / layer.stride) + 1
+    return Stages(stages, tuple(stage for stage in stages if stage.startswith(("conv", "hidden"))))

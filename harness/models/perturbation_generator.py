@@ -16,11 +16,7 @@ GENERATOR: Final = (*(Conv(48) for _ in range(6)), Conv(48, kernel=1))
 
 
 class PerturbationGenerator(nn.Module):
-    """The trainer: from the gradient of a label's probability with respect to the image to a perturbation of it.
-
-    Args:
-        channels: Of the images, of whatever height and width.
-    """
+    """The trainer: from the gradient of a label's probability with respect to the image to a perturbation of it."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -39,26 +35,15 @@ class PerturbationGenerator(nn.Module):
 
 
 def probability_gradient(odds: Tensor, grad: Tensor) -> Tensor:
-    """The gradient of the label's probability, from the log-odds against the label and their gradient.
+    """The gradient of the label's probability, from the log-odds (N,) against the label and their gradient (N, ...).
 
     dF_y = -F_y (1 - F_y) d log((1 - F_y) / F_y), with both factors as sigmoids. Differentiating a softmax in float32
     gives nothing, or rounding errors, where 1 - F_y is below 6e-8; this keeps its digits down to 1e-38.
-
-    Args:
-        odds: (N,), see :func:`harness.attacks.line_search.log_odds`.
-        grad: Their gradients (N, ...).
     """
     return -per_sample(odds.sigmoid() * (-odds).sigmoid(), grad) * grad
 
 
 def generator_loss(logits: Tensor, y: Tensor, perturbation: Tensor, c: float | Tensor) -> Tensor:
-    """F(x + G)_y + c ||G||_2^2 (eq. 9), a mean over the batch.
-
-    Args:
-        logits: Of the perturbed images, (N, K).
-        y: Labels (N,).
-        perturbation: G, (N, ...).
-        c: Weight of the power.
-    """
+    """F(x + G)_y + c ||G||_2^2 (eq. 9), a mean over the batch, from the logits (N, K) of the perturbed images."""
     probability = (-F.cross_entropy(logits, y, reduction="none")).exp()
     return (probability + c * perturbation.flatten(1).square().sum(1)).mean()

@@ -21,10 +21,6 @@ class Autoencoder(nn.Module):
 
     The paper gives the widths alone. Hidden layers are rectified, as those of its classifiers; a sigmoid keeps the
     output in [0, 1].
-
-    Args:
-        shape: Image shape (C, H, W).
-        widths: Units of the hidden layers.
     """
 
     def __init__(self, shape: Shape, widths: Sequence[int] = WIDTHS) -> None:
@@ -49,10 +45,6 @@ class Purified(nn.Module):
     """A classifier that sees images through a purifier, as one network: ``base(front(x))``.
 
     Gradients go through both. ``train`` reaches the front alone: the base is trained already.
-
-    Args:
-        front: Maps images (N, C, H, W) to images of that shape.
-        base: The classifier.
     """
 
     def __init__(self, front: nn.Module, base: nn.Module) -> None:
@@ -74,10 +66,6 @@ class Purified(nn.Module):
 
 def purifier(model: nn.Module, name: str) -> nn.Module:
     """The part of a purified model that stands before its base.
-
-    Args:
-        model: The model.
-        name: How to call it in the error.
 
     Raises:
         UserError: It has no such part.

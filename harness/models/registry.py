@@ -37,26 +37,6 @@ def softmax(shape: Shape, classes: int) -> Stages:
     return mlp(shape, classes, ())
 
 
-def maxout_network(shape: Shape, classes: int) -> Stages:
-    """Two maxout layers of 240 units with 5 pieces, with dropout (Goodfellow et al. 2013, permutation invariant)."""
-    return Stages(*maxout.dense(shape, classes))
-
-
-def conv_maxout(shape: Shape, classes: int) -> Stages:
-    """Three convolutional maxout layers with dropout (Goodfellow et al. 2013, as for MNIST)."""
-    return Stages(*maxout.convolutional(shape, classes))
-
-
-def conv_maxout_small(shape: Shape, classes: int) -> Stages:
-    """Three convolutional and a dense maxout layer with dropout (Pylearn2's small network for CIFAR-10)."""
-    return Stages(*maxout.convolutional_small(shape, classes))
-
-
-def allconv(shape: Shape, classes: int) -> Stages:
-    """Seven convolutions, no dense layer, scores averaged over places (Lee et al. 2017, table 1, the classifier)."""
-    return Stages(*classifier(shape, classes))
-
-
 def autoencoder(shape: Shape, classes: int) -> Stages:
     """Sigmoid encoder of 400 units trained without labels, softmax on top (Szegedy et al. 2014, AE400-10)."""
     stages: OrderedDict[str, nn.Module] = OrderedDict()
@@ -72,15 +52,7 @@ def lenet(shape: Shape, classes: int) -> Stages:
 
 
 class Thumbnail(nn.Module):
-    """The image averaged over windows, so that no side is longer than 32 pixels; a side that is not stays as it is.
-
-    Args:
-        shape: Of the image, (C, H, W).
-
-    Attributes:
-        window: Pixels that become one, (height, width).
-        shape: Of what comes out.
-    """
+    """The image averaged over windows, so that no side is longer than 32 pixels; a side that is not stays as it is."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -172,13 +144,13 @@ def _on_thumbnail(build: Callable[[Shape, int], Stages], shape: Shape, classes: 
 
 ARCHITECTURES: Final[dict[str, Callable[[Shape, int], Stages]]] = {
     "ae-400": autoencoder,
-    "allconv": allconv,
-    "conv-maxout": conv_maxout,
-    "conv-maxout-small": conv_maxout_small,
+    "allconv": classifier,
+    "conv-maxout": maxout.convolutional,
+    "conv-maxout-small": maxout.convolutional_small,
     "convnet-gu": convnet_gu,
     "lenet": lenet,
     "lenet-32": lenet_32,
-    "maxout": maxout_network,
+    "maxout": maxout.dense,
     "resnet": resnet,
     "resnet-32": resnet_32,
     "softmax": softmax,
@@ -203,11 +175,6 @@ def check_architecture(name: str) -> None:
 
 def build_model(name: str, shape: Shape, classes: int) -> Stages:
     """Build an untrained model; initial weights come from torch's global generator.
-
-    Args:
-        name: Entry of :data:`ARCHITECTURES`, ``mlp-A-B-...`` or ``mlp-sigmoid-A-B-...``.
-        shape: Image shape (C, H, W).
-        classes: Number of logits.
 
     Raises:
         ValueError: Unknown name.

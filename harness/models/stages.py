@@ -43,9 +43,6 @@ class Stages(nn.Module):
         Args:
             x: Images (N, C, H, W) in [0, 1].
             tap: Called as ``tap(name, output)`` after each stage; what it returns goes to the next stage.
-
-        Returns:
-            Logits (N, K).
         """
         for name, stage in self.stages.items():
             x = stage(x)

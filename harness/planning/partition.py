@@ -28,18 +28,13 @@ def parse_part(text: str) -> tuple[int, int]:
 
 
 def take_part(plan: Plan, number: int, of: int) -> Plan:
-    """The share of a plan that one of several independent runs takes.
+    """The share of a plan that one of several independent runs takes: part 1 ... ``of``; some are empty.
 
     Decided by identities alone: every machine comes to the same shares, in whatever order models were asked for. Parts
     hold equally many pairs, give or take :data:`SLACK`; pairs of one model stay together as far as that allows, and so
     do models that share their transfers' source or what they are built upon. A cascade is a chain and is never cut. A
     part trains what its own pairs need: their models, what those are built upon, and the sources of their transfers. A
     model is looked at (:class:`~harness.planning.specs.Probe`) in the part of its first pair.
-
-    Args:
-        plan: The whole.
-        number: Which part, 1 ... ``of``.
-        of: How many there are. With more parts than pairs some are empty.
 
     Raises:
         ValueError: ``number`` is not in 1 ... ``of``.

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import fnmatch
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from .. import identity
-from ..attacks.base import Attack
+from ..attacks.base import Attack, fits
 from ..attacks.transfer import Transfer
 from ..datasets.registry import DatasetInfo
 from ..errors import UserError, unknown
@@ -26,14 +26,10 @@ class Plan:
     """Everything that one command runs.
 
     Attributes:
-        suite: The battery.
-        infos: Data sets by name.
         models: Models that will be ranked, then the sources that only craft.
         ranked: Keys of those that will be ranked.
-        cells: The pairs to run.
         battery: Every pair of the suite for these models, also those that the command leaves out: a model is ranked
             only once all of them are done.
-        probes: Looks at the models that will be ranked.
         arguments: How each data set is named on the command line, where that is not its own name.
         again: The command that measures all of it again, where that is not ``gauntlet run`` with the suite.
         left_out: Labels of attacks of the suite that were left out on purpose.
@@ -76,35 +72,23 @@ def specs(
 ) -> list[ModelSpec]:
     """Every combination, each once, with hyperparameters resolved for its data set.
 
-    Args:
-        infos: Data sets.
-        architectures: Names in :mod:`harness.models.registry`.
-        defenses: Each a defense, or several of which each is built upon the one before it: same architecture, same
-            seed.
-        seeds: Numbers of the training runs.
+    Of several defenses in place of one each is built upon the one before it: same architecture, same seed.
 
     Raises:
         UserError: An unknown architecture; a defense that needs a base has none.
     """
     found: dict[str, ModelSpec] = {}
-    architectures, seeds = list(architectures), list(seeds)
+    architectures = list(architectures)
     chains = [[defense] if isinstance(defense, Defense) else list(defense) for defense in defenses]
-    for info in infos:
-        for architecture in architectures:
-            check_architecture(architecture)
-            for chain in chains:
-                for seed in seeds:
-                    spec: ModelSpec | None = None
-                    for defense in chain:
-                        spec = ModelSpec(
-                            dataset=info.name,
-                            architecture=architecture,
-                            defense=defense.resolve(info),
-                            seed=seed,
-                            base=spec,
-                        )
-                    if spec is not None:
-                        found.setdefault(spec.key, spec)
+    for architecture in architectures:
+        check_architecture(architecture)
+    for info, architecture, chain, seed in itertools.product(infos, architectures, chains, seeds):
+        spec: ModelSpec | None = None
+        for defense in chain:
+            own = defense.resolve(info)
+            spec = ModelSpec(dataset=info.name, architecture=architecture, defense=own, seed=seed, base=spec)
+        if spec is not None:
+            found.setdefault(spec.key, spec)
     return list(found.values())
 
 
@@ -154,7 +138,7 @@ def plan(
     sets = {spec.dataset: infos[spec.dataset] for spec in models}.values()
     fitted = {each.label for attacks in suite.attacks.values() for i in sets for _, each in _fitting(attacks, i)}
     for pattern in only:
-        if not any(_matches(label, [pattern]) for label in labels | fitted):
+        if not any(fits(label, [pattern]) for label in labels | fitted):
             raise unknown(f"attack in suite {suite.name}", pattern, sorted(labels))
     cells: dict[str, Cell] = {}
     battery: dict[str, Cell] = {}
@@ -168,7 +152,7 @@ def plan(
             for declared, attack in _fitting(attacks, info):
                 if attack.needs_a_boundary and spec.defense.remedy.stochastic:
                     continue
-                wanted = not only or _matches(declared.label, only) or _matches(attack.label, only)
+                wanted = not only or fits(declared.label, only) or fits(attack.label, only)
                 source = _source(attack, spec, info)
                 if source is not None and source.key == spec.key:
                     continue  # crafted on itself it would be the white-box cell under another name
@@ -212,7 +196,7 @@ def _without_transfers(suite: Suite, only: Sequence[str]) -> tuple[Suite, tuple[
     if labels and not kept:
         raise UserError(f"suite {suite.name} holds nothing but transfers, and these are to be left out")
     for label in labels:
-        if pattern := next((p for p in only if _matches(label, [p]) and not any(_matches(k, [p]) for k in kept)), ""):
+        if pattern := next((p for p in only if fits(label, [p]) and not any(fits(k, [p]) for k in kept)), ""):
             raise UserError(f"{pattern} asks for {label}, and transfers are to be left out: drop one of the two")
     stay = {norm: tuple(a for a in asked if not isinstance(a, Transfer)) for norm, asked in suite.attacks.items()}
     return dataclasses.replace(suite, attacks={norm: asked for norm, asked in stay.items() if asked}), tuple(labels)
@@ -246,11 +230,6 @@ def _fitting(attacks: Sequence[Attack], info: DatasetInfo) -> list[tuple[Attack,
     if attacks and not found:
         raise UserError(f"{attacks[0].label} does not work with the {len(info.classes)} classes of {info.name}")
     return list(found.values())
-
-
-def _matches(label: str, patterns: Sequence[str]) -> bool:
-    names = (label, label.partition("(")[0])
-    return any(name == pattern or fnmatch.fnmatchcase(name, pattern) for pattern in patterns for name in names)
 
 
 def _source(attack: Attack, victim: ModelSpec, info: DatasetInfo) -> ModelSpec | None:

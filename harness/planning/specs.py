@@ -10,7 +10,7 @@ from typing import ClassVar, Final
 
 from .. import identity
 from ..attacks.base import Attack
-from ..attacks.transfer import Transfer
+from ..attacks.transfer import inner
 from ..datasets.registry import DatasetInfo, Half
 from ..errors import UserError
 from ..threat import Threat
@@ -26,11 +26,8 @@ class ModelSpec:
     """A model that can be trained again from nothing but this.
 
     Attributes:
-        dataset: :attr:`DatasetInfo.name`.
-        architecture: Name in :mod:`harness.models.registry`.
         defense: Resolved: no hyperparameter is left to the data set.
         seed: Number of the training run, 0, 1, ...
-        base: Model that the defense is built upon, if any.
         front: Model whose purifier is put in front of the base, if any: the defense is built upon both together.
 
     Raises:
@@ -113,9 +110,6 @@ class Cell:
     """One model-attack pair.
 
     Attributes:
-        victim: The model that is judged.
-        attack: What is run against it.
-        threat: Norm and, for a budget attack, eps.
         source: The model that the images are crafted on, when it is not the victim.
         n: Images: the first n of the part's fixed order.
         batch: Images a shard. Part of the identity, because random draws and rounding depend on it.
@@ -144,11 +138,12 @@ class Cell:
     @cached_property
     def prepared_key(self) -> str | None:
         """Identity of the attack's look at the training data, None if it takes none."""
-        if not self._crafting.prepares:
+        attack = inner(self.attack)
+        if not attack.prepares:
             return None
         # preparation is shown no eps
         threat = dataclasses.replace(self.threat, eps=None)
-        return identity.key("prepared", self.crafter, self._crafting.preparation, threat)
+        return identity.key("prepared", self.crafter, attack.preparation, threat)
 
     @cached_property
     def crafted_key(self) -> str | None:
@@ -156,16 +151,12 @@ class Cell:
         if self.source is None:
             return None
         part = () if self.part == "test" else (self.part,)
-        return identity.key("crafted", self.source, self._crafting, self.threat, self.n, self.batch, *part)
+        return identity.key("crafted", self.source, inner(self.attack), self.threat, self.n, self.batch, *part)
 
     @property
     def crafter(self) -> ModelSpec:
         """The model handed to the attack."""
         return self.source or self.victim
-
-    @property
-    def _crafting(self) -> Attack:
-        return self.attack.attack if isinstance(self.attack, Transfer) else self.attack
 
     @property
     def shards(self) -> int:
@@ -201,8 +192,6 @@ class Probe:
     """A look at one model that says how far its accuracies in one norm can be believed; see :mod:`harness.trust.probe`.
 
     Attributes:
-        model: Which.
-        threat: Norm and eps.
         n: Images: the first n of the data set's fixed test order.
         version: Bumped by hand when the probe measures anything else.
     """

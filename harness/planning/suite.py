@@ -16,8 +16,6 @@ class Suite:
     """A battery of attacks.
 
     Attributes:
-        name: Public name.
-        summary: One line for people.
         attacks: Per norm, the attacks asked for it.
         budgets: eps values per norm; ``None``: the data set's canonical ones.
         samples: Images, unless the user says otherwise.

@@ -44,13 +44,7 @@ EPOCHS: Final = 100
 
 
 def recipe(info: DatasetInfo, defense: Trainer, architecture: str | None = None) -> tuple[str, Trainer]:
-    """Architecture and trainer of a surrogate.
-
-    Args:
-        info: Data set.
-        defense: As the suite declares it. One that says how many epochs it wants stays as it is.
-        architecture: As the suite declares it, if it does.
-    """
+    """Architecture and trainer of a surrogate; a defense that says how many epochs it wants stays as it is."""
     # of fewer pixels two poolings leave nothing, and batch normalisation sees one place
     usual = NETWORKS.get(info.shape[0], NETWORKS[3]) if min(info.shape[1:]) >= 8 else "mlp-100-100"
     if defense.epochs is not None or not info.train_size:

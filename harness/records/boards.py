@@ -38,13 +38,7 @@ def boards(
     found with one of them counts nevertheless: adversarials do not go away because nobody looks.
 
     Where a trainer or an attack was declared anew under the same name (a bumped version, a changed default), the newest
-    plan's model or pair stands and the older one is left out.
-
-    Args:
-        plans: Plan records, oldest first; of budgets the newest plan's count.
-        pair: Finds the result of a cell by key; None if there is none.
-        model: Finds what became of a model, by key.
-        facts: Finds what a probe found, by the keys of model and probe; None if there is nothing.
+    plan's model or pair stands and the older one is left out. Plans come oldest first; of budgets the newest count.
     """
     found = []
     asked = frozenset(cell.cell for record in plans for cell in record.cells)
@@ -170,12 +164,9 @@ def model_state(home: Home, key: str, spoiled: Spoiled | None = None) -> ModelSt
 
 
 def boards_from_home(home: Home, store: str | None = None, spoiled: Spoiled | None = None) -> list[Board]:
-    """Boards from the result directories.
+    """Boards from the result directories, with run ids of the tracking store, of any for None.
 
-    Args:
-        home: Where the results are.
-        store: Tracking store whose run ids are shown; None: any.
-        spoiled: Told of whatever is damaged. It is then left out: a pair counts as not run, a model as not trained.
+    Whatever is damaged is told and left out: a pair counts as not run, a model as not trained.
 
     Raises:
         UserError: Nothing was run there, or a file is damaged and nobody is to be told.

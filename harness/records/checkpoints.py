@@ -44,14 +44,7 @@ def model_standing(home: Home, key: str) -> Standing:
     path = home.model(key) / "card.json"
     if not path.exists():
         return Standing("missing", "not trained")
-    for parent, digest in card(home, key).upon.items():
-        base = model_standing(home, parent)
-        if base.state != "fresh":
-            why = "is not here" if base.state == "missing" else f"does not stand ({base.reason})"
-            return Standing("stale", f"the model {parent} that it is built upon {why}")
-        if card(home, parent).sha256 != digest:
-            return Standing("stale", f"the model {parent} that it is built upon was trained again since")
-    return Standing("fresh")
+    return _standing_on(home, card(home, key).upon, "the model {} that it is built upon {}")
 
 
 def weights_standing(home: Home, weights: Mapping[str, str]) -> Standing:
@@ -62,12 +55,17 @@ def weights_standing(home: Home, weights: Mapping[str, str]) -> Standing:
     """
     if not weights:
         return Standing("stale", "it does not say with which weights it was made")
+    return _standing_on(home, weights, "its model {} {}", ", and will be trained again")
+
+
+def _standing_on(home: Home, weights: Mapping[str, str], text: str, then: str = "") -> Standing:
+    """Whether models stand with weights of these digests, by key; ``text`` for the first that does not."""
     for key, digest in weights.items():
         if (model := model_standing(home, key)).state != "fresh":
             why = "is not here" if model.state == "missing" else f"does not stand ({model.reason})"
-            return Standing("stale", f"its model {key} {why}, and will be trained again")
+            return Standing("stale", text.format(key, why) + then)
         if card(home, key).sha256 != digest:
-            return Standing("stale", f"its model {key} was trained again since")
+            return Standing("stale", text.format(key, "was trained again since"))
     return Standing("fresh")
 
 
@@ -111,14 +109,7 @@ def _mend(folder: Path) -> str:
 
 
 def save_model(home: Home, spec: ModelSpec, model: nn.Module, facts: Card) -> None:
-    """Write weights as safetensors, then the card that makes them count.
-
-    Args:
-        home: Where.
-        spec: What was trained.
-        model: The trained model.
-        facts: For people; its declaration, digest and those of what it is built upon are filled in here.
-    """
+    """Write weights as safetensors, then the card that makes them count, with its declaration and digests filled in."""
     weights = save_tensors({name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()})
     folder = home.model(spec.key)
     write_bytes(folder / "weights.safetensors", weights)

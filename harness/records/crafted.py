@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from ..errors import UserError, first_line
 from ..judging.proposal import Proposal
 from ..schema.base import Provenance
 from ..schema.pairs import Crafted
 from .files import parse_record, write_bytes
-from .results import Damaged
+from .results import opened
 
 
 def write_proposal(path: Path, proposal: Proposal, made: Provenance) -> None:
@@ -40,14 +38,9 @@ def read_crafted(path: Path) -> tuple[Proposal, Crafted]:
     Raises:
         Damaged: The file cannot be read.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            facts = parse_record((file.metadata() or {})["facts"], Crafted, path)
-            names = list(file.keys())
-            x_adv: Tensor | None = file.get_tensor("x_adv") if "x_adv" in names else None
-    except UserError as error:
-        raise Damaged(str(error)) from None
-    except (OSError, KeyError, SafetensorError) as error:
-        raise Damaged(f"{path} is damaged ({first_line(error)})") from None
+    with opened(path, "pt") as file:
+        facts = parse_record((file.metadata() or {})["facts"], Crafted, path)
+        names = list(file.keys())
+        x_adv: Tensor | None = file.get_tensor("x_adv") if "x_adv" in names else None
     proposal = Proposal(x_adv, facts.seconds, int(facts.forwards), int(facts.backwards), facts.errors)
     return proposal, facts

@@ -120,13 +120,10 @@ def _row(names: Mapping[str, Any], eps: float, a: _Number | None, b: _Number | N
 
 
 def verdict(before: Bools, after: Bools, *, paired: bool) -> dict[str, Any]:
-    """State of a number, and what it rests on.
+    """State of a number, and what it rests on, from which images stand in a and in b.
 
-    Args:
-        before: Which images stand in a.
-        after: Which images stand in b.
-        paired: Whether they are the same images in the same order. Then the test is McNemar's, exact; otherwise the
-            95 % Wilson intervals must not overlap, which asks for more.
+    On the same images in the same order (``paired``) the test is McNemar's, exact; otherwise the 95 % Wilson intervals
+    must not overlap, which asks for more.
     """
     known: dict[str, Any] = {"difference": share(after) - share(before)}
     if paired:
@@ -158,12 +155,6 @@ def worst_cases(
     lacks pairs of its battery has no number and moves nowhere; one whose attack failed has none either, and if it had
     one in the other home, that is beyond noise. Nor is there a verdict where one home left out attacks that the other
     did not: its number may be higher for that alone.
-
-    Args:
-        a: Plans of the home before, oldest first.
-        b: Plans of the home after.
-        pair_a: Finds a result of the first by its key; None if there is none.
-        pair_b: The same of the second.
     """
     this, that = _judged(a, pair_a), _judged(b, pair_b)
     rows: list[dict[str, Any]] = []
@@ -226,11 +217,6 @@ def differences(a: Home, b: Home, spoiled: Spoiled | None = None) -> pd.DataFram
     On the same images the test is McNemar's, exact (:func:`harness.metrics.comparison.contrast`), and a number moved
     beyond noise if p < 0.05. On other images it did if the 95 % Wilson intervals do not overlap, which asks for more.
     Nothing corrects for how many numbers there are: of a hundred that chance alone moved, up to five show as beyond it.
-
-    Args:
-        a: The home before.
-        b: The home after.
-        spoiled: Told of damaged files, which are then left out.
 
     Returns:
         :data:`COLUMNS`, in the order of :data:`STATES`, worst cases before pairs, the largest difference first.

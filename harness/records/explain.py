@@ -31,16 +31,10 @@ class Explanation:
     """What is known of a pair or a model.
 
     Attributes:
-        kind: Which of the two.
-        key: Its key.
-        title: What it is, in a line.
-        state: See :data:`State`.
         reasons: Why, a line each.
         declaration: By dotted names; what the key is a hash of, or, of a pair that has no result, what its plan says.
         made_with: Package versions and commit: then and now; empty where there is no result.
-        plans: Commands that asked for it, oldest first.
         files: What there is, with sizes in bytes.
-        runs: Its MLflow runs, by store.
         command: The command that makes it, "" if only Python can.
     """
 
@@ -58,13 +52,10 @@ class Explanation:
 
 
 def explain(home: Home, text: str, versions: Mapping[str, int] | None = None) -> Explanation:
-    """Say what is known of a pair or a model.
+    """Say what is known of a pair or a model: a result, a trained model, or what a plan asks for.
 
-    Args:
-        home: Where it is looked for: among results, models, and what plans ask for.
-        text: Its key, or the beginning of it that no other key shares.
-        versions: Versions of today's classes by what they are, ``"attack NAME"`` or ``"defense NAME"``, to notice
-            declarations that were bumped since.
+    ``text`` is its key, or the beginning of it that no other key shares. Versions of today's classes, ``"attack NAME"``
+    or ``"defense NAME"``, show declarations that were bumped since.
 
     Raises:
         UserError: The home is none; no key begins so, or several do.
@@ -121,7 +112,8 @@ def _pair(home: Home, key: str, plans: Sequence[PlanRecord]) -> Explanation:
     if not (asked or listed) and result is not None:
         reasons.append("no plan here asks for it: no board shows it")
     if planned is None and known is not None:
-        command = _choosing(_of_model(plans, known.model), known.attack)
+        whole = _of_model(plans, known.model)
+        command = f"{whole} --attack {shlex.quote(known.attack)}" if whole else ""
         reasons.append("its suite asks for it, and no command did")
     declared = known.model_dump(exclude={"command"}) if known is not None else {}
     return Explanation(
@@ -234,11 +226,6 @@ def _of_model(plans: Sequence[PlanRecord], key: str) -> str:
     cells = [cell for plan in reversed(plans) for cell in plan.cells if cell.model == key]
     command = next((cell.command for cell in cells if cell.command), "")
     return command.partition(" --attack ")[0]
-
-
-def _choosing(command: str, attack: str) -> str:
-    """The same for one attack."""
-    return f"{command} --attack {shlex.quote(attack)}" if command else ""
 
 
 def _title(known: BatteryPair | None, plans: Sequence[PlanRecord]) -> str:

@@ -67,11 +67,6 @@ def read_json(path: Path) -> Any:
 def read_record(path: Path, kind: type[T], name: str = "the record") -> T:
     """Read a record.
 
-    Args:
-        path: The file.
-        kind: What it holds.
-        name: What to call it.
-
     Raises:
         UserError: It is damaged, of a later format, or another kind of record; the message names it.
     """

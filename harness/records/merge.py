@@ -277,8 +277,5 @@ def same_numbers(a: Pair, b: Pair) -> bool:
     """Whether two results of one pair say the same: every column of every image to the last bit, and the status."""
     if a.result.status != b.result.status or a.n != b.n:
         return False
-    return all(_same(a.columns[column], b.columns[column]) for column in SAMPLE_COLUMNS)
-
-
-def _same(a: Any, b: Any) -> bool:
-    return bool(np.array_equal(a.astype(float), b.astype(float), equal_nan=True))
+    columns = ((a.columns[name].astype(float), b.columns[name].astype(float)) for name in SAMPLE_COLUMNS)
+    return all(np.array_equal(mine, theirs, equal_nan=True) for mine, theirs in columns)

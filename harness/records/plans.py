@@ -35,13 +35,7 @@ def model_name(spec: ModelSpec, info: DatasetInfo) -> ModelName:
 
 
 def pair_record(cell: Cell, info: DatasetInfo, command: str = "") -> PlannedPair:
-    """What people want to know of a pair: the part of its result known beforehand.
-
-    Args:
-        cell: The pair.
-        info: Its data set.
-        command: Measures it again; "" if only Python can.
-    """
+    """What people want to know of a pair: the part of its result known beforehand, and the command that measures it."""
     source = ""
     if cell.source is not None:
         source = f"{cell.source.architecture} {cell.source.label(info)} seed {cell.source.seed}"
@@ -154,11 +148,7 @@ def read_plan(path: Path) -> PlanRecord:
 
 
 def read_plans(home: Home, spoiled: Spoiled | None = None) -> list[PlanRecord]:
-    """Every recorded plan, oldest first.
-
-    Args:
-        home: Whose.
-        spoiled: Told of damaged ones, which are then left out.
+    """Every recorded plan, oldest first; damaged ones are told and left out.
 
     Raises:
         UserError: One is damaged, and nobody is to be told.

@@ -24,13 +24,6 @@ def write_prepared(path: Path, attack: Attack, ready: Attack, cost: Cost, made: 
     """Write the fields that preparation changed.
 
     A field that became a mapping of names to tensors goes into a file of its own, before the JSON that makes it count.
-
-    Args:
-        path: Of the JSON.
-        attack: As declared.
-        ready: What its ``prepare`` returned.
-        cost: What that took.
-        made: Its provenance, see :func:`harness.records.provenance.provenance`.
     """
     fields: dict[str, Any] = {}
     tensors: dict[str, str] = {}

@@ -16,10 +16,7 @@ from .prepared import prepared_record
 def provenance(home: Home, cell: Cell, *, judged: bool = True) -> Provenance:
     """What a shard was made with. Another one of any is another shard.
 
-    Args:
-        home: Where the models are.
-        cell: The pair.
-        judged: Whether the victim takes part; preparing, and crafting for transfer, know the crafter alone.
+    Not ``judged``, it is made by the crafter alone: preparing, and crafting for transfer, do not know the victim.
     """
     return made_of(home, cell.crafter, *([cell.victim] if judged else []))
 
@@ -36,13 +33,7 @@ def origin() -> Origin:
 
 
 def declare(home: Home, cell: Cell, plan: Plan) -> Declared:
-    """What is known of a pair's result before its shards are merged.
-
-    Args:
-        home: Where its models and its attack's preparation are.
-        cell: The pair.
-        plan: That it belongs to.
-    """
+    """What is known of a pair's result before its shards are merged."""
     prepared = None if cell.prepared_key is None else prepared_record(home.prepared(cell.prepared_key))
     return Declared(
         **dict(pair_record(cell, plan.infos[cell.victim.dataset], command(plan, cell))),

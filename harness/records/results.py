@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -32,8 +32,6 @@ from .files import parse_record, read_record, write_bytes, write_record
 
 _KINDS: Final[Mapping[type, str]] = {bool: "b", int: "iu", float: "fiu"}
 """NumPy's letters for the types of columns."""
-
-Arrays = Mapping[str, npt.NDArray[Any]]
 
 _arrays: WeakValueDictionary[tuple[str, bytes], npt.NDArray[Any]] = WeakValueDictionary()
 """Columns of samples in use, by type and digest."""
@@ -99,22 +97,32 @@ def shard_path(folder: Path, shard: int) -> Path:
     return folder / "shards" / f"{shard:05d}.safetensors"
 
 
+@contextmanager
+def opened(path: Path, framework: str = "numpy") -> Iterator[Any]:
+    """A file of tensors, read in a block.
+
+    Raises:
+        Damaged: Whatever is wrong with it, or with what the block looks for in it.
+    """
+    try:
+        with safe_open(path, framework=framework) as file:
+            yield file
+    except UserError as error:
+        raise Damaged(str(error)) from None
+    except (OSError, KeyError, ValueError, SafetensorError) as error:
+        raise Damaged(f"{path} is damaged ({first_line(error)})") from None
+
+
 def read_shard(path: Path) -> tuple[ShardOutcome, ShardRecord]:
     """A judged shard, and its facts with what it was made with.
 
     Raises:
         Damaged: The file cannot be read.
     """
-    try:
-        with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    with opened(path) as file:
+        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         packed = io.BytesIO(arrays.pop("samples").tobytes())
-        facts = parse_record(metadata["facts"], ShardRecord, path)
-    except UserError as error:
-        raise Damaged(str(error)) from None
-    except (OSError, KeyError, SafetensorError) as error:
-        raise Damaged(f"{path} is damaged ({first_line(error)})") from None
+        facts = parse_record((file.metadata() or {})["facts"], ShardRecord, path)
     gallery = {name.removeprefix("gallery."): value for name, value in arrays.items()}
     return ShardOutcome(pd.DataFrame(_columns(packed, path)), facts, gallery), facts
 
@@ -138,11 +146,6 @@ def shard_samples(folder: Path, shard: int) -> pd.DataFrame:
 
 def finish(folder: Path, shards: int, declared: Declared) -> Result:
     """Merge a cell's shards into its result, and write it.
-
-    Args:
-        folder: The cell's directory.
-        shards: How many it has.
-        declared: Declaration and provenance.
 
     Raises:
         Damaged: A shard cannot be read.
@@ -230,24 +233,16 @@ class Gallery(Mapping[str, npt.NDArray[Any]]):
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        with self._open() as file:
+        with opened(self._path) as file:
             self.shapes: Mapping[str, Sequence[int]] = {
                 name: file.get_slice(name).get_shape()
                 for name in file.keys()  # noqa: SIM118
             }
 
-    @contextmanager
-    def _open(self) -> Iterator[Any]:
-        try:
-            with safe_open(self._path, framework="numpy") as file:
-                yield file
-        except (OSError, ValueError, SafetensorError) as error:
-            raise Damaged(f"{self._path} is damaged ({first_line(error)})") from None
-
     def __getitem__(self, name: str) -> npt.NDArray[Any]:
         if name not in self.shapes:
             raise KeyError(name)
-        with self._open() as file:
+        with opened(self._path) as file:
             array: npt.NDArray[Any] = file.get_tensor(name)
         return array
 
@@ -309,8 +304,3 @@ def check_result(folder: Path) -> Result:
     if rows != result.n:
         raise Damaged(f"{folder} is damaged (result.json and samples.parquet do not belong together)")
     return result
-
-
-def read_pairs(folders: Iterable[Path]) -> list[Pair]:
-    """Every finished cell among the folders, in their order."""
-    return [read_pair(folder) for folder in folders if is_finished(folder)]

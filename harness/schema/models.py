@@ -9,14 +9,7 @@ from .base import Document, Json, Number, Origin, Record
 
 
 class ModelName(Record):
-    """What people know a model by.
-
-    Attributes:
-        dataset: Name.
-        architecture: Name.
-        defense: Label, with what it is applied to.
-        seed: Number of the training run.
-    """
+    """What people know a model by."""
 
     dataset: str
     architecture: str
@@ -46,7 +39,6 @@ class ModelEntry(ModelName):
     """A model in a plan.
 
     Attributes:
-        model: Its key.
         ranked: Whether the suite's battery judges it, so that it may have a rank.
         stochastic: Whether its predictions are drawn.
         declaration: What its key is a hash of.
@@ -73,7 +65,6 @@ class Agreement(Record):
     """How two sets of answers to the same images differ.
 
     Attributes:
-        images: Their number.
         differ: Images whose logits differ by more than rounding.
         labels: Images whose label is another one, and not by rounding alone.
         change: Largest change of a logit, in units of the largest logit.
@@ -90,9 +81,7 @@ class Admission(Record):
 
     Attributes:
         outputs: ``"logits"``, ``"probabilities"`` or ``"log-probabilities"``.
-        dtype: Of weights and buffers.
         train_mode: Whether it came in that mode; it is judged in eval mode.
-        images: Images asked.
         changed_labels: Images whose label varied over three calls; 0 for a deterministic model.
         clean_accuracy: On the images asked, in [0, 1].
         writes: Whether it writes into its images.
@@ -120,10 +109,8 @@ class Card(Document, ModelName, Origin):
         sha256: Digest of the weights; of a user's model the fingerprint of its outputs and gradients.
         declaration: What the model's key is a hash of.
         upon: Digests of the models that it is built on, by key.
-        git_commit: Of the code that trained it, as of :class:`Provenance`.
-        parameters: Their number.
+        git_commit: Of the code that trained it.
         epochs: Epochs trained; None of a user's model, which was not trained here.
-        seconds: Of training.
         train_accuracy: On clean training images, in [0, 1].
         test_accuracy: On clean test images, in [0, 1].
         history: A line per epoch.
@@ -158,7 +145,6 @@ class ModelState(Record):
 
     Attributes:
         status: ``"ok"`` or ``"failed"``.
-        error: Why it failed.
         card: Its card; None if it failed, or was not trained here.
     """
 

@@ -19,12 +19,6 @@ class BatteryPair(Record):
     """A pair of a suite's battery.
 
     Attributes:
-        cell: Its key.
-        model: Key of the model.
-        dataset: Name.
-        n: Images.
-        attack: Label.
-        norm: Of the threat.
         eps: Of the threat; None for a minimal attack.
         source: Model that the images are crafted on, "" if that is the victim.
         cascade: Whether the attack meets only what earlier ones left.
@@ -73,7 +67,6 @@ class PlannedPair(ModelName, BatteryPair):
     Attributes:
         toolkit: ``"gauntlet"``, ``"art"`` or ``"foolbox"``.
         access: What the attack needs of the model, :attr:`harness.attacks.base.Attack.access`.
-        kind: ``"budget"`` or ``"minimal"``.
         family: Sort of attack, :attr:`harness.attacks.base.Attack.family`.
         part: Whose images, ``"test"`` or ``"train"``.
         batch: Images per shard.
@@ -127,7 +120,6 @@ class Preparation(Document, Provenance):
     Attributes:
         fields: Plain fields of the attack that preparation set.
         tensors: Digests of the files beside it, by field.
-        cost: What it took.
     """
 
     fields: Json

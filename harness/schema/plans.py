@@ -23,15 +23,9 @@ class PlanRecord(Document):
     """``plans/KEY.json``.
 
     Attributes:
-        plan: Its key.
-        suite: Name.
-        command: The command line.
         budgets: Ascending eps values that each data set's norms are judged at, in pixel units of [0, 1].
         reference: The eps that defenses train at, by data set and norm.
-        models: Models, those that images are transferred from among them.
-        cells: Pairs asked for.
         battery: All pairs of the suite, also those not asked for.
-        probes: Probes.
         left_out: Labels of attacks that were left out of the battery on purpose.
     """
 
@@ -59,7 +53,6 @@ class Marker(Document):
 
     Attributes:
         plan: Key of the command that asked for it.
-        cell: Its key.
         begun: Whether its run may have been created already.
         again: Whether an earlier result may have been delivered, which it replaces.
     """

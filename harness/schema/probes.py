@@ -9,7 +9,6 @@ class Wavering(Record):
     """How outputs change among calls under different seeds.
 
     Attributes:
-        draws: Calls.
         labels: Share of images whose label changed.
         logits: Largest change of a logit over the largest logit.
     """
@@ -39,7 +38,6 @@ class Diagnostics(Record):
         rising: Share of the rise of the margin that came in the last tenth of the steps.
         restarts: Accuracy by number of restarts.
         losses: Accuracy by loss.
-        errors: What raised.
     """
 
     probabilities: bool
@@ -70,13 +68,10 @@ class ProbeFacts(Cost):
     """What a probe found; ``forwards`` and ``backwards`` are those of all its images.
 
     Attributes:
-        norm: Of the threat.
-        eps: Of the threat.
         n: Images that the model gets right, which are those measured on.
         remedy: How attacks see the model, in words.
         votes: Calls behind a label, None if it is declared deterministic.
         stochastic: How outputs change from call to call.
-        seen: The measurements.
     """
 
     norm: str

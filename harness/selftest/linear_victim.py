@@ -13,20 +13,10 @@ from ..victims.victim import Victim
 
 
 class LinearVictim(Victim):
-    """Linear logits z = W x + b.
+    """Linear logits z = W x + b of images (C, H, W), with W (K, C * H * W).
 
     All closed forms are those of the unbounded space: they hold for images so far inside the box that the optimal
     perturbation does not touch it. :meth:`images` draws such images.
-
-    Args:
-        weight: (K, D) with D = C * H * W.
-        bias: (K,).
-        shape: Image shape (C, H, W).
-
-    Attributes:
-        weight: (K, D).
-        bias: (K,).
-        shape: (C, H, W).
     """
 
     def __init__(self, weight: Tensor, bias: Tensor, shape: tuple[int, int, int]) -> None:
@@ -76,17 +66,3 @@ class LinearVictim(Victim):
         nearest = self.boundaries(x, y, norm).min(1)
         normal = (self.weight[nearest.indices] - self.weight[y]).view_as(x)
         return per_sample(nearest.values, x) * steepest(normal, EXPONENT[norm])
-
-    def worst_loss(self, x: Tensor, y: Tensor, norm: Norm, eps: float) -> Tensor:
-        """Largest cross-entropy of y within eps of x, (N,); for two classes only.
-
-        Raises:
-            ValueError: More than two classes: maximising a convex function of several margins has no closed form.
-        """
-        if len(self.weight) != 2:
-            raise ValueError(f"the worst loss has a closed form for 2 classes, not for {len(self.weight)}")
-        normal = self.weight[1 - y] - self.weight[y]
-        margin = (normal * x.flatten(1)).sum(1) + self.bias[1 - y] - self.bias[y]
-        slope = torch.linalg.vector_norm(normal, ord=dual_exponent(EXPONENT[norm]), dim=1)
-        worst: Tensor = nn.functional.softplus(margin + eps * slope)
-        return worst

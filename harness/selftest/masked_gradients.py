@@ -20,48 +20,41 @@ from torch import Tensor, nn
 from ..victims.adaptation import Remedy
 
 
-class ScaledLogits(nn.Module):
-    """Logits times a constant: in float32 the cross-entropy and its gradient underflow. Decisions are identical.
-
-    Args:
-        base: Classifier, images (N, C, H, W) in [0, 1] to logits (N, K).
-        factor: Positive.
-    """
-
-    def __init__(self, base: nn.Module, factor: float = 100.0) -> None:
-        super().__init__()
-        self.base = base
-        self.factor = factor
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits (N, K)."""
-        logits: Tensor = self.factor * self.base(x)
-        return logits
-
-
-class Probabilities(nn.Module):
-    """Probabilities where logits are expected: softmax is taken twice. Decisions are identical.
-
-    Args:
-        base: Classifier, images (N, C, H, W) in [0, 1] to logits (N, K).
-    """
+class Masked(nn.Module):
+    """A classifier ``base``, images (N, C, H, W) in [0, 1] to logits (N, K), behind a fault."""
 
     def __init__(self, base: nn.Module) -> None:
         super().__init__()
         self.base = base
 
+    def honest(self, x: Tensor) -> Tensor:
+        """The classifier's own logits (N, K)."""
+        logits: Tensor = self.base(x)
+        return logits
+
+
+class ScaledLogits(Masked):
+    """Logits times a constant: in float32 the cross-entropy and its gradient underflow. Decisions are identical."""
+
+    def __init__(self, base: nn.Module, factor: float = 100.0) -> None:
+        super().__init__(base)
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (N, K)."""
+        return self.factor * self.honest(x)
+
+
+class Probabilities(Masked):
+    """Probabilities where logits are expected: softmax is taken twice. Decisions are identical."""
+
     def forward(self, x: Tensor) -> Tensor:
         """Probabilities (N, K)."""
-        probabilities: Tensor = self.base(x).softmax(1)
-        return probabilities
+        return self.honest(x).softmax(1)
 
 
 class Rounding(nn.Module):
-    """Pixels rounded to equally spaced levels; the derivative is zero wherever there is one.
-
-    Args:
-        levels: Number of levels, at least 2.
-    """
+    """Pixels rounded to equally spaced levels; the derivative is zero wherever there is one. At least 2 levels."""
 
     def __init__(self, levels: int) -> None:
         super().__init__()
@@ -72,25 +65,6 @@ class Rounding(nn.Module):
         return (x * self.steps).round() / self.steps
 
 
-class RoundedInputs(nn.Module):
-    """Input rounded to a few levels: gradients are zero. Decisions are those at the rounded image.
-
-    Args:
-        base: Classifier, images (N, C, H, W) in [0, 1] to logits (N, K).
-        levels: Number of levels a pixel can have.
-    """
-
-    def __init__(self, base: nn.Module, levels: int = 8) -> None:
-        super().__init__()
-        self.front = Rounding(levels)
-        self.base = base
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits (N, K)."""
-        logits: Tensor = self.base(self.front(x))
-        return logits
-
-
 class Detached(nn.Module):
     """Pixels as they are, cut out of the graph: as a step in NumPy would leave them."""
 
@@ -99,81 +73,71 @@ class Detached(nn.Module):
         return x.detach()
 
 
-class ZeroGradient(nn.Module):
-    """A step that autograd cannot pass, without any effect on the values. Decisions are identical.
+class Fronted(Masked):
+    """A step before the classifier, through which no gradient comes."""
 
-    Args:
-        base: Classifier, images (N, C, H, W) in [0, 1] to logits (N, K).
-    """
-
-    def __init__(self, base: nn.Module) -> None:
-        super().__init__()
-        self.front = Detached()
-        self.base = base
+    def __init__(self, base: nn.Module, front: nn.Module) -> None:
+        super().__init__(base)
+        self.front = front
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (N, K)."""
-        logits: Tensor = self.base(self.front(x))
-        return logits
+        return self.honest(self.front(x))
 
 
-class RandomInput(nn.Module):
-    """Gaussian noise on the input, fresh in every call from torch's global generator.
+class RoundedInputs(Fronted):
+    """Input rounded to a few levels: gradients are zero. Decisions are those at the rounded image."""
 
-    Args:
-        base: Classifier, images (N, C, H, W) in [0, 1] to logits (N, K).
-        sigma: Standard deviation in pixel units of [0, 1].
-    """
+    def __init__(self, base: nn.Module, levels: int = 8) -> None:
+        super().__init__(base, Rounding(levels))
+
+
+class ZeroGradient(Fronted):
+    """A step that autograd cannot pass, without any effect on the values. Decisions are identical."""
+
+    def __init__(self, base: nn.Module) -> None:
+        super().__init__(base, Detached())
+
+
+class RandomInput(Masked):
+    """Gaussian noise on the input, in pixel units of [0, 1], fresh in every call from torch's global generator."""
 
     def __init__(self, base: nn.Module, sigma: float = 0.15) -> None:
-        super().__init__()
-        self.base = base
+        super().__init__(base)
         self.sigma = sigma
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (N, K)."""
-        logits: Tensor = self.base(x + self.sigma * torch.randn_like(x))
-        return logits
+        return self.honest(x + self.sigma * torch.randn_like(x))
 
 
-class DeadUnits(nn.Module):
+class DeadUnits(Masked):
     """Output units that saturate: flat for every confidently classified image. Decisions are identical.
 
-    Log-probabilities are cut off above ``log(confident)`` and below ``-log(2 K)``. The largest of K is at least
-    ``-log(K)``, so only classes that cannot win are cut off below, and at most one above.
-
-    Args:
-        base: Classifier, images (N, C, H, W) in [0, 1] to logits (N, K).
-        confident: Probability in (1/2, 1) from which on the output no longer changes.
+    Log-probabilities are cut off above ``log(confident)``, confident in (1/2, 1), and below ``-log(2 K)``. The largest
+    of K is at least ``-log(K)``, so only classes that cannot win are cut off below, and at most one above.
     """
 
     def __init__(self, base: nn.Module, confident: float = 0.9) -> None:
-        super().__init__()
-        self.base = base
+        super().__init__(base)
         self.confident = confident
 
     def forward(self, x: Tensor) -> Tensor:
         """Saturated log-probabilities (N, K)."""
-        logits: Tensor = self.base(x)
-        saturated: Tensor = logits.log_softmax(1).clamp(-math.log(2 * logits.shape[1]), math.log(self.confident))
-        return saturated
+        logits = self.honest(x)
+        return logits.log_softmax(1).clamp(-math.log(2 * logits.shape[1]), math.log(self.confident))
 
 
-class CorrugatedLoss(nn.Module):
+class CorrugatedLoss(Masked):
     """Logits times a positive factor that waves rapidly over image space. Decisions are identical.
 
-    The factor's gradient drowns that of the logits, so that the cross-entropy and the margin lead nowhere: each step
-    lands at another phase of the wave. Ratios of logit differences, as in the DLR loss, do not contain the factor.
-
-    Args:
-        base: Classifier, images (N, C, H, W) in [0, 1] to logits (N, K).
-        amplitude: The factor lies between exp(-amplitude) and exp(amplitude).
-        frequency: Radians by which the phase changes when one pixel goes from black to white.
+    The factor, between exp(-amplitude) and exp(amplitude), goes through ``frequency`` radians when one pixel goes from
+    black to white. Its gradient drowns that of the logits, so that the cross-entropy and the margin lead nowhere: each
+    step lands at another phase of the wave. Ratios of logit differences, as in the DLR loss, do not contain the factor.
     """
 
     def __init__(self, base: nn.Module, amplitude: float = 1.5, frequency: float = 300.0) -> None:
-        super().__init__()
-        self.base = base
+        super().__init__(base)
         self.amplitude = amplitude
         self.frequency = frequency
 
@@ -182,25 +146,18 @@ class CorrugatedLoss(nn.Module):
         rows, columns = (torch.arange(side, device=x.device) for side in x.shape[2:])
         board = 1 - 2 * ((rows.unsqueeze(1) + columns) % 2)  # alternating signs: nearly orthogonal to what images hold
         phase = self.frequency * (x * board).flatten(1).sum(1, keepdim=True)
-        logits: Tensor = self.base(x) * (self.amplitude * phase.sin()).exp()
-        return logits
+        return self.honest(x) * (self.amplitude * phase.sin()).exp()
 
 
-class OptimisingForward(nn.Module):
+class OptimisingForward(Masked):
     """Moves its input towards a more certain answer first, by gradient steps inside the forward pass.
 
-    An adaptive test-time defense (Croce et al. 2022). Backward treats the movement as a constant, which is wrong by
-    its derivative.
-
-    Args:
-        base: Classifier, images (N, C, H, W) in [0, 1] to logits (N, K).
-        steps: Inner steps.
-        step_size: Size of each in pixel units.
+    An adaptive test-time defense (Croce et al. 2022). Steps are in pixel units. Backward treats the movement as a
+    constant, which is wrong by its derivative.
     """
 
     def __init__(self, base: nn.Module, steps: int = 3, step_size: float = 0.02) -> None:
-        super().__init__()
-        self.base = base
+        super().__init__(base)
         self.steps = steps
         self.step_size = step_size
 
@@ -210,11 +167,10 @@ class OptimisingForward(nn.Module):
         with torch.enable_grad():
             for _ in range(self.steps):
                 moved = moved.detach().requires_grad_(True)
-                likely = self.base(moved)
+                likely = self.honest(moved)
                 (grad,) = torch.autograd.grad(F.cross_entropy(likely, likely.argmax(1), reduction="sum"), moved)
                 moved = (moved - self.step_size * grad.sign()).clamp(0, 1)
-        logits: Tensor = self.base(x + (moved - x).detach())
-        return logits
+        return self.honest(x + (moved - x).detach())
 
 
 @dataclass(frozen=True)
@@ -222,11 +178,9 @@ class Broken:
     """A way to look robust.
 
     Attributes:
-        name: Public name.
         wrap: Makes a broken classifier of an honest one, whose submodule ``base`` that one becomes.
         fault: The check of an evaluation's health that must name it.
         remedy: What shows attacks the model behind it; None where none is known.
-        summary: One line.
     """
 
     name: str
@@ -262,20 +216,8 @@ BROKEN: Final[dict[str, Broken]] = {
             _FRONT,
             "pixels rounded to 8 levels: the gradient is zero",
         ),
-        Broken(
-            "zero-gradient",
-            ZeroGradient,
-            "detached-gradients",
-            _FRONT,
-            "a step that autograd cannot pass",
-        ),
-        Broken(
-            "random-input",
-            RandomInput,
-            "stochastic-predictions",
-            Remedy(draws=16),
-            "fresh noise on every input",
-        ),
+        Broken("zero-gradient", ZeroGradient, "detached-gradients", _FRONT, "a step that autograd cannot pass"),
+        Broken("random-input", RandomInput, "stochastic-predictions", Remedy(draws=16), "fresh noise on every input"),
         Broken(
             "dead-units",
             DeadUnits,

@@ -10,12 +10,10 @@ attack passes with another seed, another version of torch, another order of the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Final, NamedTuple
 
-from ..attacks.base import Access, Attack, Family, Kind
+from ..attacks.base import Access, Attack, Family, Kind, fits
 from ..threat import NORMS, Norm
 from .victims import ReferenceVictim, Sort
 
@@ -34,18 +32,11 @@ class Rule:
     Attributes:
         floors: Promises; none: that the images are valid.
         why: Reason of an exception, "" for what a sort of attacks promises.
-        sorts: Victims, by what they are there for.
         victims: Victims by name, as patterns.
         attacks: Patterns of labels, with or without settings.
-        toolkits: Patterns of toolkits.
-        families: Sorts of attacks.
-        kinds: Those that keep a budget, and those that look for the nearest.
-        access: What they need of the victim.
-        norms: Norms.
         stochastic: Whether the victim draws; None: either.
         raising: Words of which an honest refusal has some in it: on a victim that an attack cannot work on, an error
             that says so is as good as valid images.
-        skip: Whether the attack is not run at all.
     """
 
     floors: tuple[Floor, ...] = ()
@@ -64,7 +55,6 @@ class Rule:
 
     def fits(self, attack: Attack, norm: Norm, reference: ReferenceVictim) -> bool:
         """Whether the rule speaks of that attack, in that norm, on that victim."""
-        names = (attack.label, attack.label.partition("(")[0])
         return (
             reference.sort in self.sorts
             and self.stochastic in (None, reference.stochastic)
@@ -72,14 +62,10 @@ class Rule:
             and (not self.families or attack.family in self.families)
             and attack.kind in self.kinds
             and attack.access in self.access
-            and _matches((reference.name,), self.victims)
-            and _matches((attack.toolkit,), self.toolkits)
-            and _matches(names, self.attacks)
+            and fits(reference.name, self.victims)
+            and fits(attack.toolkit, self.toolkits)
+            and fits(attack.label, self.attacks)
         )
-
-
-def _matches(names: Sequence[str], patterns: Sequence[str]) -> bool:
-    return any(fnmatchcase(name, pattern) for name in names for pattern in patterns)
 
 
 def stated(attack: Attack, norm: Norm, reference: ReferenceVictim) -> Rule:

@@ -20,7 +20,7 @@ import torch
 
 from .. import determinism, identity
 from ..attacks.base import Access, Attack
-from ..attacks.transfer import Transfer
+from ..attacks.transfer import inner
 from ..errors import describe
 from ..execution.process_pool import Pool, Task
 from ..judging.proposal import Bench, Proposal
@@ -61,14 +61,8 @@ class SelfTestResult:
     """One thing that was expected of an attack, and what was measured.
 
     Attributes:
-        attack: Its label.
-        toolkit: Where it is from.
-        norm: What it was asked for.
-        victim: Name of the reference victim.
         expected: In words, with numbers.
         measured: The same.
-        passed: Whether they agree.
-        seconds: What it took to find out.
         why: Reason why something else is expected than of other attacks of its sort, "" otherwise.
     """
 
@@ -89,8 +83,7 @@ def attacks_of(suites: Iterable[Suite]) -> list[tuple[Attack, Norm]]:
     for suite in suites:
         for norm, attacks in suite.attacks.items():
             for attack in attacks:
-                crafting = attack.attack if isinstance(attack, Transfer) else attack
-                found.setdefault(identity.key(crafting, norm), (crafting, norm))
+                found.setdefault(identity.key(inner(attack), norm), (inner(attack), norm))
     return list(found.values())
 
 
@@ -101,13 +94,7 @@ def run(
     progress: Progress | None = None,
     jobs: int = 1,
 ) -> list[SelfTestResult]:
-    """Test attacks on reference victims.
-
-    Args:
-        attacks: Each with the norm it is asked for.
-        victims: Names of :func:`harness.selftest.victims.references`; None: all.
-        progress: Called after each attack and victim.
-        jobs: Processes. They change no finding.
+    """Test attacks on reference victims, all of :func:`harness.selftest.victims.references` or those named.
 
     Returns:
         What was found, in the order of ``attacks`` and of the victims.

@@ -61,8 +61,6 @@ class Case:
         y: Their labels, int64 (N,).
         unit: Per image the distance that floors are stated in, (N,): on a linear victim the one in closed form, on a
             network :data:`UNIT` or :data:`HARD_UNIT`.
-        x_train: Others, for an attack that prepares itself.
-        y_train: Their labels.
     """
 
     x: Tensor
@@ -77,11 +75,6 @@ class ReferenceVictim:
     """A victim of the self-tests.
 
     Attributes:
-        name: For people.
-        sort: What it is there for.
-        make: Builds the model.
-        classes: Its logits.
-        remedy: How attacks see it, None: as it is.
         stochastic: Whether the referee has to vote.
     """
 

@@ -81,12 +81,7 @@ def _lost(error: BaseException | None) -> bool:
 
 
 class Connection:
-    """One MLflow store, as a home uses it. The only code that tracks by MLflow; the tracker says what.
-
-    Args:
-        home: Whose records.
-        uri: The store; see :func:`store_uri`.
-    """
+    """One MLflow store, as a home uses it. The only code that tracks by MLflow; the tracker says what."""
 
     def __init__(self, home: Home, uri: str) -> None:
         check_uri(uri)
@@ -217,14 +212,7 @@ class Connection:
         params: Mapping[str, Any] | None = None,
         tags: Mapping[str, str] | None = None,
     ) -> None:
-        """Log to a run.
-
-        Args:
-            run: Its id.
-            metrics: Name, value and step of each; values that are not finite are left out.
-            params: By name; the first hundred, as MLflow takes no more at once.
-            tags: By name.
-        """
+        """Log to a run: finite metrics (name, value, step), the first hundred params (MLflow takes no more), tags."""
         from mlflow.entities import Metric, Param, RunTag
 
         finite = [Metric(name, value, 0, step) for name, value, step in metrics if math.isfinite(value)]

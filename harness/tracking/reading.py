@@ -19,10 +19,6 @@ from .connection import Connection
 def read_boards(connection: Connection, spoiled: Spoiled | None = None) -> list[Board]:
     """Boards from the tracked runs of this home.
 
-    Args:
-        connection: The store, and the home whose runs are read.
-        spoiled: Told of damaged files, which are then left out.
-
     Raises:
         UserError: Nothing was tracked there, or a file is damaged and nobody is to be told.
         Unreachable: The store did not answer.

@@ -8,22 +8,14 @@ nor left half written.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError, describe
 from ..metrics.pairs import Board, Pair, pair_rows
 from ..records.boards import boards_from_home, model_state, probe_facts
-from ..records.files import (
-    earlier,
-    finite,
-    flat,
-    read_json,
-    read_record,
-    write_json,
-    write_record,
-)
+from ..records.files import earlier, finite, flat, read_json, read_record, write_json, write_record
 from ..records.home import Home
 from ..records.plans import Spoiled, attempt, read_plan, read_plans
 from ..records.results import is_finished, read_pair
@@ -31,14 +23,7 @@ from ..schema.models import ModelEntry, ModelName
 from ..schema.plans import Marker, PlanRecord
 from ..trust.grade import Trust, trust
 from .connection import Connection, Unreachable
-from .payloads import (
-    EPS_STEPS,
-    attack_table,
-    curve_points,
-    model_metrics,
-    pair_metrics,
-    reproduce_note,
-)
+from .payloads import EPS_STEPS, attack_table, curve_points, model_metrics, pair_metrics, reproduce_note
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -86,7 +71,8 @@ class Tracker(Connection):
             parent = self._model_run(plan, pair.result.model)
             run_id = None
             if note.begun or note.again:
-                run_id = self._interrupted("pair", pair.result.cell, adopt=not note.again)
+                adopt = not note.again
+                run_id = self._left("pair", pair.result.cell, lambda run: adopt and run.info.status == "FINISHED")
             if run_id is None:
                 write_record(marker, note.model_copy(update={"begun": True}))
                 run_id = self.guard(self._log_pair, pair, plan, parent)
@@ -111,15 +97,15 @@ class Tracker(Connection):
         where += f" and tags.`gauntlet.kind` = '{kind}'"
         return list(self.guard(self.client.search_runs, [self.experiment], where))
 
-    def _interrupted(self, kind: str, key: str, *, adopt: bool) -> str | None:
-        """What became of runs begun before: the id of a finished one, if it may be adopted; the others are removed."""
-        finished = None
+    def _left(self, kind: str, key: str, whole: Callable[[Run], bool]) -> str | None:
+        """Id of a whole run that a process left which did not live to remember it; others are removed."""
+        found = None
         for run in self._find(kind, key):
-            if adopt and run.info.status == "FINISHED":
-                finished = run.info.run_id
+            if whole(run):
+                found = str(run.info.run_id)
             else:
                 self.guard(self.client.delete_run, run.info.run_id)
-        return finished
+        return found
 
     def _create(
         self, kind: str, key: str, name: str, parent: str | None, tags: Mapping[str, Any], start: int | None = None
@@ -136,7 +122,7 @@ class Tracker(Connection):
         folder = self.home.plans / plan.plan
         known = self.runs(folder).get(self.store)
         if known is None:
-            known = self._complete("plan", plan.plan) or self.guard(self._log_plan, plan)
+            known = self._left("plan", plan.plan, _complete) or self.guard(self._log_plan, plan)
             self._remember(folder, known)
         return known
 
@@ -147,27 +133,13 @@ class Tracker(Connection):
         if known is None:
             parent = self._plan_run(plan)
             entry = next(model for model in plan.models if model.model == key)
-            known = self._complete("model", key) or self.guard(self._log_model, folder, entry, plan, parent)
+            known = self._left("model", key, _complete) or self.guard(self._log_model, folder, entry, plan, parent)
             self._remember(folder, known)
         return known
 
-    def _complete(self, kind: str, key: str) -> str | None:
-        """Id of a run that was written whole by a process that did not live to remember it; others are removed."""
-        found = None
-        for run in self._find(kind, key):
-            if run.data.tags.get("gauntlet.complete"):
-                found = str(run.info.run_id)
-            else:
-                self.guard(self.client.delete_run, run.info.run_id)
-        return found
-
     def _log_plan(self, plan: PlanRecord) -> str:
         name = f"{plan.suite} on {', '.join(sorted(plan.budgets))}"
-        tags = {
-            "suite": plan.suite,
-            "command": plan.command,
-            "mlflow.note.content": reproduce_note(plan.command),
-        }
+        tags = {"suite": plan.suite, "command": plan.command, "mlflow.note.content": reproduce_note(plan.command)}
         # when it was first asked for, not when it was delivered: a store that is rebuilt keeps the order of plans
         asked = (self.home.plans / f"{plan.plan}.json").stat().st_mtime_ns // 10**6
         run_id = self._create("plan", plan.plan, name, None, tags, asked)
@@ -224,9 +196,6 @@ class Tracker(Connection):
     def close_all(self, spoiled: Spoiled | None = None) -> None:
         """Close every plan that has something new, also those whose results were delivered only now.
 
-        Args:
-            spoiled: Told of damaged files, which are left out.
-
         Raises:
             UserError: The store refused, or a file is damaged and nobody is to be told.
             Unreachable: The store did not answer.
@@ -237,17 +206,13 @@ class Tracker(Connection):
             self.close(record, [board for board in found if board.suite == record.suite])
 
     def close(self, plan: PlanRecord, boards: Sequence[Board]) -> None:
-        """Give every model's run its summary, and end the runs of a command.
+        """Give every model's run its summary, from what its suite has by now, and end the runs of a command.
 
         The model's run carries ``acc/<attack> <norm> <eps>``, ``worst/<norm> <eps>``, ``score/worst_case`` (the
         lowest of its norms, each at the eps that defenses train at), ``score/clean``, ``cost/...`` and the
         attacks as the table ``attacks.json``: what the UI's charts and comparison show. A model with a pair missing
         or failed has no worst case, its run says why in the tag ``no_rank`` and ends as failed. One of which not all
         of the suite's pairs were asked for has none either and says so, and is no failure.
-
-        Args:
-            plan: The command.
-            boards: What its suite has by now, also from other commands.
 
         Raises:
             UserError: The store refused, or a file is damaged.
@@ -303,9 +268,6 @@ class Tracker(Connection):
     def rebuild(self, spoiled: Spoiled | None = None) -> int:
         """Deliver whatever this store lacks of the home's records. Only while no other process works on the home.
 
-        Args:
-            spoiled: Told of damaged results, which are left out.
-
         Returns:
             Results delivered.
 
@@ -340,6 +302,11 @@ class Tracker(Connection):
         except Exception as error:
             reason = str(error) if isinstance(error, UserError) else describe(error)
             raise UserError(f"cannot track {marker.stem}: {reason}") from error
+
+
+def _complete(run: Run) -> bool:
+    """Whether a run was written whole."""
+    return bool(run.data.tags.get("gauntlet.complete"))
 
 
 def _failed(marker: Path) -> Path:

@@ -7,15 +7,14 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
-from typing import Any, ClassVar, Literal, NamedTuple, Self, cast, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 
 from ..datasets.registry import Dataset, DatasetInfo
-from ..errors import UserError, unknown
-from ..options import written
+from ..errors import UserError
+from ..options import check_choices, written
 from ..victims.adaptation import Remedy
 
 
@@ -75,7 +74,7 @@ class Defense(ABC):
     """What counts in the identity beside the fields, so that keys from before a field was gone stand."""
 
     def __post_init__(self) -> None:
-        _check_literals(self)
+        check_choices(self, f" for {self.name}")
         for declared in dataclasses.fields(self):
             value = getattr(self, declared.name)
             finite = not isinstance(value, float) or math.isfinite(value) or declared.metadata.get("infinite", False)
@@ -118,12 +117,7 @@ class Defense(ABC):
 
     @abstractmethod
     def build(self, architecture: str, info: DatasetInfo, base: nn.Module | None = None) -> nn.Module:
-        """The model in its judged form, untrained: what a checkpoint's weights are loaded into.
-
-        Args:
-            architecture: Name of the architecture.
-            info: Data set.
-            base: Trained model that the defense is applied to, if any.
+        """The model in its judged form, untrained: what a checkpoint's weights are loaded into, around any base.
 
         Raises:
             UserError: No base where one is needed, or one that does not suit.
@@ -141,12 +135,7 @@ class Defense(ABC):
     ) -> Trained:
         """Make a model; all randomness comes from torch's global generator, which the caller seeds.
 
-        Args:
-            architecture: Name of the architecture.
-            data: The data set; its test part is not looked at.
-            device: Where to train.
-            base: Trained model that the defense is applied to, if any.
-            progress: Called after every epoch.
+        The test part of the data is not looked at; ``progress`` is called after every epoch.
 
         Raises:
             Diverged: The loss stopped being finite, or the weights of the last update give none that is.
@@ -158,24 +147,6 @@ def require(declaration: Any, name: str, holds: bool, wanted: str) -> None:
     """Raise a one-line error unless a hyperparameter is in its range."""
     if not holds:
         raise UserError(f"{declaration.name}: {name} must be {wanted}, got {getattr(declaration, name)}")
-
-
-def _check_literals(trainer: Defense) -> None:
-    for name, choices, optional in _literals(cast("Any", type(trainer))):
-        value = getattr(trainer, name, None)
-        if value not in choices and not (optional and value is None):
-            raise unknown(f"{name} for {trainer.name}", str(value), choices)
-
-
-@cache  # annotations are strings, which it takes a millisecond to read: a plan declares thousands of trainers
-def _literals(kind: Any) -> tuple[tuple[str, tuple[Any, ...], bool], ...]:
-    """Fields of a class that have a choice of values: name, choices, and whether it may be None as well."""
-    found = []
-    for name, hint in get_type_hints(kind).items():
-        literal = next((part for part in (hint, *get_args(hint)) if get_origin(part) is Literal), None)
-        if literal is not None:
-            found.append((name, get_args(literal), type(None) in get_args(hint)))
-    return tuple(found)
 
 
 def _short(value: Any) -> str:

@@ -30,10 +30,6 @@ class GradientDescent(Defense):
 
     Attributes:
         epochs: Passes over the training part; ``None``: :attr:`DatasetInfo.epochs`.
-        batch_size: Samples per step.
-        optimizer: ``"adam"`` or ``"sgd"``.
-        lr: Initial learning rate.
-        momentum: Of ``"sgd"``.
         weight_decay: L2 penalty in the optimizer, on weights and biases; none without labels.
         decayed: What :attr:`weight_decay` acts on: ``"all"`` parameters, or those of ``"dense"`` layers alone, which
             leaves convolutions out (Gu & Rigazio 2014, section 2.2).
@@ -101,13 +97,7 @@ class GradientDescent(Defense):
         return advance
 
     def run_epoch(self, what: str, rows: Tensor, device: torch.device | str, step: Callable[[Tensor], Tensor]) -> float:
-        """One pass in random order; returns the mean of the losses.
-
-        Args:
-            what: Of what, for the complaint: ``"the training loss"``.
-            rows: Indices of the images, int64 (N,).
-            device: Where batches of them are put.
-            step: Updates the weights on one batch of indices; returns its mean loss, a scalar.
+        """One pass in random order, see :func:`one_epoch`; returns the mean of the losses, ``what`` to complain about.
 
         Raises:
             Diverged: The mean is not finite.
@@ -132,14 +122,7 @@ class GradientDescent(Defense):
 
 
 def one_epoch(rows: Tensor, batch_size: int, device: torch.device | str, step: Callable[[Tensor], Tensor]) -> float:
-    """One pass in random order: the mean over all images of what ``step`` returns for each batch of indices.
-
-    Args:
-        rows: Indices of the images, int64 (N,).
-        batch_size: Images per step.
-        device: Where batches of indices are put.
-        step: Updates the weights on one batch; returns its mean loss, a scalar.
-    """
+    """One pass in random order: the mean over images ``rows`` (N,) of what ``step`` returns for each batch of them."""
     total = torch.zeros((), device=device)
     for batch in rows[torch.randperm(len(rows))].to(device).split(batch_size):  # type: ignore[no-untyped-call]
         # summed on the device: reading a value every step would stall a GPU
@@ -156,16 +139,10 @@ def score(
     index: Tensor | None = None,
     batch: int | None = None,
 ) -> tuple[float, float]:
-    """Mean cross-entropy and accuracy in eval mode; (NaN, NaN) for no image.
+    """Mean cross-entropy and accuracy in eval mode on uint8 images (N, C, H, W), all or some; (NaN, NaN) for none.
 
-    Args:
-        model: The classifier; left in eval mode.
-        data: Says how images become floats.
-        images: uint8 (N, C, H, W), on the model's device.
-        labels: int64 (N,).
-        index: Which of them; ``None``: all.
-        batch: Images a forward pass; ``None``: 1000 on a GPU, 128 on a CPU, where more of them leave the cache (a
-            convolutional net takes twice the time with 1000). Halved while they are too many for the memory.
+    Batches hold 1000 images on a GPU, 128 on a CPU, where more of them leave the cache (a convolutional net takes twice
+    the time with 1000); they are halved while they are too large for the memory.
 
     Raises:
         torch.OutOfMemoryError: There was not even room for one.

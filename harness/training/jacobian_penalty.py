@@ -23,7 +23,6 @@ class Layer(NamedTuple):
     """One hidden representation, or the logits, and what it is computed from.
 
     Attributes:
-        name: The stage that gives it.
         module: What turns ``before`` into ``after``: one stage, or several.
         before: The representation below, or the images: (N, ...).
         after: This one: (N, ...).
@@ -81,14 +80,8 @@ def trace(model: Stages, x: Tensor, tap: Tap | None = None, *, leaf: bool = Fals
 def squared_norm(module: nn.Module, before: Tensor, after: Tensor, *, softmax: bool = False, draws: int = 1) -> Tensor:
     """Squared Frobenius norm of d after / d before, sample by sample: (N,).
 
-    By :func:`closed_form` where there is one, by :func:`estimate` elsewhere.
-
-    Args:
-        module: What turns ``before`` into ``after``.
-        before: (N, ...); must require a gradient where there is no closed form.
-        after: ``module(before)``, (N, ...).
-        softmax: ``after`` is logits (N, K); take their softmax for what leaves.
-        draws: Of the estimate.
+    By :func:`closed_form` where there is one, by :func:`estimate` elsewhere: then ``before`` must require a gradient.
+    With ``softmax``, ``after`` is logits (N, K) of which the softmax is taken.
     """
     closed = closed_form(module, before, after, softmax=softmax)
     return estimate(before, after.softmax(1) if softmax else after, draws) if closed is None else closed
@@ -127,12 +120,7 @@ def estimate(before: Tensor, after: Tensor, draws: int = 1) -> Tensor:
     """Unbiased estimate of the squared norm: E ||v^T J||^2 over random signs v is tr(J J^T) (Hutchinson 1990).
 
     A batch-normalised layer in training mode mixes samples: then J holds the derivatives of the whole batch's output
-    by one sample's input.
-
-    Args:
-        before: (N, ...), part of the graph that made ``after``.
-        after: (N, ...).
-        draws: Projections; the variance falls with their number.
+    by one sample's input. The variance falls with the number of draws.
 
     Returns:
         (N,), differentiable by double backpropagation.
@@ -146,10 +134,6 @@ def estimate(before: Tensor, after: Tensor, draws: int = 1) -> Tensor:
 
 def exact(x: Tensor, outputs: Tensor) -> Tensor:
     """Squared norm of d outputs / d x from one backward pass for each of the K outputs.
-
-    Args:
-        x: (N, ...), part of the graph that made ``outputs``.
-        outputs: (N, K).
 
     Returns:
         (N,), differentiable by double backpropagation.

@@ -20,13 +20,8 @@ Precision = Literal["float32", "bfloat16"]
 def computing(networks: Iterable[nn.Module], precision: Precision, compiled: bool) -> Iterator[None]:
     """Let networks compute their passes in training mode in another way; in eval mode they stay as they are.
 
-    Weights, gradients and what a network returns stay float32.
-
-    Args:
-        networks: Each gives a tensor.
-        precision: ``"bfloat16"`` for autocast.
-        compiled: Whether by :func:`torch.compile`; where that fails, one line on stderr says so and all goes
-            on without.
+    Weights, gradients and what a network returns stay float32. Where compiling fails, one line on stderr says so and
+    all goes on without.
     """
     with ExitStack() as stack:
         if compiled:

@@ -18,11 +18,8 @@ SPARSITY: Final = 1.0
 class Decoder(nn.Module):
     """The way back from what leaves a stage to what entered it: one dense layer, with weights of its own.
 
-    With the sigmoid that :func:`reconstruction_loss` applies this is eq. 2 of Gu & Rigazio (2014).
-
-    Args:
-        stage: The encoder.
-        x: One batch of what enters it; only the shape matters.
+    Of ``x``, one batch of what enters the stage, only the shape matters. With the sigmoid that
+    :func:`reconstruction_loss` applies this is eq. 2 of Gu & Rigazio (2014).
     """
 
     def __init__(self, stage: nn.Module, x: Tensor) -> None:
@@ -38,16 +35,11 @@ class Decoder(nn.Module):
 
 
 def autoencoder_loss(decoder: Decoder, h: Tensor, x: Tensor) -> Tensor:
-    """Reconstruction loss of a sparse autoencoder, a mean over the batch.
+    """Reconstruction loss of a sparse autoencoder that makes ``h`` of ``x``, both in [0, 1]; a mean over the batch.
 
     Without the second term sigmoid units learn to copy rather than to look for strokes, and labels are hard to tell
     from what leaves them: the unit's mean activation over the batch is drawn to :data:`ACTIVITY` by the divergence
     between the two (Lee, Ekanadham & Ng 2008, in the form usual for autoencoders).
-
-    Args:
-        decoder: Belongs to the stage that gave ``h``.
-        h: What left the stage, (N, ...) in [0, 1].
-        x: What the decoder is to give, (N, ...) in [0, 1].
     """
     return reconstruction_loss(decoder(h), x) + SPARSITY * sparsity(h)
 
@@ -59,13 +51,9 @@ def sparsity(h: Tensor) -> Tensor:
 
 
 def reconstruction_loss(logits: Tensor, x: Tensor) -> Tensor:
-    """Cross-entropy between each component in [0, 1] and its reconstruction, a mean over all components.
+    """Cross-entropy between components of ``x`` in [0, 1] and their logits (N, D), before the sigmoid: a mean over all.
 
     The mean, not the sum, over an image's components: it is of the size of a classification loss, so that one weight
     of a penalty means about the same in both.
-
-    Args:
-        logits: (N, D), before the decoder's sigmoid.
-        x: What is to be reconstructed, (N, ...) of D components in [0, 1].
     """
     return F.binary_cross_entropy_with_logits(logits, x.flatten(1))

@@ -39,9 +39,6 @@ class Reconstruction(GradientDescent, OnTrainedModel):
     misclassified after 10 epochs.
 
     Override :meth:`examples` and, for what changes from batch to batch, :meth:`corrupt`.
-
-    Attributes:
-        subset: As of :class:`~harness.training.trainer.Trainer`.
     """
 
     also: ClassVar[Mapping[str, Any]] = {"validation": 0.0, "patience": None}

@@ -102,14 +102,7 @@ class Trainer(GradientDescent):
         return Loss(F.cross_entropy(logits, y), logits)
 
     def reconstruction(self, model: Stages, stage: str, decoder: Decoder, x: Tensor) -> Tensor:
-        """The objective of a stage trained without labels: its mean over one batch, a scalar.
-
-        Args:
-            model: Holds the stage.
-            stage: Its name.
-            decoder: Turns what leaves the stage into logits of what entered it.
-            x: What enters the stage, (N, ...) in [0, 1].
-        """
+        """The objective of a stage trained without labels, on what enters it, (N, ...) in [0, 1]: a mean, a scalar."""
         return autoencoder_loss(decoder, model.stages[stage](x), x)
 
     def step(self, model: Stages, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor) -> Loss:
@@ -127,12 +120,7 @@ class Trainer(GradientDescent):
         return self
 
     def wrap(self, model: Stages, base: nn.Module | None) -> nn.Module:
-        """The model that is judged: by default the trained one.
-
-        Args:
-            model: What was trained.
-            base: The trained model that the spec is built upon, if it names one.
-        """
+        """The model that is judged: by default the trained one."""
         return model
 
     def build(self, architecture: str, info: DatasetInfo, base: nn.Module | None = None) -> nn.Module:
@@ -237,14 +225,9 @@ class Trainer(GradientDescent):
     def pretrain(self, model: Stages, data: Dataset, images: Tensor, kept: Tensor) -> None:
         """Train the stages that need no labels, one after the other, and freeze them but for :attr:`fine_tuned`.
 
-        Each is the encoder of an autoencoder whose decoder is thrown away; its input is what the stages before it
-        make of the images. A model without such stages is left as it is, and so are the random numbers.
-
-        Args:
-            model: Changed in place.
-            data: Says how images become floats.
-            images: uint8 (N, C, H, W), on the model's device.
-            kept: Indices of those to train on.
+        Each is the encoder of an autoencoder whose decoder is thrown away; its input is what the stages before it make
+        of the images. Images are uint8 (N, C, H, W), those at indices ``kept`` are trained on. A model without such
+        stages is left as it is, and so are the random numbers.
 
         Raises:
             Diverged: The loss stopped being finite.

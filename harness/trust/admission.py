@@ -25,7 +25,6 @@ class AdmittedModel:
     """A model that was let in.
 
     Attributes:
-        spec: Its place among the models.
         card: Facts for people, and the fingerprint by which a change is noticed.
         notes: Lines that its owner should read.
     """
@@ -60,18 +59,8 @@ def admit(
 ) -> AdmittedModel:
     """Load a model, look at it, and find out how attacks must see it.
 
-    Args:
-        text: What the user typed; see :func:`harness.external.reference.parse`.
-        data: The data set it will be judged on.
-        mean: Per channel, taken from the images before the model sees them; empty for none.
-        std: Per channel, what they are then divided by.
-        remedy: How attacks are to see it; None finds out.
-        stand_ins: Gradients for parts that have none, see :class:`harness.victims.adaptation.Remedy`.
-        batch: Images that it takes at once; None finds out.
-        device: Where to look at it.
-        thorough: Ask all that :func:`harness.trust.inspection.inspect` asks; False for a plan.
-        fetched: Folder for what comes from a registry.
-        tracking_uri: Where ``models:`` and ``runs:`` are looked up.
+    See :func:`harness.external.reference.parse` for what names it, and :func:`harness.trust.inspection.inspect` for the
+    rest. Per channel, ``mean`` is subtracted and ``std`` divided by before the model sees an image.
 
     Raises:
         UserError: It cannot be loaded, or cannot be judged; one line says why.

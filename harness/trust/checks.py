@@ -60,13 +60,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What is known of one model of a board, in one norm.
-
-    Attributes:
-        board: The board.
-        model: Key of the model.
-        norm: Of the attacks that are looked at.
-    """
+    """What is known of one model of a board, in one norm."""
 
     board: Board
     model: str
@@ -134,10 +128,7 @@ class Question:
     """One check as it is declared.
 
     Attributes:
-        name: See :class:`Check`.
-        title: See :class:`Check`.
         remedy: What a user can do about a failure, in one sentence.
-        answer: Looks at the evidence.
     """
 
     name: str
@@ -165,13 +156,7 @@ class Question:
 
 
 def grade_of(count: int, n: int, bounds: Mapping[Grade, float]) -> Grade:
-    """The worst grade whose bound a share of images exceeds, with enough images to say so; A if there is none.
-
-    Args:
-        count: Images that speak against the number.
-        n: Of so many.
-        bounds: Share in [0, 1], by grade, beyond which that grade follows.
-    """
+    """The worst grade whose bound a share of images exceeds, with enough of the n to say so; A if there is none."""
     over: list[Grade] = [
         grade for grade, bound in bounds.items() if count > bound * n and count >= (MANY if grade == "D" else FEW)
     ]

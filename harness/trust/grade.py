@@ -47,11 +47,6 @@ def trust(board: Board, model: str, norm: str) -> Trust | None:
     model that was not probed, a suite without black-box attacks) leaves a B at best: nobody looked. So does a number
     with little behind it: few images, a model at chance, attacks that were not asked for.
 
-    Args:
-        board: The records. Facts of the probe are taken from :attr:`Board.health` where they are there.
-        model: Key of the model.
-        norm: Norm whose pairs are looked at.
-
     Returns:
         None where there is nothing to grade: none of the model's pairs in that norm searches for its worst case (noise,
         transformations and transfers alone do not), so that the accuracy does not claim to be one.

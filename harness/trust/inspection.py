@@ -39,9 +39,6 @@ class Inspection:
 
     Attributes:
         classes: Logits that the model returns.
-        interface: How the model is called and read.
-        remedy: How attacks are to see it.
-        facts: For people and for checks.
         notes: A line for each thing that its owner should read.
     """
 
@@ -155,7 +152,7 @@ def inspect(
     notes = [
         *_words(interface, kinds, dtype, first, writes=writes),
         *([] if reached or any(remedy.stand_ins) else [_CUT]),
-        *_odd(answers if not varies else {}),
+        *(f"{_said(way, said)}: {_WAYS[way]}" for way, said in answers.items() if said.differ and not varies),
         *_labels(labels, y[: len(labels)], classes),
     ]
     if remedy:
@@ -256,10 +253,6 @@ def _said(way: str, found: Agreement) -> str:
     return f"the model answers {found.differ} of {found.images} images otherwise {way} ({changed})"
 
 
-def _odd(answers: Mapping[str, Agreement]) -> list[str]:
-    return [f"{_said(way, found)}: {_WAYS[way]}" for way, found in answers.items() if found.differ]
-
-
 def _words(interface: Interface, kinds: set[torch.dtype], dtype: str, logits: Tensor, *, writes: bool) -> list[str]:
     """Notes on how it is called, and in which precision it answers."""
     notes = [f"it is taken with {interface}"] if interface else []
@@ -314,11 +307,6 @@ def fingerprint(model: nn.Module, shape: tuple[int, int, int], classes: int) -> 
 
     Computed with one thread; a model that draws, draws from a fixed seed. It tells code that weights and files do not
     show. A fact of provenance, not of identity: another machine may round differently.
-
-    Args:
-        model: Left as it is.
-        shape: (C, H, W).
-        classes: Expected number of logits.
 
     Raises:
         UserError: The model does not take such images; see :func:`inspect`.

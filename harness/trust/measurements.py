@@ -42,10 +42,6 @@ class GradientDiagnostics:
     Attributes:
         victim: The model as attacks see it.
         judge: The model as it is.
-        x: Images (N, C, H, W).
-        y: Their labels (N,).
-        threat: Norm and eps.
-        seed: Of all random numbers.
     """
 
     victim: Victim
@@ -90,13 +86,7 @@ class GradientDiagnostics:
         return Diagnostics(**found, errors=tuple(errors))
 
     def stand(self, attack: Attack, standing: Tensor | None = None, seed: int = 0) -> Tensor:
-        """Which images an attack leaves, bool (N,).
-
-        Args:
-            attack: A budget attack.
-            standing: Those to attack (N,), the others count as broken; None: all.
-            seed: Another number, other random starts.
-        """
+        """Which images a budget attack leaves, bool (N,), of those that stand; another seed, other random starts."""
         left = torch.ones_like(self.y, dtype=torch.bool) if standing is None else standing.clone()
         rows = left.nonzero().squeeze(1)
         if len(rows):

@@ -61,21 +61,9 @@ def probe(
 ) -> ProbeFacts:
     """Measure a model.
 
-    It is copied and never altered; the caller's random generators stay where they are. Same arguments, same facts,
-    but for ``"seconds"``.
-
-    Args:
-        model: Classifier of images in [0, 1].
-        x: Images (N, C, H, W) in [0, 1]; those misclassified are left out.
-        y: Labels (N,).
-        threat: Norm (not ``"l0"``) and eps.
-        classes: Number of logits K.
-        device: Where to run.
-        remedy: What attacks on the model are given.
-        seed: Of all random numbers.
-
-    Returns:
-        What was found.
+    It is copied and never altered; the caller's random generators stay where they are. Same arguments, same facts, but
+    for ``"seconds"``. Images (N, C, H, W) in [0, 1] that the model gets wrong are left out; the threat's norm is not
+    ``"l0"``. What attacks on the model are given is its remedy.
 
     Raises:
         UserError: No gradient attack in that norm, no eps, or the remedy names what the model does not have.
@@ -123,17 +111,9 @@ def diagnose(
     """The remedy that attacks on a model need, from cheap measurements; beyond the stand-ins none for an honest one.
 
     Probabilities are seen by their logarithm; outputs that vary from call to call are averaged; logits that saturate
-    the cross-entropy are divided. What stands in for a part without a gradient cannot be found: it is given.
-
-    Args:
-        model: Classifier of images in [0, 1]; it is copied.
-        x: Images (N, C, H, W) in [0, 1]; at most :data:`harness.victims.victim.SURE` are used.
-        y: Labels (N,).
-        classes: Number of logits K.
-        device: Where to run.
-        stand_ins: As in :class:`~harness.victims.adaptation.Remedy`.
-        varies: Whether the outputs vary from call to call; None finds out.
-        spent: Passes are added to it.
+    the cross-entropy are divided. What stands in for a part without a gradient cannot be found: it is given. At most
+    :data:`harness.victims.victim.SURE` images are used; where ``varies`` is None it is found out, and passes are added
+    to ``spent``.
 
     Raises:
         UserError: A stand-in does not fit the model.

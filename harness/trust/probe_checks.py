@@ -95,20 +95,9 @@ def _asks(measure: Measure, *, fault: bool = True) -> Callable[[Question, Eviden
     return lambda question, evidence: _answered(question, evidence, measure, fault=fault)
 
 
-def _probabilities(seen: Diagnostics, n: int) -> Answer:
-    return ("D", "the outputs are probabilities") if seen.probabilities else ("A", "the outputs are logits")
-
-
-def _detached(seen: Diagnostics, n: int) -> Answer:
-    if seen.detached:
-        return "D", "automatic differentiation does not reach the input"
-    return "A", "gradients reach the input"
-
-
-def _inner(seen: Diagnostics, n: int) -> Answer:
-    if seen.inner_optimisation:
-        return "C", "the forward pass computes gradients of its own"
-    return "A", "the forward pass computes no gradients of its own"
+def _flag(name: str, grade: Grade, fault: str, sound: str) -> Measure:
+    """Whether a fact is true that should not be."""
+    return lambda seen, n: (grade, fault) if getattr(seen, name) else ("A", sound)
 
 
 def _vanishing(seen: Diagnostics, n: int) -> Answer | None:
@@ -135,26 +124,23 @@ def _misleading(seen: Diagnostics, n: int) -> Answer | None:
     return _share(1 - seen.uphill, n, UPHILL, "the gradient gains less than random directions on {} of the images")
 
 
-def _scale(seen: Diagnostics, n: int) -> Answer | None:
-    left = accuracies(seen.scale)
-    if not left:
-        return None
-    text = f"a plain attack left {percent(left['1'])}, and {percent(left['0.05'])} with the logits divided by 20"
-    return grade_of(round((left["1"] - left["0.05"]) * n), n, SCALE), text
-
-
 def _unbounded(seen: Diagnostics, n: int) -> Answer | None:
     if seen.unbounded is None:
         return None
     return _share(seen.unbounded, n, UNBOUNDED, "a budget without bound left {} of the images")
 
 
-def _losses(seen: Diagnostics, n: int) -> Answer | None:
-    left = accuracies(seen.losses)
-    if not left:
-        return None
-    text = f"the log-odds left {percent(left['ce'])}, the difference of logits ratio {percent(left['dlr'])}"
-    return grade_of(round((left["ce"] - left["dlr"]) * n), n, LOSSES), text
+def _lead(name: str, weak: str, strong: str, bounds: Mapping[Grade, float], text: str) -> Measure:
+    """How much less one setting of an attack leaves than another."""
+
+    def measure(seen: Diagnostics, n: int) -> Answer | None:
+        left = accuracies(getattr(seen, name))
+        if not left:
+            return None
+        found = text.format(percent(left[weak]), percent(left[strong]))
+        return grade_of(round((left[weak] - left[strong]) * n), n, bounds), found
+
+    return measure
 
 
 def _steps(seen: Diagnostics, n: int) -> Answer | None:
@@ -221,12 +207,24 @@ def _strength(question: Question, evidence: Evidence) -> Check:
     return question.graded(grade_of(battery - probe, n, STRENGTH), finding)
 
 
+_DETACHED: Final = _flag(
+    "detached", "D", "automatic differentiation does not reach the input", "gradients reach the input"
+)
+_INNER: Final = _flag(
+    "inner_optimisation",
+    "C",
+    "the forward pass computes gradients of its own",
+    "the forward pass computes no gradients of its own",
+)
+_SCALED: Final = _lead("scale", "1", "0.05", SCALE, "a plain attack left {}, and {} with the logits divided by 20")
+_OF_LOSSES: Final = _lead("losses", "ce", "dlr", LOSSES, "the log-odds left {}, the difference of logits ratio {}")
+
 FACT_QUESTIONS: Final = (
     Question(
         "outputs-are-probabilities",
         "Does the model return logits?",
         "Return logits, or let attacks see the logarithm with --remedy probabilities.",
-        _asks(_probabilities),
+        _asks(_flag("probabilities", "D", "the outputs are probabilities", "the outputs are logits")),
     ),
     Question(
         "stochastic-predictions",
@@ -238,13 +236,13 @@ FACT_QUESTIONS: Final = (
         "detached-gradients",
         "Do gradients reach the input?",
         "Name the module that cuts them with --stand-in MODULE=identity.",
-        _asks(_detached),
+        _asks(_DETACHED),
     ),
     Question(
         "optimisation-in-forward",
         "Is the forward pass free of optimisation?",
         "Judge the model without that part as well, or give attacks a stand-in for it: --stand-in MODULE=identity.",
-        _asks(_inner),
+        _asks(_INNER),
     ),
     Question(
         "vanishing-gradients",
@@ -262,13 +260,13 @@ FACT_QUESTIONS: Final = (
         "logit-scale",
         "Does the scale of the logits leave attacks alone?",
         "Divide the logits that attacks see with --remedy temperature=N.",
-        _asks(_scale),
+        _asks(_SCALED),
     ),
     Question(
         "losses-agree",
         "Do different losses break the same images?",
         "Add attacks with other losses to the suite, and look for what makes the loss rugged (misleading-gradients).",
-        _asks(_losses),
+        _asks(_OF_LOSSES),
     ),
     Question(
         "unbounded-attack",

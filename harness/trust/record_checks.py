@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from functools import partial
 from itertools import pairwise
 from typing import Final
 
@@ -99,10 +100,6 @@ def _one_step(question: Question, evidence: Evidence) -> Check:
     return question.graded(grade_of(round((iterated - single) * n), n, PROBED_ALONE), text)
 
 
-def _black_box(question: Question, evidence: Evidence) -> Check:
-    return _alone(question, evidence, BLACK_BOX, WHITE_BOX, "black-box attacks")
-
-
 def _transfer(question: Question, evidence: Evidence) -> Check:
     """Where transfers that the suite declares were left out on purpose, those that ran (if any) answer at best a B."""
     answer = _alone(question, evidence, {"transfer"}, WHITE_BOX, "transferred images")
@@ -184,14 +181,6 @@ def _why(pair: Pair) -> str:
     return "; ".join(counts[:2]) or "no reason recorded"
 
 
-def _invalid(question: Question, evidence: Evidence) -> Check:
-    return _failed(question, evidence, "invalid", "returned invalid images")
-
-
-def _crashed(question: Question, evidence: Evidence) -> Check:
-    return _failed(question, evidence, "crashed", "crashed")
-
-
 def _complete(question: Question, evidence: Evidence) -> Check:
     absent = [label for label in evidence.board.missing.get(evidence.model, ()) if concerns(label, evidence.norm)]
     total = len(evidence.pairs) + len(absent)
@@ -228,19 +217,19 @@ PAIR_QUESTIONS: Final = (
         "attacks-crashed",
         "Did every attack come to its end?",
         "Read the error in the report, mend what it names, remove the pair's folder and run the command again.",
-        _crashed,
+        partial(_failed, status="crashed", verb="crashed"),
     ),
     Question(
         "invalid-results",
         "Did every attack return valid images?",
         "Read in the report which rule was broken; an attack that returns every image unchanged found no gradient.",
-        _invalid,
+        partial(_failed, status="invalid", verb="returned invalid images"),
     ),
     Question(
         "white-box-vs-black-box",
         "Do gradient attacks break what black-box attacks break?",
         "Gradients mislead: see misleading-gradients and vanishing-gradients, and give attacks the remedy named there.",
-        _black_box,
+        partial(_alone, weak=BLACK_BOX, strong=WHITE_BOX, what="black-box attacks"),
     ),
     Question(
         "white-box-vs-transfer",

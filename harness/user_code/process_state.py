@@ -75,10 +75,6 @@ def _set_loggers(values: Mapping[logging.Logger, Mapping[str, Any]]) -> None:
         one.setLevel(kept["level"])  # and forget what was enabled
 
 
-def _signals() -> dict[int, Any]:
-    return {one: signal.getsignal(one) for one in signal.valid_signals()}
-
-
 def _set_signals(handlers: Mapping[int, Any]) -> None:
     for one, handler in handlers.items():
         if handler is not None and signal.getsignal(one) is not handler:
@@ -122,10 +118,7 @@ _SETTINGS: Final[dict[str, tuple[Callable[[], Any], Callable[[Any], object]]]] =
         lambda value: _torch.autograd.set_detect_anomaly(*value),
     ),
     "deterministic algorithms": (
-        lambda: (
-            torch.are_deterministic_algorithms_enabled(),
-            torch.is_deterministic_algorithms_warn_only_enabled(),
-        ),
+        lambda: (torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()),
         lambda value: torch.use_deterministic_algorithms(value[0], warn_only=value[1]),
     ),
     "threads": (torch.get_num_threads, torch.set_num_threads),
@@ -152,7 +145,7 @@ _SETTINGS: Final[dict[str, tuple[Callable[[], Any], Callable[[Any], object]]]] =
     "working directory": (_directory, os.chdir),
     "environment": _mapping(os.environ),
     "builtins": _mapping(vars(builtins), "__import__"),  # that one is a World's
-    "signals": (_signals, _set_signals),
+    "signals": (lambda: {one: signal.getsignal(one) for one in signal.valid_signals()}, _set_signals),
     "logging": (lambda: logging.root.manager.disable, logging.disable),
     "loggers": (_loggers, _set_loggers),
     "timeout of sockets": (socket.getdefaulttimeout, socket.setdefaulttimeout),
@@ -231,10 +224,6 @@ def hold(made: object, before: Mapping[str, Any]) -> None:
     """Let a model find, whenever it is called, the default dtype that its code has set: its tensors are of that kind.
 
     Everything else that its code has set is not there any more when the model is called.
-
-    Args:
-        made: What a factory returned.
-        before: What :func:`kept` gave.
     """
     dtype = torch.get_default_dtype()
     if isinstance(made, nn.Module) and dtype != before["default dtype"]:

@@ -65,10 +65,6 @@ def sources(path: Path, root: Path | None = None) -> list[tuple[str, bytes]]:
     That is, of those below its folder (of a file in a package, below the folder that the package lies in) and below
     ``root``, each named from there. Read from the import statements: what is imported by other means, or installed, is
     not among them.
-
-    Args:
-        path: The file.
-        root: The working directory of whoever named it, where its imports are looked for too.
     """
     base, _ = _placed(path)
     first, last = _places(path, root)
@@ -167,11 +163,8 @@ class World:
     was made. ``importlib.import_module`` and pickles find the user's modules only while a file is run or a factory
     called; later they find what is installed, ours among it.
 
-    Args:
-        first: Folders whose modules come before installed ones.
-        last: Folders whose modules come after them.
-        program: What ``sys.argv[0]`` says.
-        package: A name that means the user's package, whatever has it.
+    Modules in the ``first`` folders come before installed ones, in the ``last`` after them. ``package`` is a name that
+    means the user's, whatever has it.
     """
 
     def __init__(self, first: Sequence[Path], last: Sequence[Path] = (), program: str = "", package: str = "") -> None:
@@ -369,13 +362,6 @@ def from_file(
 
     What the code sets in the process (:func:`harness.user_code.process_state.kept`) holds until the factory returns;
     but for the default dtype, which the model finds again whenever it is called, nothing of it is left then.
-
-    Args:
-        path: The file.
-        factory: Name of the function.
-        arguments: For the function.
-        root: The working directory of whoever named it.
-        fresh: Run it anew, so that nothing is shared with what it has made before.
 
     Raises:
         UserError: The file or the factory raised; the message names file and line. There is no such factory.

@@ -30,11 +30,7 @@ class _Borrow(torch.autograd.Function):
 class StandIn(nn.Module):
     """A module that computes forward as it always did, and backward as another function does.
 
-    Source: Athalye, Carlini & Wagner 2018, section 4.1.
-
-    Args:
-        module: Whose values count.
-        function: Whose gradient counts; its output must have the shape of the module's.
+    Source: Athalye, Carlini & Wagner 2018, section 4.1. The output of either must have the same shape.
     """
 
     def __init__(self, module: nn.Module, function: Function) -> None:
@@ -82,11 +78,7 @@ def find_function(name: str) -> Function:
 
 
 def give_gradients(model: nn.Module, stand_ins: Sequence[tuple[str, str]]) -> nn.Module:
-    """Put stand-ins around submodules, in place; returns the model.
-
-    Args:
-        model: Whose.
-        stand_ins: ``(module, function)`` pairs; a module is named by its path, or by an end of it that is unique.
+    """Put stand-ins around submodules, in place, each named by its path or a unique end of it; returns the model.
 
     Raises:
         UserError: No such submodule or function; the choices are listed.

@@ -303,12 +303,7 @@ def _same(a: Tensor, b: Tensor) -> bool:
 def input_gradient(
     victim: nn.Module, x: Tensor, objective: Callable[[Tensor], Tensor]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Value, gradient and logits of a per-sample objective in one forward and one backward pass.
-
-    Args:
-        victim: The model.
-        x: Images (N, C, H, W).
-        objective: Maps logits (N, K) to one value a sample (N,).
+    """Value, gradient and logits of an objective, (N,) of logits (N, K), in one forward and one backward pass.
 
     Returns:
         ``(values (N,), gradient like x, logits (N, K))``, all detached. The objective is summed over the

@@ -16,6 +16,7 @@ from harness.datasets.registry import DATASETS, Dataset
 from harness.determinism import seed_everything
 from harness.errors import UserError
 from harness.identity import key
+from harness.models.perturbation_generator import PerturbationGenerator
 from harness.models.registry import build_model
 from harness.models.stages import Stages
 from harness.training.gradient_descent import score
@@ -60,7 +61,7 @@ def by_hand(game: Playing, model: Stages, x: Tensor, y: Tensor) -> tuple[list[Te
 @pytest.mark.parametrize("alpha", [0.5, 0.2])
 def test_a_step_descends_both_losses(alpha: float, model: Stages, batch: Any) -> None:
     x, y = batch
-    game = GenerativeAdversarialTrainer(epochs=1, alpha=alpha, c=0.3).play(1, "cpu")
+    game = GenerativeAdversarialTrainer(epochs=1, alpha=alpha, c=0.3).against(PerturbationGenerator(1))
     with torch.no_grad():  # enough for the perturbation to count
         for value in game.generator.parameters():
             value *= 2
@@ -81,7 +82,7 @@ def test_a_step_descends_both_losses(alpha: float, model: Stages, batch: Any) ->
 
 def test_k_updates_of_the_generator_to_one_of_the_classifier(model: Stages, batch: Any) -> None:
     x, y = batch
-    game = GenerativeAdversarialTrainer(epochs=1, k=3).play(1, "cpu")
+    game = GenerativeAdversarialTrainer(epochs=1, k=3).against(PerturbationGenerator(1))
     optimizer = torch.optim.Adam(model.parameters())
     for _ in range(2):
         game.step(model, optimizer, x.clone(), y)
@@ -96,7 +97,7 @@ def test_the_rates_are_the_papers(model: Stages, batch: Any) -> None:
     """Adam's first step is the rate long, whatever the gradient."""
     x, y = batch
     trainer = GenerativeAdversarialTrainer(epochs=1)
-    game = trainer.play(1, "cpu")
+    game = trainer.against(PerturbationGenerator(1))
     before = weights(model), weights(game.generator)
     game.step(model, trainer.new_optimizer(model, 0.0), x.clone(), y)
     for module, start, rate in ((model, before[0], 1e-3), (game.generator, before[1], 1e-6)):

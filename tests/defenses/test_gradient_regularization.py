@@ -12,7 +12,7 @@ from torch import Tensor
 
 from defenses.fast_gradient import FastGradient
 from defenses.gradient_regularization import GradientRegularization, dual_norm
-from harness.attacks.fast_gradient import fgsm
+from harness.attacks.fast_gradient import Gradient
 from harness.attacks.unclipped import Unclipped
 from harness.datasets.registry import DATASETS, Dataset
 from harness.determinism import seed_everything
@@ -90,9 +90,9 @@ def test_the_linear_gain_is_the_dual_norm(p: float, model: Stages, batch: Any) -
 def test_infinity_is_the_fast_gradient_sign_method(model: Stages, batch: Any) -> None:
     x, y = batch
     x_adv = x + GradientRegularization(p=math.inf, sigma=0.1).perturbation(model, x, y)
-    expected = Unclipped(attack=fgsm())(Victim(model), x, y, Threat("linf", 0.1))
+    expected = Unclipped(attack=Gradient(p=math.inf))(Victim(model), x, y, Threat("linf", 0.1))
     assert torch.equal(x_adv, expected)
-    assert torch.equal(x_adv.clamp(0, 1), fgsm()(Victim(model), x, y, Threat("linf", 0.1)))
+    assert torch.equal(x_adv.clamp(0, 1), Gradient(p=math.inf)(Victim(model), x, y, Threat("linf", 0.1)))
 
 
 def test_limits_of_the_family(model: Stages, batch: Any) -> None:

@@ -65,5 +65,5 @@ def test_workers_leave_with_the_pool(tmp_path: Path) -> None:
     waiting = deque([Task("0", ("work", 2))])
     with Pool(1, setup, tmp_path) as pool:
         for _ in pool.run(lambda: waiting.popleft() if waiting else None):
-            (pid,) = pool.pids
+            (pid,) = [worker.process.pid for worker in pool._workers]
     assert not Path(f"/proc/{pid}").exists() or not Path("/proc").is_dir()

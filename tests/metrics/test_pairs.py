@@ -14,7 +14,6 @@ from harness.metrics.pairs import (
     Board,
     broken,
     curve,
-    envelope,
     nearest,
     pair_rows,
     rounding,
@@ -147,24 +146,6 @@ class TestCurve:
     def test_never_rises(self) -> None:
         distances = np.random.default_rng(0).exponential(size=200)
         assert (np.diff(curve(distances, np.linspace(0, 3, 50))) <= 0).all()
-
-
-class TestEnvelope:
-    def test_is_the_worst_case_with_its_interval(self) -> None:
-        pairs, grid = sound(n=50).pairs, (0.0, 0.03, 0.05, 0.1, 0.5)
-        rows = envelope(pairs, "linf", grid)
-        assert rows["eps"].tolist() == list(grid)
-        cases = [worst_case(pairs, "linf", eps) for eps in grid]
-        for name in ("accuracy", "low", "high"):
-            assert rows[name].tolist() == pytest.approx([getattr(case, name) for case in cases])
-
-    def test_no_images_are_no_number(self) -> None:
-        rows = envelope([pair([])], "linf", [0.1])
-        assert rows[["accuracy", "low", "high"]].isna().all(axis=None)
-
-    def test_no_pairs(self) -> None:
-        with pytest.raises(ValueError, match="no pairs"):
-            envelope([], "linf", [0.1])
 
 
 class TestRounding:

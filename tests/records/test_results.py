@@ -21,7 +21,6 @@ from harness.records.results import (
     pair_from_outcomes,
     read_gallery,
     read_pair,
-    read_pairs,
     read_samples,
     read_shard,
     samples_to_bytes,
@@ -92,11 +91,10 @@ def test_a_shard_without_pictures_or_images(tmp_path: Path) -> None:
 
 def test_finishing_merges_the_shards(folder: Path) -> None:
     assert not is_finished(folder)
-    assert read_pairs([folder]) == []
     made = finish(folder, 3, META)
     assert sorted(path.name for path in folder.iterdir()) == ["gallery.safetensors", "result.json", "samples.parquet"]
     assert is_finished(folder)
-    (pair,) = read_pairs([folder])
+    pair = read_pair(folder)
     assert pair.result == made
     parts = pd.concat([frame(10, 10 * s, s) for s in range(3)], ignore_index=True)
     pd.testing.assert_frame_equal(pair.samples, parts.astype(COLUMN_TYPES))
@@ -111,7 +109,7 @@ def test_finishing_merges_the_shards(folder: Path) -> None:
 
 def test_pairs_share_what_they_have_in_common(folder: Path) -> None:
     finish(folder, 3, META)
-    one, other = read_pairs([folder, folder])
+    one, other = read_pair(folder), read_pair(folder)
     assert all(one.columns[name] is other.columns[name] for name in SAMPLE_COLUMNS)
     assert all(str(array.dtype) == np.dtype(COLUMN_TYPES[name]) for name, array in one.columns.items())
     with pytest.raises(ValueError, match="read-only"):

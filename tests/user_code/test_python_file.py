@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import pickle
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ import harness.threat
 from harness.attacks.toolkits import art
 from harness.errors import UserError
 from harness.external.external import describe_model, load, program
-from harness.external.reference import ModelReference, parse
+from harness.external.reference import parse
 from harness.judging.proposal import Bench
 from harness.user_code import python_file
 from harness.victims.adaptation import Remedy
@@ -214,13 +215,11 @@ def test_the_working_directory_counts(there: Path, monkeypatch: pytest.MonkeyPat
     reference = parse("scripts/net.py:make")
     made = describe_model(load(reference), reference)
     monkeypatch.chdir("scripts")
-    again = ModelReference.from_json(json.loads(json.dumps(reference.to_json())))
+    again = pickle.loads(pickle.dumps(reference))
     assert again == reference
     assert describe_model(load(again), again) == made
     with pytest.raises(UserError, match=r"net.py, line 1: ModuleNotFoundError: No module named 'models'"):
         load(parse("net.py:make"))
-    old = {name: value for name, value in reference.to_json().items() if name != "root"}
-    assert ModelReference.from_json(old).root == ""
     for name, changes in {"bystander": False, "models/__init__": True, "models/base": True}.items():
         file = there / f"{name}.py"
         file.write_text(file.read_text() + "# changed\n")

@@ -215,13 +215,7 @@ def _starts(kind: Any, estimator: Any, arguments: dict[str, Any], x: Array, y: A
 
 
 _RECIPES: dict[str, Callable[[Any, Any, dict[str, Any], Array, Array], Array]] = {
-    "plain": _plain,
-    "battery": _battery,
-    "bytes": _bytes,
-    "frames": _frames,
-    "universal": _universal,
-    "patch": _patch,
-    "starts": _starts,
+    recipe.__name__[1:]: recipe for recipe in (_plain, _battery, _bytes, _frames, _universal, _patch, _starts)
 }
 
 

@@ -6,13 +6,40 @@ of eps, because ART's absolute default of 0.1 is ten times an eps of 0.01. None 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
-from ...threat import NORMS
-from .capability import ArtCapability, Fill, listing
+from ...threat import NORMS, Norm
+from .capability import BRENDEL_BETHGE, ArtCapability, Fill, Value, listing
 
 _BUDGET: Final[tuple[Fill, ...]] = ("batch_size", "verbose", "targeted", "norm", "eps", "eps_step")
 _ONE_PIXEL = "in l1 a step moves one pixel, so l1 is not offered"
+
+_AUTO: Final[Mapping[str, Value]] = {
+    "max_iter": 100,
+    "nb_random_init": 5,
+    "loss_type": "cross_entropy",
+    "step_ratio": 2.0,
+}
+_AUTO_LOSSES: Final = {"loss_type": ("cross_entropy", "difference_logits_ratio")}
+
+# one random start, where ART has none
+_RANDOM: Final = {"num_random_init": 1, "decay": None, "random_eps": False}
+
+
+def _iterated(attack: str, short: str, options: Mapping[str, Value], *aliases: str) -> ArtCapability:
+    return ArtCapability(
+        attack=attack,
+        short=short,
+        norms=("linf", "l2"),
+        targeted="yes",
+        fills=_BUDGET,
+        options={"max_iter": 100, "step_ratio": None, **options},
+        defect=_ONE_PIXEL,
+        aliases=aliases,
+        smoke={"max_iter": 3},
+    )
+
 
 ART_BUDGET: Final[tuple[ArtCapability, ...]] = (
     ArtCapability(
@@ -22,40 +49,16 @@ ART_BUDGET: Final[tuple[ArtCapability, ...]] = (
         targeted="yes",
         fills=_BUDGET,
         # the published first step is 2 eps; the losses need logits
-        options={"max_iter": 100, "nb_random_init": 5, "loss_type": "cross_entropy", "step_ratio": 2.0},
-        choices={"loss_type": ("cross_entropy", "difference_logits_ratio")},
+        options=_AUTO,
+        choices=_AUTO_LOSSES,
         variants=(
-            (
-                "loss_type",
-                "difference_logits_ratio",
-                {"min_classes": 3, "fewer": {"loss_type": "cross_entropy"}},
-            ),
+            ("loss_type", "difference_logits_ratio", {"min_classes": 3, "fewer": {"loss_type": "cross_entropy"}}),
         ),
         defect="judges the last iterate, not the best one; in l1 weak (0.33 where SparseL1DescentAttack reaches 0.86)",
         smoke={"max_iter": 5, "nb_random_init": 1},
     ),
-    ArtCapability(
-        attack="ProjectedGradientDescent",
-        short="pgd-art",
-        norms=("linf", "l2"),
-        targeted="yes",
-        fills=_BUDGET,
-        # one random start, where ART has none
-        options={"max_iter": 100, "num_random_init": 1, "step_ratio": None, "decay": None, "random_eps": False},
-        defect=_ONE_PIXEL,
-        aliases=("ProjectedGradientDescentPyTorch",),
-        smoke={"max_iter": 3},
-    ),
-    ArtCapability(
-        attack="ProjectedGradientDescentNumpy",
-        short="pgd-art-numpy",
-        norms=("linf", "l2"),
-        targeted="yes",
-        fills=_BUDGET,
-        options={"max_iter": 100, "num_random_init": 1, "step_ratio": None, "decay": None, "random_eps": False},
-        defect=_ONE_PIXEL,
-        smoke={"max_iter": 3},
-    ),
+    _iterated("ProjectedGradientDescent", "pgd-art", _RANDOM, "ProjectedGradientDescentPyTorch"),
+    _iterated("ProjectedGradientDescentNumpy", "pgd-art-numpy", _RANDOM),
     ArtCapability(
         attack="BasicIterativeMethod",
         short="bim-art",
@@ -65,16 +68,7 @@ ART_BUDGET: Final[tuple[ArtCapability, ...]] = (
         options={"max_iter": 100, "step_ratio": None},
         smoke={"max_iter": 3},
     ),
-    ArtCapability(
-        attack="MomentumIterativeMethod",
-        short="mim-art",
-        norms=("linf", "l2"),
-        targeted="yes",
-        fills=_BUDGET,
-        options={"max_iter": 100, "decay": 1.0, "step_ratio": None},
-        defect=_ONE_PIXEL,
-        smoke={"max_iter": 3},
-    ),
+    _iterated("MomentumIterativeMethod", "mim-art", {"decay": 1.0}),
     ArtCapability(
         attack="FastGradientMethod",
         short="fgm-art",
@@ -274,6 +268,27 @@ _MINIMAL = (
     ),
 )
 
+
+def _evolved(attack: str, short: str, norm: Norm, smoke: Mapping[str, Value]) -> ArtCapability:
+    return ArtCapability(
+        attack=attack,
+        short=short,
+        norms=(norm,),
+        kind="minimal",
+        access="scores",
+        targeted="yes",
+        fills=("verbose", "targeted"),
+        options={"th": None, "es": 1, "max_iter": 100},
+        variants=(
+            ("es", 0, {"refused": True, "defect": "CMA-ES (es=0) is not reproducible under a seed", "instead": "es=1"}),
+        ),
+        defect="tens of thousands of forwards an image",
+        min_classes=3,  # it takes two for one output, and raises
+        recipe="bytes",
+        smoke=smoke,
+    )
+
+
 _BLACK_BOX = (
     ArtCapability(
         attack="SquareAttack",
@@ -400,59 +415,26 @@ _BLACK_BOX = (
         kind="minimal",
         targeted="yes",
         fills=("batch_size", "targeted", "norm"),
-        options={
-            "overshoot": 1.1,
-            "steps": 1000,
-            "lr": 1e-3,
-            "lr_decay": 0.5,
-            "lr_num_decay": 20,
-            "momentum": 0.8,
-            "binary_search_steps": 10,
-        },
+        options=BRENDEL_BETHGE,
         needs=("numba",),
         defect="far from the nearest (l2 5.05 in 100 steps where Foolbox's form reaches 0.82 in 200)",
         recipe="starts",
         smoke={"steps": 2},
     ),
-    ArtCapability(
-        attack="PixelAttack",
-        short="pixel",
-        norms=("l0",),
-        kind="minimal",
-        access="scores",
-        targeted="yes",
-        fills=("verbose", "targeted"),
-        options={"th": None, "es": 1, "max_iter": 100},  # th: number of pixels; None searches for the smallest
-        variants=(
-            ("es", 0, {"refused": True, "defect": "CMA-ES (es=0) is not reproducible under a seed", "instead": "es=1"}),
-        ),
-        defect="tens of thousands of forwards an image",
-        min_classes=3,  # it takes two for one output, and raises
-        recipe="bytes",
-        smoke={"th": 3, "max_iter": 1},
-    ),
-    ArtCapability(
-        attack="ThresholdAttack",
-        short="threshold",
-        norms=("linf",),
-        kind="minimal",
-        access="scores",
-        targeted="yes",
-        fills=("verbose", "targeted"),
-        # differential evolution, where ART has CMA-ES; th: bound in 1/255, None searches for the smallest
-        options={"th": None, "es": 1, "max_iter": 100},
-        variants=(
-            ("es", 0, {"refused": True, "defect": "CMA-ES (es=0) is not reproducible under a seed", "instead": "es=1"}),
-        ),
-        defect="tens of thousands of forwards an image",
-        min_classes=3,  # it takes two for one output, and raises
-        recipe="bytes",
-        smoke={"th": 20, "max_iter": 1},
-    ),
+    # th: number of pixels; None searches for the smallest
+    _evolved("PixelAttack", "pixel", "l0", {"th": 3, "max_iter": 1}),
+    # differential evolution, where ART has CMA-ES; th: bound in 1/255, None searches for the smallest
+    _evolved("ThresholdAttack", "threshold", "linf", {"th": 20, "max_iter": 1}),
 )
 
 _NO_SIGN = "its L-infinity step with cross-entropy never takes the sign, so it hardly moves (success 0.02 for 0.97)"
 _NOT_IMAGES = "not an attack on image classifiers in PyTorch"
+_OTHERS: Final = (
+    "AdversarialPatchTensorFlowV2", "AdversarialTexturePyTorch", "CarliniWagnerASR", "DPatch", "DecisionTreeAttack",
+    "FeatureAdversariesTensorFlowV2", "HighConfidenceLowUncertainty", "ImperceptibleASR", "ImperceptibleASRPyTorch",
+    "LaserAttack", "MalwareGDTensorFlow", "OverTheAirFlickeringPyTorch", "OverloadPyTorch",
+    "ProjectedGradientDescentTensorFlowV2", "RobustDPatch", "SNAL",
+)  # fmt: skip
 
 _REFUSED = (
     # whole records: the self-tests force them in, and must find them out
@@ -462,9 +444,9 @@ _REFUSED = (
             short=short,
             norms=("linf", "l2"),
             targeted="yes",
-            fills=("batch_size", "verbose", "targeted", "norm", "eps", "eps_step"),
-            options={"max_iter": 100, "nb_random_init": 5, "loss_type": "cross_entropy", "step_ratio": 2.0},
-            choices={"loss_type": ("cross_entropy", "difference_logits_ratio")},
+            fills=_BUDGET,
+            options=_AUTO,
+            choices=_AUTO_LOSSES,
             defect=_NO_SIGN,
             instead="AutoProjectedGradientDescent",
             refused=True,
@@ -492,27 +474,7 @@ _REFUSED = (
     _refused(
         "GRAPHITEWhiteboxPyTorch", "a physical-world attack: it needs a camera's viewpoints", "AdversarialPatchPyTorch"
     ),
-    *(
-        _refused(name, _NOT_IMAGES)
-        for name in (
-            "AdversarialPatchTensorFlowV2",
-            "AdversarialTexturePyTorch",
-            "CarliniWagnerASR",
-            "DPatch",
-            "DecisionTreeAttack",
-            "FeatureAdversariesTensorFlowV2",
-            "HighConfidenceLowUncertainty",
-            "ImperceptibleASR",
-            "ImperceptibleASRPyTorch",
-            "LaserAttack",
-            "MalwareGDTensorFlow",
-            "OverTheAirFlickeringPyTorch",
-            "OverloadPyTorch",
-            "ProjectedGradientDescentTensorFlowV2",
-            "RobustDPatch",
-            "SNAL",
-        )
-    ),
+    *(_refused(name, _NOT_IMAGES) for name in _OTHERS),
 )
 
 ART_TABLE: Final[dict[str, ArtCapability]] = listing(*ART_BUDGET, *_MINIMAL, *_BLACK_BOX, *_REFUSED)

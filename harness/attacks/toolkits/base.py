@@ -11,6 +11,7 @@ import tempfile
 import warnings
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -38,7 +39,6 @@ class Foreign(Attack):
         **named: Options by keyword, for people.
 
     Attributes:
-        attack: Class name in the toolkit.
         options: Every option with its value, sorted by name.
 
     Raises:
@@ -154,17 +154,13 @@ def load(module: str, package: str) -> Any:
     Raises:
         UserError: The toolkit is not installed.
     """
-    configure = logging.config.dictConfig
     # ART's import resets the root configuration: handlers that the program had opened would be closed
-    logging.config.dictConfig = lambda config: None
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+    with swapped(logging.config, "dictConfig", lambda config: None), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
             return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        raise UserError(f"{package} is not installed: {error}; pip install {package}") from error
-    finally:
-        logging.config.dictConfig = configure
+        except ModuleNotFoundError as error:
+            raise UserError(f"{package} is not installed: {error}; pip install {package}") from error
 
 
 @torch.no_grad()
@@ -183,14 +179,22 @@ class _Seeded(np.random.RandomState):
 
 
 @contextlib.contextmanager
-def seeded_numpy() -> Iterator[None]:
-    """Make ``np.random.RandomState()`` follow the global seed: some attacks draw from an unseeded one."""
-    original = np.random.RandomState
-    np.random.RandomState = _Seeded  # type: ignore[misc]
+def swapped(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Give an attribute another value in a block; one that was not there is removed again."""
+    before = vars(owner).get(name)
+    setattr(owner, name, value)
     try:
         yield
     finally:
-        np.random.RandomState = original  # type: ignore[misc]
+        if before is None:
+            delattr(owner, name)
+        else:
+            setattr(owner, name, before)
+
+
+def seeded_numpy() -> AbstractContextManager[None]:
+    """Make ``np.random.RandomState()`` follow the global seed: some attacks draw from an unseeded one."""
+    return swapped(np.random, "RandomState", _Seeded)
 
 
 @contextlib.contextmanager
@@ -200,14 +204,6 @@ def scratch_directory() -> Iterator[None]:
         yield
 
 
-@contextlib.contextmanager
-def numpy_mat() -> Iterator[None]:
+def numpy_mat() -> AbstractContextManager[None]:
     """Bring back ``np.mat``, which NumPy 2 removed and an attack still calls."""
-    if hasattr(np, "mat"):
-        yield
-        return
-    np.mat = np.asmatrix  # type: ignore[attr-defined]
-    try:
-        yield
-    finally:
-        del np.mat  # type: ignore[attr-defined]
+    return swapped(np, "mat", np.asmatrix)

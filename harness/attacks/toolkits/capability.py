@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from ...errors import UserError, unknown
 from ...threat import Norm
@@ -26,14 +26,10 @@ class Capability:
     """One attack of a toolkit.
 
     Attributes:
-        attack: Class name in the toolkit.
         short: Name for people, unique over both toolkits and our own attacks.
         norms: Norms it can be asked for; all four where it measures none (rotations, blur).
-        kind: Whether it keeps a budget or looks for the nearest adversarial.
-        access: What it needs of the victim.
         targeted: Whether it has a targeted form. Attacks always run untargeted, except ``"only"``, which aim at
             the rival: the most likely wrong class of the clean image.
-        deterministic: Same images under the same seeds.
         options: Every hyperparameter a declaration may set, with the value it has otherwise. Mostly the toolkit's
             own; a comment in the table says where not.
         choices: Options that take one of a few values.
@@ -42,7 +38,6 @@ class Capability:
         defect: A known flaw or surprise, as measured with the versions named in the tables.
         refused: Whether a declaration is refused, with ``defect`` as the reason.
         instead: What to use instead of a refused attack.
-        aliases: Other class names of the same attack.
         min_side: Smallest image side, in pixels, on which it works.
         min_classes: Smallest number of classes with which it works.
         fewer: Options that make it work with fewer; none: a suite leaves it out there.
@@ -55,7 +50,6 @@ class Capability:
     kind: Kind = "budget"
     access: Access = "gradients"
     targeted: Targeted = "no"
-    deterministic: bool = True
     options: Mapping[str, Value] = field(default_factory=dict, hash=False)
     choices: Mapping[str, tuple[Value, ...]] = field(default_factory=dict, hash=False)
     variants: tuple[tuple[str, Value, Mapping[str, Any]], ...] = field(default=(), hash=False)
@@ -102,12 +96,10 @@ class ArtCapability(Capability):
 
     Attributes:
         fills: Arguments the door sets from the threat and the batch.
-        outputs: What the estimator returns.
         one_by_one: Whether it is right only with a batch size of one.
         target: Whether the labels of a ``targeted="only"`` attack are each image's rival, or one common target.
         draws: Whether it draws from an unseeded generator.
         litters: Whether it writes into the working directory (and calls ``np.mat``).
-        recipe: How it is built and called.
     """
 
     fills: tuple[Fill, ...] = ("batch_size", "verbose")
@@ -169,20 +161,14 @@ def _like(what: str, name: str, value: Value, default: Value) -> Value:
     """Bring a value to the type of the default, so that 50 and 50.0 are one declaration."""
     if value is None or default is None:
         return value
+    kind = type(default)
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    if isinstance(default, bool):
-        if isinstance(value, bool):
-            return value
-        raise UserError(f"{name} of {what} must be true or false, got {value!r}")
-    if isinstance(default, int) and not (number and float(value) == int(value)):  # type: ignore[arg-type]
-        raise UserError(f"{name} of {what} must be a whole number, got {value!r}")
-    if isinstance(default, float) and not number:
-        raise UserError(f"{name} of {what} must be a number, got {value!r}")
-    if isinstance(default, int | float):
-        return type(default)(value)  # type: ignore[arg-type]
-    if type(value) is not type(default):
-        raise UserError(f"{name} of {what} must be a {type(default).__name__}, got {value!r}")
-    return value
+    if number and (kind is float or (kind is int and float(value).is_integer())):  # type: ignore[arg-type]
+        return kind(value)  # type: ignore[arg-type]
+    if type(value) is kind and not number:
+        return value
+    wanted = {bool: "true or false", int: "a whole number", float: "a number"}.get(kind, f"a {kind.__name__}")
+    raise UserError(f"{name} of {what} must be {wanted}, got {value!r}")
 
 
 def listing(*entries: Capability) -> dict[str, Any]:
@@ -190,3 +176,15 @@ def listing(*entries: Capability) -> dict[str, Any]:
     table = {entry.attack: entry for entry in entries}
     assert len(table) == len(entries), "an attack is listed twice"
     return table
+
+
+BRENDEL_BETHGE: Final[Mapping[str, Value]] = {
+    "overshoot": 1.1,
+    "steps": 1000,
+    "lr": 1e-3,
+    "lr_decay": 0.5,
+    "lr_num_decay": 20,
+    "momentum": 0.8,
+    "binary_search_steps": 10,
+}
+"""Options of the same attack in both toolkits."""

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Final, cast
 import torch
 from torch import Tensor
 
-from ...threat import Threat
+from ...threat import Threat, per_sample
 from ...victims.victim import Victim
 from .base import Foreign, load, rivals
 from .capability import Capability, FoolboxCapability
@@ -71,7 +71,7 @@ class Foolbox(Foreign):
             x_adv = cast(Tensor, attack.run(model, x, criterion))
             if self.attack in _BLACKENS:
                 failed = (x_adv == 0).flatten(1).all(1)
-                x_adv = torch.where(failed.view(-1, *[1] * (x.dim() - 1)), x, x_adv)
+                x_adv = torch.where(per_sample(failed, x), x, x_adv)
             return x_adv
         raw = attack.run(model, x, criterion, epsilon=threat.eps)
         return cast(Tensor, attack.distance.clip_perturbation(x, raw, threat.eps))

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from ...threat import NORMS, Norm
-from .capability import FoolboxCapability, Value, listing
+from .capability import BRENDEL_BETHGE, FoolboxCapability, Value, listing
 
 _PREFIX: Final[dict[str, Norm]] = {"Linf": "linf", "L2": "l2", "L1": "l1"}
 _ADAM: Final = {"adam_beta1": 0.9, "adam_beta2": 0.999, "adam_epsilon": 1e-8}
@@ -118,11 +118,7 @@ _DESCENT = (
         smoke=FEW,
     ),
     FoolboxCapability(
-        attack="L2ContrastReductionAttack",
-        short="contrast-l2",
-        norms=("l2",),
-        access="none",
-        options={"target": 0.5},
+        attack="L2ContrastReductionAttack", short="contrast-l2", norms=("l2",), access="none", options={"target": 0.5}
     ),
 )
 
@@ -190,16 +186,7 @@ def _brendel_bethge(attack: str, norm: Norm) -> FoolboxCapability:
         targeted="yes",
         starts=True,
         needs=("numba",),
-        options={
-            "init_attack": "LinearSearchBlendedUniformNoiseAttack",
-            "overshoot": 1.1,
-            "steps": 1000,
-            "lr": 1e-3,
-            "lr_decay": 0.5,
-            "lr_num_decay": 20,
-            "momentum": 0.8,
-            "binary_search_steps": 10,
-        },
+        options={"init_attack": "LinearSearchBlendedUniformNoiseAttack", **BRENDEL_BETHGE},
         choices=_START,
         smoke={"steps": 2},
     )

@@ -67,11 +67,7 @@ class RayEngine:
     """Runs tasks on a Ray cluster; offers what :class:`harness.execution.process_pool.Pool` does.
 
     Entering it connects to the cluster, or starts one. As with the pool, a run may be left at any moment: results are
-    written by this process alone, whole or not at all.
-
-    Args:
-        cluster: What is asked of Ray.
-        context: Home, data and device. Of the home workers see no more than what their task needs.
+    written by this process alone, whole or not at all. Of the home workers see no more than what their task needs.
 
     Raises:
         UserError: Ray is not installed or not there, or no node could ever take a task.

@@ -26,9 +26,8 @@ ANSWER: Final = 10.0
 def load(*, private: bool = False) -> Any:
     """The module ``ray``.
 
-    Args:
-        private: Whether a cluster is to be started: then nobody is let in who has not this process's token. Ray reads
-            how it is at its import, so that a program that has imported Ray before keeps its own rules.
+    Where a cluster is to be started (``private``), nobody is let in who has not this process's token. Ray reads how it
+    is at its import, so that a program that has imported Ray before keeps its own rules.
 
     Raises:
         UserError: It is not installed; the message names the extra.
@@ -51,9 +50,6 @@ class Session:
     """A cluster that this process is connected to.
 
     Attributes:
-        ray: The module.
-        cpus: CPUs of a task.
-        gpus: GPUs of a task.
         folder: Where a cluster of our own keeps its files; None for a running one.
     """
 
@@ -106,13 +102,7 @@ def refusal(nodes: list[Mapping[str, float]], cpus: float, gpus: float) -> str:
 
 
 def connect(ray: Any, address: str | None, cpus: float, gpus: float) -> Session:
-    """Connect to a running cluster, or start one of this machine.
-
-    Args:
-        ray: The module.
-        address: ``HOST:PORT``, ``"auto"``, or None to start one.
-        cpus: CPUs of a task.
-        gpus: GPUs of a task.
+    """Connect to the cluster at ``HOST:PORT`` or ``"auto"``, or start one of this machine for None.
 
     Raises:
         UserError: There is no such cluster, it cannot be started, or no node could take a task.

@@ -21,12 +21,7 @@ Changes = list[tuple[str, bytes | None]]
 
 
 def needs(home: Home, job: Job) -> list[Path]:
-    """Files of a home that a job reads or replaces, in the order to read them in. Some may not be there.
-
-    Args:
-        home: Where earlier jobs left them.
-        job: What is to be done.
-    """
+    """Files of a home that a job reads or replaces, in the order to read them in. Some may not be there."""
     return list(dict.fromkeys(_wanted(home, job)))
 
 
@@ -67,12 +62,7 @@ def _prepared(home: Home, cell: Cell) -> Iterator[Path]:
 
 
 class Hold:
-    """A home that was made for one job.
-
-    Args:
-        home: An empty folder.
-        files: What the job needs, by path below it.
-    """
+    """A home that was made for one job, an empty folder, with the files that it needs, by path below it."""
 
     def __init__(self, home: Home, files: Mapping[str, bytes]) -> None:
         self._home = home

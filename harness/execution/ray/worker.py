@@ -34,8 +34,6 @@ class Carried:
     """A data set on whatever machine: read there if it is there, else as the driver has it.
 
     Attributes:
-        source: Where the driver finds it.
-        declared: What the driver found.
         copy: Reference to its arrays in the object store; None if every node sees the driver's files.
     """
 
@@ -75,10 +73,7 @@ class Shared:
     """What every task needs to know.
 
     Attributes:
-        sources: Data sets by name.
-        device: Where models run.
         versions: Of the driver's packages: with others the numbers would be others.
-        commit: Of the driver's checkout.
         progress: Folder that workers may write their progress to; None if they do not share the driver's disk.
         scratch: Folder for the files of a task; None for the node's own.
     """
@@ -98,7 +93,6 @@ class Reply:
     Attributes:
         changes: Files it left, also if it failed.
         error: None, or what the job raised, in one line.
-        detail: With its traceback.
         fault: Whether the user's input is to blame.
         unfit: Why this node cannot be relied on; "" if it can.
     """
@@ -111,12 +105,9 @@ class Reply:
 
 
 def perform(shared: list[Any], job: Job, files: Mapping[str, Any]) -> Reply:
-    """Do a job.
+    """Do a job, with the files it needs by path below the home: bytes, or references to bytes.
 
-    Args:
-        shared: The reference to a :class:`Shared`, in a list.
-        job: What is to be done.
-        files: The files it needs, by path below the home: bytes, or references to bytes.
+    The reference to the :class:`Shared` comes in a list: Ray would resolve it.
     """
     known, hand, unfit = _crew(shared[0], _gpu())
     if unfit:
