@@ -121,6 +121,13 @@ def reproduce(session: nox.Session) -> None:
 
 
 @nox.session
+def papers(session: nox.Session) -> None:
+    """Write the pages that follow from records/ again; nothing is measured."""
+    install(session)
+    session.run("python", "docs/papers/render.py")
+
+
+@nox.session
 def benchmarks(session: nox.Session) -> None:
     """Measure speed as ratios within one run, and write docs/performance.md; with names, only print. Takes long.
 

@@ -24,8 +24,8 @@ FLOOR: Final = 1e-12
 class Contractive(Trainer):
     """Cross-entropy plus the norms of the Jacobians of all layers, each by the layer below (eq. 6).
 
-    Both are means over the batch. A layer is a hidden representation, or the output. Stages that are trained without
-    labels get the contractive autoencoder's penalty then (eq. 4), and afterwards, where they are fine-tuned, that of eq. 6.
+    Both are means over the batch. A layer is a hidden representation, or the output. Stages trained without labels get
+    the contractive autoencoder's penalty then (eq. 4), and afterwards, where they are fine-tuned, that of eq. 6.
 
     The paper does not give its lambda. On MNIST, after 5 epochs of mlp-200-200 and 3 of convnet-gu, the test error, the
     mean norm of the logits' Jacobian by the image, and the median margin over the norm of its gradient:

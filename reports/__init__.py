@@ -26,9 +26,10 @@ from .overview import page as overview_page
 from .studies import markdown as study_markdown
 from .studies import page as study_page
 from .studies.figures import headed, picture_sheet
+from .studies.summary import summary
 from .studies.view import item_views
 
-__all__ = ["write", "write_study"]
+__all__ = ["summary", "write", "write_study"]
 
 FOLDERS = ("models", "compare")
 """Where pages are that come and go with the models."""

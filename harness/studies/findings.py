@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache
+from itertools import starmap
 from typing import Final, Literal
 
 import numpy as np
@@ -40,6 +42,7 @@ class MeasurementSource:
         seeds: Training seeds.
         test_size: Test images behind a card's accuracy.
         commit: ``commit(measure, seed)``: of the code that made it, "" if that is not known.
+        key: ``key(measure, seed)``: of the pair, or of the model where there is none.
     """
 
     card: Callable[[str, int], Card | None]
@@ -49,6 +52,7 @@ class MeasurementSource:
     seeds: Sequence[int]
     test_size: int = 0
     commit: Callable[[Measure, int], str] = lambda _measure, _seed: ""
+    key: Callable[[Measure, int], str] = lambda _measure, _seed: ""
 
 
 @dataclass(frozen=True)
@@ -108,6 +112,7 @@ class Finding:
         verdict: See :func:`value_verdict` and :func:`clause_verdict`.
         profile: Of the study.
         commits: That the numbers behind it were made at, separated by blanks.
+        keys: Digest of the keys of the pairs and models behind it, over all seeds; see :func:`digest_of_keys`.
         note: What a reader must know.
     """
 
@@ -132,6 +137,7 @@ class Finding:
     verdict: Verdict
     profile: str
     commits: str
+    keys: str
     note: str
 
     @property
@@ -280,13 +286,15 @@ class Findings:
         printed: float | None = None, rival: float | None = None, tolerance: float | None = None,
         basis: Basis = "measured",
     ) -> Finding:  # fmt: skip
-        commits = {self._evidence.commit(leaf, seed) for leaf in leaves(quantity) for seed in self._evidence.seeds}
+        behind = [(leaf, seed) for leaf in leaves(quantity) for seed in self._evidence.seeds]
+        commits = {self._evidence.commit(*one) for one in behind}
         return Finding(
             kind=kind, item=item, row=row, column=column, metric=metric, unit=unit, printed=printed, rival=rival,
             tolerance=tolerance, basis=basis, measured=found.mean, low=found.low, high=found.high,
             margin=None if margin is None else margin.mean, margin_low=None if margin is None else margin.low,
             margin_high=None if margin is None else margin.high, seeds=len(found.each), n=found.n, verdict=verdict,
             profile=self.profile, commits=" ".join(sorted(commits - {""})),
+            keys=digest_of_keys(starmap(self._evidence.key, behind)),
             note="; ".join(dict.fromkeys(filter(None, notes))),
         )  # fmt: skip
 
@@ -401,6 +409,12 @@ class _Once:
     images: Floats = field(default_factory=lambda: _NONE)
     trouble: str = ""
     n: int = 0
+
+
+def digest_of_keys(keys: Iterable[str]) -> str:
+    """Twelve hexadecimal digits that stand for a set of keys; "" for none."""
+    found = sorted(set(keys) - {""})
+    return hashlib.sha256(" ".join(found).encode()).hexdigest()[:12] if found else ""
 
 
 def _sides(clause: Clause) -> tuple[Quantity, ...]:

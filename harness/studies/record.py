@@ -96,6 +96,17 @@ class StudyRecord:
         return _absent(place, value) if found is None else found
 
 
+def other_now(record: StudyRecord, now: Iterable[Finding]) -> list[Finding]:
+    """What of a record was made by pairs or models that the code would now give another key.
+
+    Args:
+        record: As it was measured.
+        now: What the same study asks for now, measured or not.
+    """
+    current = {finding.place: finding.keys for finding in now}
+    return [found for place, found in record.findings.items() if found.seeds and found.keys != current.get(place)]
+
+
 def by_place(findings: Iterable[Finding]) -> dict[Place, Finding]:
     """Findings by what they are about."""
     return {finding.place: finding for finding in findings}
@@ -141,7 +152,7 @@ def _finding(row: Mapping[Any, Any]) -> Finding:
 def _absent(place: Place, value: Value | None) -> Finding:
     nothing: dict[str, Any] = {each.name: None for each in fields(Finding)}
     nothing |= {"measured": math.nan, "low": math.nan, "high": math.nan, "seeds": 0, "n": 0, "basis": "measured"}
-    nothing |= dict.fromkeys(("metric", "unit", "profile", "commits", "note"), "")
+    nothing |= dict.fromkeys(("metric", "unit", "profile", "commits", "keys", "note"), "")
     nothing |= dict(zip(("kind", "item", "row", "column"), place, strict=True))
     if value is not None:
         nothing |= {name: getattr(value, name) for name in ("metric", "unit", "printed", "rival", "tolerance", "basis")}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import pandas as pd
@@ -19,7 +19,7 @@ from ..schema.base import Cost
 from ..schema.models import Card
 from ..schema.pairs import Result
 from .experiment import Experiment
-from .findings import Findings, MeasurementSource
+from .findings import Finding, Findings, MeasurementSource
 from .record import JUDGEMENT_COLUMNS, StudyRecord, by_place
 from .study import Measure
 
@@ -65,7 +65,9 @@ def gather(experiment: Experiment, home: Home, *, device: str = "cpu", data: Dat
         judged = found(measure, seed)
         return "" if judged is None else judged.result.git_commit
 
-    source = MeasurementSource(card, samples, cost, trouble, experiment.seeds, experiment.info.test_size, commit)
+    source = MeasurementSource(
+        card, samples, cost, trouble, experiment.seeds, experiment.info.test_size, commit, partial(_key, experiment)
+    )
     galleries = {}
     for item in experiment.study.items:
         for picture in item.pictures:
@@ -80,6 +82,23 @@ def gather(experiment: Experiment, home: Home, *, device: str = "cpu", data: Dat
         facts=_facts(experiment, home, pairs, device, "" if data is None else data.sha256()),
         galleries=galleries,
     )
+
+
+def asked(experiment: Experiment) -> list[Finding]:
+    """What a study asks for now, as findings without numbers: for the keys behind each."""
+
+    def nothing(*_: object) -> None:
+        return None
+
+    source = MeasurementSource(
+        nothing, nothing, nothing, lambda *_: "", experiment.seeds, key=partial(_key, experiment)
+    )
+    return list(Findings(experiment.study, source, experiment.profile_name).rows())
+
+
+def _key(experiment: Experiment, measure: Measure, seed: int) -> str:
+    model = experiment.model(measure.model, seed)
+    return model.key if measure.attack is None else experiment.cells[measure, seed].key
 
 
 def judgement(experiment: Experiment, home: Home) -> pd.DataFrame:
@@ -126,6 +145,7 @@ def _facts(experiment: Experiment, home: Home, pairs: Sequence[Pair], device: st
         "seeds": list(experiment.seeds),
         "samples": min(experiment.profile.samples, experiment.info.test_size),
         "command": experiment.command,
+        "only": list(experiment.only),
         "skipped": [called for name, called in experiment.study.defended if name in experiment.profile.skipped],
         "models": len(experiment.plan.models),
         "pairs": len(experiment.plan.cells),

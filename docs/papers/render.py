@@ -1,0 +1,83 @@
+"""Write what follows from ``records/`` again: the studies' own pages, the table of all papers, the list of other keys.
+
+    python docs/papers/render.py          # or: nox -s papers
+
+Nothing is run or measured. ``docs/papers/NAME.md`` are written by hand; a test holds their numbers to the records.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import reports
+from harness.datasets.registry import DATASETS
+from harness.studies.experiment import design
+from harness.studies.record import StudyRecord, other_now, read_record
+from harness.studies.reproduce import asked
+from suites import studies, suites
+
+ROOT = Path(__file__).resolve().parents[2]
+RECORDS = ROOT / "records"
+TABLE = re.compile(r"(<!-- table -->\n).*?(\n<!-- end -->)", re.DOTALL)
+
+OTHER_KEYS = """# Which values today's code would make under another key
+
+Written by `docs/papers/render.py`. A record stays as it was measured; where an attack, a trainer or a study's declaration
+has changed since, the same command would now measure another pair, and its number may be another one.
+
+| record | profile | values, clauses and effects measured | of them under another key now |
+| --- | --- | ---: | --- |
+"""
+
+
+def read_all() -> list[StudyRecord]:
+    """Every record, in the order of the studies' names."""
+    return [
+        read_record(RECORDS / name, study) for name, study in sorted(studies().items()) if (RECORDS / name).exists()
+    ]
+
+
+def other_keys(records: list[StudyRecord]) -> str:
+    """The page that says what was made by other code."""
+    lines = []
+    for record in records:
+        facts = record.facts
+        info = DATASETS[facts["dataset"]]
+        made = design(record.study, facts["profile"], info, suites(), seeds=facts["seeds"], only=facts.get("only", ()))
+        found = other_now(record, asked(made))
+        measured = sum(finding.seeds > 0 for finding in record.findings.values())
+        unknown = all(not finding.keys for finding in record.findings.values())
+        items = ", ".join(dict.fromkeys(finding.item for finding in found))
+        what = (
+            "not known: measured before keys were recorded"
+            if unknown
+            else f"{len(found)}: {items}"
+            if found
+            else "none"
+        )
+        link = f"[{record.study.name}]({record.study.name}/study-{record.study.name}.md)"
+        lines.append(f"| {link} | {facts['profile']} | {measured} | {what} |")
+    return OTHER_KEYS + "\n".join(lines) + "\n"
+
+
+def pages(records: list[StudyRecord]) -> Iterator[tuple[Path, str]]:
+    """The pages about all records, as they should be."""
+    page = ROOT / "docs" / "papers" / "README.md"
+    table = reports.summary(records).rstrip()
+    yield page, TABLE.sub(lambda found: f"{found[1]}{table}{found[2]}", page.read_text(encoding="utf-8"))
+    yield RECORDS / "README.md", other_keys(records)
+
+
+def main() -> None:
+    """Write all of it."""
+    records = read_all()
+    for record in records:
+        reports.write_study(record, RECORDS / record.study.name)
+    for path, text in pages(records):
+        path.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
