@@ -291,6 +291,9 @@ def _cost(quantity: str, attack: Alpha | Gradient, model: str) -> Measure:
 COSTED: Final = ("LWA", "LWA LeNet")
 """Not the normal networks, whose Adv_Loss is crafted on all images, being the Fixed set."""
 
+D_TIMES: Final[Mapping[str, Any]] = {"printed": 10.0, "rival": 1.0, "basis": "construction"}
+"""The attack asks for a gradient a class, whatever the network."""
+
 COST: Final = Item(
     name="cost",
     title="What Adv_Alpha costs, as a multiple of Adv_Loss",
@@ -303,7 +306,7 @@ COST: Final = Item(
             column=model,
             metric=words,
             quantity=Derived(operation="ratio", of=(_cost(quantity, ALPHA, model), _cost(quantity, LOSS, model))),
-            **({"printed": 10.0, "rival": 1.0, "basis": "construction"} if quantity == "backwards" else {}),
+            **(D_TIMES if quantity == "backwards" else {}),
         )
         for words, quantity in (("backward passes", "backwards"), ("wall time", "seconds"))
         for model in COSTED
