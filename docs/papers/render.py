@@ -24,8 +24,8 @@ TABLE = re.compile(r"(<!-- table -->\n).*?(\n<!-- end -->)", re.DOTALL)
 
 OTHER_KEYS = """# Which values today's code would make under another key
 
-Written by `docs/papers/render.py`. A record stays as it was measured; where an attack, a trainer or a study's declaration
-has changed since, the same command would now measure another pair, and its number may be another one.
+Written by `docs/papers/render.py`. A record stays as it was measured; where an attack, a trainer or a study's
+declaration has changed since, the same command would now measure another pair, and its number may be another one.
 
 | record | profile | values, clauses and effects measured | of them under another key now |
 | --- | --- | ---: | --- |

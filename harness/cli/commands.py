@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..environment import command_line, cores
+from ..errors import unknown
 from ..redaction import without_password
 from .console import Spoils, complain, console, print_claims, print_leaderboard, print_search, waiting, write_report
 from .planning import admission, check_device, foresee, make_plan
@@ -155,6 +156,7 @@ def reproduce_study(
     data_root: Path | None,
     download: bool,
     tracking_uri: str | None,
+    dataset: str | None = None,
     jobs: int | None = None,
     engine: Cluster | None = None,
     budget: str | None = None,
@@ -169,7 +171,7 @@ def reproduce_study(
     from suites import study as find_study
     from suites import suites
 
-    from ..datasets.registry import DataSource
+    from ..datasets.registry import DATASETS, DataSource
     from ..records.home import Home
     from ..studies.experiment import design
     from ..studies.reproduce import gather
@@ -180,7 +182,10 @@ def reproduce_study(
     seconds = parse_duration(budget)
     here = check_device(device, engine)
     study = find_study(name)
-    source = DataSource(study.profile(profile).dataset, root=data_root, download=download)
+    own = study.profile(profile).dataset
+    if dataset is not None and dataset not in DATASETS:
+        raise unknown("data set", dataset, DATASETS)
+    source = DataSource(dataset or own, root=data_root, download=download)
     chosen = parse_seeds(seeds) if seeds is not None else None
     experiment = design(study, profile, source.info(), suites(), only=only, seeds=chosen)
     plans = [experiment.plan, *experiment.judgements]

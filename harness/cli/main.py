@@ -265,6 +265,7 @@ def run_(suite: str, **options: Any) -> None:
 @click.option(
     "--only", multiple=True, metavar="ITEM", help="Only this table, figure or claim, e.g. table-5; repeatable."
 )
+@click.option("--dataset", help="Data set that stands in for the profile's, e.g. cifar10-jpeg for cifar10.")
 @click.option("--seeds", help="Training seeds, e.g. 0,1,2 or 0-4. Default: the profile's.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder to write to. Default: HOME/study-STUDY.")
 @click.option("--dry-run", is_flag=True, help="Only list what there is to do, and what it may cost.")

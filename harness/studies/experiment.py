@@ -122,6 +122,8 @@ class Experiment:
     def command(self) -> str:
         """What does all of it again."""
         words = ["gauntlet", "reproduce", self.study.name, "--profile", self.profile_name]
+        if self.info.name != self.profile.dataset:
+            words += ["--dataset", self.info.name]
         if self.seeds != self.profile.seeds:
             words += ["--seeds", ",".join(map(str, self.seeds))]
         return shlex.join([*words, *(word for item in self.only for word in ("--only", item))])
@@ -173,7 +175,7 @@ def design(
     Args:
         study: What is reproduced.
         profile_name: Name of a profile.
-        info: The profile's data set.
+        info: The profile's data set, or one that stands in for it.
         batteries: Suites by name.
         only: Items and claims; empty: all.
         seeds: Training seeds; None: the profile's.

@@ -206,11 +206,13 @@ class Findings:
         study: What is asked for.
         evidence: What was measured.
         profile: Name of the profile, for the record.
+        dataset: What was measured on; None: the profile's. On one that is none of the study's, no printed value is
+            judged.
     """
 
-    def __init__(self, study: Study, evidence: MeasurementSource, profile: str) -> None:
+    def __init__(self, study: Study, evidence: MeasurementSource, profile: str, dataset: str | None = None) -> None:
         self.study, self.profile = study, profile
-        self._foreign = study.profile(profile).dataset not in study.datasets
+        self._foreign = (dataset or study.profile(profile).dataset) not in study.datasets
         self._evidence = evidence
         self._once = cache(self._measured)
         self.estimate = cache(self._estimate)

@@ -77,7 +77,7 @@ def gather(experiment: Experiment, home: Home, *, device: str = "cpu", data: Dat
     pairs = [one for cell in experiment.cells.values() if (one := pair(cell.key)) is not None]
     return StudyRecord(
         study=experiment.study,
-        findings=by_place(Findings(experiment.study, source, experiment.profile_name).rows()),
+        findings=by_place(Findings(experiment.study, source, experiment.profile_name, experiment.info.name).rows()),
         judgement=judgement(experiment, home),
         facts=_facts(experiment, home, pairs, device, "" if data is None else data.sha256()),
         galleries=galleries,
@@ -93,7 +93,7 @@ def asked(experiment: Experiment) -> list[Finding]:
     source = MeasurementSource(
         nothing, nothing, nothing, lambda *_: "", experiment.seeds, key=partial(_key, experiment)
     )
-    return list(Findings(experiment.study, source, experiment.profile_name).rows())
+    return list(Findings(experiment.study, source, experiment.profile_name, experiment.info.name).rows())
 
 
 def _key(experiment: Experiment, measure: Measure, seed: int) -> str:
@@ -141,6 +141,7 @@ def _facts(experiment: Experiment, home: Home, pairs: Sequence[Pair], device: st
         "profile": experiment.profile_name,
         "summary": experiment.profile.summary,
         "dataset": experiment.info.name,
+        "stands_in_for": "" if experiment.info.name == experiment.profile.dataset else experiment.profile.dataset,
         "data_sha256": data_sha256,
         "seeds": list(experiment.seeds),
         "samples": min(experiment.profile.samples, experiment.info.test_size),

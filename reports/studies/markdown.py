@@ -11,7 +11,7 @@ from ..drawing.markdown import code, table
 from ..drawing.markdown import escape as md
 from ..drawing.text import MISSING, eps_text, integer, interval, is_number, norm_name, percent
 from .values import CLAUSE_MEANINGS, INTERVALS, MARKS, VALUE_MEANINGS, ValueTable, amount, margin, span
-from .view import ItemView, Remaining, claim_views, item_views, judgement_table, provenance, remaining, tally
+from .view import ItemView, Remaining, claim_views, item_views, judgement_table, on, provenance, remaining, tally
 
 
 def render(record: StudyRecord, figures: Mapping[str, str]) -> str:
@@ -30,7 +30,7 @@ def render(record: StudyRecord, figures: Mapping[str, str]) -> str:
         "",
         f"{md(study.source)}, reproduced. Reproduce: {code(facts['command'])}",
         "",
-        f"Profile **{md(facts['profile'])}** on {md(facts['dataset'])}: {md(facts['summary'])}. Seeds "
+        f"Profile **{md(facts['profile'])}** on {md(on(facts))}: {md(facts['summary'])}. Seeds "
         f"{', '.join(map(str, facts['seeds']))}; {integer(facts['samples'])} images per cell.",
         "",
         f"- **Printed values**: {values}",

@@ -8,7 +8,7 @@ from harness.studies.record import StudyRecord
 
 from ..drawing.html import page
 from .values import BASES, CLAUSE_MEANINGS, INTERVALS, MARKS, MEANINGS, VALUE_MEANINGS, amount, margin, span
-from .view import claim_views, item_views, judgement_table, provenance, remaining, tally
+from .view import claim_views, item_views, judgement_table, on, provenance, remaining, tally
 
 
 def render(record: StudyRecord, grids: Mapping[str, str]) -> str:
@@ -37,6 +37,7 @@ def render(record: StudyRecord, grids: Mapping[str, str]) -> str:
             for choice in record.study.choices
         ],
         declared=record.facts.get("declared", {}),
+        on=on(record.facts),
         provenance=provenance(record.facts),
         remaining=lambda one, row: remaining(record, one.item, row),
         marks=MARKS,

@@ -139,6 +139,12 @@ def judgement_table(record: StudyRecord) -> JudgementTable:
     return JudgementTable(columns, rows)
 
 
+def on(facts: Mapping[str, Any]) -> str:
+    """The data set, and what it stands in for."""
+    there = facts.get("stands_in_for", "")
+    return f"{facts['dataset']} (standing in for {there})" if there else str(facts["dataset"])
+
+
 def provenance(facts: Mapping[str, Any]) -> dict[str, Sequence[str]]:
     """What the numbers were made with, by name; what a record does not say is left out."""
     found = {

@@ -17,6 +17,7 @@ from harness.studies.experiment import Experiment, design
 from harness.studies.findings import CLAIM_COLUMNS
 from harness.studies.quantities import QUANTITIES
 from harness.studies.record import read_record
+from harness.studies.reproduce import asked
 from harness.studies.study import Study
 from reports import write_study
 from suites import studies, study, suites
@@ -153,6 +154,7 @@ def check_outputs(made: Study, out: Path) -> None:
         (["gu2014", "--profile", "huge"], "choose from"),
         (["gu2014", "--profile", "smoke", "--only", "table-9"], "item of gu2014"),
         (["gu2014", "--profile", "smoke", "--seeds", "x"], "seeds"),
+        (["gu2014", "--profile", "smoke", "--dataset", "mnits"], "unknown data set 'mnits'; did you mean mnist"),
     ],
 )
 def test_bad_input_gets_one_line(arguments: list[str], words: str, tmp_path: Path) -> None:
@@ -162,6 +164,18 @@ def test_bad_input_gets_one_line(arguments: list[str], words: str, tmp_path: Pat
     assert words in result.output
     assert len(result.output.strip().splitlines()) == 1
     assert not home.exists()
+
+
+def test_another_data_set_stands_in_for_the_profiles() -> None:
+    info = load_dataset("digits").info
+    made = design(study("lee2017"), "full", info, suites(), only=["table-2a"])
+    assert "--dataset digits" in made.command
+    assert {spec.dataset for spec in made.plan.models} == {"digits"}
+    own = design(study("gu2014"), "smoke", info, suites(), only=["table-6"])
+    assert "--dataset" not in own.command
+    printed = [finding for finding in asked(made) if finding.printed is not None]
+    assert {finding.verdict for finding in printed} == {"not run"}
+    assert "printed for cifar10" in printed[0].note
 
 
 def test_a_dry_run_lists_and_does_nothing(tmp_path: Path) -> None:
