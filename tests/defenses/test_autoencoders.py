@@ -145,6 +145,22 @@ def test_adversarial_images_and_clean_ones_become_clean(trained: nn.Module, digi
     assert (seen <= 1).all()
 
 
+@pytest.mark.parametrize("target", ["random", "second"])
+def test_the_autoencoder_learns_from_the_adversarials_that_it_is_asked_for(
+    target: Any, trained: nn.Module, digits: Dataset
+) -> None:
+    """Section 3.2: one procedure for training and test images, with the targets and the error rate of section 2.1."""
+    data = few(digits)
+    seed_everything(0)
+    seen, wanted = AdversarialAutoencoder(images=40, target=target, error_rate=0.9).examples(trained, data, "cpu")
+    seed_everything(0)
+    chosen = torch.randperm(200)[:40]
+    victim, x, y = Victim(trained, classes=10), data.train.x[chosen], data.y_train[chosen]
+    attack = LBFGS(c="dataset", target=target, error_rate=0.9).prepare(victim, x, y)
+    assert torch.equal(wanted[:40], x)
+    assert torch.equal(seen[:40], attack.run(victim, x, y, Threat("l2", None)))
+
+
 def test_more_images_than_there_are_means_all(trained: nn.Module, digits: Dataset) -> None:
     assert len(AdversarialAutoencoder().examples(trained, few(digits, 60), "cpu").seen) == 120
 

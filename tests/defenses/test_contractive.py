@@ -180,6 +180,15 @@ def test_a_frozen_layer_is_not_penalised_again(batch: Any) -> None:
     )
 
 
+def test_a_fine_tuned_layer_is_penalised_as_the_others_are(batch: Any) -> None:
+    """Eq. 6 sums over all layers that are trained."""
+    x, y = batch
+    model = net("ae-400")
+    mine = Contractive(epochs=1, weight=0.5, fine_tuned=True).loss(model, x, y)
+    both = sum(norms.mean() for norms in layer_norms(model, x))
+    assert_same_update(mine.value, F.cross_entropy(model(x), y) + 0.5 * both, model)
+
+
 @pytest.mark.parametrize(
     ("settings", "complaint"),
     [

@@ -275,10 +275,31 @@ def test_the_judged_model_is_as_any_other(tiny: Dataset) -> None:
     assert torch.equal(again(tiny.test.x), model(tiny.test.x))
 
 
+@pytest.mark.parametrize("setting", [{"pretraining": 5}, {"pretraining_lr": 0.1}, {"fine_tuned": True}], ids=str)
 @pytest.mark.parametrize("architecture", ["mlp-16", "convnet-gu"])
-def test_a_model_without_such_stages_cannot_be_pretrained(tiny: Dataset, architecture: str) -> None:
-    with pytest.raises(UserError, match=f"pretraining means nothing to {architecture}, which trains with labels alone"):
-        fit(tiny, Plain(epochs=1, pretraining=5), architecture=architecture)
+def test_a_model_without_such_stages_cannot_be_pretrained(
+    tiny: Dataset, architecture: str, setting: dict[str, Any]
+) -> None:
+    (name,) = setting
+    with pytest.raises(UserError, match=f"{name} means nothing to {architecture}, which trains with labels alone"):
+        fit(tiny, Plain(epochs=1, **setting), architecture=architecture)
+
+
+def test_a_fine_tuned_stage_goes_on_from_its_pre_training_with_labels_and_decay(tiny: Dataset) -> None:
+    settings: dict[str, Any] = {"optimizer": "sgd", "lr": 0.1, "pretraining": 2, "pretraining_lr": 1e-2}
+    frozen = encoder(tiny, Plain(epochs=2, **settings))
+    # without a step with labels both are what pre-training made
+    assert torch.equal(encoder(tiny, Plain(epochs=0, fine_tuned=True, **settings)), frozen)
+    tuned = encoder(tiny, Plain(epochs=2, fine_tuned=True, **settings))
+    assert 0 < float((tuned - frozen).norm()) < float(frozen.norm())
+    decayed = encoder(tiny, Plain(epochs=2, fine_tuned=True, weight_decay=0.1, **settings))
+    assert float(decayed.norm()) < float(tuned.norm())
+
+
+def test_pre_training_may_have_a_rate_of_its_own_by_adam(tiny: Dataset) -> None:
+    own = Plain(epochs=1, optimizer="sgd", lr=0.5, pretraining=2, pretraining_lr=1e-2)
+    assert torch.equal(encoder(tiny, own), encoder(tiny, Plain(epochs=1, lr=1e-2, pretraining=2)))
+    assert not torch.equal(encoder(tiny, own), encoder(tiny, replace(own, pretraining_lr=None)))
 
 
 @dataclass(frozen=True, kw_only=True)
