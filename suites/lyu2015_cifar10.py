@@ -126,8 +126,8 @@ PROFILES: Final = {
     ),
     "cpu": Profile(
         summary="CIFAR-10 re-encoded as JPEG, one seed, all test images, a smaller network for 10 epochs of "
-        "8,000 images (of 10,000, the rest held out; then 1 of all), far too few for the paper's errors; two cores take "
-        "less than half an hour",
+        "8,000 images (of 10,000, the rest held out; then 1 of all), far too few for the paper's errors; two cores "
+        "take less than half an hour",
         dataset="cifar10-jpeg",
         seeds=(0,),
         samples=500,
@@ -161,8 +161,8 @@ PROFILES: Final = {
         surrogate={"epochs": 4, "subset": 10_000},
     ),
     "full": Profile(
-        summary="CIFAR-10, three seeds, all test images, 150 epochs of 40,000 images (of 50,000, the rest held out; then "
-        "at most 40 of all); for a GPU",
+        summary="CIFAR-10, three seeds, all test images, 150 epochs of 40,000 images (of 50,000, the rest held out; "
+        "then at most 40 of all); for a GPU",
         dataset="cifar10",
         seeds=(0, 1, 2),
         samples=10_000,
