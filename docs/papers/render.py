@@ -20,7 +20,7 @@ from suites import studies, suites
 
 ROOT = Path(__file__).resolve().parents[2]
 RECORDS = ROOT / "records"
-TABLE = re.compile(r"(<!-- table -->\n).*?(\n<!-- end -->)", re.DOTALL)
+TABLE = re.compile(r"(<!-- table -->\n).*?(<!-- end -->)", re.DOTALL)
 
 OTHER_KEYS = """# Which values today's code would make under another key
 
@@ -66,7 +66,7 @@ def pages(records: list[StudyRecord]) -> Iterator[tuple[Path, str]]:
     """The pages about all records, as they should be."""
     page = ROOT / "docs" / "papers" / "README.md"
     table = reports.summary(records).rstrip()
-    yield page, TABLE.sub(lambda found: f"{found[1]}{table}{found[2]}", page.read_text(encoding="utf-8"))
+    yield page, TABLE.sub(lambda found: f"{found[1]}\n{table}\n\n{found[2]}", page.read_text(encoding="utf-8"))
     yield RECORDS / "README.md", other_keys(records)
 
 

@@ -65,6 +65,7 @@ def test_the_pages_about_all_records_are_made_from_them() -> None:
     module = rendering()
     for path, text in module.pages(module.read_all()):
         assert path.read_text(encoding="utf-8") == text, f"{path} is another: python docs/papers/render.py"
+        assert all(name in text for name in RECORDS), path
 
 
 def numbers(read: StudyRecord) -> list[float]:
@@ -79,6 +80,9 @@ def numbers(read: StudyRecord) -> list[float]:
         if number is not None
     ]  # fmt: skip
     accuracies = read.judgement[["clean_accuracy", "worst_case_accuracy", "worst_case_low", "worst_case_high"]]
+    searched = [path.read_text(encoding="utf-8") for path in (ROOT / "records" / read.study.name).glob("search-*.csv")]
+    found += [float(number) for text in searched for number in re.findall(r"\d+\.\d+", text)]
+    found += [100 * number for number in found[-1000:] if searched and number < 1]
     declared = re.findall(r"\d+(?:\.\d+)?(?:e-?\d+)?", repr(read.study))
     return [*found, *(100 * accuracies.astype(float)).to_numpy().ravel(), *map(float, declared)]
 
