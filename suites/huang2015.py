@@ -147,7 +147,7 @@ def _cell(rows: Rows, rivals: Mapping[str, str], row: str, column: str) -> dict[
     return {
         "printed": printed[row],
         "rival": None if against is None else printed[against],
-        "tolerance": min(most, *(SHARE * abs(printed[row] - other) for other in apart)),
+        "tolerance": min([most, *(SHARE * abs(printed[row] - other) for other in apart)]),
         "basis": "fitted" if row in FITTED else "measured",
     }
 
