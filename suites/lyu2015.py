@@ -188,9 +188,7 @@ def tolerances(printed: Mapping[str, float], rivals: Mapping[str, str], most: fl
     """
     pairs = [(row, rival) for row, rival in rivals.items() if row in printed and rival in printed]
     return {
-        row: min(most, *(APART * abs(printed[one] - printed[other]) for one, other in pairs if row in (one, other)))
-        if any(row in pair for pair in pairs)
-        else most
+        row: min([most, *(APART * abs(printed[one] - printed[other]) for one, other in pairs if row in (one, other))])
         for row in printed
     }
 
