@@ -168,7 +168,7 @@ def training_power() -> Item:
 
 
 def _cell(method: str, mean: float, std: float, baseline: float) -> Value:
-    """A row of table 2. Where it is no further from the baseline than its own runs from each other, there is no rival."""
+    """A row of table 2; no rival where it is no further from the baseline than its own runs vary."""
     effect = abs(mean - baseline)
     shown = effect > std
     return Value(
@@ -190,7 +190,7 @@ def table(name: str, printed: Mapping[str, tuple[float, float]]) -> Item:
         name=name,
         title="Test accuracy by regularization method",
         where="section 4.4, page 7",
-        note="The paper's means and standard deviations are over 50 runs. Random perturbations change nothing in print.",
+        note="The paper's means and standard deviations are over 50 runs. Random perturbations change nothing there.",
         values=tuple(_cell(method, mean, std, printed[BASELINE][0]) for method, (mean, std) in printed.items()),
     )
 
@@ -422,8 +422,8 @@ CHOICES: Final = (
     Choice(
         topic="minibatches of algorithm 1",
         choice="all updates of a step share one; the last of the generator's shares its pass with the classifier's",
-        reason="It spares passes: without dropout a step costs less than three fast-gradient ones. The paper's three to "
-        "four times the time of fast-gradient training is therefore no claim here.",
+        reason="It spares passes: without dropout a step costs less than three fast-gradient ones. The paper's three "
+        "to four times the time of fast-gradient training is therefore no claim here.",
         effects=(("time of an epoch, in those of FG in L2", _slower(GAT)), ("with dropout", _slower(DROPOUT_GAT))),
     ),
     Choice(
@@ -434,7 +434,7 @@ CHOICES: Final = (
     ),
     Choice(
         topic="learning rate of classifiers",
-        choice="lowered to zero along a cosine in the night profile, constant in the others; the generator's is constant",
+        choice="lowered to zero along a cosine in the night profile, constant in the others; the generator's always is",
         reason="The paper gives one rate. On few images the last epoch's accuracy varies by points at a constant one.",
         effects=(("baseline, constant rate", _clean(CONSTANT)), ("baseline", _clean(BASELINE))),
     ),
@@ -529,7 +529,8 @@ def profiles(full: str, cpu: str) -> Mapping[str, Profile]:
             surrogate={"epochs": 30, "batch_size": 64, "validation": 0.1, "subset": 11_111, "schedule": "cosine"},
         ),
         "full": Profile(
-            summary=f"{full}, ten seeds, 45,000 training images (5,000 more held out), all test images; meant for an hour of a large GPU",
+            summary=f"{full}, ten seeds, 45,000 training images (5,000 more held out), all test "
+            "images; meant for an hour of a large GPU",
             dataset=full,
             seeds=tuple(range(10)),
             samples=10_000,
