@@ -31,6 +31,9 @@ class GenerativeAdversarialTrainer(Trainer):
     gives before that last update. At the paper's rate of 1e-6 G hardly moves in one, and it spares a pass through
     either network: a step costs less than three of :class:`~defenses.fast_gradient.FastGradient`'s.
 
+    The history logs mean L2 lengths, in images of [0, 1]: ``perturbation``, of those that the classifier is trained on,
+    and ``gradient``, of what the generator sees.
+
     Attributes:
         c: Weight of the perturbation's power, at least 0: with less of it perturbations grow, with more they vanish.
             The paper prints no value.
@@ -103,20 +106,27 @@ class Playing(GenerativeAdversarialTrainer):
         for _ in range(self.k - 1):
             _gather(self.player, self._meet(model, x, y, gradient)[0])
             update(self.player)
-        cost, perturbed = self._meet(model, x, y, gradient)
+        cost, perturbed, perturbation = self._meet(model, x, y, gradient)
         value = self.alpha * F.cross_entropy(logits, y) + (1 - self.alpha) * F.cross_entropy(perturbed, y)
         # both gradients before either update: they share a pass
         _gather(optimizer, value, retain=True)
         _gather(self.player, cost)
         update(optimizer)
         update(self.player)
-        return Loss(value.detach(), logits.detach())
+        logged = {"perturbation": _length(perturbation.detach()), "gradient": _length(gradient)}
+        return Loss(value.detach(), logits.detach(), logged)
 
-    def _meet(self, model: Stages, x: Tensor, y: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
-        """The generator's loss, and the classifier's logits of the images that it perturbed."""
+    def _meet(self, model: Stages, x: Tensor, y: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The generator's loss, the classifier's logits of the images that it perturbed, and by what."""
         perturbation = self.generator(gradient)
         logits = self.logits(model, x + perturbation)
-        return generator_loss(logits, y, perturbation, self.c), logits
+        return generator_loss(logits, y, perturbation, self.c), logits, perturbation
+
+
+def _length(of: Tensor) -> Tensor:
+    """Mean L2 norm over a batch (N, ...), a scalar."""
+    lengths: Tensor = of.float().flatten(1).norm(dim=1)
+    return lengths.mean()
 
 
 def _gather(optimizer: torch.optim.Optimizer, loss: Tensor, *, retain: bool = False) -> None:

@@ -129,7 +129,7 @@ class Worker:
             seconds=seconds,
             train_accuracy=score(model, data, data.x_train.to(device), data.y_train.to(device), seen)[1],
             test_accuracy=score(model, data, data.x_test.to(device), data.y_test.to(device), unseen)[1],
-            history=tuple(EpochLine(**line._asdict()) for line in history),
+            history=tuple(EpochLine(**{**line._asdict(), "logged": dict(line.logged)}) for line in history),
         )
         save_model(home, spec, model, card)
         (home.model(spec.key) / "failed.json").unlink(missing_ok=True)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
+
+from pydantic import SerializerFunctionWrapHandler, model_serializer
 
 from .base import Document, Json, Number, Origin, Record
 
@@ -51,7 +53,7 @@ class ModelEntry(ModelName):
 
 
 class EpochLine(Record):
-    """One epoch of training; see :class:`harness.training.trainer.Epoch`."""
+    """One epoch of training; see :class:`harness.training.defense.Epoch`. ``logged`` is left out where it is empty."""
 
     epoch: int
     loss: Number
@@ -59,6 +61,12 @@ class EpochLine(Record):
     validation_loss: Number
     validation_accuracy: Number
     seconds: Number
+    logged: dict[str, Number] = {}
+
+    @model_serializer(mode="wrap")
+    def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        written: dict[str, Any] = write(self)
+        return written if self.logged else {name: value for name, value in written.items() if name != "logged"}
 
 
 class Agreement(Record):

@@ -153,14 +153,21 @@ def _last(card: Card, settings: Settings) -> Floats:
     """A field of the training history, of the given epoch (1 is the first; the last by default)."""
     at = settings.get("epoch", len(card.history))
     line = next((line for line in card.history if line.epoch == at), None)
-    return _one(getattr(line, settings["field"], math.nan))
+    return _one(math.nan if line is None else {**dict(line), **line.logged}.get(settings["field"], math.nan))
+
+
+def _epoch_seconds(card: Card, _: Settings) -> Floats:
+    """Median over epochs, which other work on the machine moves less than it does their sum."""
+    return _one(float(np.median([line.seconds for line in card.history])) if card.history else math.nan)
 
 
 QUANTITIES: Final[dict[str, Reading]] = {
     "test_error": Reading("card", lambda card, _: _one(1 - card.test_accuracy), share=True),
     "test_accuracy": Reading("card", lambda card, _: _one(card.test_accuracy), share=True),
     "train_error": Reading("card", lambda card, _: _one(1 - card.train_accuracy), share=True),
+    "parameters": Reading("card", lambda card, _: _one(math.nan if card.parameters is None else card.parameters)),
     "history": Reading("card", _last),
+    "epoch_seconds": Reading("card", _epoch_seconds),
     "clean_error": Reading("samples", lambda frame, _: 1.0 - frame["clean_correct"].to_numpy(float), True, True),
     "error": Reading("samples", lambda frame, _: judged_wrong(frame), True, True),
     "accuracy": Reading("samples", lambda frame, _: 1.0 - judged_wrong(frame), True, True),
@@ -177,8 +184,9 @@ QUANTITIES: Final[dict[str, Reading]] = {
 }
 """Quantities by name.
 
-From a model's card: ``test_error``, ``test_accuracy``, ``train_error``, on the whole data set; ``history``, a ``field``
-of the training history at ``epoch``.
+From a model's card: ``test_error``, ``test_accuracy``, ``train_error``, on the whole data set; ``parameters``, their
+number; ``history``, a ``field`` of the training history at ``epoch``, also one that the defense logs there;
+``epoch_seconds``, wall time of an epoch (median): compare it between models that one machine trained.
 
 From a cell's images: ``clean_error`` before the attack, ``error`` and ``accuracy`` after it; ``newly_wrong`` is the
 share that is right before and wrong after it. ``distortion`` is the mean distance of the adversarials found of images

@@ -152,7 +152,12 @@ class Tracker(Connection):
         name = f"{entry.architecture} {entry.defense} seed {entry.seed} ({entry.dataset})"
         run_id = self._create("model", entry.model, name, parent, {**tags, "suite": plan.suite})
         card = model_state(self.home, entry.model).card
-        values = [(f"train/{name}", value, line.epoch) for line in card.history for name, value in line] if card else []
+        values = [
+            (f"train/{name}", value, line.epoch)
+            for line in (card.history if card is not None else ())
+            for name, value in {**dict(line), **line.logged}.items()
+            if name != "logged"
+        ]
         if card is not None:
             values += [(f"clean/{name}", getattr(card, name), 0) for name in ("train_accuracy", "test_accuracy")]
         metrics = [value for value in values if value[0] != "train/epoch"]

@@ -7,6 +7,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
@@ -23,14 +24,24 @@ class Diverged(RuntimeError):
 
 
 class Loss(NamedTuple):
-    """One evaluation of a training objective: its mean over the batch (a scalar) and logits (N, K) it saw."""
+    """One evaluation of a training objective.
+
+    Attributes:
+        value: Its mean over the batch, a scalar.
+        logits: Those it saw, (N, K).
+        logged: What else the training history is to say, by name: means over the batch, scalars without a graph.
+    """
 
     value: Tensor
     logits: Tensor
+    logged: Mapping[str, Tensor] = MappingProxyType({})
 
 
 class Epoch(NamedTuple):
-    """One line of a training history; accuracies are fractions, validation fields NaN without a split."""
+    """One line of a training history; accuracies are fractions, validation fields NaN without a split.
+
+    ``logged``: what the defense adds, as means over the images of the epoch.
+    """
 
     epoch: int
     loss: float
@@ -38,6 +49,7 @@ class Epoch(NamedTuple):
     validation_loss: float
     validation_accuracy: float
     seconds: float
+    logged: Mapping[str, float] = MappingProxyType({})
 
 
 class Trained(NamedTuple):

@@ -109,7 +109,7 @@ class Trainer(GradientDescent):
         """One update of the weights on one batch."""
         loss = self.loss(model, x, y)
         descend(optimizer, loss.value)
-        return Loss(loss.value.detach(), loss.logits.detach())
+        return Loss(loss.value.detach(), loss.logits.detach(), loss.logged)
 
     def opponent(self, info: DatasetInfo) -> nn.Module | None:
         """A network that takes part in training and is thrown away; its initial weights are drawn after the model's."""
@@ -178,6 +178,7 @@ class Trainer(GradientDescent):
             number = len(history) + 1
             model.train()
             correct = torch.zeros((), device=images.device, dtype=torch.int64)
+            totals: dict[str, Tensor] = {}
 
             def step(batch: Tensor) -> Tensor:
                 x, y = data.to_float(images[batch]), labels[batch]
@@ -186,11 +187,14 @@ class Trainer(GradientDescent):
                 if self.max_norm is not None:
                     limit_norms(model, self.max_norm)
                 correct.add_((loss.logits.argmax(1) == y).sum())
+                for name, value in loss.logged.items():  # on the device, like the loss
+                    totals[name] = totals.get(name, 0.0) + value * len(y)
                 return loss.value
 
             mean = self.run_epoch(f"the training loss of epoch {number}", rows, images.device, step)
             checked = score(model, data, images, labels, held_out)
-            line = Epoch(number, mean, int(correct) / len(rows), *checked, time.perf_counter() - start)
+            logged = {name: float(total) / len(rows) for name, total in totals.items()}
+            line = Epoch(number, mean, int(correct) / len(rows), *checked, time.perf_counter() - start, logged)
             history.append(line)
             if progress is not None:
                 last = (self.epochs or 0) + (self.refit or 0)

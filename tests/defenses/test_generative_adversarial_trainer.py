@@ -12,7 +12,7 @@ from defenses.fast_gradient import FastGradient
 from defenses.generative_adversarial_trainer import GenerativeAdversarialTrainer, Playing
 from defenses.random_perturbation import RandomPerturbation
 from defenses.standard import Standard
-from harness.datasets.registry import DATASETS, Dataset
+from harness.datasets.registry import DATASETS, Dataset, DatasetInfo
 from harness.determinism import seed_everything
 from harness.errors import UserError
 from harness.identity import key
@@ -111,6 +111,51 @@ def test_dropout_thins_every_pass(model: Stages, batch: Any) -> None:
     assert not torch.equal(trainer.logits(model, x), trainer.logits(model, x))
     plain = GenerativeAdversarialTrainer(epochs=1)
     assert torch.equal(plain.logits(model, x), model(x))
+
+
+class Known(nn.Module):
+    """A generator whose perturbations are as long as the batch is large."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(()))
+
+    def forward(self, gradient: Tensor) -> Tensor:
+        directions = torch.ones_like(gradient) / gradient[0].numel() ** 0.5
+        return self.weight * len(gradient) * directions
+
+
+class Rigged(GenerativeAdversarialTrainer):
+    """The method with that generator."""
+
+    def opponent(self, info: DatasetInfo) -> Known:  # type: ignore[override]
+        return Known()
+
+
+def test_a_step_logs_how_far_images_are_moved(model: Stages, batch: Any) -> None:
+    x, y = batch
+    game = GenerativeAdversarialTrainer(epochs=1, k=2).play(1, "cpu")
+    seen: list[Tensor] = []
+    made: list[Tensor] = []
+
+    def keep(_: nn.Module, given: tuple[Tensor, ...], out: Tensor) -> None:
+        seen.append(given[0])
+        made.append(out.detach())
+
+    game.generator.register_forward_hook(keep)
+    logged = game.step(model, torch.optim.Adam(model.parameters()), x.clone(), y).logged
+    for name, tensor in (("perturbation", made[-1]), ("gradient", seen[-1])):
+        torch.testing.assert_close(logged[name], tensor.flatten(1).square().sum(1).sqrt().mean())
+        assert not logged[name].requires_grad
+
+
+def test_the_history_logs_means_over_images(digits: Dataset) -> None:
+    seed_everything(0)
+    trainer = Rigged(epochs=2, subset=40, batch_size=32, generator_lr=1e-12)
+    for line in trainer.fit("allconv", digits).history:
+        assert line.logged["perturbation"] == pytest.approx((32 * 32 + 8 * 8) / 40, rel=1e-4)
+        assert line.logged["gradient"] > 0
+    assert Standard(epochs=1, subset=40).fit("mlp-8", digits).history[0].logged == {}
 
 
 def test_the_judged_model_holds_no_generator(digits: Dataset) -> None:

@@ -52,6 +52,13 @@ def test_what_is_written_is_read_back(record: Record, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "record.json").read_text()).get("format", FORMAT) == FORMAT
 
 
+def test_what_a_defense_logs_is_written_only_where_there_is_something() -> None:
+    assert "logged" not in card(history=(LINE,)).model_dump()["history"][0]
+    line = LINE.model_copy(update={"logged": {"perturbation": 0.25}})
+    written = json.dumps(alike(card(history=(line,)).model_dump()))
+    assert parse_record(written, type(card()), Path("x")).history[0].logged == {"perturbation": 0.25}
+
+
 @pytest.mark.parametrize("record", RECORDS, ids=lambda record: type(record).__name__)
 def test_records_do_not_change(record: Record) -> None:
     with pytest.raises(ValidationError, match="frozen"):

@@ -21,11 +21,26 @@ from harness.datasets.registry import DATASETS, Dataset, DataSource, load_datase
 from harness.determinism import seed_everything
 from harness.execution.jobs import Context, Judge, Prepare, Train
 from harness.execution.worker import Worker
+from harness.models.registry import build_model
 from harness.records.home import Home
 from harness.studies.experiment import Experiment, design
 from harness.threat import Threat
 from suites import studies, suites
-from suites.lee2017 import BASELINE, FAST, FG_L2, FG_LINF, GAT, METHODS, OTHER, POWERS, RANDOM, attacked, generator
+from suites.lee2017 import (
+    BASELINE,
+    CONSTANT,
+    FAST,
+    FG_L2,
+    FG_LINF,
+    GAT,
+    METHODS,
+    OTHER,
+    POWERS,
+    RANDOM,
+    SLOW,
+    attacked,
+    generator,
+)
 
 CIFAR10 = studies()["lee2017"]
 CIFAR100 = studies()["lee2017-cifar100"]
@@ -75,18 +90,42 @@ def test_the_indirect_attack_is_crafted_on_a_network_of_its_own() -> None:
 
 
 def test_every_table_and_figure_is_there() -> None:
-    assert [item.name for item in (*CIFAR10.items, *CIFAR100.items)] == [
-        "table-2a",
-        "figure-2",
-        "figure-3",
-        "figure-4",
-        "table-2b",
-    ]
+    for study, half in ((CIFAR10, "table-2a"), (CIFAR100, "table-2b")):
+        wanted = ["table-1", half, "figure-2", "figure-3", "figure-4", "training-power"]
+        assert [item.name for item in study.items] == wanted
     for study, best in ((CIFAR10, 81.62), (CIFAR100, 50.71)):
-        values = study.items[0].values if study is CIFAR10 else study.items[-1].values
+        values = study.items[1].values
         assert tuple(value.row for value in values) == METHODS
         assert max(value.printed or 0 for value in values) == values[-1].printed == best
         assert all(value.printed_std for value in values)
+
+
+def test_tolerances_tell_every_effect_from_the_baseline() -> None:
+    for study in (CIFAR10, CIFAR100):
+        baseline, *others = study.items[1].values
+        for value in others:
+            assert value.rival == (None if value.row == RANDOM else baseline.printed)
+
+
+def test_table_1_counts_the_weights_of_the_network() -> None:
+    for study, classes in ((CIFAR10, 10), (CIFAR100, 100)):
+        (value,) = study.items[0].values
+        network = build_model("allconv", (3, 32, 32), classes)
+        assert value.printed == sum(weight.numel() for weight in network.parameters())
+        assert value.basis == "construction"
+
+
+def test_the_night_lowers_the_rate_and_shows_the_constant_one_beside() -> None:
+    whole = made("lee2017", "night", "cifar10-jpeg")
+    assert len(whole.seeds) == 5
+    for method in METHODS:
+        trainer = whole.model(method, 0).defense
+        assert (trainer.schedule, trainer.epochs) == ("cosine", 30)
+        assert trainer.subset - trainer.held(trainer.subset) == 10_000
+    assert whole.model(CONSTANT, 0).defense == replace(whole.model(BASELINE, 0).defense, schedule="constant")
+    full = made("lee2017", "full", "cifar10")
+    assert full.model(CONSTANT, 0).key == full.model(BASELINE, 0).key
+    assert full.model(SLOW, 0).key == full.model(GAT, 0).key
 
 
 def test_a_profile_runs_an_attack_in_another_form() -> None:
