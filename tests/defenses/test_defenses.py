@@ -158,7 +158,7 @@ def test_three_steps_change_the_weights(name: str, architecture: str, digits: Da
     assert all(torch.equal(a, b) for a, b in zip(held, now, strict=True))
 
 
-NEVER = ("patience", "pretraining", "max_norm", "refit", "subset")
+NEVER = ("patience", "pretraining", "pretraining_lr", "max_norm", "refit", "subset")
 """Fields whose ``None`` does not stand for the data set's own value."""
 
 
