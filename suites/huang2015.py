@@ -512,7 +512,7 @@ CHOICES: Final = (
         choice="batches of 128; Adam at 1e-3 falling to 0 by a cosine. Profile night: stochastic gradient descent with "
         "momentum 0.9 at a constant 0.05, for 30 epochs. LWA_Rep: see there",
         reason="The paper gives none; of LeNet it says that its training accuracy is 100 %, for which 5 epochs are too "
-        "few: claim lenet-fits says how near a profile comes.",
+        "few; at a constant rate it took 20 in a trial. Claim lenet-fits says how near a profile comes.",
     ),
 )
 
