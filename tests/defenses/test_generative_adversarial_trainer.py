@@ -134,7 +134,7 @@ class Rigged(GenerativeAdversarialTrainer):
 
 def test_a_step_logs_how_far_images_are_moved(model: Stages, batch: Any) -> None:
     x, y = batch
-    game = GenerativeAdversarialTrainer(epochs=1, k=2).play(1, "cpu")
+    game = GenerativeAdversarialTrainer(epochs=1, k=2).against(PerturbationGenerator(1))
     seen: list[Tensor] = []
     made: list[Tensor] = []
 
