@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from harness.models.registry import build_model
+from harness.training.precision import Precision, computing
 from harness.training.trainer import Trainer
 
 Work = Callable[[], object]
@@ -66,9 +67,14 @@ def table(title: str, works: Mapping[str, Work], rounds: int) -> dict[str, list[
     return seconds
 
 
-def stepper(name: str, trainer: Trainer, x: Tensor, y: Tensor) -> Work:
+def stepper(name: str, trainer: Trainer, x: Tensor, y: Tensor, *, precision: Precision = "float32") -> Work:
     """One update of a fresh model of its own, on images (N, C, H, W) of ten classes."""
     torch.manual_seed(0)
     model = build_model(name, tuple(x.shape[1:]), 10).train()  # type: ignore[arg-type]
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
-    return lambda: trainer.step(model, optimizer, x.clone(), y)
+
+    def step() -> None:
+        with computing([model], precision, compiled=False):
+            trainer.step(model, optimizer, x.clone(), y)
+
+    return step
