@@ -877,7 +877,7 @@ PROFILES: Final = {
     "cpu": Profile(
         summary="MNIST, two seeds, all test images for errors; dense networks train for 20 epochs of 50,000 images (of "
         "60,000, the rest held out; then at most 2 of all), convolutional ones for 4 epochs of 16,667 images (of "
-        "20,000, the rest held out), too few for the paper's errors; two cores take about an hour and a half",
+        "20,000, the rest held out), too few for the paper's errors; two cores take about an hour",
         dataset="mnist",
         seeds=(0, 1),
         samples=2000,

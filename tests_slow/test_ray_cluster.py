@@ -85,7 +85,7 @@ def test_in_a_namespace(name: str) -> None:
     again = [sys.executable, "-m", "pytest", f"{__file__}::{name}", "-q", "-n0", "-s", "-p", "no:cacheprovider"]
     environ = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "PYTEST_"))}
     done = subprocess.run(
-        [sys.executable, str(ROOT / "tests" / "scripts" / "isolated.py"), *again],
+        [sys.executable, str(ROOT / "tests" / "execution" / "scripts" / "isolated.py"), *again],
         capture_output=True,
         text=True,
         check=False,
