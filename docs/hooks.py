@@ -1,0 +1,59 @@
+"""What mkdocs needs to know of this repository: pages from outside ``docs/``, and links to them.
+
+Links in ``docs/`` are written for reading in the repository; here those that lead out of it are turned to the page that
+the file becomes, so that the site is whole by itself.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from posixpath import normpath, relpath
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "LICENSE")
+FOLDERS = ("records", "examples")
+LINK = re.compile(r"(\]\()([^)#\s:]+)((?:#[^)\s]*)?\))")
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Let ``FOLDER/*`` in the navigation stand for the folder's pages that it does not name."""
+    for section in config.nav or ():
+        for pages in section.values() if isinstance(section, dict) else ():
+            for place, name in enumerate(list(pages)):
+                if name.endswith("/*"):
+                    found = sorted(Path(config.docs_dir, name[:-2]).glob("*.md"))
+                    pages[place:] = [page for path in found if (page := f"{name[:-2]}/{path.name}") not in pages]
+    return config
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Bring in what lies beside ``docs/``."""
+    beside = [ROOT / name for name in PAGES]
+    beside += [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*")) if path.is_file()]
+    for path in beside:
+        name = path.relative_to(ROOT).as_posix()
+        if "__pycache__" in name:
+            continue
+        name = "readme.md" if name == "README.md" else name  # the site's own first page is docs/index.md
+        files.append(File.generated(config, name, abs_src_path=str(path)))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Turn links that leave ``docs/``, or lead into it from outside."""
+    inside = page.file.generated_by is None
+    here = f"docs/{page.file.src_uri}" if inside else page.file.src_uri.replace("readme.md", "README.md")
+
+    def turned(found: re.Match[str]) -> str:
+        target = normpath(f"{here.rpartition('/')[0]}/{found[2]}".lstrip("/"))
+        if (ROOT / target).is_dir():
+            target += "/README.md"
+        name = target.removeprefix("docs/").replace("README.md", "readme.md") if target == "README.md" else target.removeprefix("docs/")
+        return f"{found[1]}{relpath(name, page.file.src_uri.rpartition('/')[0] or '.')}{found[3]}"
+
+    return LINK.sub(turned, markdown)
