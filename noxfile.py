@@ -128,6 +128,14 @@ def papers(session: nox.Session) -> None:
 
 
 @nox.session
+def docs(session: nox.Session) -> None:
+    """Build the documentation site in site/, links checked; with "serve", show it while it is edited."""
+    install(session, "docs")
+    session.env["NO_MKDOCS_2_WARNING"] = "1"
+    session.run("mkdocs", *(session.posargs or ["build", "--strict"]))
+
+
+@nox.session
 def benchmarks(session: nox.Session) -> None:
     """Measure speed as ratios within one run, and write docs/performance.md; with names, only print. Takes long.
 

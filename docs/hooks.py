@@ -17,6 +17,7 @@ from mkdocs.structure.pages import Page
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "LICENSE")
 FOLDERS = ("records", "examples")
+ROLE = re.compile(r":(?:attr|class|data|exc|func|meth|mod):(<code>)(?:~(?:\w+\.)*|\.+)?")
 LINK = re.compile(r"(\]\()([^)#\s:]+)((?:#[^)\s]*)?\))")
 
 
@@ -53,7 +54,16 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         target = normpath(f"{here.rpartition('/')[0]}/{found[2]}".lstrip("/"))
         if (ROOT / target).is_dir():
             target += "/README.md"
-        name = target.removeprefix("docs/").replace("README.md", "readme.md") if target == "README.md" else target.removeprefix("docs/")
+        name = (
+            target.removeprefix("docs/").replace("README.md", "readme.md")
+            if target == "README.md"
+            else target.removeprefix("docs/")
+        )
         return f"{found[1]}{relpath(name, page.file.src_uri.rpartition('/')[0] or '.')}{found[3]}"
 
     return LINK.sub(turned, markdown)
+
+
+def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Take the roles of docstrings for what they name, which the handler of Google's style leaves as they are."""
+    return ROLE.sub(r"\1", html)

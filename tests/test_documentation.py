@@ -1,0 +1,158 @@
+"""Code in README and in the site's guides: Python is run, commands are run or planned, sessions exist."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from harness.cli.main import cli
+from tests.helpers.commands import call
+
+ROOT = Path(__file__).parents[1]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "docs" / "index.md",
+    *sorted(ROOT.glob("docs/guides/*.md")),
+]
+BLOCK = re.compile(r'^( *)```(sh|python)(?: title="([^"]+)")?\n(.*?)^\1```$', re.MULTILINE | re.DOTALL)
+
+PLANNED = {"run", "reproduce", "search", "train"}
+"""Commands that --dry-run keeps from working."""
+
+CALLED = {"plan", "list"}
+
+PARSED = {"report", "diff", "sync", "explain", "ui", "doctor"}
+"""Commands whose options are read, and no more: they need a home with results, or serve until they are stopped."""
+
+EXEMPT = {
+    "--victim models:/mine/1": "needs a registry with a model; tests/external has one",
+    "git clone URL_OF_THE_REPOSITORY": "where it lies is not ours to say",
+}
+"""Beginnings or parts of lines that are not tried, with the reason; five at most."""
+
+SHELL = (
+    "python3 -m venv ",
+    "cd gauntlet",
+    ". .venv/bin/activate",
+    "pip install ",
+    "uvx nox -s ",
+    ".venv/bin/nox -s ",
+    ".venv/bin/pip install ",
+)
+"""What installs: CI runs README's second command as it stands."""
+
+
+def blocks(page: Path, language: str) -> list[tuple[str, str]]:
+    """Title and text of each."""
+    text = page.read_text(encoding="utf-8")
+    return [(m[3] or "", textwrap.dedent(m[4])) for m in BLOCK.finditer(text) if m[2] == language]
+
+
+def commands(page: Path) -> Iterator[str]:
+    """Each command of a page in one line, without its comment."""
+    for _, text in blocks(page, "sh"):
+        for line in text.replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True)
+            yield from re.split(r" && ", shlex.join(words).replace("'&&'", "&&")) if words else ()
+
+
+@pytest.fixture(scope="module")
+def mnist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data root with as many images as MNIST has, of noise."""
+    rng, root = np.random.default_rng(0), tmp_path_factory.mktemp("data")
+    raw = root / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    pixels = rng.integers(0, 256, (1000, 28, 28), np.uint8)
+    for part, n in (("train", 60_000), ("t10k", 10_000)):
+        images, labels = np.resize(pixels, (n, 28, 28)), np.arange(n, dtype=np.int64) % 10
+        for name, array in (("images-idx3", images), ("labels-idx1", labels.astype(np.uint8))):
+            head = np.array([0x0800 + array.ndim, *array.shape], ">i4").tobytes()
+            (raw / f"{part}-{name}-ubyte").write_bytes(head + array.tobytes())
+    return root
+
+
+@pytest.fixture
+def folder(tmp_path: Path, mnist: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to work in, with the data that pages speak of."""
+    rng = np.random.default_rng(0)
+    (tmp_path / "DATA").symlink_to(mnist)
+    for name, size in (("FOLDER", 8), ("PHOTOGRAPHS", 32)):
+        for part in ("train", "test"):
+            for label in range(10 if size == 8 else 3):
+                place = tmp_path / name / part / str(label)
+                place.mkdir(parents=True)
+                for number in range(3):
+                    pixels = rng.integers(0, 256, (size, size) if size == 8 else (size, size, 3), np.uint8)
+                    Image.fromarray(pixels).save(place / f"{number}.png")
+    monkeypatch.chdir(tmp_path)
+    for variable in ("GAUNTLET_HOME", "GAUNTLET_DATA", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(variable, raising=False)
+    return tmp_path
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: page.stem)
+def test_python_runs(page: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names: dict[str, object] = {"__name__": "page"}
+    for title, text in blocks(page, "python"):
+        exec(compile(text, title or page.name, "exec"), {"__name__": title} if title else names)
+
+
+def tried(command: str, folder: Path) -> None:
+    """Run or plan a command of ours, or read its options."""
+    name, *arguments = shlex.split(command)[1:]
+    if name in PARSED:
+        with click.Context(cli) as above:
+            cli.commands[name].make_context(name, arguments, parent=above).close()
+        return
+    assert name in PLANNED | CALLED, command
+    dry = ["--dry-run"] if name in PLANNED and "--dry-run" not in arguments else []
+    result = call(name, *arguments, *dry)
+    assert result.exit_code == 0, f"{command}\n{result.output}"
+    assert list(folder.glob("*/models")) == [], command
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if any(commands(page))], ids=lambda page: page.stem)
+def test_commands_can_be_given(page: Path, folder: Path) -> None:
+    sources = {title: text for guide in PAGES for title, text in blocks(guide, "python") if title}
+    sources["mine.py"] += "\n\ndef lenet():\n    return nn.Sequential(nn.Flatten(), nn.Linear(784, 10))\n"
+    for title, text in sources.items():
+        Path(title).write_text(text)
+    example = torch.rand(2, 1, 28, 28)
+    batch = {0: torch.export.Dim("batch")}
+    lenet = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 10))
+    torch.export.save(torch.export.export(lenet, (example,), dynamic_shapes=(batch,)), "mine.pt2")
+    noxfile = (ROOT / "noxfile.py").read_text()
+    for command in commands(page):
+        if any(part in command for part in EXEMPT) or command.startswith(SHELL):
+            continue
+        if command.startswith("nox "):
+            for session in re.findall(r"(?:-s|--session) ((?:\w+ ?)+)", command.split(" -- ")[0]):
+                assert all(f"def {name}(" in noxfile for name in session.split()), command
+            continue
+        assert command.startswith("gauntlet "), command
+        tried(command, folder)
+
+
+def test_few_lines_are_exempt() -> None:
+    everything = [command for page in PAGES for command in commands(page)]
+    assert len(EXEMPT) <= 5
+    assert all(any(part in command for command in everything) for part in EXEMPT)
+
+
+def test_questions_quote_messages_that_are_printed() -> None:
+    source = "".join(
+        re.sub(r'"\s*\n\s*f?"', "", path.read_text(encoding="utf-8")) for path in sorted((ROOT / "harness").rglob("*.py"))
+    )
+    quoted = re.findall(r"^### `([^`]+)`$", (ROOT / "docs" / "guides" / "questions.md").read_text(), re.MULTILINE)
+    assert len(quoted) >= 10
+    assert [message for message in quoted if message not in source] == []
