@@ -148,7 +148,7 @@ def benchmarks(session: nox.Session) -> None:
         session.error(f"no benchmark {', '.join(unknown)}; there are {', '.join(known)}")
     if options and len(names) != 1:
         session.error(f"options need the name of one benchmark before them; there are {', '.join(known)}")
-    install(session, extras="[toolkits]")  # ART's AutoAttack is measured too
+    install(session, "benchmarks", extras="[toolkits]")  # ART's AutoAttack can be measured too
     if not names:
         session.run("python", "benchmarks/write.py")
     for name in names:
