@@ -17,12 +17,13 @@ from ..attacks.base import Attack
 from ..errors import describe
 from ..metrics.pairs import DISTANCES, FLAGS, SAMPLE_COLUMNS
 from ..schema.base import Cost
-from ..schema.pairs import Answers, ShardFacts
-from ..threat import Threat
+from ..schema.pairs import Answers, Harvested, ShardFacts
+from ..threat import Threat, per_sample
 from ..victims.agreement import agreement
+from ..victims.harvest import Harvest
 from ..victims.victim import Victim, VictimError
 from .proposal import Bench, Proposal
-from .referee import Verdict, as_images, judge
+from .referee import Verdict, as_images, better_of, judge
 
 GALLERY: Final = 16
 """Images kept of every cell for people to look at."""
@@ -32,8 +33,12 @@ AGAIN: Final = 16
 """Images in each batch that is asked once more after an attack."""
 
 
-def craft(victim: Victim, attack: Attack, threat: Threat, x: Tensor, y: Tensor, seed: int) -> Proposal:
+def craft(
+    victim: Victim, attack: Attack, threat: Threat, x: Tensor, y: Tensor, seed: int, *, harvest: bool = False
+) -> Proposal:
     """Call an attack on copies of the images, seeded, with its passes counted. An exception becomes a record.
+
+    With ``harvest`` the proposal also holds what was met in forward passes, also of an attack that raised.
 
     So does a change of the model's weights, which are put back: the attack worked on another model than the one
     that is judged, and whatever is attacked next on this copy would too. An attack that runs out of memory is begun
@@ -43,20 +48,24 @@ def craft(victim: Victim, attack: Attack, threat: Threat, x: Tensor, y: Tensor, 
         VictimError: The model itself is at fault, not the attack.
     """
     try:
-        return victim.sparing(len(x), lambda: _craft(victim, attack, threat, x, y, seed))
+        return victim.sparing(len(x), lambda: _craft(victim, attack, threat, x, y, seed, harvest))
     except torch.OutOfMemoryError as error:
         return Proposal(None, 0.0, 0, 0, (f"out of memory, even image by image: {describe(error)}",))
 
 
-def _craft(victim: Victim, attack: Attack, threat: Threat, x: Tensor, y: Tensor, seed: int) -> Proposal:
+def _craft(victim: Victim, attack: Attack, threat: Threat, x: Tensor, y: Tensor, seed: int, harvest: bool) -> Proposal:
     determinism.seed_everything(seed)
+    met = None
+    if harvest:
+        by_place = attack.toolkit != Attack.toolkit
+        met = Harvest(x, y, threat, draws=victim.remedy.stochastic, by_place=by_place)
     errors: tuple[str, ...] = ()
     x_adv: object = None
     seconds = 0.0
     with victim.counted() as cost:
         try:
             attack.warm_up()
-            with victim.guarded(), torch.enable_grad():
+            with victim.guarded(), victim.harvesting(met), torch.enable_grad():
                 start = time.perf_counter()
                 try:
                     x_adv = attack(victim, x.clone(), y.clone(), threat)
@@ -70,7 +79,7 @@ def _craft(victim: Victim, attack: Attack, threat: Threat, x: Tensor, y: Tensor,
             raise
         except Exception as error:
             x_adv, errors = None, (describe(error),)
-    return Proposal(x_adv, seconds, cost.forwards, cost.backwards, errors)
+    return Proposal(x_adv, seconds, cost.forwards, cost.backwards, errors, met)
 
 
 def prepare(victim: Victim, attack: Attack, x: Tensor, y: Tensor, seed: int) -> tuple[Attack, Cost]:
@@ -124,6 +133,9 @@ def run_shard(
     (:attr:`~harness.attacks.base.Attack.everywhere`) or ``crafted`` brings images that were made on another model for
     the whole batch.
 
+    Whatever adversarials the attack met on its way count as well (:mod:`harness.victims.harvest`), if the referee
+    agrees: not of images crafted elsewhere, which another model was asked about, nor of an attack without a box.
+
     Args:
         bench: The model.
         attack: What is run.
@@ -146,10 +158,13 @@ def run_shard(
     chosen = correct if crafted is None and not attack.everywhere else torch.ones_like(correct)
     proposal = crafted
     if proposal is None and chosen.any():
-        proposal = craft(bench.attacked, attack, threat, x[chosen], y[chosen], seed)
+        proposal = craft(bench.attacked, attack, threat, x[chosen], y[chosen], seed, harvest=attack.boxed)
     if proposal is None:
         proposal = Proposal(x[chosen], 0.0, 0, 0)
     verdict = judge(bench.referee, x[chosen], y[chosen], proposal.x_adv, threat, clean_pred[chosen], boxed=attack.boxed)
+    harvest, x_adv = None, proposal.x_adv
+    if proposal.harvest is not None:
+        verdict, harvest, x_adv = _with_harvest(bench.referee, attack, proposal, proposal.harvest, verdict)
     samples = _frame(verdict, index, y, clean_pred, chosen, correct, shard, boxed=attack.boxed)
     facts = ShardFacts(
         seconds=proposal.seconds,
@@ -160,8 +175,23 @@ def run_shard(
         boxed=attack.boxed,
         unsteady=unsteady,
         answers=_answers_after(bench, x, logits),
+        harvest=harvest,
     )
-    return ShardOutcome(samples, facts, _gallery(verdict, index, x, y, chosen, proposal.x_adv))
+    return ShardOutcome(samples, facts, _gallery(verdict, index, x, y, chosen, x_adv))
+
+
+def _with_harvest(
+    referee: Victim, attack: Attack, proposal: Proposal, met: Harvest, verdict: Verdict
+) -> tuple[Verdict, Harvested, object]:
+    """The verdict with what the attack met on its way, what that changed, and the images that count."""
+    if met.points is None:
+        return verdict, Harvested(unattributed=met.unattributed), proposal.x_adv
+    kept, (x, y) = met.points, (met.x, met.y)
+    better, taken = better_of(referee, x, y, verdict, kept, met.threat, nearest=attack.seeks_the_nearest)
+    lost = int((taken & ~verdict.adversarial).sum())
+    facts = Harvested(lost=lost, nearer=int(taken.sum()) - lost, unattributed=met.unattributed)
+    returned = as_images(proposal.x_adv, x)
+    return better, facts, torch.where(per_sample(taken, x), kept, x if returned is None else returned)
 
 
 def _clean_labels(victim: Victim, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor | None, int]:

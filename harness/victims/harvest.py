@@ -1,0 +1,107 @@
+"""What an attack meets on its way and may not return: the nearest misclassified point of each image."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch._C._functorch import is_functorch_wrapped_tensor
+
+from ..threat import BOX_TOLERANCE, TOLERANCE, Threat, magnitude, per_sample
+
+
+class Harvest:
+    """Keeps, for every image under attack, one misclassified point of the threat's ball out of all forward passes.
+
+    That is the nearest for a threat without an eps, and for a budget the first within eps. Where the victim draws at
+    random it is the one that was wrong by the largest margin: the first and the nearest are a matter of luck there.
+    Nothing here is a success: the referee asks its own copy of the model about what was kept.
+
+    A row of a batch belongs to an image by what the attack says (:meth:`.victim.Victim.of`), or else by its place where
+    the batch has as many rows as there are images. Whatever lies in the ball and has another label than the image is an
+    adversarial of it, whoever was looking for it: a mistaken place makes nothing up. All the same, of an attack that
+    says nothing (``by_place``) and has no eps a point must be nearer in L2 to its image than to the others: where
+    places have lost their meaning, far-off images would be reported as finds.
+
+    A pass costs an argmax over logits that are there, a comparison, and a distance for rows that are wrong. On a CPU
+    those are picked out; on a GPU all rows are compared, so that nothing waits for the device.
+
+    Args:
+        x: The clean images, float32 (N, C, H, W) in [0, 1]; nobody may change them meanwhile.
+        y: Their true labels, int64 (N,).
+        threat: What the attack is allowed.
+        draws: Whether the victim draws at random.
+        by_place: Whether rows are known by their places alone, as of attacks of a toolkit.
+
+    Attributes:
+        everyone: Positions of all images, int64 (N,).
+        points: What was kept, like ``x``, NaN for images of which nothing was; None if nothing was at all.
+    """
+
+    def __init__(self, x: Tensor, y: Tensor, threat: Threat, *, draws: bool = False, by_place: bool = False) -> None:
+        self.x, self.y, self.threat = x, y, threat
+        self.draws, self.by_place = draws, by_place
+        self.nearest = threat.eps is None and not draws
+        self.everyone = torch.arange(len(x), device=x.device)
+        self.points: Tensor | None = None
+        # what a point has to fall below to be kept: a distance, or minus a margin
+        self._bar = x.new_full((len(x),), torch.inf)
+        self._strange = 0
+        self._astray = torch.zeros((), dtype=torch.int64, device=x.device)
+
+    @property
+    def unattributed(self) -> int:
+        """Rows that belong to no image: of batches of another size, or wrong and not near the image of their place."""
+        return self._strange + int(self._astray)
+
+    def note(self, x: Tensor, logits: Tensor, rows: Tensor | None = None) -> None:
+        """Look at a batch (M, C, H, W) of any values and the logits (M, K) that a forward pass gave; both detached.
+
+        ``rows`` are the positions (M,) of the images that they belong to, each at most once; None: by their places.
+        """
+        count = len(self.x) if rows is None else len(rows)
+        # inside a transform of torch.func values cannot be looked at
+        if x.shape != (count, *self.x.shape[1:]) or is_functorch_wrapped_tensor(logits):
+            self._strange += len(x)
+            return
+        wrong = logits.argmax(1) != (self.y if rows is None else self.y[rows])
+        if not x.is_cuda:
+            hits = wrong.nonzero().squeeze(1)
+            rows = hits if rows is None else rows[hits]
+            if len(hits) and not self.nearest and not self.draws:
+                still = self._bar[rows] > 0  # of the others there is one already
+                hits, rows = hits[still], rows[still]
+            if not len(hits):
+                return
+            x, logits, wrong = x[hits], logits[hits], wrong[hits]
+        self._keep(x, logits, wrong, self.everyone if rows is None else rows)
+
+    def _keep(self, x: Tensor, logits: Tensor, wrong: Tensor, rows: Tensor) -> None:
+        """Keep of some points those that are valid and better than what is there."""
+        clean, bar, flat = self.x[rows], self._bar[rows], x.flatten(1)
+        valid = wrong & logits.isfinite().all(1)
+        valid &= (flat.amin(1) >= -BOX_TOLERANCE) & (flat.amax(1) <= 1 + BOX_TOLERANCE)  # false for NaN
+        value = torch.zeros_like(bar)
+        if self.nearest:
+            value = magnitude(x - clean, self.threat.norm)
+            valid &= value > 0
+        elif self.draws:
+            value = (logits.gather(1, self.y[rows].unsqueeze(1)).squeeze(1) - logits.amax(1)).to(bar.dtype)
+        better = valid & (value < bar)
+        mine = self._near(x, rows, better) if self.threat.eps is None else self.threat.within(clean, x)
+        if self.by_place:
+            self._astray += (better & ~mine).sum()
+        better = better & mine
+        if self.points is None:
+            self.points = torch.full_like(self.x, torch.nan)
+        self.points[rows] = torch.where(per_sample(better, x), x, self.points[rows])
+        # no nearer than by the slack that distances are compared with is no nearer
+        self._bar[rows] = torch.where(better, value * (1 - TOLERANCE) if self.nearest else value, bar)
+
+    def _near(self, x: Tensor, rows: Tensor, asked: Tensor) -> Tensor:
+        """Which of the points asked about are their images' own, bool (M,): all, unless they are known by place."""
+        mine = torch.ones_like(asked)
+        if self.by_place:
+            pick = self.everyone[: len(x)] if x.is_cuda else asked.nonzero().squeeze(1)
+            distances = torch.cdist(x[pick].flatten(1), self.x.flatten(1))
+            mine[pick] = distances.gather(1, rows[pick].unsqueeze(1)).squeeze(1) <= distances.amin(1)
+        return mine
