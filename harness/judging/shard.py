@@ -33,6 +33,11 @@ AGAIN: Final = 16
 """Images in each batch that is asked once more after an attack."""
 
 
+NEARER: Final = 0.01
+"""Share of its distance by which an adversarial that was met has to be nearer than the returned one to be mentioned. It
+counts in any case; but attacks mean to stop a little beyond the boundary, by a thousandth where they bisect."""
+
+
 def craft(
     victim: Victim, attack: Attack, threat: Threat, x: Tensor, y: Tensor, seed: int, *, harvest: bool = False
 ) -> Proposal:
@@ -188,8 +193,12 @@ def _with_harvest(
         return verdict, Harvested(unattributed=met.unattributed), proposal.x_adv
     kept, (x, y) = met.points, (met.x, met.y)
     better, taken = better_of(referee, x, y, verdict, kept, met.threat, nearest=attack.seeks_the_nearest)
-    lost = int((taken & ~verdict.adversarial).sum())
-    facts = Harvested(lost=lost, nearer=int(taken.sum()) - lost, unattributed=met.unattributed)
+    closer = better.distances[met.threat.norm] < (1 - NEARER) * verdict.distances[met.threat.norm]  # False for NaN
+    facts = Harvested(
+        lost=int((taken & ~verdict.adversarial).sum()),
+        nearer=int((taken & closer).sum()),
+        unattributed=met.unattributed,
+    )
     returned = as_images(proposal.x_adv, x)
     return better, facts, torch.where(per_sample(taken, x), kept, x if returned is None else returned)
 

@@ -91,7 +91,7 @@ class Harvested(Record):
 
     Attributes:
         lost: Images that only such a one breaks: found, and not returned.
-        nearer: Images that the attack broke, at a larger distance than that of one it met.
+        nearer: Images that the attack broke, at a distance more than 1 % larger than that of one it met.
         unattributed: Images it sent forward that belong to none of those attacked, so that nobody looked at them.
     """
 
