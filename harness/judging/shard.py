@@ -131,6 +131,7 @@ def run_shard(
     shard: int = 0,
     crafted: Proposal | None = None,
     standing: Tensor | None = None,
+    harvest: bool = True,
 ) -> ShardOutcome:
     """Attack and judge one batch.
 
@@ -152,6 +153,7 @@ def run_shard(
         shard: Number to note in the rows.
         crafted: Images for all of ``x`` from another model, for a transfer cell.
         standing: In a cascade, which images are still to be attacked, bool (N,).
+        harvest: False judges what is returned alone, to be held against what is counted.
 
     Raises:
         VictimError: The model cannot be judged.
@@ -163,13 +165,13 @@ def run_shard(
     chosen = correct if crafted is None and not attack.everywhere else torch.ones_like(correct)
     proposal = crafted
     if proposal is None and chosen.any():
-        proposal = craft(bench.attacked, attack, threat, x[chosen], y[chosen], seed, harvest=attack.boxed)
+        proposal = craft(bench.attacked, attack, threat, x[chosen], y[chosen], seed, harvest=harvest and attack.boxed)
     if proposal is None:
         proposal = Proposal(x[chosen], 0.0, 0, 0)
     verdict = judge(bench.referee, x[chosen], y[chosen], proposal.x_adv, threat, clean_pred[chosen], boxed=attack.boxed)
-    harvest, x_adv = None, proposal.x_adv
+    harvested, x_adv = None, proposal.x_adv
     if proposal.harvest is not None:
-        verdict, harvest, x_adv = _with_harvest(bench.referee, attack, proposal, proposal.harvest, verdict)
+        verdict, harvested, x_adv = _with_harvest(bench.referee, attack, proposal, proposal.harvest, verdict)
     samples = _frame(verdict, index, y, clean_pred, chosen, correct, shard, boxed=attack.boxed)
     facts = ShardFacts(
         seconds=proposal.seconds,
@@ -180,7 +182,7 @@ def run_shard(
         boxed=attack.boxed,
         unsteady=unsteady,
         answers=_answers_after(bench, x, logits),
-        harvest=harvest,
+        harvest=harvested,
     )
     return ShardOutcome(samples, facts, _gallery(verdict, index, x, y, chosen, x_adv))
 

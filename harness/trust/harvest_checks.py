@@ -23,7 +23,7 @@ def _lost(question: Question, evidence: Evidence) -> Check:
     n = len(evidence.images)
     worst = max(looked, key=lambda pair: lost[id(pair)])
     ours = [pair for pair in looked if pair.result.toolkit == OWN and pair.result.family in WORST_CASE]
-    grade = max((grade_of(lost[id(pair)], n, LOST) for pair in ours), default="A")
+    grade: Grade = max((grade_of(lost[id(pair)], n, LOST) for pair in ours), default="A")
     blind = [pair for pair in looked if _unseen(pair) > 0.5]
     more = f"; most of what {listed(pair.result.attack for pair in blind)} met could not be told" if blind else ""
     if not lost[id(worst)]:
