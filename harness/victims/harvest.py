@@ -77,31 +77,39 @@ class Harvest:
 
     def _keep(self, x: Tensor, logits: Tensor, wrong: Tensor, rows: Tensor) -> None:
         """Keep of some points those that are valid and better than what is there."""
-        clean, bar, flat = self.x[rows], self._bar[rows], x.flatten(1)
-        valid = wrong & logits.isfinite().all(1)
-        valid &= (flat.amin(1) >= -BOX_TOLERANCE) & (flat.amax(1) <= 1 + BOX_TOLERANCE)  # false for NaN
-        value = torch.zeros_like(bar)
-        if self.nearest:
-            value = magnitude(x - clean, self.threat.norm)
-            valid &= value > 0
-        elif self.draws:
-            value = (logits.gather(1, self.y[rows].unsqueeze(1)).squeeze(1) - logits.amax(1)).to(bar.dtype)
-        better = valid & (value < bar)
-        mine = self._near(x, rows, better) if self.threat.eps is None else self.threat.within(clean, x)
+        value, bar = self._value(x, logits, rows), self._bar[rows]
+        better = wrong & (value < bar)  # false for NaN
+        if not x.is_cuda:
+            pick = better.nonzero().squeeze(1)
+            if not len(pick):
+                return
+            x, logits, better, rows, value, bar = (part[pick] for part in (x, logits, better, rows, value, bar))
+        flat = x.flatten(1)
+        better = better & logits.isfinite().all(1)
+        better &= (flat.amin(1) >= -BOX_TOLERANCE) & (flat.amax(1) <= 1 + BOX_TOLERANCE)
+        mine = self._near(x, rows)
         if self.by_place:
             self._astray += (better & ~mine).sum()
-        better = better & mine
+        better &= mine
         if self.points is None:
             self.points = torch.full_like(self.x, torch.nan)
         self.points[rows] = torch.where(per_sample(better, x), x, self.points[rows])
         # no nearer than by the slack that distances are compared with is no nearer
         self._bar[rows] = torch.where(better, value * (1 - TOLERANCE) if self.nearest else value, bar)
 
-    def _near(self, x: Tensor, rows: Tensor, asked: Tensor) -> Tensor:
-        """Which of the points asked about are their images' own, bool (M,): all, unless they are known by place."""
-        mine = torch.ones_like(asked)
-        if self.by_place:
-            pick = self.everyone[: len(x)] if x.is_cuda else asked.nonzero().squeeze(1)
-            distances = torch.cdist(x[pick].flatten(1), self.x.flatten(1))
-            mine[pick] = distances.gather(1, rows[pick].unsqueeze(1)).squeeze(1) <= distances.amin(1)
-        return mine
+    def _value(self, x: Tensor, logits: Tensor, rows: Tensor) -> Tensor:
+        """What is compared, (M,): the smaller, the better."""
+        if self.nearest:
+            distance = magnitude(x - self.x[rows], self.threat.norm)
+            return torch.where(distance > 0, distance, torch.inf)
+        if self.draws:
+            own = logits.gather(1, self.y[rows].unsqueeze(1)).squeeze(1)
+            return (own - logits.amax(1)).to(self._bar.dtype)
+        return torch.zeros_like(self._bar[rows])
+
+    def _near(self, x: Tensor, rows: Tensor) -> Tensor:
+        """Which points are in the ball of the images that they are said to belong to, bool (M,)."""
+        if self.threat.eps is not None or not self.by_place:
+            return self.threat.within(self.x[rows], x)
+        distances = torch.cdist(x.flatten(1), self.x.flatten(1))
+        return distances.gather(1, rows.unsqueeze(1)).squeeze(1) <= distances.amin(1)
