@@ -109,7 +109,11 @@ class Harvest:
 
     def _near(self, x: Tensor, rows: Tensor) -> Tensor:
         """Which points are in the ball of the images that they are said to belong to, bool (M,)."""
-        if self.threat.eps is not None or not self.by_place:
-            return self.threat.within(self.x[rows], x)
+        if self.threat.eps is not None:
+            # half the slack of the referee, who measures in float64: that takes twice as long
+            limit = self.threat.eps * (1 + TOLERANCE / 2) + 1e-9
+            return magnitude(x - self.x[rows], self.threat.norm) <= limit
+        if not self.by_place:
+            return torch.ones_like(rows, dtype=torch.bool)
         distances = torch.cdist(x.flatten(1), self.x.flatten(1))
         return distances.gather(1, rows.unsqueeze(1)).squeeze(1) <= distances.amin(1)
