@@ -33,6 +33,7 @@ class Harvest:
         by_place: Whether rows are known by their places alone, as of attacks of a toolkit.
 
     Attributes:
+        whole: Whether all rows of a batch are compared, or those that are wrong picked out first: the same is kept.
         everyone: Positions of all images, int64 (N,).
         points: What was kept, like ``x``, NaN for images of which nothing was; None if nothing was at all.
     """
@@ -41,6 +42,7 @@ class Harvest:
         self.x, self.y, self.threat = x, y, threat
         self.draws, self.by_place = draws, by_place
         self.nearest = threat.eps is None and not draws
+        self.whole = x.is_cuda
         self.everyone = torch.arange(len(x), device=x.device)
         self.points: Tensor | None = None
         # what a point has to fall below to be kept: a distance, or minus a margin
@@ -64,7 +66,7 @@ class Harvest:
             self._strange += len(x)
             return
         wrong = logits.argmax(1) != (self.y if rows is None else self.y[rows])
-        if not x.is_cuda:
+        if not self.whole:
             hits = wrong.nonzero().squeeze(1)
             rows = hits if rows is None else rows[hits]
             if len(hits) and not self.nearest and not self.draws:
@@ -79,7 +81,7 @@ class Harvest:
         """Keep of some points those that are valid and better than what is there."""
         value, bar = self._value(x, logits, rows), self._bar[rows]
         better = wrong & (value < bar)  # false for NaN
-        if not x.is_cuda:
+        if not self.whole:
             pick = better.nonzero().squeeze(1)
             if not len(pick):
                 return

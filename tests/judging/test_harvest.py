@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from harness.api import evaluate
+from harness.attacks.apgd import APGD
 from harness.attacks.base import Attack
 from harness.attacks.lbfgs import LBFGS
+from harness.attacks.toolkits.foolbox import Foolbox
 from harness.attacks.transfer import Transfer, inner
 from harness.datasets.registry import Dataset
 from harness.judging.proposal import Bench, Proposal
@@ -292,6 +294,91 @@ def test_evaluate_counts_what_was_met(trained: nn.Module, digits: Dataset) -> No
     assert frame["robust_accuracy"].iloc[0] == pytest.approx(float((~wrong).float().mean()))
 
 
+@pytest.mark.parametrize("chunk", [None, 5])
+def test_a_model_that_takes_few_images_at_once_is_harvested_alike(
+    chunk: int | None, trained: nn.Module, digits: Dataset
+) -> None:
+    """A backward pass makes parts of the forward pass again; what it meets then was met before."""
+    _, (x, y) = digits.test_sample(20)
+    threat = Threat("linf", 0.15)
+    victim = Victim(trained)
+    victim.chunk = chunk
+    seen: list[int] = []
+
+    class Counts(Harvest):
+        def note(self, x: Tensor, logits: Tensor, rows: Tensor | None = None) -> None:
+            seen.append(len(x))
+            assert not x.requires_grad
+            assert not logits.requires_grad
+            super().note(x, logits, rows)
+
+    with victim.harvesting(harvest := Counts(x, y, threat)):
+        x_adv = APGD(steps=5)(victim, x, y, threat)
+    assert sum(seen) == victim.cost.forwards
+    assert harvest.points is not None
+    fooled = victim.predict(x_adv) != y
+    assert (~harvest.points.flatten(1).isnan().any(1) | ~fooled).all()
+
+
+def test_memory_that_runs_out_changes_no_harvest(trained: nn.Module, digits: Dataset) -> None:
+    """The attack starts again, and so does what is kept."""
+
+    class Hungry(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model, self.limit = trained, 12
+
+        def forward(self, x: Tensor) -> Tensor:
+            if len(x) > self.limit:
+                raise torch.OutOfMemoryError
+            logits: Tensor = self.model(x)
+            return logits
+
+    _, (x, y) = digits.test_sample(20)
+    attack, threat = APGD(steps=5), Threat("linf", 0.15)
+    roomy = craft(Victim(trained), attack, threat, x, y, 0, harvest=True).harvest
+    tight = craft(Victim(Hungry(), own=True), attack, threat, x, y, 0, harvest=True).harvest
+    assert roomy is not None
+    assert tight is not None
+    assert roomy.points is not None
+    assert tight.points is not None
+    torch.testing.assert_close(tight.points, roomy.points, equal_nan=True, atol=1e-5, rtol=0)
+
+
+# ---------------------------------------------------------------- toolkits
+
+
+def test_what_a_toolkit_meets_nearer_than_it_returns(trained: nn.Module, digits: Dataset) -> None:
+    """EAD returns the lowest elastic net that it met, not the nearest adversarial."""
+    _, (x, y) = digits.test_sample(30)
+    attack = Foolbox("EADAttack", steps=20)
+    alone, both = (
+        run(Bench.of(trained, 10, "cpu"), attack, Threat("l1"), x, y, harvest=harvest) for harvest in (False, True)
+    )
+    assert both.facts.harvest is not None
+    assert both.facts.harvest.unattributed == 0
+    assert both.facts.harvest.nearer > 0
+    assert both.samples["l1"].mean() < 0.99 * alone.samples["l1"].mean()
+    assert not (alone.samples["adversarial"] & ~both.samples["adversarial"]).any()
+
+
+def test_a_toolkit_that_is_handed_some_of_the_images_is_told_which(trained: nn.Module, digits: Dataset) -> None:
+    """Those without a starting point, and those wrong as they are, stay behind."""
+    _, (x, y) = digits.test_sample(20)
+    y = torch.where(torch.arange(20) % 4 == 0, (y + 1) % 10, y)  # wrong as they are
+    victim, threat = Victim(trained), Threat("l2")
+    attack = Foolbox("BoundaryAttack", steps=20)
+    with victim.harvesting(harvest := Harvest(x, y, threat, by_place=True)):
+        x_adv = attack(victim, x, y, threat)
+    assert harvest.points is not None
+    kept = ~harvest.points.flatten(1).isnan().any(1)
+    moved = (x_adv != x).flatten(1).any(1)
+    assert moved.any()
+    distance = (harvest.points - x).flatten(1).norm(dim=1)
+    assert (distance[kept & moved] <= (x_adv - x).flatten(1).norm(dim=1)[kept & moved] * (1 + 1e-3)).all()
+    assert (kept & moved).sum() > 0.5 * moved.sum()
+
+
 # ---------------------------------------------------------------- models that draw
 
 
@@ -431,6 +518,52 @@ def test_a_harvest_changes_no_attack_and_never_leaves_more(
     assert (after[norm][both] <= before[norm][both] * (1 + 1e-9)).all()
     for eps in (0.02, 0.05, 0.1, 0.3, 0.5, 1.0, 2.0):
         assert not (broken(before, norm, eps) & ~broken(after, norm, eps)).any()
+
+
+@pytest.mark.parametrize("by_place", [False, True])
+@pytest.mark.parametrize("draws", [False, True])
+@pytest.mark.parametrize("eps", [None, 0.05])
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1", "l0"])
+def test_all_rows_at_once_keep_what_picked_rows_keep(
+    norm: Norm, eps: float | None, draws: bool, by_place: bool
+) -> None:
+    """As on a GPU, and as on a CPU; and that is the best of all that was met, one image after the other."""
+    victim = LinearVictim.random(4, (1, 4, 4))
+    x, y = victim.images(N, spread=0.3)
+    budget = None if eps is None else eps * {"linf": 1, "l2": 4, "l1": 16, "l0": 200}[norm]
+    threat = Threat(norm, budget)
+    picked, whole = (Harvest(x, y, threat, draws=draws, by_place=by_place) for _ in range(2))
+    whole.whole = True
+    generator = torch.Generator().manual_seed(1)
+    met: list[list[tuple[float, Tensor]]] = [[] for _ in range(N)]
+    for turn in range(60):
+        rows = torch.randperm(N, generator=generator)[: N - turn % 3] if turn % 2 else torch.arange(N)
+        size = 0.3 * torch.rand(len(rows), 1, 1, 1, generator=generator) ** 2
+        points = x[rows] + size * torch.randn(len(rows), 1, 4, 4, generator=generator).sign()
+        points = torch.where(torch.rand(points.shape, generator=generator) < 0.5, x[rows], points)
+        logits = victim(points)
+        for harvest in (picked, whole):
+            harvest.note(points, logits, rows if turn % 2 else None)
+        inside = (points >= 0).flatten(1).all(1) & (points <= 1).flatten(1).all(1)
+        wrong = inside & (logits.argmax(1) != y[rows]) & threat.within(x[rows], points)
+        if by_place and eps is None:
+            wrong &= torch.cdist(points.flatten(1), x.flatten(1)).argmin(1) == rows
+        margin = logits.gather(1, y[rows].unsqueeze(1)).squeeze(1) - logits.amax(1)
+        value = margin if draws else threat.distance(x[rows], points) if eps is None else torch.full_like(margin, turn)
+        for place in wrong.nonzero().squeeze(1).tolist():
+            met[int(rows[place])].append((float(value[place]), points[place]))
+    assert picked.points is not None
+    assert whole.points is not None
+    torch.testing.assert_close(picked.points, whole.points, equal_nan=True, rtol=0, atol=0)
+    assert picked.unattributed == whole.unattributed
+    assert sum(map(bool, met)) > N // 2
+    for each, kept in zip(met, picked.points, strict=True):
+        if not each:
+            assert kept.isnan().all()
+            continue
+        best = min(each, key=lambda item: item[0])
+        again = next(value for value, point in each if torch.equal(point, kept))
+        assert again == pytest.approx(best[0], rel=2e-4)
 
 
 def test_views_share_the_model(victim: LinearVictim) -> None:
