@@ -19,6 +19,9 @@ EXPONENT: Final[dict[str, float]] = {"linf": math.inf, "l2": 2.0, "l1": 1.0, "l0
 TOLERANCE: Final = 1e-4
 """Relative slack on eps: float32 rounding in the toolkits overshoots by up to 3e-6."""
 
+BOX_TOLERANCE: Final = 1e-6
+"""Absolute slack on [0, 1]. Images inside it are clamped before they are judged, images beyond it are invalid."""
+
 
 def magnitude(delta: Tensor, norm: Norm) -> Tensor:
     """Norm of each sample's perturbation (N, ...); ``"l0"`` counts components (pixel channels) that are not zero.

@@ -87,13 +87,15 @@ class TargetedLoss:
         self._nearest: Tensor | None = None
         self._distance = self.x.new_full((len(x),), math.inf)
         targets, wrong, parts = [], [], []
-        for images, labels in zip(torch.split(x, CHUNK), torch.split(y, CHUNK), strict=True):
+        for view, images, labels in zip(
+            victim.split(x, CHUNK), torch.split(x, CHUNK), torch.split(y, CHUNK), strict=True
+        ):
 
             def objective(logits: Tensor, labels: Tensor = labels) -> Tensor:
                 targets.append(choose_target(logits.detach(), labels, target, given))
                 return F.cross_entropy(logits, targets[-1], reduction="none")
 
-            loss, grad, logits = input_gradient(victim, images, objective)
+            loss, grad, logits = input_gradient(view, images, objective)
             parts.append((loss, grad.flatten(1)))
             wrong.append(logits.argmax(1) != labels)
         self.target = torch.cat(targets)
@@ -117,7 +119,7 @@ class TargetedLoss:
         chunks = math.ceil(len(points) / CHUNK)
         for some, rows in zip(points.chunk(chunks), ids.chunk(chunks), strict=True):
             objective = partial(F.cross_entropy, target=self.target[rows], reduction="none")
-            loss, grad, logits = input_gradient(self.victim, some.view(-1, *self.shape), objective)
+            loss, grad, logits = input_gradient(self.victim.of(rows), some.view(-1, *self.shape), objective)
             parts.append((loss, grad.flatten(1)))
             if self._nearest is not None:
                 self._record(some, rows, logits)
@@ -131,7 +133,7 @@ class TargetedLoss:
 
     def fooled(self, ids: Tensor, points: Tensor) -> Tensor:
         """Which of images ``ids`` are misclassified at ``points`` (n, D): one forward pass each."""
-        return fooled(self.victim, points.view(-1, *self.shape), self.y[ids])
+        return fooled(self.victim.of(ids), points.view(-1, *self.shape), self.y[ids])
 
     def typical_weight(self, ids: Tensor) -> Tensor:
         """The c whose solution would lie just beyond the boundary were the log-odds linear, (n,).

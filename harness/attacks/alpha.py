@@ -45,8 +45,8 @@ def alpha_perturbation(
     # short of a whole chunk: its gradients and their differences would have to be mapped anew by malloc each time,
     # which costs a convolutional net a fifth
     size = max(1, chunk_size(victim, candidates) * 3 // 4)
-    parts = zip(torch.split(x, size), torch.split(y, size), strict=True)
-    return torch.cat([_perturbation(victim, images, labels, norm, outputs, candidates) for images, labels in parts])
+    parts = zip(victim.split(x, size), torch.split(x, size), torch.split(y, size), strict=True)
+    return torch.cat([_perturbation(*part, norm, outputs, candidates) for part in parts])
 
 
 def _perturbation(victim: Victim, x: Tensor, y: Tensor, norm: Norm, outputs: Outputs, candidates: int | None) -> Tensor:

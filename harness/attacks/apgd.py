@@ -95,7 +95,7 @@ class APGD(Attack):
         draws, left = Draws(x), torch.arange(len(x), device=x.device)
         for number in range(self.restarts * (1 if rivals is None else rivals.shape[1])):
             target = None if rivals is None else rivals[left, number % rivals.shape[1]]
-            found, value = self._climb(victim, x[left], y[left], target, threat, draws.fork(number).of(left))
+            found, value = self._climb(victim.of(left), x[left], y[left], target, threat, draws.fork(number).of(left))
             better = value > score[left]
             out[left[better]], score[left[better]] = found[better], value[better]
             left = left[value < math.inf]
@@ -134,17 +134,18 @@ class APGD(Attack):
         """Evaluate the present points; which are clearly fooled, bool (N,)."""
         losses, scores, grads, hits = [], [], [], []
         for rows in torch.arange(len(front.rows), device=front.rows.device).split(CHUNK):  # type: ignore[no-untyped-call]
+            view = victim.of(front.rows[rows])
             y, target = front.y[rows], None if front.target is None else front.target[rows]
 
             def climbed(logits: Tensor, y: Tensor = y, target: Tensor | None = target) -> Tensor:
                 return objective(self.loss, logits, y, target)
 
             if differentiate:
-                loss, grad, logits = input_gradient(victim, front.now[rows], climbed)
+                loss, grad, logits = input_gradient(view, front.now[rows], climbed)
                 grads.append(grad)
             else:
                 with torch.no_grad():
-                    logits = victim(front.now[rows])
+                    logits = view(front.now[rows])
                     loss = climbed(logits)
             losses.append(loss)
             scores.append(loss if target is None else objective(self.loss, logits, y))
@@ -156,5 +157,5 @@ class APGD(Attack):
 @torch.no_grad()
 def _rivals(victim: Victim, x: Tensor, y: Tensor, count: int) -> Tensor:
     """The most likely wrong classes of clean images, int64 (N, at most count); one forward pass each."""
-    parts = zip(torch.split(x, CHUNK), torch.split(y, CHUNK), strict=True)
-    return torch.cat([likely_rivals(victim(images), labels, count) for images, labels in parts])
+    parts = zip(victim.split(x, CHUNK), torch.split(x, CHUNK), torch.split(y, CHUNK), strict=True)
+    return torch.cat([likely_rivals(view(images), labels, count) for view, images, labels in parts])

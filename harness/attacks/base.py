@@ -60,6 +60,15 @@ class Attack(ABC):
         return False
 
     @property
+    def seeks_the_nearest(self) -> bool:
+        """Whether a nearer adversarial that it met on its way is a better answer than the one that it returned.
+
+        By default of every minimal attack. Not of one whose answer is defined otherwise, so that its distance is a
+        measurement of its own; what it returns no adversarial for counts as met in either case.
+        """
+        return self.kind == "minimal"
+
+    @property
     def family(self) -> Family:
         """Its sort: by default after what it needs of the victim, and how it treats the budget."""
         if self.access == "none":

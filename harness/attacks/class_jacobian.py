@@ -40,7 +40,9 @@ def class_gradients(
     def wanted(logits: Tensor) -> Tensor:
         return logits.softmax(1) if outputs == "softmax" else logits
 
-    return _joined(_rows(victim, part, wanted) for part in torch.split(x, chunk_size(victim)))
+    size = chunk_size(victim)
+    parts = zip(victim.split(x, size), torch.split(x, size), strict=True)
+    return _joined(_rows(view, part, wanted) for view, part in parts)
 
 
 def candidate_gradients(victim: Victim, x: Tensor, y: Tensor, candidates: int) -> tuple[Tensor, Tensor]:
@@ -62,8 +64,8 @@ def candidate_gradients(victim: Victim, x: Tensor, y: Tensor, candidates: int) -
         return torch.cat((logits.gather(1, chosen), others), 1)
 
     size = chunk_size(victim, candidates)
-    parts = zip(torch.split(x, size), torch.split(y, size), strict=True)
-    return _joined(_rows(victim, part, partial(merged, labels=labels)) for part, labels in parts)
+    parts = zip(victim.split(x, size), torch.split(x, size), torch.split(y, size), strict=True)
+    return _joined(_rows(view, part, partial(merged, labels=labels)) for view, part, labels in parts)
 
 
 def _joined(parts: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:

@@ -67,7 +67,9 @@ class Gradient(Attack):
     def direction(self, victim: Victim, x: Tensor, y: Tensor, norm: Norm) -> Tensor:
         """Steepest direction at each image, like ``x``, of length 1 in ``norm``, or zero where the gradient is."""
         parts = []
-        for images, labels in zip(torch.split(x, CHUNK), torch.split(y, CHUNK), strict=True):
+        for view, images, labels in zip(
+            victim.split(x, CHUNK), torch.split(x, CHUNK), torch.split(y, CHUNK), strict=True
+        ):
 
             def objective(logits: Tensor, labels: Tensor = labels) -> Tensor:
                 if self.objective == "log-odds":
@@ -76,7 +78,7 @@ class Gradient(Attack):
                     return F.cross_entropy(logits, labels, reduction="none")
                 return -logits.softmax(1).gather(1, labels.unsqueeze(1)).squeeze(1)
 
-            parts.append(input_gradient(victim, images, objective)[1])
+            parts.append(input_gradient(view, images, objective)[1])
         own = EXPONENT[norm]
         p = own if self.p is None else self.p
         step = steepest(torch.cat(parts), p)

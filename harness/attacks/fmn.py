@@ -98,13 +98,13 @@ class MinimumNorm(Attack):
         out, draws = x.clone(), Draws(x)
         for rows in torch.arange(len(x), device=x.device).split(CHUNK):  # type: ignore[no-untyped-call]
             with torch.no_grad():
-                logits = victim(x[rows])
+                logits = victim.of(rows)(x[rows])
                 right = ~is_fooled(logits, y[rows])
                 if victim.remedy.stochastic:
-                    right = ~always_wrong(victim, x[rows], y[rows])
+                    right = ~always_wrong(victim.of(rows), x[rows], y[rows])
             rows = rows[right]
             if len(rows):
-                out[rows] = self._nearest(victim, x[rows], y[rows], threat.norm, logits[right], draws.of(rows))
+                out[rows] = self._nearest(victim.of(rows), x[rows], y[rows], threat.norm, logits[right], draws.of(rows))
         return out
 
     def _nearest(self, victim: Victim, x: Tensor, y: Tensor, norm: Norm, clean: Tensor, draws: Draws) -> Tensor:
@@ -172,7 +172,8 @@ def always_wrong(victim: Victim, x: Tensor, y: Tensor) -> Tensor:
     """Who is misclassified, by a stochastic victim in every one of :data:`CALLS` calls; bool (N,)."""
     wrong = torch.ones_like(y, dtype=torch.bool)
     for _ in range(CALLS if victim.remedy.stochastic else 1):
-        wrong &= torch.cat([victim(part).argmax(1) for part in torch.split(x, CHUNK)]) != y
+        parts = zip(victim.split(x, CHUNK), torch.split(x, CHUNK), strict=True)
+        wrong &= torch.cat([view(part).argmax(1) for view, part in parts]) != y
     return wrong
 
 
@@ -193,7 +194,7 @@ def settle(victim: Victim, x: Tensor, y: Tensor, x_adv: Tensor) -> Tensor:
     for _ in range(ROUNDS if victim.remedy.stochastic else 0):
         if not len(rows):
             break
-        rows = rows[~always_wrong(victim, out[rows], y[rows])]
+        rows = rows[~always_wrong(victim.of(rows), out[rows], y[rows])]
         out[rows] = (x[rows] + OUTWARD * (out[rows] - x[rows])).clamp(0, 1)
     return out
 

@@ -80,6 +80,11 @@ class LBFGS(Attack):
             raise UserError("searches, search_images, memory, max_evaluations must be >= 1 and tol > 0")
 
     @property
+    def seeks_the_nearest(self) -> bool:
+        """Only with a c for every image; at a given c the answer is the minimiser, whatever lies before it."""
+        return self.c == "image"
+
+    @property
     def prepares(self) -> bool:
         """Only to search one c for the whole set."""
         return self.c == "dataset"

@@ -190,8 +190,8 @@ def _applied(generator: PerturbationGenerator, gradient: Tensor) -> Tensor:
 def _gradient(victim: Victim, x: Tensor, y: Tensor) -> Tensor:
     """The gradient of each label's probability, like ``x``."""
     parts = []
-    for images, labels in zip(torch.split(x, CHUNK), torch.split(y, CHUNK), strict=True):
-        odds, grad, _ = input_gradient(victim, images, lambda logits, labels=labels: log_odds(logits, labels))  # type: ignore[misc]
+    for view, images, labels in zip(victim.split(x, CHUNK), torch.split(x, CHUNK), torch.split(y, CHUNK), strict=True):
+        odds, grad, _ = input_gradient(view, images, lambda logits, labels=labels: log_odds(logits, labels))  # type: ignore[misc]
         parts.append(probability_gradient(odds, grad))
     return torch.cat(parts)
 

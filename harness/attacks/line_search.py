@@ -41,8 +41,8 @@ def fooled(victim: Victim, x: Tensor, y: Tensor) -> Tensor:
     """Which images (N, C, H, W) are clearly misclassified, bool (N,); one forward pass each."""
     if not len(x):
         return torch.zeros_like(y, dtype=torch.bool)
-    parts = zip(torch.split(x, CHUNK), torch.split(y, CHUNK), strict=True)
-    return torch.cat([is_fooled(victim(images), labels) for images, labels in parts])
+    parts = zip(victim.split(x, CHUNK), torch.split(x, CHUNK), torch.split(y, CHUNK), strict=True)
+    return torch.cat([is_fooled(view(images), labels) for view, images, labels in parts])
 
 
 @torch.no_grad()
@@ -87,7 +87,7 @@ def first_crossing(
     low, high = step.clone(), step.clone()
     size = largest / 10000
     while len(open_):
-        hit = fooled(victim, moved(open_, size), y[open_])
+        hit = fooled(victim.of(open_), moved(open_, size), y[open_])
         low[open_[hit]], high[open_[hit]] = previous, size
         open_ = open_[~hit]
         if size >= largest:
@@ -97,7 +97,7 @@ def first_crossing(
     low, high = low[rows], high[rows]
     for _ in range(halvings if len(rows) else 0):
         middle = (low + high) / 2
-        hit = fooled(victim, moved(rows, middle), y[rows])
+        hit = fooled(victim.of(rows), moved(rows, middle), y[rows])
         low, high = torch.where(hit, low, middle), torch.where(hit, middle, high)
     found[rows] = moved(rows, high)
     return found
@@ -118,8 +118,8 @@ def shorten(victim: Victim, x: Tensor, y: Tensor, x_adv: Tensor, *, halvings: in
         Images like ``x`` in [0, 1], never farther than ``x_adv``.
     """
     rows = ((x_adv != x).flatten(1).any(1) & fooled(victim, x_adv, y)).nonzero().squeeze(1)
-    rows = rows[~fooled(victim, x[rows], y[rows])]
-    start, labels, delta = x[rows], y[rows], x_adv[rows] - x[rows]
+    rows = rows[~fooled(victim.of(rows), x[rows], y[rows])]
+    victim, start, labels, delta = victim.of(rows), x[rows], y[rows], x_adv[rows] - x[rows]
     low, high = x.new_zeros(len(rows)), x.new_ones(len(rows))
     for _ in range(halvings if len(rows) else 0):
         middle = (low + high) / 2

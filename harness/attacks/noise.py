@@ -111,5 +111,5 @@ class Gaussian(Attack):
 
 
 def _scores(victim: Victim, x: Tensor, y: Tensor) -> Tensor:
-    parts = zip(torch.split(x, CHUNK), torch.split(y, CHUNK), strict=True)
-    return torch.cat([log_odds(victim(images), labels) for images, labels in parts])
+    parts = zip(victim.split(x, CHUNK), torch.split(x, CHUNK), torch.split(y, CHUNK), strict=True)
+    return torch.cat([log_odds(view(images), labels) for view, images, labels in parts])

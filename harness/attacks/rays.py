@@ -80,13 +80,14 @@ class RayS(Attack):
             return x
         out, draws = x.clone(), Draws(x)
         for rows in torch.arange(len(x), device=x.device).split(CHUNK):  # type: ignore[no-untyped-call]
-            rows = rows[~always_wrong(victim, x[rows], y[rows])]
+            rows = rows[~always_wrong(victim.of(rows), x[rows], y[rows])]
             if len(rows):
-                best = self._search(victim, x[rows], y[rows], threat.norm, draws.of(rows))
+                view = victim.of(rows)
+                best = self._search(view, x[rows], y[rows], threat.norm, draws.of(rows))
                 outward = (x[rows] + (1 + CLOSE) * (best - x[rows])).clamp(0, 1)
-                across = _wrong(victim, outward, y[rows])
+                across = _wrong(view, outward, y[rows])
                 best = torch.where(per_sample(across, best), outward, best)
-                out[rows] = settle(victim, x[rows], y[rows], best)
+                out[rows] = settle(view, x[rows], y[rows], best)
         return out
 
     def _search(self, victim: Victim, x: Tensor, y: Tensor, norm: Norm, draws: Draws) -> Tensor:

@@ -119,7 +119,7 @@ class Spatial(Transformation):
                 break
             tried = moved(x[rows], *x.new_tensor(place).unsqueeze(1)).clamp(0, 1)
             x_adv[rows] = tried
-            rows = rows[~fooled(victim, tried, y[rows])]
+            rows = rows[~fooled(victim.of(rows), tried, y[rows])]
         return x_adv
 
 

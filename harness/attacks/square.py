@@ -77,7 +77,7 @@ class Square(Attack):
         out, score = x.clone(), x.new_full((len(x),), -math.inf)
         draws, left = Draws(x), torch.arange(len(x), device=x.device)
         for restart in range(self.restarts):
-            best, margin = self._search(victim, x[left], y[left], threat, draws.fork(restart).of(left))
+            best, margin = self._search(victim.of(left), x[left], y[left], threat, draws.fork(restart).of(left))
             better = margin > score[left]
             out[left[better]], score[left[better]] = best[better], margin[better]
             left = left[margin < math.inf]
@@ -103,7 +103,7 @@ class Square(Attack):
             side = self._side(query, x.shape[2], x.shape[3], smallest)
             change = _flip if threat.norm == "linf" else _move
             trial = change(x, best, threat, side, draws)
-            new, hit = _ask(victim, trial, y)
+            new, hit = _ask(victim.of(rows), trial, y)
             better = (new >= margin) | hit
             best, margin = torch.where(per_sample(better, x), trial, best), torch.where(better, new, margin)
         standing = ~(hit & (not victim.remedy.stochastic))
@@ -142,7 +142,7 @@ def unscaled(logits: Tensor) -> Tensor:
 
 def _ask(victim: Victim, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Unscaled margins over the label (N,), and who is clearly fooled, bool (N,); one pass each."""
-    logits = torch.cat([victim(images) for images in torch.split(x, CHUNK)])
+    logits = torch.cat([view(part) for view, part in zip(victim.split(x, CHUNK), torch.split(x, CHUNK), strict=True)])
     return objective("margin", unscaled(logits), y), is_fooled(logits, y)
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from ..victims.adaptation import Remedy
+from ..victims.harvest import Harvest
 from ..victims.victim import Victim
 
 
@@ -21,6 +22,7 @@ class Proposal:
         forwards: Images sent forward through the model in all.
         backwards: Images sent backward.
         errors: What was raised, as ``"Type: message"``.
+        harvest: What the attack met on its way; None if nobody looked, as where images are crafted for other models.
     """
 
     x_adv: object
@@ -28,6 +30,7 @@ class Proposal:
     forwards: int
     backwards: int
     errors: tuple[str, ...] = ()
+    harvest: Harvest | None = None
 
 
 @dataclass(frozen=True)

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from ..threat import EXPONENT, Threat, magnitude, per_sample, root_mean_square
+from ..threat import BOX_TOLERANCE, EXPONENT, TOLERANCE, Threat, magnitude, per_sample, root_mean_square
 from ..victims.victim import Victim
-
-BOX_TOLERANCE: Final = 1e-6
-"""Absolute slack on [0, 1]. Images inside it are clamped before they are judged, images beyond it are invalid."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +136,50 @@ def judge(
         crashed=crashed,
         distances={name: torch.where(reached, value, nan) for name, value in distances.items()},
     )
+
+
+def better_of(
+    victim: Victim,
+    x: Tensor,
+    y: Tensor,
+    verdict: Verdict,
+    kept: Tensor,
+    threat: Threat,
+    *,
+    nearest: bool,
+) -> tuple[Verdict, Tensor]:
+    """Judge what an attack met on its way as well, where what it returned failed, or lies farther.
+
+    What was kept is judged as any other image. Nothing is taken back: flags, and adversarials that were returned, stay.
+
+    Args:
+        victim: The model that was attacked.
+        x: The referee's own copy of the clean images, float32 (N, C, H, W).
+        y: True labels, int64 (N,).
+        verdict: On what was returned.
+        kept: Points like ``x``, NaN where there is none.
+        threat: What the attack was allowed.
+        nearest: Whether a nearer one is better than one that was returned, as of attacks that look for the nearest.
+
+    Returns:
+        The better of both verdicts for each image that the model gets right, and where it is that on the kept point,
+        bool (N,).
+    """
+    there = verdict.clean_correct & ~kept.flatten(1).isnan().any(1)
+    size, returned = threat.distance(x, kept), verdict.distances[threat.norm]
+    nearer = size < returned * (1 - TOLERANCE)  # False for NaN
+    asked = there & (~verdict.adversarial | (nearer & nearest))
+    if not asked.any():
+        return verdict, asked
+    second = judge(victim, x, y, torch.where(per_sample(asked, x), kept, x), threat, verdict.clean_pred)
+    taken = asked & second.adversarial
+
+    def best(name: str) -> Tensor:
+        return torch.where(taken, getattr(second, name), getattr(verdict, name))
+
+    changed = {name: best(name) for name in ("adv_pred", "adversarial", "wrong_share", "survives_rounding")}
+    distances = {name: torch.where(taken, second.distances[name], old) for name, old in verdict.distances.items()}
+    return replace(verdict, **changed, distances=distances), taken
 
 
 def as_images(x_adv: object, x: Tensor) -> Tensor | None:

@@ -17,12 +17,13 @@ from ..attacks.base import Attack
 from ..errors import describe
 from ..metrics.pairs import DISTANCES, FLAGS, SAMPLE_COLUMNS
 from ..schema.base import Cost
-from ..schema.pairs import Answers, ShardFacts
-from ..threat import Threat
+from ..schema.pairs import Answers, Harvested, ShardFacts
+from ..threat import Threat, per_sample
 from ..victims.agreement import agreement
+from ..victims.harvest import Harvest
 from ..victims.victim import Victim, VictimError
 from .proposal import Bench, Proposal
-from .referee import Verdict, as_images, judge
+from .referee import Verdict, as_images, better_of, judge
 
 GALLERY: Final = 16
 """Images kept of every cell for people to look at."""
@@ -32,8 +33,17 @@ AGAIN: Final = 16
 """Images in each batch that is asked once more after an attack."""
 
 
-def craft(victim: Victim, attack: Attack, threat: Threat, x: Tensor, y: Tensor, seed: int) -> Proposal:
+NEARER: Final = 0.01
+"""Share of its distance by which an adversarial that was met has to be nearer than the returned one to be mentioned. It
+counts in any case; but attacks mean to stop a little beyond the boundary, by a thousandth where they bisect."""
+
+
+def craft(
+    victim: Victim, attack: Attack, threat: Threat, x: Tensor, y: Tensor, seed: int, *, harvest: bool = False
+) -> Proposal:
     """Call an attack on copies of the images, seeded, with its passes counted. An exception becomes a record.
+
+    With ``harvest`` the proposal also holds what was met in forward passes, also of an attack that raised.
 
     So does a change of the model's weights, which are put back: the attack worked on another model than the one
     that is judged, and whatever is attacked next on this copy would too. An attack that runs out of memory is begun
@@ -43,20 +53,24 @@ def craft(victim: Victim, attack: Attack, threat: Threat, x: Tensor, y: Tensor, 
         VictimError: The model itself is at fault, not the attack.
     """
     try:
-        return victim.sparing(len(x), lambda: _craft(victim, attack, threat, x, y, seed))
+        return victim.sparing(len(x), lambda: _craft(victim, attack, threat, x, y, seed, harvest))
     except torch.OutOfMemoryError as error:
         return Proposal(None, 0.0, 0, 0, (f"out of memory, even image by image: {describe(error)}",))
 
 
-def _craft(victim: Victim, attack: Attack, threat: Threat, x: Tensor, y: Tensor, seed: int) -> Proposal:
+def _craft(victim: Victim, attack: Attack, threat: Threat, x: Tensor, y: Tensor, seed: int, harvest: bool) -> Proposal:
     determinism.seed_everything(seed)
+    met = None
+    if harvest:
+        by_place = attack.toolkit != Attack.toolkit
+        met = Harvest(x, y, threat, draws=victim.remedy.stochastic, by_place=by_place)
     errors: tuple[str, ...] = ()
     x_adv: object = None
     seconds = 0.0
     with victim.counted() as cost:
         try:
             attack.warm_up()
-            with victim.guarded(), torch.enable_grad():
+            with victim.guarded(), victim.harvesting(met), torch.enable_grad():
                 start = time.perf_counter()
                 try:
                     x_adv = attack(victim, x.clone(), y.clone(), threat)
@@ -70,7 +84,7 @@ def _craft(victim: Victim, attack: Attack, threat: Threat, x: Tensor, y: Tensor,
             raise
         except Exception as error:
             x_adv, errors = None, (describe(error),)
-    return Proposal(x_adv, seconds, cost.forwards, cost.backwards, errors)
+    return Proposal(x_adv, seconds, cost.forwards, cost.backwards, errors, met)
 
 
 def prepare(victim: Victim, attack: Attack, x: Tensor, y: Tensor, seed: int) -> tuple[Attack, Cost]:
@@ -117,12 +131,16 @@ def run_shard(
     shard: int = 0,
     crafted: Proposal | None = None,
     standing: Tensor | None = None,
+    harvest: bool = True,
 ) -> ShardOutcome:
     """Attack and judge one batch.
 
     Images that the model gets wrong as they are count as lost and are not attacked, unless the attack asks for them
     (:attr:`~harness.attacks.base.Attack.everywhere`) or ``crafted`` brings images that were made on another model for
     the whole batch.
+
+    Whatever adversarials the attack met on its way count as well (:mod:`harness.victims.harvest`), if the referee
+    agrees: not of images crafted elsewhere, which another model was asked about, nor of an attack without a box.
 
     Args:
         bench: The model.
@@ -135,6 +153,7 @@ def run_shard(
         shard: Number to note in the rows.
         crafted: Images for all of ``x`` from another model, for a transfer cell.
         standing: In a cascade, which images are still to be attacked, bool (N,).
+        harvest: False judges what is returned alone, to be held against what is counted.
 
     Raises:
         VictimError: The model cannot be judged.
@@ -146,10 +165,13 @@ def run_shard(
     chosen = correct if crafted is None and not attack.everywhere else torch.ones_like(correct)
     proposal = crafted
     if proposal is None and chosen.any():
-        proposal = craft(bench.attacked, attack, threat, x[chosen], y[chosen], seed)
+        proposal = craft(bench.attacked, attack, threat, x[chosen], y[chosen], seed, harvest=harvest and attack.boxed)
     if proposal is None:
         proposal = Proposal(x[chosen], 0.0, 0, 0)
     verdict = judge(bench.referee, x[chosen], y[chosen], proposal.x_adv, threat, clean_pred[chosen], boxed=attack.boxed)
+    harvested, x_adv = None, proposal.x_adv
+    if proposal.harvest is not None:
+        verdict, harvested, x_adv = _with_harvest(bench.referee, attack, proposal, proposal.harvest, verdict)
     samples = _frame(verdict, index, y, clean_pred, chosen, correct, shard, boxed=attack.boxed)
     facts = ShardFacts(
         seconds=proposal.seconds,
@@ -160,8 +182,27 @@ def run_shard(
         boxed=attack.boxed,
         unsteady=unsteady,
         answers=_answers_after(bench, x, logits),
+        harvest=harvested,
     )
-    return ShardOutcome(samples, facts, _gallery(verdict, index, x, y, chosen, proposal.x_adv))
+    return ShardOutcome(samples, facts, _gallery(verdict, index, x, y, chosen, x_adv))
+
+
+def _with_harvest(
+    referee: Victim, attack: Attack, proposal: Proposal, met: Harvest, verdict: Verdict
+) -> tuple[Verdict, Harvested, object]:
+    """The verdict with what the attack met on its way, what that changed, and the images that count."""
+    if met.points is None:
+        return verdict, Harvested(unattributed=met.unattributed), proposal.x_adv
+    kept, (x, y) = met.points, (met.x, met.y)
+    better, taken = better_of(referee, x, y, verdict, kept, met.threat, nearest=attack.seeks_the_nearest)
+    closer = better.distances[met.threat.norm] < (1 - NEARER) * verdict.distances[met.threat.norm]  # False for NaN
+    facts = Harvested(
+        lost=int((taken & ~verdict.adversarial).sum()),
+        nearer=int((taken & closer).sum()),
+        unattributed=met.unattributed,
+    )
+    returned = as_images(proposal.x_adv, x)
+    return better, facts, torch.where(per_sample(taken, x), kept, x if returned is None else returned)
 
 
 def _clean_labels(victim: Victim, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor | None, int]:

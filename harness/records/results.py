@@ -27,7 +27,7 @@ from ..judging.shard import GALLERY, ShardOutcome
 from ..metrics.pairs import COLUMN_TYPES, FLAGS, Pair, summary
 from ..schema.base import Provenance
 from ..schema.models import Agreement
-from ..schema.pairs import Answers, Declared, Result, ShardFacts, ShardRecord, Status
+from ..schema.pairs import Answers, Declared, Harvested, Result, ShardFacts, ShardRecord, Status
 from .files import parse_record, read_record, write_bytes, write_record
 
 _KINDS: Final[Mapping[type, str]] = {bool: "b", int: "iu", float: "fiu"}
@@ -183,6 +183,7 @@ def pair_from_outcomes(declared: Declared, outcomes: Sequence[ShardOutcome]) -> 
         unchanged=unchanged,
         unsteady=sum(fact.unsteady for fact in facts),
         answers=_together(facts),
+        harvest=_harvested(facts),
         status=state,
         summary=summary(samples),
     )
@@ -204,6 +205,13 @@ def _together(facts: Sequence[ShardFacts]) -> Answers:
         )
         for who, each in found.items()
     }
+
+
+def _harvested(facts: Sequence[ShardFacts]) -> Harvested | None:
+    """What was met in all of a cell's shards; None where nobody looked in any."""
+    each = [fact.harvest for fact in facts if fact.harvest is not None]
+    total = {name: sum(getattr(one, name) for one in each) for name in Harvested.model_fields}
+    return Harvested(**total) if each else None
 
 
 def status(samples: pd.DataFrame, *, boxed: bool = True) -> Status:

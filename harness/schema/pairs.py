@@ -86,6 +86,20 @@ class PlannedPair(ModelName, BatteryPair):
     command: str = ""
 
 
+class Harvested(Record):
+    """What was made of the adversarials that an attack met on its way.
+
+    Attributes:
+        lost: Images that only such a one breaks: found, and not returned.
+        nearer: Images that the attack broke, at a distance more than 1 % larger than that of one it met.
+        unattributed: Images it sent forward that belong to none of those attacked, so that nobody looked at them.
+    """
+
+    lost: int = 0
+    nearer: int = 0
+    unattributed: int = 0
+
+
 class ShardFacts(Cost):
     """What a judged shard says beside its samples; passes are those of all its images.
 
@@ -95,6 +109,8 @@ class ShardFacts(Cost):
         boxed: Whether images had to lie in [0, 1].
         unsteady: Images that two votes give different labels.
         answers: See :data:`Answers`.
+        harvest: See :class:`Harvested`; None where nobody looked: images crafted elsewhere, attacks without a box, and
+            records of before there was one.
     """
 
     errors: tuple[str, ...] = ()
@@ -102,6 +118,7 @@ class ShardFacts(Cost):
     boxed: bool = True
     unsteady: int = 0
     answers: Answers = {}
+    harvest: Harvested | None = None
 
 
 class ShardRecord(ShardFacts, Provenance):
@@ -144,7 +161,7 @@ class Result(Document, Declared, Cost):
 
     Attributes:
         errors: What the attack raised, each once.
-        unchanged: See :class:`ShardFacts`; so the next two, over all shards.
+        unchanged: See :class:`ShardFacts`; so the next three, over all shards.
         status: ``"ok"``; ``"crashed"`` if the attack raised; ``"invalid"`` if it returned invalid images or did
             nothing; ``"unclipped"`` if it may leave [0, 1].
         summary: :func:`harness.metrics.pairs.summary`, for readers of the file.
@@ -154,6 +171,7 @@ class Result(Document, Declared, Cost):
     unchanged: int = 0
     unsteady: int = 0
     answers: Answers = {}
+    harvest: Harvested | None = None
     status: Status
     summary: dict[str, Number] = {}
 

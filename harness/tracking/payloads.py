@@ -31,6 +31,7 @@ def pair_metrics(pair: Pair, budgets: Mapping[str, Sequence[float]]) -> dict[str
     if result.failed:
         del values["success_rate"]
     values |= {f"cost/{name}": getattr(result, name) for name in Cost.model_fields}
+    values |= {f"harvest/{name}": float(count) for name, count in dict(result.harvest or ()).items()}
     board = Board(suite="", budgets={result.dataset: budgets}, pairs=[pair])
     for row in pair_rows(board).to_dict("records"):
         where = f"{row['norm']} {row['eps']:g}"

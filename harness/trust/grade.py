@@ -13,12 +13,19 @@ from ..metrics.pairs import Board
 from .answer_checks import ANSWER_QUESTIONS
 from .basis_checks import BASIS_QUESTIONS
 from .checks import GRADES, WORST_CASE, Check, Evidence, Grade, Question, Status
+from .harvest_checks import HARVEST_QUESTIONS
 from .probe_checks import FACT_QUESTIONS
 from .record_checks import PAIR_QUESTIONS
 
 __all__ = ["trust", "Trust", "Check", "Grade", "Status", "GRADES", "QUESTIONS"]
 
-QUESTIONS: Final[tuple[Question, ...]] = (*BASIS_QUESTIONS, *PAIR_QUESTIONS, *FACT_QUESTIONS, *ANSWER_QUESTIONS)
+QUESTIONS: Final[tuple[Question, ...]] = (
+    *BASIS_QUESTIONS,
+    *PAIR_QUESTIONS,
+    *HARVEST_QUESTIONS,
+    *FACT_QUESTIONS,
+    *ANSWER_QUESTIONS,
+)
 """Every check, in the order in which equals are reported."""
 
 

@@ -16,6 +16,7 @@ from ..errors import UserError
 from .adaptation import Remedy
 from .bpda import give_gradients
 from .duplicates import duplicate
+from .harvest import Harvest
 
 T = TypeVar("T")
 
@@ -42,6 +43,13 @@ class PassCount:
 
     forwards: int = 0
     backwards: int = 0
+
+
+@dataclass
+class _Memory:
+    """Most images that a model is called with at once."""
+
+    images: int | None = None
 
 
 class Victim(nn.Module):
@@ -71,6 +79,8 @@ class Victim(nn.Module):
 
     Attributes:
         cost: Running :class:`PassCount`; see :meth:`counted` for the cost of a block of code.
+        harvest: What is met in forward passes, while an attack runs whose finds are kept; see :meth:`harvesting`.
+        rows: Images of it that the batches of this view belong to, int64 (M,); None: all of them. See :meth:`of`.
         chunk: Most images that the model is called with at once, ``None`` for any number; see :meth:`narrow`.
     """
 
@@ -92,8 +102,19 @@ class Victim(nn.Module):
         self.classes = classes
         self.device = torch.device(device)
         self.cost = PassCount()
-        self.chunk: int | None = None
+        self.harvest: Harvest | None = None
+        self.rows: Tensor | None = None
+        self._memory = _Memory()
         super().train(False)
+
+    @property
+    def chunk(self) -> int | None:
+        """Shared by all views."""
+        return self._memory.images
+
+    @chunk.setter
+    def chunk(self, images: int | None) -> None:
+        self._memory.images = images
 
     def train(self, mode: bool = True) -> Victim:
         """Stay in eval mode: a toolkit may not switch dropout on."""
@@ -113,7 +134,41 @@ class Victim(nn.Module):
         for _ in range(self.remedy.draws - 1):  # call by call: a model may draw once for a whole batch
             logits = logits + self._once(x)
         scale = self.remedy.draws * self.remedy.temperature
-        return logits / scale if scale != 1 else logits
+        logits = logits / scale if scale != 1 else logits
+        if self.harvest is not None:
+            self.harvest.note(x.detach(), logits.detach(), self.rows)
+        return logits
+
+    @contextmanager
+    def harvesting(self, harvest: Harvest | None) -> Iterator[None]:
+        """Show what forward passes meet in a block to a harvest of the images that are attacked in it, if any."""
+        self.harvest = harvest
+        try:
+            yield
+        finally:
+            self.harvest = None
+
+    def of(self, rows: Tensor) -> Victim:
+        """This victim for batches that belong to some of the images under attack, in that order.
+
+        An attack says so wherever it asks about others than all it was given: ``victim.of(left)(x_adv[left])``. Views
+        of views belong to images of the view. Model, passes, hooks and all else are shared.
+
+        Args:
+            rows: Positions (M,) of images, each at most once, or a mask (N,).
+        """
+        if self.harvest is None:
+            return self
+        view = object.__new__(type(self))
+        view.__dict__ = self.__dict__ | {"rows": (self.harvest.everyone if self.rows is None else self.rows)[rows]}
+        return view
+
+    def split(self, x: Tensor, size: int) -> tuple[Victim, ...]:
+        """A view for each part of a batch that ``torch.split(x, size)`` makes."""
+        if len(x) <= size or self.harvest is None:
+            return (self,) * max(1, -(-len(x) // size))
+        places = torch.arange(len(x), device=x.device)
+        return tuple(self.of(part) for part in places.split(size))  # type: ignore[no-untyped-call]
 
     def _once(self, x: Tensor) -> Tensor:
         """One call of the model."""

@@ -67,6 +67,7 @@ def result(n: int, **fields: Any) -> Result:
         "seed": 0, "attack": "pgd", "access": "gradients", "kind": "budget", "family": "iterated", "norm": "linf",
         "eps": 0.1, "source": "", "n": n, "forwards": 2.0, "backwards": 1.0, "seconds": 0.5, "status": "ok",
         "answers": {"referee": {"images": n, "differ": 0, "labels": 0, "change": 0.0}},
+        "harvest": {"lost": 0, "nearer": 0, "unattributed": 0},
     }  # fmt: skip
     return Result(**base | fields)
 

@@ -19,7 +19,7 @@ from harness.models.registry import build_model
 from harness.schema.models import Admission, Card, KnownModel, ModelName
 from harness.schema.pairs import Result
 from harness.schema.probes import ProbeFacts
-from harness.trust import answer_checks, probe_checks, record_checks
+from harness.trust import answer_checks, harvest_checks, probe_checks, record_checks
 from harness.trust.basis_checks import ABOVE, ENOUGH
 from harness.trust.checks import FEW, MANY, Check, Evidence, Grade, grade_of
 from harness.trust.grade import GRADES, QUESTIONS, trust
@@ -789,6 +789,39 @@ def test_classes_in_another_order_leave_a_b() -> None:
     assert "right on 100.0% of the clean images instead of 80.0%" in moved.finding
 
 
+# ---------------------------------------------------------------- found and lost
+
+
+def losing(lost: int, toolkit: str = "gauntlet", **meta: Any) -> Check:
+    harvest = {"lost": lost, "nearer": 0, "unattributed": meta.pop("unattributed", 0)}
+    return checks(sound(200, extra=[breaking(200, [], toolkit=toolkit, harvest=harvest, **meta)]))["found-and-lost"]
+
+
+@pytest.mark.parametrize(("lost", "grade"), [(0, "A"), (2, "A"), (3, "B"), (200, "B")])
+def test_an_attack_of_ours_that_loses_what_it_finds_leaves_a_b(lost: int, grade: Grade) -> None:
+    check = losing(lost)
+    assert check.grade == grade
+    assert ("other did not return" in check.finding) == (lost > 0)
+
+
+def test_toolkits_and_controls_that_lose_what_they_find_are_named_and_cost_nothing() -> None:
+    for meta in ({"toolkit": "art"}, {"family": "noise", "access": "scores"}):
+        check = losing(50, **meta)
+        assert (check.status, check.grade) == ("passed", "A")
+        assert "other did not return the adversarials that it met of 25.0 % (50 of 200)" in check.finding
+
+
+def test_what_could_not_be_looked_at_is_said() -> None:
+    assert "most of what other met could not be told" in losing(0, unattributed=300).finding  # of 400 passes
+    assert "could not be told" not in losing(0, unattributed=100).finding
+
+
+def test_records_without_a_harvest_leave_the_question_open() -> None:
+    board = Board("s", {"mnist": {"linf": (0.1,)}}, [breaking(200, [], harvest=None)])
+    check = checks(board)["found-and-lost"]
+    assert (check.status, check.grade) == ("skipped", "A")
+
+
 # ---------------------------------------------------------------- pages
 
 HEADINGS = ("What it asks", "How it is measured", "When it is raised", "What to do", "Source")
@@ -799,6 +832,7 @@ QUOTED: Mapping[str, tuple[Any, ...]] = {
     "iterated-vs-one-step": (record_checks.ALONE, record_checks.PROBED_ALONE),
     "larger-eps": (record_checks.RISE,),
     "survives-rounding": (record_checks.LOST_BY_ROUNDING,),
+    "found-and-lost": (harvest_checks.LOST,),
     **{name: (bounds,) for name, (_, bounds, _) in SHARES.items()},
     "steps-saturated": (probe_checks.STEPS, probe_checks.RISING),
     "battery-strength": (probe_checks.STRENGTH,),

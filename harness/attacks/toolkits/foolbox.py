@@ -8,7 +8,7 @@ eps and returns the nearest adversarial it found.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, cast
 
@@ -61,7 +61,11 @@ class Foolbox(Foreign):
         if entry.feed:
             attack.feed(model, x)
         if entry.starts:
-            return _from_starts(attack, getattr(foolbox.attacks, start)(**STARTS[start]), model, x, y)
+
+            def model_of(rows: Tensor) -> Any:
+                return foolbox.PyTorchModel(victim.of(rows), bounds=(0, 1), device=victim.device)
+
+            return _from_starts(attack, getattr(foolbox.attacks, start)(**STARTS[start]), model_of, x, y)
         if entry.targeted == "only":
             criterion = foolbox.criteria.TargetedMisclassification(rivals(victim, x, y))
         else:
@@ -77,12 +81,15 @@ class Foolbox(Foreign):
         return cast(Tensor, attack.distance.clip_perturbation(x, raw, threat.eps))
 
 
-def _from_starts(attack: Any, init: Any, model: Any, x: Tensor, y: Tensor) -> Tensor:
-    """Attack the images that have a starting point, for one without stops the whole batch."""
+def _from_starts(attack: Any, init: Any, model_of: Callable[[Tensor], Any], x: Tensor, y: Tensor) -> Tensor:
+    """Attack the images that have a starting point, for one without stops the whole batch.
+
+    ``model_of`` gives the model for batches of some of the images.
+    """
 
     def adversarial(images: Tensor, rows: Tensor) -> Tensor:
         with torch.no_grad():
-            return cast(Tensor, model(images[rows]).argmax(1) != y[rows])
+            return cast(Tensor, model_of(rows)(images[rows]).argmax(1) != y[rows])
 
     x_adv = x.clone()
     rows = torch.arange(len(x), device=x.device)
@@ -90,12 +97,12 @@ def _from_starts(attack: Any, init: Any, model: Any, x: Tensor, y: Tensor) -> Te
     if len(rows) == 0:
         return x_adv
     starts = x.clone()
-    starts[rows] = init.run(model, x[rows], y[rows])
+    starts[rows] = init.run(model_of(rows), x[rows], y[rows])
     while len(rows):
         # again for every smaller batch: a start at the boundary may change sides with the batch size
         good = adversarial(starts, rows)
         if good.all():
-            x_adv[rows] = attack.run(model, x[rows], y[rows], starting_points=starts[rows])
+            x_adv[rows] = attack.run(model_of(rows), x[rows], y[rows], starting_points=starts[rows])
             break
         rows = rows[good]
     return x_adv
