@@ -106,6 +106,7 @@ def estimate(plans: Sequence[Plan], home: Home, device: str = "cpu", limit: floa
         for cell in cells.values():  # the cheaper ones first: the limit is to leave neither sort without any
             probe.passing(cell.crafter, cell.batch)
         for asked in proofs.values():
+            probe.passing(asked.model, PROBED)
             probe.proving(asked.model)
         for spec in specs.values():
             if spec.defense.images_shown(infos[spec.dataset]):

@@ -20,8 +20,9 @@ from ..schema.certificates import CertificateFacts, CertifiedLevel
 from ..threat import Threat
 from ..victims.victim import Victim
 
-CHUNK: Final = 16
-"""Images that are bounded at once."""
+CHUNK: Final = 32
+"""Images that are bounded at once, if one costs no more than :data:`CHEAP` passes; else fewer, for want of memory."""
+CHEAP: Final = 1000
 
 _UNITS: Final = frozenset(
     {"relu", "relu_", "sigmoid", "tanh", "max_pool2d_with_indices", "amax", "maximum", "gelu", "silu", "hardtanh"}
@@ -31,7 +32,7 @@ _UNITS: Final = frozenset(
 
 @runtime_checkable
 class Certifying(Protocol):
-    """A model that brings a certificate of its own, which holds for an image with probability 1 - alpha at least.
+    """A model of ours with a certificate of its own, which holds for an image with probability 1 - alpha at least.
 
     It is a statement about the model's expectation, while the referee sees finitely many draws: an image may be broken
     and its certificate hold.
@@ -79,24 +80,30 @@ def prove(
         VictimError: The model cannot be judged.
     """
     start = time.perf_counter()
-    model = model.to(device).eval()
+    remedy = asked.model.defense.remedy
+    victim = Victim(model, classes=classes, device=device, votes=remedy.calls)
+    model = victim.model  # a copy in eval mode: the caller's stays as it is
+    # what is made elsewhere is not believed when it speaks of itself
+    own = model if isinstance(model, Certifying) and asked.model.defense.trainable else None
     threats = [Threat(asked.norm, eps) for eps in asked.grid]
-    price = cost(model, x[:1].to(device))
+    uncovered = "it draws at random" if remedy.stochastic and own is None else ""
+    price = 1 if own is None else own.certificate_passes
+    if own is None and not uncovered:
+        try:
+            price = cost(model, x[:1].to(device))
+        except Exception as error:  # what cannot be asked about one image is bounded by nobody
+            uncovered = describe(error)
     kept = max(min(len(x), asked.affordable(price) - asked.shard_slice(shard).start), 0)
     index, x, y = index[:kept], x[:kept].to(device), y[:kept].to(device)
-    remedy = asked.model.defense.remedy
-    right = Victim(model, classes=classes, device=device, votes=remedy.calls).predict(x) == y if kept else y == y
-    uncovered, alpha = "", None
     found = [_nothing(kept) for _ in threats]
-    if isinstance(model, Certifying):
-        alpha = model.alpha
-        with determinism.isolated(identity.derive_seed(asked.seed, shard), device):
-            found = model.certificates(x, y, threats) if kept else found
-        found = [Certificate(one.certified & right.cpu(), one.margins) for one in found]
-    elif remedy.stochastic:
-        uncovered = "it draws at random"
-    elif kept:
-        found, uncovered = _bounds(model, x, y, right, threats)
+    if kept and not uncovered:
+        right = victim.predict(x) == y
+        if own is None:
+            found, uncovered = _bounds(model, x, y, right, threats, max(min(CHUNK, CHUNK * CHEAP // price), 1))
+        else:
+            with determinism.isolated(identity.derive_seed(asked.seed, shard), device):
+                each = own.certificates(x, y, threats)
+            found = [Certificate(one.certified & right.cpu(), one.margins) for one in each]
     return CertificateFacts(
         norm=asked.norm,
         n=asked.n,
@@ -106,7 +113,7 @@ def prove(
             for eps, one in zip(asked.grid, found, strict=True)
         ),
         uncovered=uncovered,
-        alpha=alpha,
+        alpha=None if own is None else own.alpha,
         cost=price,
         seconds=time.perf_counter() - start,
     )
@@ -117,13 +124,13 @@ def _nothing(images: int) -> Certificate:
 
 
 def _bounds(
-    model: nn.Module, x: Tensor, y: Tensor, right: Tensor, threats: Sequence[Threat]
+    model: nn.Module, x: Tensor, y: Tensor, right: Tensor, threats: Sequence[Threat], chunk: int
 ) -> tuple[list[Certificate], str]:
     """Bounds at ascending eps of the images that are right, and the operation that there are none for."""
     found = [_nothing(len(x)) for _ in threats]
     left = right.nonzero().squeeze(1)
     for threat, one in zip(threats, found, strict=True):
-        for rows in left.split(CHUNK):  # type: ignore[no-untyped-call]
+        for rows in left.split(chunk):  # type: ignore[no-untyped-call]
             try:
                 proved = certify(model, x[rows], y[rows], threat)
             except Exception as error:  # a missing bound is no fault of the model, and no result is lost for it
@@ -159,11 +166,8 @@ class _Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def cost(model: nn.Module, x: Tensor) -> int:
     """Passes of an image that a certificate at one eps costs, from one image (1, C, H, W); no image is certified.
 
-    Linear bounds of every unit but those of the first layer, each as much as a pass back from there and on again; of
-    a model with a certificate of its own what that says.
+    Linear bounds of every unit that one is needed of, each as much as a pass from there back to the image, twice.
     """
-    if isinstance(model, Certifying):
-        return model.certificate_passes
     with _Meter() as meter:
         model(x)
     return 1 + math.ceil(2 * meter.rows / meter.flops) if meter.flops else 1

@@ -24,7 +24,7 @@ CERTIFIED_PART: Final = 8
 """Unless somebody says how many, one in so many images is certified ..."""
 CERTIFIED_FEW: Final = 32
 """... but not fewer than these if there are so many ..."""
-CERTIFIED_PASSES: Final = 500
+CERTIFIED_PASSES: Final = 400
 """... and fewer where that would cost more than so many passes of every image that is attacked: less than the attacks
 of any suite that asks for the worst case declare in one norm, which is what these bounds stand beside."""
 CERTIFIED_SHARD: Final = 64
