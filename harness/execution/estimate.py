@@ -50,7 +50,8 @@ class CostEstimate:
         passes: Passes of an image through a model that attacks declare, preparation included.
         certificates: Models and norms in which something is to be proved.
         training_hours: Of one worker; None where nothing could be probed.
-        attack_hours: Likewise, with certificates, each at one eps: what is not proved there is asked no further.
+        attack_hours: Likewise.
+        certificate_hours: Likewise, each at one eps: what is not proved there is asked no further.
         missed: Declarations that it did not come to, and that are taken for the mean of the others.
         training_of: Seconds that a model's training takes, by its key; those alone that were probed.
     """
@@ -66,6 +67,7 @@ class CostEstimate:
     missed: int
     training_of: Mapping[str, float] = dataclasses.field(default_factory=dict)
     certificates: int = 0
+    certificate_hours: float | None = 0.0
 
     def __str__(self) -> str:
         counted = (
@@ -75,13 +77,16 @@ class CostEstimate:
         )
         if not self.trainings and not self.pairs and not self.certificates:
             return "nothing to do"
-        if self.training_hours is None or self.attack_hours is None:
+        if self.training_hours is None or self.attack_hours is None or self.certificate_hours is None:
             return f"{counted}; no estimate of hours: the probe on {self.device} came to nothing"
         missed = f"; {self.missed} of the declarations taken for the mean of the others" if self.missed else ""
+        hours = {"training": self.training_hours, "attacks": self.attack_hours}
+        if self.certificates:
+            hours["certificates"] = self.certificate_hours
+        each = ", ".join(f"{duration(value)} {what}" for what, value in hours.items())
         return (
-            f"{counted}; rough estimate: {duration(self.training_hours + self.attack_hours)} of one worker on "
-            f"{self.device} ({duration(self.training_hours)} training, {duration(self.attack_hours)} attacks), from a "
-            f"probe of {self.seconds:.0f} s on random images{missed}"
+            f"{counted}; rough estimate: {duration(sum(hours.values()))} of one worker on {self.device} ({each}), from "
+            f"a probe of {self.seconds:.0f} s on random images{missed}"
         )
 
 
@@ -123,13 +128,12 @@ def estimate(plans: Sequence[Plan], home: Home, device: str = "cpu", limit: floa
         pairs=len(cells),
         passes=sum(number for _, number in attacks),
         training_hours=_total([(costs[key], images[key]) for key in specs]),
-        attack_hours=_total(
-            [*((_cost(probe, c), number) for c, number in attacks), *map(probe.proof, proofs.values())]
-        ),
+        attack_hours=_total([(_cost(probe, cell), number) for cell, number in attacks]),
         device=device,
         seconds=time.perf_counter() - start,
         missed=sum(value is None for value in (*probe.trained.values(), *probe.passed.values())),
         certificates=len(proofs),
+        certificate_hours=_total([probe.proof(asked) for asked in proofs.values()]),
         training_of={key: cost * images[key] for key, cost in costs.items() if cost is not None},
     )
 

@@ -171,7 +171,8 @@ def test_the_plan_shows_them(home: Path, tmp_path: Path) -> None:
     assert "4 certificates" in str(left)
     more = estimate([made(certify=80)], Home(home))
     assert (more.pairs, more.certificates) == (0, 4)
-    assert (more.attack_hours or 0) > 0
+    assert (more.certificate_hours or 0) > 0
+    assert more.attack_hours == 0
 
 
 def test_the_report_shows_the_band(whole: Path, tmp_path: Path) -> None:
