@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -123,7 +124,7 @@ def evaluate(
             )
             for look in (made.probes if health else ())
         }
-        proved = {str(asked.norm): _proved(asked, seen, x, y, classes, device) for asked in made.certifications}
+        proved = _proved(made.certifications, seen, x, y, classes, device)
     budgets = {str(norm): eps for norm, eps in made.suite.grid(info).items()}
     called = model_name(spec, info)
     card = Card(**dict(called), sha256="", inspection=found.facts)
@@ -150,16 +151,17 @@ def evaluate(
 
 
 def _proved(
-    asked: Certification, model: nn.Module, x: Tensor, y: Tensor, classes: int, device: torch.device | str
-) -> CertificateFacts:
-    """What is proved of a model, shard by shard, as a run does."""
-    shards = [asked.shard_slice(shard) for shard in range(asked.shards)]
+    asked: Sequence[Certification], model: nn.Module, x: Tensor, y: Tensor, classes: int, device: torch.device | str
+) -> dict[str, CertificateFacts]:
+    """What is proved of a model by norm, shard by shard, as a run does."""
+    if not asked:
+        return {}
     index = torch.arange(len(x))
     parts = [
         prove(asked, shard, model, index[part], x[part], y[part], classes=classes, device=device)
-        for shard, part in enumerate(shards)
+        for shard, part in ((shard, asked[0].shard_slice(shard)) for shard in range(asked[0].shards))
     ]
-    return together(tuple(parts))
+    return {facts[0].norm: together(facts) for facts in zip(*parts, strict=True)}
 
 
 def _bands(board: Board, key: str) -> list[Band]:

@@ -78,7 +78,7 @@ class Display:
             if isinstance(job, Examine):
                 table.add_row(f"examine {job.probe}", style="dim")
             elif isinstance(job, Certify):
-                table.add_row(f"certify {job.certification}", style="dim")
+                table.add_row(f"certify {job.certifications[0].model}", style="dim")
             elif not isinstance(job, Train):
                 table.add_row(f"{type(job).__name__.lower()} {job.cell}", style="dim")
         self._live.update(Group(self._bars, table))

@@ -76,9 +76,13 @@ class Examine:
 
 @dataclass(frozen=True)
 class Certify:
-    """Prove what can be proved of one shard of a model's images."""
+    """Prove what can be proved of one shard of a model's images.
 
-    certification: Certification
+    Attributes:
+        certifications: Of one model, in several norms.
+    """
+
+    certifications: tuple[Certification, ...]
     shard: int
 
 

@@ -295,6 +295,7 @@ def _job_name(job: Job, plan: Plan) -> str:
         case Examine(probe):
             return f"{model_name(probe.model, plan.infos[probe.model.dataset])}: health in {probe.threat}"
         case Certify(asked):
-            return f"{model_name(asked.model, plan.infos[asked.model.dataset])}: certificate in {asked.norm}"
+            spec = asked[0].model
+            return f"{model_name(spec, plan.infos[spec.dataset])}: certificates"
         case _:
             return str(job.cell)

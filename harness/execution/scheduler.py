@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import groupby
 from pathlib import Path
 
 from ..errors import UserError
@@ -50,8 +51,8 @@ class Scheduler:
         for cell in plan.cells:
             if not self._finished(cell):
                 self._cell(cell)
-        for asked in plan.certifications:
-            self._certificate(asked)
+        for _, asked in groupby(plan.certifications, lambda one: (one.model.key, one.n)):
+            self._certify(tuple(asked))
         self._workers = workers
         self._begun = 0
         self._ready, self._aside = self._queues({_training(spec) for spec in plan.crafters})
@@ -88,10 +89,17 @@ class Scheduler:
         if not self._stands(self._home.health(probe.key), ProbeRecord):
             self._add(f"examine {probe.key}", Examine(probe), {_training(probe.model)})
 
-    def _certificate(self, asked: Certification) -> None:
-        for shard in range(asked.shards):
-            if not self._stands(self._home.certificate(asked.key, shard), CertificateRecord):
-                self._add(f"certify {asked.key} {shard}", Certify(asked, shard), {_training(asked.model)})
+    def _certify(self, asked: Sequence[Certification]) -> None:
+        """What is to be proved of one model: all norms together, for it is taken apart only once."""
+        for shard in range(max(one.shards for one in asked)):
+            left = tuple(
+                one
+                for one in asked
+                if shard < one.shards and not self._stands(self._home.certificate(one.key, shard), CertificateRecord)
+            )
+            if left:
+                model = left[0].model
+                self._add(f"certify {model.key} {shard}", Certify(left, shard), {_training(model)})
 
     def _stands(self, path: Path, kind: type[ProbeRecord] | type[CertificateRecord]) -> bool:
         """Whether facts of a model are there, whole and of its weights; if not, nothing is."""

@@ -218,12 +218,14 @@ class Worker:
         )
         write_record(home.health(look.key), ProbeRecord(facts=facts, **dict(made_of(home, spec))))
 
-    def _certify(self, asked: Certification, shard: int) -> None:
-        home, spec = self.context.home, asked.model
-        index, (x, y) = self._data(spec).test_sample(asked.n, asked.shard_slice(shard))
+    def _certify(self, asked: Sequence[Certification], shard: int) -> None:
+        home, spec = self.context.home, asked[0].model
+        index, (x, y) = self._data(spec).test_sample(asked[0].n, asked[0].shard_slice(shard))
         model, classes = self._load(spec)
-        facts = prove(asked, shard, model, index, x, y, classes=classes, device=self.context.device)
-        write_record(home.certificate(asked.key, shard), CertificateRecord(facts=facts, **dict(made_of(home, spec))))
+        found = prove(asked, shard, model, index, x, y, classes=classes, device=self.context.device)
+        made = dict(made_of(home, spec))
+        for one, facts in zip(asked, found, strict=True):
+            write_record(home.certificate(one.key, shard), CertificateRecord(facts=facts, **made))
 
     def _reporter(self, name: str) -> Callable[[int, int, Mapping[str, float]], None]:
         """Writes progress to a small file that the driver reads: a killed worker leaves no lock behind."""

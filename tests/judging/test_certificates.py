@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -34,7 +35,8 @@ def asked(n: int = 40, passes: int | None = None, defense: Defense | None = None
 
 def proved(what: Certification, model: nn.Module, digits: Dataset, shard: int = 0) -> CertificateFacts:
     index, (x, y) = digits.test_sample(what.n, what.shard_slice(shard))
-    return prove(what, shard, model, index, x, y, classes=10)
+    (facts,) = prove([what], shard, model, index, x, y, classes=10)
+    return facts
 
 
 class Oracle:
@@ -44,7 +46,10 @@ class Oracle:
         self.answers, self.uncovered = answers, uncovered
         self.calls: list[tuple[float, int]] = []
 
-    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, threat: Threat) -> Certificate:
+    def __call__(self, model: nn.Module, x: Tensor) -> Oracle:
+        return self
+
+    def bounds(self, x: Tensor, y: Tensor, threat: Threat) -> Certificate:
         self.calls.append((threat.eps or 0.0, len(x)))
         flags = torch.tensor([self.answers(image, threat.eps) for image in x], dtype=torch.bool)
         return Certificate(flags, torch.where(flags, 0.5, -0.5).double(), self.uncovered)
@@ -59,7 +64,7 @@ def test_only_what_is_right_is_asked_and_then_what_was_certified_before(
     bright = x.flatten(1).mean(1)
     limit = float(bright[right].median())
     oracle = Oracle(lambda image, eps: float(image.mean()) > limit or eps < 0.02)
-    monkeypatch.setattr(certificates, "certify", oracle)
+    monkeypatch.setattr(certificates, "prepare", oracle)
     facts = proved(asked(), trained, digits)
     kept = right & (bright > limit)
     totals = {eps: sum(count for at, count in oracle.calls if at == eps) for eps in GRID}
@@ -82,6 +87,24 @@ def test_a_costly_certificate_is_of_fewer_images(trained: nn.Module, digits: Dat
     assert (none.n, none.index, none.uncovered) == (40, (), "")
 
 
+def test_a_model_is_taken_apart_once(trained: nn.Module, digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls, real = [], certificates.prepare
+
+    def counted(model: nn.Module, x: Tensor) -> Any:
+        calls.append(len(x))
+        return real(model, x)
+
+    monkeypatch.setattr(certificates, "prepare", counted)
+    both = [asked(), replace(asked(), norm="l2", grid=(0.05,))]
+    index, (x, y) = digits.test_sample(40)
+    linf, l2 = prove(both, 0, trained, index, x, y, classes=10)
+    assert (linf.norm, l2.norm, len(calls)) == ("linf", "l2", 1)
+    assert linf.levels == proved(both[0], trained, digits).levels
+    calls.clear()
+    prove([asked(passes=0)], 0, trained, index, x, y, classes=10)
+    assert calls == []  # nor for nothing
+
+
 def test_shards_are_the_whole(trained: nn.Module, digits: Dataset) -> None:
     price = cost(trained, digits.test.x[:1])
     what = asked(n=CERTIFIED_SHARD + 30, passes=(CERTIFIED_SHARD + 10) * price)
@@ -99,15 +122,15 @@ def test_a_cost_counts_the_bounds_below(monkeypatch: pytest.MonkeyPatch) -> None
     seed_everything(0)
     x = torch.rand(1, 1, 8, 8)
     assert cost(build_model("softmax", (1, 8, 8), 10), x) == 1
-    # each of ten hidden units is bounded through the first layer: 10 x 640 of 640 + 100 multiplications, twice
-    assert cost(build_model("mlp-10", (1, 8, 8), 10), x) == 1 + math.ceil(2 * 10 * 640 / 740)
+    # each of ten hidden units is bounded through the first layer: 10 x 640 of 640 + 100 multiplications, four times
+    assert cost(build_model("mlp-10", (1, 8, 8), 10), x) == 1 + math.ceil(4 * 10 * 640 / 740)
     assert cost(build_model("lenet", (1, 8, 8), 10).eval(), x) > 10 * cost(build_model("mlp-32", (1, 8, 8), 10), x)
 
 
 def test_what_has_no_bound_certifies_nothing_and_says_why(
     trained: nn.Module, digits: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(certificates, "certify", Oracle(lambda image, eps: True, uncovered="aten.sort"))
+    monkeypatch.setattr(certificates, "prepare", Oracle(lambda image, eps: True, uncovered="aten.sort"))
     facts = proved(asked(), trained, digits)
     assert facts.uncovered == "aten.sort"
     assert not any(any(level.certified) for level in facts.levels)
@@ -119,14 +142,14 @@ def test_a_failing_bound_certifies_nothing_and_says_why(
     def fail(*_: Any) -> Certificate:
         raise RuntimeError("no export of this")
 
-    monkeypatch.setattr(certificates, "certify", fail)
+    monkeypatch.setattr(certificates, "prepare", fail)
     facts = proved(asked(), trained, digits)
     assert facts.uncovered == "RuntimeError: no export of this"
     assert not any(any(level.certified) for level in facts.levels)
 
 
 def test_what_draws_has_no_bounds(trained: nn.Module, digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(certificates, "certify", Oracle(lambda image, eps: True))
+    monkeypatch.setattr(certificates, "prepare", Oracle(lambda image, eps: True))
     what = asked(defense=NoiseInjection(), base=asked().model)
     assert proved(what, trained, digits).uncovered == "it draws at random"
 

@@ -34,7 +34,7 @@ def _wanted(home: Home, job: Job) -> Iterator[Path]:
         case Examine(probe):
             yield from _model(home, probe.model)
         case Certify(asked):
-            yield from _model(home, asked.model)
+            yield from _model(home, asked[0].model)
         case Prepare(cell):
             yield from _model(home, cell.crafter)
         case Craft(cell):
