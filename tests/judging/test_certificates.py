@@ -99,7 +99,7 @@ def test_a_model_is_taken_apart_once(trained: nn.Module, digits: Dataset, monkey
     index, (x, y) = digits.test_sample(40)
     linf, l2 = prove(both, 0, trained, index, x, y, classes=10)
     assert (linf.norm, l2.norm, len(calls)) == ("linf", "l2", 1)
-    assert linf.levels == proved(both[0], trained, digits).levels
+    assert repr(linf.levels) == repr(proved(both[0], trained, digits).levels)  # no number equals itself
     calls.clear()
     prove([asked(passes=0)], 0, trained, index, x, y, classes=10)
     assert calls == []  # nor for nothing
