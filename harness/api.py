@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,15 +16,19 @@ from .attacks.base import Attack
 from .datasets.registry import Dataset, DatasetInfo, default_info
 from .errors import UserError, describe
 from .external.external import External, bare, digest
+from .judging.certificates import prove
 from .judging.proposal import Bench, Proposal
 from .judging.shard import prepare, run_shard
+from .leaderboard import bands_of
+from .metrics.certificates import Band
 from .metrics.pairs import Board, Pair, pair_rows, worst_case
 from .planning.plan import plan
-from .planning.specs import Cell, ModelSpec
+from .planning.specs import Cell, Certification, ModelSpec
 from .planning.suite import Suite
 from .records.boards import known_model
 from .records.plans import model_name, pair_record
 from .records.results import pair_from_outcomes
+from .schema.certificates import CertificateFacts, together
 from .schema.models import Card, ModelState
 from .schema.pairs import Declared
 from .trust.grade import trust
@@ -45,6 +50,7 @@ def evaluate(
     remedy: Remedy | None = None,
     batch: int | None = None,
     health: bool = True,
+    certify: int | None = None,
 ) -> pd.DataFrame:
     """Attack a model with a suite, in this process, and judge every returned image.
 
@@ -69,12 +75,15 @@ def evaluate(
         batch: Images that the model takes at once; None finds out.
         health: Probe the model, without which no grade is better than B. Takes as long as a few strong attacks on
             :data:`harness.planning.specs.PROBE_SAMPLES` images.
+        certify: How many of the images to certify in L-infinity and L2, the first ones; None: one in eight, at less
+            cost than the attacks; 0: none.
 
     Returns:
         A frame of :data:`harness.metrics.pairs.PAIR_COLUMNS`, a row per pair and eps. In its ``attrs``: ``trust`` (by
         norm, ``(grade, reasons)``, see :mod:`harness.trust.grade`), ``worst_case`` (by ``(norm, eps)``, the accuracy
-        that all attacks together leave), ``remedy`` (in words), ``notes`` (what was noticed of the model, a line each),
-        ``left_out`` (labels of attacks).
+        that all attacks together leave), ``certified`` (by ``(norm, eps)``, what is proved to stand and what no attack
+        broke: a :class:`harness.metrics.certificates.Band`), ``remedy`` (in words), ``notes`` (what was noticed of the
+        model, a line each), ``left_out`` (labels of attacks).
 
     Raises:
         UserError: Images, labels or the model's output are not as described, or the model cannot be judged; unknown
@@ -100,7 +109,7 @@ def evaluate(
         bench = Bench.of(seen, classes, device, remedy)
         defense = External(weights=digest(bare(model)), remedy=remedy, interface=found.interface)
         spec = ModelSpec(dataset=info.name, architecture=name, defense=defense)
-        made = plan(suite, [spec], {info.name: info}, samples=info.test_size, transfers=False)
+        made = plan(suite, [spec], {info.name: info}, samples=info.test_size, transfers=False, certify=certify)
         pairs = [_pair(cell, bench, x.to(device), y.to(device), info, learned) for cell in made.cells]
         facts = {
             str(look.threat.norm): probe(
@@ -115,6 +124,7 @@ def evaluate(
             )
             for look in (made.probes if health else ())
         }
+        proved = _proved(made.certifications, seen, x, y, classes, device)
     budgets = {str(norm): eps for norm, eps in made.suite.grid(info).items()}
     called = model_name(spec, info)
     card = Card(**dict(called), sha256="", inspection=found.facts)
@@ -125,17 +135,40 @@ def evaluate(
         models={spec.key: known_model(called, ModelState(card=card))},
         health={spec.key: facts},
         left_out={spec.key: made.left_out},
+        certificates={spec.key: proved},
     )
     grades = {norm: trust(board, spec.key, norm) for norm in budgets}
     frame = pair_rows(board)
     frame.attrs = {
         "trust": {norm: (grade.grade, list(grade.reasons)) for norm, grade in grades.items() if grade is not None},
         "worst_case": {(norm, eps): worst_case(pairs, norm, eps).accuracy for norm in budgets for eps in budgets[norm]},
+        "certified": {(one.norm, one.eps): one for one in _bands(board, spec.key)},
         "remedy": str(remedy),
         "notes": list(found.notes),
         "left_out": list(made.left_out),
     }
     return frame
+
+
+def _proved(
+    asked: Sequence[Certification], model: nn.Module, x: Tensor, y: Tensor, classes: int, device: torch.device | str
+) -> dict[str, CertificateFacts]:
+    """What is proved of a model by norm, shard by shard, as a run does."""
+    if not asked:
+        return {}
+    index = torch.arange(len(x))
+    parts = [
+        prove(asked, shard, model, index[part], x[part], y[part], classes=classes, device=device)
+        for shard, part in ((shard, asked[0].shard_slice(shard)) for shard in range(asked[0].shards))
+    ]
+    return {facts[0].norm: together(facts) for facts in zip(*parts, strict=True)}
+
+
+def _bands(board: Board, key: str) -> list[Band]:
+    """The bands of a model at every norm and eps that something was to be proved at."""
+    proved = board.certificates.get(key, {})
+    grid = [(norm, level.eps) for norm, facts in proved.items() for level in facts.levels]
+    return [one for norm, eps in grid for one in bands_of(board, {key: board.by_model[key]}, norm, eps)]
 
 
 def _pair(cell: Cell, bench: Bench, x: Tensor, y: Tensor, info: DatasetInfo, learned: Dataset | None) -> Pair:

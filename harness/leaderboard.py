@@ -11,6 +11,7 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
+from .metrics.certificates import Band, band
 from .metrics.comparison import compare
 from .metrics.pairs import Board, Pair, WorstCase, reference, wilson, worst_case
 from .schema.models import KnownModel
@@ -18,9 +19,11 @@ from .trust.grade import Trust, trust
 
 LEADERBOARD_COLUMNS: Final = (
     "rank", "dataset", "architecture", "defense", "suite", "norm", "eps", "seeds", "n", "clean_accuracy",
-    "worst_case_accuracy", "worst_case_low", "worst_case_high", "strongest_attack", "trust",
+    "worst_case_accuracy", "worst_case_low", "worst_case_high", "strongest_attack", "trust", "certified",
+    "certified_attacked", "certified_n", "certificate",
 )  # fmt: skip
-"""Columns of ``leaderboard.csv``: a row per model (over its seeds) and eps. No rank: see :func:`leaderboard`."""
+"""Columns of ``leaderboard.csv``: a row per model (over its seeds) and eps. No rank: see :func:`leaderboard`. The last
+four are of :class:`harness.metrics.certificates.Band`."""
 
 EXTRA_COLUMNS: Final = ("std", "clean_std", "trust_reasons", "note")
 """Columns that :func:`leaderboard` adds and the CSV leaves out."""
@@ -53,9 +56,10 @@ def leaderboard(board: Board) -> pd.DataFrame:
     "" where there is none; ``trust_reasons`` says what lowers it.
 
     **Who has a rank.** A model has none (NA) while one of its pairs is missing, crashed or returned invalid images,
-    while pairs of the suite were not asked for, while one of its seeds failed, or with trust D in that norm: ``note``
-    says why. Models that nothing was run on, because their training failed, have rows without numbers (``n`` and
-    ``seeds`` 0). Attacks that were left out on purpose, such as transfers, cost no rank.
+    while pairs of the suite were not asked for, while one of its seeds failed, with trust D in that norm, or while an
+    image is both certified and broken: ``note`` says why. Models that nothing was run on, because their training
+    failed, have rows without numbers (``n`` and ``seeds`` 0). Attacks that were left out on purpose, such as
+    transfers, cost no rank.
 
     **Shared ranks.** Going down from the highest accuracy, the first model opens a group, and a model that
     :mod:`harness.metrics.comparison` cannot tell from the group's first (p >= 0.05) joins it; the first that can be
@@ -104,6 +108,7 @@ def _row(board: Board, model: _Model, norm: str, eps: float) -> dict[str, Any]:
     clean = [reference(pairs).summary["clean_accuracy"] for pairs in model.seeds.values()]
     accuracy = float(np.mean([case.accuracy for case in worst])) if worst else math.nan
     low, high = wilson(accuracy * model.n, model.n)
+    bands = bands_of(board, model.seeds, norm, eps)
     return {
         "dataset": model.dataset,
         "architecture": model.architecture,
@@ -120,8 +125,26 @@ def _row(board: Board, model: _Model, norm: str, eps: float) -> dict[str, Any]:
         "worst_case_low": low,
         "worst_case_high": high,
         "strongest_attack": _strongest(worst),
+        "certified": _mean([one.certified for one in bands]),
+        "certified_attacked": _mean([one.attacked for one in bands]),
+        "certified_n": min((one.n for one in bands), default=0),
+        "certificate": "; ".join(dict.fromkeys(one.contradiction or one.remark for one in bands)).strip("; "),
         "_model": model,
     }
+
+
+def bands_of(board: Board, seeds: Mapping[str, Sequence[Pair]], norm: str, eps: float) -> list[Band]:
+    """The band of each seed of a model, by key of the model, that a certificate was asked for."""
+    known = {key: board.certificates.get(key, {}).get(norm) for key in seeds}
+    found = (band(facts, seeds[key], norm, eps) for key, facts in known.items() if facts is not None)
+    return [one for one in found if one is not None]
+
+
+def contradictions(board: Board, model: str) -> list[str]:
+    """A line for each norm and eps in which images of a model are both certified and broken."""
+    pairs, proved = board.by_model.get(model, []), board.certificates.get(model, {})
+    bands = [band(facts, pairs, norm, level.eps) for norm, facts in proved.items() for level in facts.levels]
+    return [one.contradiction for one in bands if one is not None and one.contradiction]
 
 
 def _problems(board: Board, model: _Model) -> list[str]:
@@ -133,6 +156,9 @@ def _problems(board: Board, model: _Model) -> list[str]:
         for pair in pairs:
             if pair.result.failed:
                 found.append(f"{pair.result.attack} ({pair.result.norm}): {pair.result.status}")
+    for key, pairs in model.seeds.items():
+        seed = f"seed {pairs[0].result.seed}: " if len(model.seeds) > 1 else ""
+        found += [f"{seed}{line}" for line in contradictions(board, key)]
     for key, known in board.models.items():
         if known.group == model.name:
             found += [f"seed {known.seed}: {reason}" for reason in _lacks(board, model, key, known)]
@@ -166,6 +192,10 @@ def _doubts(grades: Sequence[Trust | None]) -> list[str]:
             if check.grade == "D" and check.name not in _NOTED:
                 first.setdefault(check.name, check.finding)
     return [f"trust D: {finding}" for finding in first.values()]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values)) if values else math.nan
 
 
 def _std(values: Sequence[float]) -> float:

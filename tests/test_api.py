@@ -434,3 +434,19 @@ def test_a_stochastic_model_is_judged_by_what_it_says_most_often(
     again = gauntlet.evaluate(noisy, *sample, only(Step()), dataset=digits.info, health=False)
     assert "averaged over" in first.attrs["remedy"]
     pd.testing.assert_frame_equal(first.drop(columns="seconds"), again.drop(columns="seconds"))
+
+
+def test_what_is_proved_stands_beside_what_was_attacked(trained: nn.Module, digits: Dataset) -> None:
+    _, (x, y) = digits.test_sample(40)
+    asked = {"linf": (Step(),), "l2": (Step(),)}
+    steps = Suite(name="two", summary="", attacks=asked, budgets={"linf": (0.001, 0.002, 0.5), "l2": (0.01,)})
+    found = evaluate(trained, x, y, steps, dataset=digits.info).attrs
+    bands = found["certified"]
+    assert set(bands) == {key for key in found["worst_case"] if key[0] in ("linf", "l2")}
+    assert {band.n for band in bands.values()} == {32}
+    small, _, large = (bands["linf", eps] for eps in (0.001, 0.002, 0.5))
+    right = float((trained(x[:32]).argmax(1) == y[:32]).float().mean())
+    assert 0.5 < small.certified <= small.attacked <= right
+    assert large.certified == 0
+    assert evaluate(trained, x, y, steps, dataset=digits.info, certify=40).attrs["certified"]["linf", 0.001].n == 40
+    assert evaluate(trained, x, y, steps, dataset=digits.info, certify=0).attrs["certified"] == {}

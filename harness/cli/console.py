@@ -175,8 +175,22 @@ def _remarks(rows: Sequence[Mapping[Hashable, Any]]) -> None:
     held = Counter(row["rank"] for row in rows if not row["note"])
     if shared := [rank for rank, count in held.items() if count > 1]:
         lines.insert(0, f"{shared[0]}= shared rank: not told apart from the best of these on these images")
+    lines += _bands(rows)
     for line in lines:
         console.print(escape(line), style="dim")
+
+
+def _bands(rows: Sequence[Mapping[Hashable, Any]]) -> list[str]:
+    """What is proved to stand and what no attack broke, in a line for each number of images; why nothing is proved."""
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        if not math.isnan(row["certified"]):
+            where = "" if row["certified_n"] == row["n"] else f" of the first {row['certified_n']} images"
+            shown = f"{_percent(row['certified'])} ... {_percent(row['certified_attacked'])}"
+            found.setdefault(f"certified ... attacked{where}", []).append(f"{_name(row)} {shown}")
+        if row["certificate"] and row["certificate"] not in row["note"]:
+            found.setdefault(f"certificate, {row['certificate']}", []).append(_name(row))
+    return [f"{head}: {', '.join(names)}" for head, names in found.items()]
 
 
 def _name(row: Mapping[Hashable, Any]) -> str:

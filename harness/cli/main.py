@@ -158,6 +158,12 @@ OPTIONS: dict[str, Callable[[Callable[..., Any]], Callable[..., Any]]] = {
     "cascade": click.option(
         "--cascade", is_flag=True, help="Attack only what still stands; the worst case is the same."
     ),
+    "certify": click.option(
+        "--certify",
+        type=click.IntRange(min=0),
+        metavar="N",
+        help="Images to certify, the first N, whatever it costs. Default: one in eight, at less cost than the attacks.",
+    ),
     "no-surrogate": click.option(
         "--no-surrogate",
         is_flag=True,
@@ -198,6 +204,7 @@ def list_(what: str) -> None:
 @click.argument("suite")
 @_options("dataset", "model", "defense", "seeds", "samples", "attack", "cascade", "home", "data", "download")
 @_options("device", "part", "no-surrogate", "victim", "mean", "std", "remedy", "stand-in", "batch", "tracking")
+@_options("certify")
 @click.option("--profile", help="Where SUITE is a study, of which: smoke, cpu (default), night or full.")
 @click.pass_context
 def plan(ctx: click.Context, /, suite: str, home: Path, device: str, profile: str | None, **options: Any) -> None:
@@ -241,6 +248,7 @@ def train(**options: Any) -> None:
     "budget",
     "download",
     "part",
+    "certify",
     "no-surrogate",
     "victim",
     "mean",

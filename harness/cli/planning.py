@@ -35,6 +35,7 @@ def make_plan(
     part: str | None = None,
     thorough: bool = True,
     no_surrogate: bool = False,
+    certify: int | None = None,
     **guests: Any,
 ) -> tuple[Plan, dict[str, DataSource], list[AdmittedModel]]:
     """The plan of a command line, where its data sets come from, and the models that the user brings.
@@ -65,7 +66,7 @@ def make_plan(
     for info in infos.values():
         wanted += specs([info], models or (default_model(info.shape),), trainers, parse_seeds(seeds))
     arguments = {info: source.name for info, source in sources.items() if source.name != info}
-    chosen_pairs: dict[str, Any] = {"samples": samples, "only": attacks, "cascade": cascade}
+    chosen_pairs: dict[str, Any] = {"samples": samples, "only": attacks, "cascade": cascade, "certify": certify}
     made = plan(battery, wanted, infos, **chosen_pairs, arguments=arguments, transfers=not no_surrogate)
     return take_part(made, *share) if share is not None else made, sources, brought
 

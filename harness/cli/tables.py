@@ -141,11 +141,29 @@ def plan_table(plan: Plan, home: Home) -> Table:
             cell.key,
             state,
         )
+    proved = 0
+    for asked in plan.certifications:
+        spec = asked.model
+        done = all(home.certificate(asked.key, shard).exists() for shard in range(asked.shards))
+        proved += done
+        table.add_row(
+            spec.dataset,
+            spec.architecture,
+            escape(spec.label(plan.infos[spec.dataset])),
+            str(spec.seed),
+            "certificate",
+            f"{asked.norm} {', '.join(f'{eps:.4g}' for eps in asked.grid)}",
+            f"first {asked.n}" if asked.passes is None else f"at most {asked.n}",
+            asked.key,
+            "done" if done else "to do",
+        )
     trained = sum(has_model(home, spec) for spec in plan.models)
     table.caption = (
         f"{len(plan.models)} models ({trained} trained), {len(plan.cells)} pairs "
         f"({states['done']} done, {states['to do']} to do)"
     )
+    if plan.certifications:
+        table.caption += f", {len(plan.certifications)} certificates ({proved} done)"
     table.caption_justify = "left"
     return table
 

@@ -21,9 +21,10 @@ from ..attacks.base import Attack
 from ..attacks.transfer import inner
 from ..datasets.registry import Dataset, DatasetInfo
 from ..external.external import External, restore
+from ..judging.certificates import cost as certificate_cost
 from ..models.purifier import Purified, purifier
 from ..planning.plan import Plan
-from ..planning.specs import Cell, ModelSpec
+from ..planning.specs import Cell, Certification, ModelSpec
 from ..records.checkpoints import has_model
 from ..records.home import Home
 from ..records.results import is_finished
@@ -47,8 +48,10 @@ class CostEstimate:
     Attributes:
         images: Images that training shows them, all epochs together.
         passes: Passes of an image through a model that attacks declare, preparation included.
+        certificates: Models and norms in which something is to be proved.
         training_hours: Of one worker; None where nothing could be probed.
         attack_hours: Likewise.
+        certificate_hours: Likewise, each at one eps: what is not proved there is asked no further.
         missed: Declarations that it did not come to, and that are taken for the mean of the others.
         training_of: Seconds that a model's training takes, by its key; those alone that were probed.
     """
@@ -63,21 +66,27 @@ class CostEstimate:
     seconds: float
     missed: int
     training_of: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    certificates: int = 0
+    certificate_hours: float | None = 0.0
 
     def __str__(self) -> str:
         counted = (
             f"to do: {self.trainings} trainings ({_short(self.images)} images, all epochs together), "
             f"{self.pairs} pairs ({_short(self.passes)} passes of an image, as far as attacks declare them)"
+            + (f", {self.certificates} certificates" if self.certificates else "")
         )
-        if not self.trainings and not self.pairs:
+        if not self.trainings and not self.pairs and not self.certificates:
             return "nothing to do"
-        if self.training_hours is None or self.attack_hours is None:
+        if self.training_hours is None or self.attack_hours is None or self.certificate_hours is None:
             return f"{counted}; no estimate of hours: the probe on {self.device} came to nothing"
         missed = f"; {self.missed} of the declarations taken for the mean of the others" if self.missed else ""
+        hours = {"training": self.training_hours, "attacks": self.attack_hours}
+        if self.certificates:
+            hours["certificates"] = self.certificate_hours
+        each = ", ".join(f"{duration(value)} {what}" for what, value in hours.items())
         return (
-            f"{counted}; rough estimate: {duration(self.training_hours + self.attack_hours)} of one worker on "
-            f"{self.device} ({duration(self.training_hours)} training, {duration(self.attack_hours)} attacks), from a "
-            f"probe of {self.seconds:.0f} s on random images{missed}"
+            f"{counted}; rough estimate: {duration(sum(hours.values()))} of one worker on {self.device} ({each}), from "
+            f"a probe of {self.seconds:.0f} s on random images{missed}"
         )
 
 
@@ -90,6 +99,7 @@ def estimate(plans: Sequence[Plan], home: Home, device: str = "cpu", limit: floa
     infos = {name: info for plan in plans for name, info in plan.infos.items()}
     specs = {s.key: s for plan in plans for s in plan.models if not has_model(home, s) and s.defense.trainable}
     cells = {c.key: c for plan in plans for c in plan.cells if not is_finished(home.cell(c.key))}
+    proofs = {c.key: c for plan in plans for c in plan.certifications if not _proved(home, c)}
     crafting = {s.key for plan in plans for s in plan.crafters if s.defense.images_shown(infos[s.dataset])}
     start = time.perf_counter()
     keep_compiler_out()
@@ -100,6 +110,9 @@ def estimate(plans: Sequence[Plan], home: Home, device: str = "cpu", limit: floa
                 probe.training(spec)  # a line of its own says what it costs
         for cell in cells.values():  # the cheaper ones first: the limit is to leave neither sort without any
             probe.passing(cell.crafter, cell.batch)
+        for asked in proofs.values():
+            probe.passing(asked.model, PROBED)
+            probe.proving(asked.model)
         for spec in specs.values():
             if spec.defense.images_shown(infos[spec.dataset]):
                 probe.training(spec)
@@ -119,8 +132,15 @@ def estimate(plans: Sequence[Plan], home: Home, device: str = "cpu", limit: floa
         device=device,
         seconds=time.perf_counter() - start,
         missed=sum(value is None for value in (*probe.trained.values(), *probe.passed.values())),
+        certificates=len(proofs),
+        certificate_hours=_total([probe.proof(asked) for asked in proofs.values()]),
         training_of={key: cost * images[key] for key, cost in costs.items() if cost is not None},
     )
+
+
+def _proved(home: Home, asked: Certification) -> bool:
+    """Whether all of a certificate is there."""
+    return all(home.certificate(asked.key, shard).exists() for shard in range(asked.shards))
 
 
 def passes(attack: Attack) -> int:
@@ -156,6 +176,7 @@ class _Probe:
         self._infos, self._device, self._until = infos, device, until
         self.trained: dict[str, float | None] = {}
         self.passed: dict[str, tuple[float, float] | None] = {}
+        self.priced: dict[str, int | None] = {}
 
     def training(self, spec: ModelSpec) -> None:
         """Two epochs of one batch, of which the second counts."""
@@ -166,6 +187,18 @@ class _Probe:
         """Two passes, of which the second counts."""
         if (kind := _kind(spec)) not in self.passed:
             self.passed[kind] = self._try(lambda: self._pass(spec, batch))
+
+    def proving(self, spec: ModelSpec) -> None:
+        """How many passes the certificate of an image costs."""
+        if (kind := _kind(spec)) not in self.priced:
+            x = torch.rand(1, *self._infos[spec.dataset].shape)
+            self.priced[kind] = self._try(lambda: certificate_cost(judged(spec, self._infos).eval(), x))
+
+    def proof(self, asked: Certification) -> tuple[float | None, int]:
+        """Seconds of a pass, and the passes that a certificate takes at its smallest eps."""
+        kind = _kind(asked.model)
+        found, price = self.passed.get(kind), self.priced.get(kind)
+        return None if found is None else found[0], asked.affordable(price) * price if price else 0
 
     def _try(self, work: Callable[[], Any]) -> Any:
         try:

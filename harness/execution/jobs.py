@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ..datasets.registry import Dataset, DatasetInfo
-from ..planning.specs import Cell, ModelSpec, Probe
+from ..planning.specs import Cell, Certification, ModelSpec, Probe
 from ..records.home import Home
 
 
@@ -74,4 +74,16 @@ class Examine:
     probe: Probe
 
 
-Job = Train | Prepare | Craft | Judge | Examine
+@dataclass(frozen=True)
+class Certify:
+    """Prove what can be proved of one shard of a model's images.
+
+    Attributes:
+        certifications: Of one model, in several norms.
+    """
+
+    certifications: tuple[Certification, ...]
+    shard: int
+
+
+Job = Train | Prepare | Craft | Judge | Examine | Certify

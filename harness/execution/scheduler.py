@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import groupby
 from pathlib import Path
 
 from ..errors import UserError
 from ..planning.plan import Plan
-from ..planning.specs import Cell, ModelSpec, Probe
+from ..planning.specs import Cell, Certification, ModelSpec, Probe
 from ..records.checkpoints import has_model, weights_standing
 from ..records.crafted import read_crafted
 from ..records.files import read_record, set_aside
@@ -17,20 +18,21 @@ from ..records.prepared import prepared_record
 from ..records.provenance import provenance
 from ..records.results import Damaged, check_result, is_finished, read_shard, shard_path
 from ..schema.base import Provenance
+from ..schema.certificates import CertificateRecord
 from ..schema.probes import ProbeRecord
-from .jobs import Craft, Examine, Job, Judge, Prepare, Train
+from .jobs import Certify, Craft, Examine, Job, Judge, Prepare, Train
 from .process_pool import Task
 
 
 class Scheduler:
     """Tasks that are left to do, and which of them may start.
 
-    Tasks start in the plan's order: trainings, then probes, then pairs. Where something can be attacked at once, its
-    model being there already, those attacks come first and its probes after them, and trainings that only transfers
-    need stand aside: they start when every worker has begun with something else, on at most half of the workers (a lone
-    worker trains last); and on any worker as soon as nothing else can start, so that nobody is idle. So the first
-    attacks wait for no surrogate, and several workers do not end with one of them training. No number depends on the
-    order. Damaged files that are set aside are said to ``say``.
+    Tasks start in the plan's order: trainings, then probes, then pairs, then certificates. Where something can be
+    attacked at once, its model being there already, those attacks come first and its probes and certificates after
+    them, and trainings that only transfers need stand aside: they start when every worker has begun with something
+    else, on at most half of the workers (a lone worker trains last); and on any worker as soon as nothing else can
+    start, so that nobody is idle. So the first attacks wait for no surrogate, and several workers do not end with one
+    of them training. No number depends on the order. Damaged files that are set aside are said to ``say``.
     """
 
     def __init__(self, plan: Plan, home: Home, say: Callable[[str], None], workers: int = 1) -> None:
@@ -49,6 +51,8 @@ class Scheduler:
         for cell in plan.cells:
             if not self._finished(cell):
                 self._cell(cell)
+        for _, asked in groupby(plan.certifications, lambda one: (one.model.key, one.n)):
+            self._certify(tuple(asked))
         self._workers = workers
         self._begun = 0
         self._ready, self._aside = self._queues({_training(spec) for spec in plan.crafters})
@@ -58,8 +62,8 @@ class Scheduler:
         """What may start now, in its order; and apart from it trainings that are not to delay the rest."""
         ready = [name for name, needs in self._needs.items() if not needs]
         trainings = [name for name in ready if isinstance(self._jobs[name], Train)]
-        looks = [name for name in ready if isinstance(self._jobs[name], Examine)]
-        attacks = [name for name in ready if not isinstance(self._jobs[name], Train | Examine)]
+        looks = [name for name in ready if isinstance(self._jobs[name], Examine | Certify)]
+        attacks = [name for name in ready if not isinstance(self._jobs[name], Train | Examine | Certify)]
         if not attacks:
             return deque(ready), deque()
         aside = [name for name in trainings if name in crafting and not self._stood_upon(name)]
@@ -82,17 +86,34 @@ class Scheduler:
             self._add(_training(spec), Train(spec), {_training(part) for part in spec.parents})
 
     def _probe(self, probe: Probe) -> None:
-        path = self._home.health(probe.key)
-        if path.exists():
-            try:
-                weights = read_record(path, ProbeRecord).weights
-            except UserError as error:
-                self._say(f"{error}; computing it again")
-                weights = {}
-            if weights_standing(self._home, weights).state == "fresh":
-                return
-            path.unlink()
-        self._add(f"examine {probe.key}", Examine(probe), {_training(probe.model)})
+        if not self._stands(self._home.health(probe.key), ProbeRecord):
+            self._add(f"examine {probe.key}", Examine(probe), {_training(probe.model)})
+
+    def _certify(self, asked: Sequence[Certification]) -> None:
+        """What is to be proved of one model: all norms together, for it is taken apart only once."""
+        for shard in range(max(one.shards for one in asked)):
+            left = tuple(
+                one
+                for one in asked
+                if shard < one.shards and not self._stands(self._home.certificate(one.key, shard), CertificateRecord)
+            )
+            if left:
+                model = left[0].model
+                self._add(f"certify {model.key} {shard}", Certify(left, shard), {_training(model)})
+
+    def _stands(self, path: Path, kind: type[ProbeRecord] | type[CertificateRecord]) -> bool:
+        """Whether facts of a model are there, whole and of its weights; if not, nothing is."""
+        if not path.exists():
+            return False
+        try:
+            weights = read_record(path, kind).weights
+        except UserError as error:
+            self._say(f"{error}; computing it again")
+            weights = {}
+        if weights_standing(self._home, weights).state == "fresh":
+            return True
+        path.unlink()
+        return False
 
     def before(self, cell: Cell) -> tuple[str, ...]:
         """Keys of the cells that a cascade runs before this one, in their order."""

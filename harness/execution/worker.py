@@ -1,4 +1,4 @@
-"""Worker process: train a model, prepare an attack, craft images, attack and judge a shard, probe.
+"""Worker process: train a model, prepare an attack, craft images, attack and judge a shard, probe, certify.
 
 Every task reads what earlier tasks wrote and writes its own result atomically, so a task may be killed at any
 moment, and may run twice, without harm.
@@ -23,10 +23,11 @@ from ..attacks.base import Attack
 from ..attacks.transfer import inner
 from ..datasets.registry import Dataset
 from ..determinism import full_float32, seed_everything
+from ..judging.certificates import prove
 from ..judging.proposal import Bench
 from ..judging.shard import craft, prepare, run_shard
 from ..metrics.pairs import broken
-from ..planning.specs import Cell, ModelSpec, Probe
+from ..planning.specs import Cell, Certification, ModelSpec, Probe
 from ..records.checkpoints import has_model, load_base, load_model, save_model
 from ..records.crafted import read_proposal, write_proposal
 from ..records.files import write_record
@@ -35,13 +36,14 @@ from ..records.plans import model_name
 from ..records.prepared import read_prepared, write_prepared
 from ..records.provenance import made_of, origin, provenance
 from ..records.results import shard_samples, write_shard
+from ..schema.certificates import CertificateRecord
 from ..schema.models import Card, EpochLine, FailedTraining
 from ..schema.probes import ProbeRecord
 from ..training.defense import Diverged, Trained
 from ..training.gradient_descent import score
 from ..training.optim import keep_compiler_out
 from ..trust.probe import probe as examine
-from .jobs import Context, Craft, Examine, Job, Judge, Prepare, Train
+from .jobs import Certify, Context, Craft, Examine, Job, Judge, Prepare, Train
 
 UNTRAINED_SAMPLES = 1000
 """Images that the accuracies of a model without training of its own are measured on."""
@@ -89,6 +91,8 @@ class Worker:
                 self._judge(cell, shard, before)
             case Examine(look):
                 self._examine(look)
+            case Certify(asked, shard):
+                self._certify(asked, shard)
 
     def _data(self, spec: ModelSpec) -> Dataset:
         return self.context.sources[spec.dataset].load()
@@ -213,6 +217,15 @@ class Worker:
             seed=look.seed,
         )
         write_record(home.health(look.key), ProbeRecord(facts=facts, **dict(made_of(home, spec))))
+
+    def _certify(self, asked: Sequence[Certification], shard: int) -> None:
+        home, spec = self.context.home, asked[0].model
+        index, (x, y) = self._data(spec).test_sample(asked[0].n, asked[0].shard_slice(shard))
+        model, classes = self._load(spec)
+        found = prove(asked, shard, model, index, x, y, classes=classes, device=self.context.device)
+        made = dict(made_of(home, spec))
+        for one, facts in zip(asked, found, strict=True):
+            write_record(home.certificate(one.key, shard), CertificateRecord(facts=facts, **made))
 
     def _reporter(self, name: str) -> Callable[[int, int, Mapping[str, float]], None]:
         """Writes progress to a small file that the driver reads: a killed worker leaves no lock behind."""

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from ..schema.certificates import CertificateFacts
 from ..schema.models import KnownModel
 from ..schema.pairs import Result
 from ..schema.probes import ProbeFacts
@@ -116,6 +117,7 @@ class Board:
             key. No failure, but no rank either.
         left_out: Labels of attacks of the suite that were left out of a model's battery on purpose, such as transfers,
             which need another model; by model key. They cost no rank.
+        certificates: What is proved, by model key and norm; see :mod:`harness.metrics.certificates`.
     """
 
     suite: str
@@ -126,6 +128,7 @@ class Board:
     health: Mapping[str, Mapping[str, ProbeFacts]] = field(default_factory=dict)
     unasked: Mapping[str, Sequence[str]] = field(default_factory=dict)
     left_out: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    certificates: Mapping[str, Mapping[str, CertificateFacts]] = field(default_factory=dict)
 
     @cached_property
     def by_model(self) -> Mapping[str, list[Pair]]:

@@ -16,7 +16,7 @@ from ..errors import UserError, unknown
 from ..models.registry import check_architecture
 from ..threat import Norm, Threat
 from ..training.defense import Defense
-from .specs import PROBE_SAMPLES, Cell, ModelSpec, Probe
+from .specs import CERTIFIED_FEW, CERTIFIED_PART, CERTIFIED_PASSES, PROBE_SAMPLES, Cell, Certification, ModelSpec, Probe
 from .suite import Suite
 from .surrogate import recipe
 
@@ -42,6 +42,7 @@ class Plan:
     cells: tuple[Cell, ...]
     battery: tuple[Cell, ...]
     probes: tuple[Probe, ...] = ()
+    certifications: tuple[Certification, ...] = ()
     arguments: Mapping[str, str] = dataclasses.field(default_factory=dict)
     again: str = ""
     left_out: tuple[str, ...] = ()
@@ -102,6 +103,7 @@ def plan(
     cascade: bool = False,
     arguments: Mapping[str, str] | None = None,
     transfers: bool = True,
+    certify: int | None = None,
 ) -> Plan:
     """List the cells of a suite over models.
 
@@ -122,6 +124,8 @@ def plan(
         arguments: See :class:`Plan`.
         transfers: Whether to ask for attacks that are crafted on another model. Without them nothing is trained but the
             models to judge; what is left out is in :attr:`Plan.left_out`.
+        certify: Images of each model to certify in L-infinity and L2, at any cost; ``None``: some, at less cost than
+            the attacks; 0: none.
 
     Raises:
         UserError: No image, or no attack of that label; a cascade of chosen attacks; no attack for so few classes;
@@ -183,6 +187,9 @@ def plan(
         cells=tuple(cells.values()),
         battery=tuple(battery.values()),
         probes=tuple(probe for spec in models for probe in _probes(suite, spec, infos[spec.dataset], samples)),
+        certifications=tuple(
+            one for spec in models for one in _certifications(suite, spec, infos[spec.dataset], samples, certify)
+        ),
         arguments=dict(arguments or {}),
         left_out=left_out,
     )
@@ -207,13 +214,29 @@ def _probes(suite: Suite, spec: ModelSpec, info: DatasetInfo, samples: int | Non
     found = []
     n = min(PROBE_SAMPLES, samples or suite.samples, info.test_size)
     for norm, grid in suite.grid(info).items():
-        if norm != "l0" and any(
-            attack.access != "none" and attack.family != "transformation" for attack in suite.attacks[norm]
-        ):
+        if norm != "l0" and _searched(suite, norm):
             eps = info.eps.get(norm, 0.0)
             nearest = min(grid, key=lambda value: abs(value - eps))
             found.append(Probe(model=spec, threat=Threat(norm, nearest), n=n))
     return found
+
+
+def _certifications(
+    suite: Suite, spec: ModelSpec, info: DatasetInfo, samples: int | None, certify: int | None
+) -> list[Certification]:
+    """What is to be proved of a model: in the norms that there are bounds in and the suite asks for the worst case."""
+    judged = min(samples or suite.samples, info.test_size)
+    n = min(max(-(-judged // CERTIFIED_PART), CERTIFIED_FEW) if certify is None else certify, judged)
+    # what draws at random is attacked over so many draws
+    passes = CERTIFIED_PASSES * judged * spec.defense.remedy.draws if certify is None else None
+    grids = {norm: tuple(eps for eps in sorted(grid) if eps > 0) for norm, grid in suite.grid(info).items()}
+    norms = [norm for norm in grids if norm in ("linf", "l2") and grids[norm] and n and _searched(suite, norm)]
+    return [Certification(model=spec, norm=norm, grid=grids[norm], n=n, passes=passes) for norm in norms]
+
+
+def _searched(suite: Suite, norm: Norm) -> bool:
+    """Whether the suite asks for the worst case in that norm."""
+    return any(attack.access != "none" and attack.family != "transformation" for attack in suite.attacks[norm])
 
 
 def _fitting(attacks: Sequence[Attack], info: DatasetInfo) -> list[tuple[Attack, Attack]]:

@@ -1,4 +1,4 @@
-"""Declarations of a model, of a cell (model and attack) and of a probe."""
+"""Declarations of a model, of a cell (model and attack), of a probe and of a certificate."""
 
 from __future__ import annotations
 
@@ -13,12 +13,22 @@ from ..attacks.base import Attack
 from ..attacks.transfer import inner
 from ..datasets.registry import DatasetInfo, Half
 from ..errors import UserError
-from ..threat import Threat
+from ..threat import Norm, Threat
 from ..training.defense import Defense
 from ..training.on_trained import OnTrainedModel
 
 PROBE_SAMPLES: Final = 128
 """Images that a model's health is looked at with."""
+
+CERTIFIED_PART: Final = 8
+"""Unless somebody says how many, one in so many images is certified ..."""
+CERTIFIED_FEW: Final = 32
+"""... but not fewer than these if there are so many ..."""
+CERTIFIED_PASSES: Final = 400
+"""... and fewer where that would cost more than so many passes of every image that is attacked: less than the attacks
+of any suite that asks for the worst case declare in one norm, which is what these bounds stand beside."""
+CERTIFIED_SHARD: Final = 64
+"""Images that are certified in one go."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,3 +225,51 @@ class Probe:
 
     def __str__(self) -> str:
         return f"{self.model} ({self.threat})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Certification:
+    """What can be proved of a model's first images in one norm; see :mod:`harness.judging.certificates`.
+
+    Attributes:
+        grid: Values of eps, ascending.
+        n: Images: the first n of the data set's fixed test order.
+        passes: What it may cost, in passes of one image, all images together; fewer are certified if it would cost
+            more. ``None``: whatever it costs.
+        version: Bumped by hand when the same bounds prove anything else.
+    """
+
+    name: ClassVar[str] = "Certification"
+
+    model: ModelSpec
+    norm: Norm
+    grid: tuple[float, ...]
+    n: int
+    passes: int | None = None
+    version: int = 1
+
+    @cached_property
+    def key(self) -> str:
+        """Identity of the facts."""
+        return identity.key(self)
+
+    @property
+    def seed(self) -> int:
+        """Seed of its random numbers."""
+        return identity.derive_seed(dataclasses.replace(self, model=self.model.nameless).key)
+
+    @property
+    def shards(self) -> int:
+        """Number of shards."""
+        return -(-self.n // CERTIFIED_SHARD)
+
+    def shard_slice(self, shard: int) -> slice:
+        """Positions of one shard's images in the test order."""
+        return slice(shard * CERTIFIED_SHARD, min((shard + 1) * CERTIFIED_SHARD, self.n))
+
+    def affordable(self, cost: int) -> int:
+        """Images that may be certified if one costs so many passes."""
+        return self.n if self.passes is None else min(self.n, self.passes // cost)
+
+    def __str__(self) -> str:
+        return f"{self.model}: certificate ({self.norm} {', '.join(f'{eps:g}' for eps in self.grid)})"

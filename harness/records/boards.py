@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..metrics.pairs import Board, Pair
+from ..schema.certificates import CertificateEntry, CertificateFacts, CertificateRecord, together
 from ..schema.models import Card, FailedTraining, KnownModel, ModelEntry, ModelName, ModelState
 from ..schema.pairs import BatteryPair
 from ..schema.plans import PlanRecord
@@ -27,6 +28,7 @@ def boards(
     pair: Callable[[str], Pair | None],
     model: Callable[[str], ModelState],
     facts: Callable[[str, str], ProbeFacts | None],
+    proved: Callable[[CertificateEntry], CertificateFacts | None] = lambda _: None,
 ) -> list[Board]:
     """One board a suite, data set and number of images, from every plan of it.
 
@@ -45,7 +47,7 @@ def boards(
     for suite in dict.fromkeys(record.suite for record in plans):
         mine = [record for record in plans if record.suite == suite]
         sets = dict.fromkeys((cell.dataset, cell.n) for record in mine for cell in record.battery)
-        found += [_board(mine, asked, suite, dataset, n, pair, model, facts) for dataset, n in sets]
+        found += [_board(mine, asked, suite, dataset, n, pair, model, facts, proved) for dataset, n in sets]
     return found
 
 
@@ -58,12 +60,14 @@ def _board(
     pair: Callable[[str], Pair | None],
     model: Callable[[str], ModelState],
     facts: Callable[[str, str], ProbeFacts | None],
+    proved: Callable[[CertificateEntry], CertificateFacts | None],
 ) -> Board:
     models: dict[tuple[str, str, int], ModelEntry] = {}
     battery: dict[str, dict[str, BatteryPair]] = {}  # by model key, by name of the pair
     budgets: dict[str, tuple[float, ...]] = {}
     newest: dict[str, BatteryPair] = {}
     probes: dict[str, dict[str, str]] = {}
+    certificates: dict[str, dict[str, CertificateEntry]] = {}
     out: dict[str, tuple[str, ...]] = {}  # by model key, what its newest plan leaves out
     for record in plans:
         here = [cell for cell in record.battery if (cell.dataset, cell.n) == (dataset, n)]
@@ -91,6 +95,9 @@ def _board(
         for look in record.probes:
             if look.model in judged:
                 probes.setdefault(look.model, {})[look.norm] = look.probe
+        for one in record.certificates:
+            if one.model in judged:
+                certificates.setdefault(one.model, {})[one.norm] = one
     pairs: list[Pair] = []
     missing: dict[str, list[str]] = {}
     unasked: dict[str, list[str]] = {}
@@ -120,6 +127,10 @@ def _board(
         key: {norm: found for norm, probe in looks.items() if (found := facts(key, probe)) is not None}
         for key, looks in probes.items()
     }
+    certain = {
+        key: {norm: proof for norm, asked_for in each.items() if (proof := proved(asked_for)) is not None}
+        for key, each in certificates.items()
+    }
     return Board(
         suite=suite,
         budgets={dataset: budgets},
@@ -129,6 +140,7 @@ def _board(
         health=health,
         unasked=unasked,
         left_out=left_out,
+        certificates=certain,
     )
 
 
@@ -193,6 +205,9 @@ def boards_from_home(home: Home, store: str | None = None, spoiled: Spoiled | No
         lru_cache(maxsize=None)(lambda key: attempt(lambda: pair(key), home.cell(key), spoiled)),
         lambda key: model_state(home, key, spoiled),
         lambda _, probe: attempt(lambda: probe_facts(home, probe), home.health(probe), spoiled),
+        lambda entry: attempt(
+            lambda: certificate_facts(home, entry), home.certificate(entry.certificate, 0).parent, spoiled
+        ),
     )
 
 
@@ -200,6 +215,14 @@ def probe_facts(home: Home, probe: str) -> ProbeFacts | None:
     """What a probe found, None if it was not run."""
     path = home.health(probe)
     return read_record(path, ProbeRecord, "the probe's record").facts if path.exists() else None
+
+
+def certificate_facts(home: Home, entry: CertificateEntry) -> CertificateFacts | None:
+    """What a certificate proves, None unless all of its shards are there."""
+    paths = [home.certificate(entry.certificate, shard) for shard in range(entry.shards)]
+    if not paths or not all(path.exists() for path in paths):
+        return None
+    return together(tuple(read_record(path, CertificateRecord, "the certificate").facts for path in paths))
 
 
 def read_runs(folder: Path) -> dict[str, str]:

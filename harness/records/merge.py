@@ -1,8 +1,8 @@
 """Merge homes: parts of a plan that ran on several machines, or a home to be rebuilt.
 
 What is merged is what a run leaves to be kept: models, results, shards of unfinished pairs, what attacks prepared and
-crafted, facts of probes, plans. Everything is checked as it is read. MLflow's runs, reports and whatever was set aside
-stay where they are: both can be made again from the rest.
+crafted, facts of probes, certificates, plans. Everything is checked as it is read. MLflow's runs, reports and whatever
+was set aside stay where they are: both can be made again from the rest.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import numpy as np
 from ..errors import UserError
 from ..metrics.pairs import SAMPLE_COLUMNS, Pair
 from ..schema.base import Provenance
+from ..schema.certificates import CertificateRecord
 from ..schema.models import Card, FailedTraining
 from ..schema.probes import ProbeRecord
 from .checkpoints import whole_model
@@ -29,7 +30,7 @@ from .plans import attempt, read_plan
 from .prepared import prepared_record, tensor_files
 from .results import is_finished, read_pair, read_shard
 
-KEPT = ("models", "cells", "prepared", "crafted", "health", "plans")
+KEPT = ("models", "cells", "prepared", "crafted", "health", "certificates", "plans")
 """Folders that are merged."""
 
 
@@ -103,6 +104,9 @@ class _Merge:
             for name in self._names(kind):
                 if name.endswith(suffix):
                     self._check(kind, self._source.path / kind / name, take, Path(name).stem)
+        for key in self._names("certificates", folders=True):
+            for file in sorted((self._source.path / "certificates" / key).glob("*.json")):
+                self._check("certificates", file, lambda _, path=file: self._certificate(path), key)  # type: ignore[misc]
         for key in self._names("crafted", folders=True):
             for file in sorted((self._source.path / "crafted" / key).glob("*.safetensors")):
                 self._part("crafted", file, lambda path: read_crafted(path)[1])
@@ -238,6 +242,20 @@ class _Merge:
         if there is not None:
             if record.facts.model_copy(update={"seconds": there.facts.seconds}) != there.facts:
                 raise _Refused(f"other facts than those in {target}")
+            return False
+        self._fits(record)
+        self._copy(source, target)
+        return True
+
+    def _certificate(self, source: Path) -> bool:
+        """A shard of a certificate."""
+        target = self._into.path / source.relative_to(self._source.path)
+        record = read_record(source, CertificateRecord)
+        there: CertificateRecord | None = self._mended(target, lambda: read_record(target, CertificateRecord))
+        if there is not None:
+            mine, theirs = (one.facts.model_dump_json(exclude={"seconds"}) for one in (record, there))
+            if mine != theirs:  # as text: what is no number equals nothing, not even itself
+                raise _Refused(f"another certificate than that in {target}")
             return False
         self._fits(record)
         self._copy(source, target)

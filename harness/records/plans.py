@@ -17,6 +17,7 @@ from ..external.external import words as victim_words
 from ..options import written
 from ..planning.plan import Plan
 from ..planning.specs import Cell, ModelSpec
+from ..schema.certificates import CertificateEntry
 from ..schema.models import ModelEntry, ModelName
 from ..schema.pairs import BatteryPair, PlannedPair
 from ..schema.plans import PlanRecord, ProbeEntry
@@ -135,6 +136,10 @@ def plan_record(plan: Plan, command_line: str) -> PlanRecord:
         battery=tuple(battery[cell.key] for cell in plan.battery),
         probes=tuple(ProbeEntry(probe=p.key, model=p.model.key, norm=p.threat.norm) for p in plan.probes),
         left_out=tuple(plan.left_out),
+        certificates=tuple(
+            CertificateEntry(certificate=c.key, model=c.model.key, norm=c.norm, shards=c.shards)
+            for c in plan.certifications
+        ),
     )
 
 

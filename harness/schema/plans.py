@@ -7,6 +7,7 @@ from typing import Self
 from pydantic import model_validator
 
 from .base import Document, Record
+from .certificates import CertificateEntry
 from .models import ModelEntry
 from .pairs import BatteryPair, PlannedPair
 
@@ -39,6 +40,7 @@ class PlanRecord(Document):
     battery: tuple[BatteryPair, ...]
     probes: tuple[ProbeEntry, ...]
     left_out: tuple[str, ...] = ()
+    certificates: tuple[CertificateEntry, ...] = ()
 
     @model_validator(mode="after")
     def _has_budgets(self) -> Self:

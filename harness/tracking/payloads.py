@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
+from ..metrics.certificates import Band
 from ..metrics.pairs import Board, Pair, nearest, pair_rows, worst_case
 from ..metrics.pairs import curve as accuracy_curve
 from ..schema.base import Cost
@@ -76,6 +77,16 @@ def model_metrics(
     return values | {f"cost/{name}": sum(getattr(pair.result, name) for pair in pairs) for name in Cost.model_fields}
 
 
+def certificate_metrics(bands: Sequence[Band]) -> dict[str, float]:
+    """What is proved to stand of a model, what no attack broke of the same images, and how many those are."""
+    values: dict[str, float] = {}
+    for one in bands:
+        where = f"{one.norm} {one.eps:g}"
+        values |= {f"certified/{where}": one.certified, f"certified_attacked/{where}": one.attacked}
+        values[f"certified_n/{one.norm}"] = float(one.n)
+    return values
+
+
 def attack_table(rows: pd.DataFrame, values: Mapping[str, float]) -> dict[str, Any]:
     """A model's attacks as an MLflow table.
 
@@ -86,6 +97,11 @@ def attack_table(rows: pd.DataFrame, values: Mapping[str, float]) -> dict[str, A
         for name, value in values.items()
         if name.startswith("worst/")
     ]
+    for name, value in values.items():
+        if name.startswith("certified/") and math.isfinite(value):
+            where = name.removeprefix("certified/")
+            attacked, n = values[f"certified_attacked/{where}"], values[f"certified_n/{where.partition(' ')[0]}"]
+            worst.append([f"certified ... attacked, {where}, first {n:g} images", f"{value:.1%} ... {attacked:.1%}"])
     data = [row + [""] * 5 for row in worst]
     for row in rows.to_dict("records"):
         share = f"{row['robust_accuracy']:.1%}" if math.isfinite(row["robust_accuracy"]) else row["status"]

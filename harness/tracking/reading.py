@@ -6,10 +6,11 @@ import json
 
 from ..errors import UserError
 from ..metrics.pairs import Board, Pair
-from ..records.boards import boards, model_state, probe_facts
+from ..records.boards import boards, certificate_facts, model_state, probe_facts
 from ..records.files import parse_record, read_json
 from ..records.plans import Spoiled, attempt
 from ..records.results import read_pair
+from ..schema.certificates import CertificateEntry, CertificateFacts
 from ..schema.models import Card, ModelState
 from ..schema.plans import PlanRecord
 from ..schema.probes import ProbeFacts
@@ -58,4 +59,13 @@ def read_boards(connection: Connection, spoiled: Spoiled | None = None) -> list[
                 return parse_record(json.dumps(found[probe]), ProbeFacts, file)
         return None
 
-    return boards(plans, pair, model, facts)
+    def proved(entry: CertificateEntry) -> CertificateFacts | None:
+        local = certificate_facts(connection.home, entry)
+        if local is not None or entry.model not in models:
+            return local
+        for file in sorted(connection.artifacts(models[entry.model]).glob("certificates-*.json")):
+            if entry.certificate in (found := read_json(file)):
+                return parse_record(json.dumps(found[entry.certificate]), CertificateFacts, file)
+        return None
+
+    return boards(plans, pair, model, facts, proved)

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError, describe
+from ..leaderboard import bands_of, contradictions
 from ..metrics.pairs import Board, Pair, pair_rows
-from ..records.boards import boards_from_home, model_state, probe_facts
+from ..records.boards import boards_from_home, certificate_facts, model_state, probe_facts
 from ..records.files import earlier, finite, flat, read_json, read_record, write_json, write_record
 from ..records.home import Home
 from ..records.plans import Spoiled, attempt, read_plan, read_plans
@@ -23,7 +24,15 @@ from ..schema.models import ModelEntry, ModelName
 from ..schema.plans import Marker, PlanRecord
 from ..trust.grade import Trust, trust
 from .connection import Connection, Unreachable
-from .payloads import EPS_STEPS, attack_table, curve_points, model_metrics, pair_metrics, reproduce_note
+from .payloads import (
+    EPS_STEPS,
+    attack_table,
+    certificate_metrics,
+    curve_points,
+    model_metrics,
+    pair_metrics,
+    reproduce_note,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -215,9 +224,11 @@ class Tracker(Connection):
 
         The model's run carries ``acc/<attack> <norm> <eps>``, ``worst/<norm> <eps>``, ``score/worst_case`` (the
         lowest of its norms, each at the eps that defenses train at), ``score/clean``, ``cost/...`` and the
-        attacks as the table ``attacks.json``: what the UI's charts and comparison show. A model with a pair missing
-        or failed has no worst case, its run says why in the tag ``no_rank`` and ends as failed. One of which not all
-        of the suite's pairs were asked for has none either and says so, and is no failure.
+        attacks as the table ``attacks.json``: what the UI's charts and comparison show. ``certified/<norm> <eps>`` is
+        what is proved to stand, ``certified_attacked/...`` what no attack broke of the same images. A model with a
+        pair missing or failed, or with an image both certified and broken, has no worst case, its run says why in the
+        tag ``no_rank`` and ends as failed. One of which not all of the suite's pairs were asked for has none either
+        and says so, and is no failure.
 
         Raises:
             UserError: The store refused, or a file is damaged.
@@ -233,15 +244,25 @@ class Tracker(Connection):
                 mine = rows[(rows[list(ModelName.model_fields)] == list(entry.names)).all(axis=1)]
                 trouble = [f"{p.result.attack}: {p.result.status}" for p in pairs if p.result.failed]
                 trouble += [f"{name}: not run" for name in board.missing.get(key, ())]
+                trouble += contradictions(board, key)
                 unasked = board.unasked.get(key, ())
                 why = [*trouble, *(f"{name}: not asked for" for name in unasked)]
                 budgets, reference = board.budgets[entry.dataset], plan.reference.get(entry.dataset, {})
                 values = model_metrics(pairs, mine, budgets, reference, whole=not why)
+                grid = [(norm, eps) for norm in budgets for eps in budgets[norm]]
+                bands = [one for norm, eps in grid for one in bands_of(board, {key: pairs}, norm, eps)]
+                values |= certificate_metrics(bands)
+                remarks = {one.norm: one.remark for one in bands if one.remark}
                 grades = {norm: trust(board, key, norm) for norm in budgets}
-                self.guard(self._summarise, run_id, values, mine, why, plan.suite, grades)
+                tags = {f"certificate.{plan.suite}.{norm}": said for norm, said in remarks.items()}
+                self.guard(self._summarise, run_id, values, mine, why, plan.suite, grades, tags)
                 looks = {look.probe: probe_facts(self.home, look.probe) for look in plan.probes if look.model == key}
                 if facts := {look: found.model_dump() for look, found in looks.items() if found is not None}:
                     self.guard(self.client.log_dict, run_id, finite(facts), f"health-{plan.plan}.json")
+                asked = [one for one in plan.certificates if one.model == key]
+                proofs = {one.certificate: certificate_facts(self.home, one) for one in asked}
+                if proved := {name: found.model_dump() for name, found in proofs.items() if found is not None}:
+                    self.guard(self.client.log_dict, run_id, finite(proved), f"certificates-{plan.plan}.json")
                 self.guard(self.client.set_terminated, run_id, "FAILED" if trouble else "FINISHED")
         trained = {m.model: model_state(self.home, m.model).status == "ok" for m in plan.models}
         judged = {pair.result.model for board in boards for pair in board.pairs}
@@ -261,10 +282,12 @@ class Tracker(Connection):
         no_rank: Sequence[str],
         suite: str,
         grades: Mapping[str, Trust | None],
+        more: Mapping[str, str],
     ) -> None:
         known = self.client.get_run(run_id).data.metrics
         self.client.log_dict(run_id, attack_table(rows, values), "attacks.json")
         tags = {"no_rank": "; ".join(no_rank), "mlflow.loggedArtifacts": '[{"path": "attacks.json", "type": "table"}]'}
+        tags |= more
         for norm, grade in grades.items():
             if grade is not None:
                 tags[f"trust.{suite}.{norm}"] = "; ".join((grade.grade, *grade.reasons))

@@ -9,6 +9,8 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
+from harness.leaderboard import bands_of, contradictions
+from harness.metrics.certificates import Band
 from harness.metrics.pairs import FLAGS, Board, Bools, Pair, WorstCase, by_model, limit, nearest, rows_of, worst_case
 from harness.schema.models import KnownModel
 from harness.trust.grade import Trust, trust
@@ -167,6 +169,10 @@ class SuiteResults:
                 self._worst[key, norm, eps] = worst_case(pairs, norm, eps)
         return [self._worst[key, norm, eps] for key in entry.models]
 
+    def bands(self, entry: Entry, norm: str, eps: float) -> list[Band]:
+        """What certificates prove of an entry, one per seed that they were asked for."""
+        return bands_of(self.board, entry.models, norm, eps)
+
     def nearest(self, entry: Entry, norm: str) -> list[pd.DataFrame]:
         """Per seed of an entry :func:`harness.metrics.pairs.nearest`, in ascending order of the images."""
         for key, pairs in entry.models.items():
@@ -213,6 +219,7 @@ class SuiteResults:
         failed += [
             found.grade == "D" for key in entry.models for norm in self.norms if (found := self.trust(key, norm))
         ]
+        failed += [bool(contradictions(board, key)) for key in entry.models]
         return any(board.unasked.get(key) for key in keys) and not any(failed)
 
 

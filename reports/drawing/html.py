@@ -49,7 +49,9 @@ def environment() -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    words = "spread interval points_interval p_text rank_text budget_text threat_text plural GRADE_MEANS ANSWERS"
+    words = (
+        "band_text spread interval points_interval p_text rank_text budget_text threat_text plural GRADE_MEANS ANSWERS"
+    )
     env.globals |= {name: getattr(text, name) for name in words.split()}
     env.globals |= {"sparkline": sparkline, "PALETTE": PALETTE, "MISSING": text.MISSING}
     env.filters |= {name: getattr(text, name) for name in ("percent", "points", "number", "integer", "both")}

@@ -57,6 +57,11 @@ def interval(low: Any, high: Any) -> str:
     return f"[{percent(low)}, {percent(high)}]" if is_number(low) and is_number(high) else MISSING
 
 
+def band_text(certified: Any, attacked: Any) -> str:
+    """Two fractions as a band in percent, proved from below and attacked from above: ``41.0 ... 57.0``."""
+    return f"{percent(certified)} ... {percent(attacked)}" if is_number(certified) and is_number(attacked) else MISSING
+
+
 def number(value: Any, digits: int = 3) -> str:
     """A quantity with so many significant digits, thousands grouped: ``0.0314``, ``1,240``."""
     if not is_number(value):

@@ -13,6 +13,7 @@ from ..drawing.markdown import escape as md
 from ..drawing.text import (
     GRADE_MEANS,
     MISSING,
+    band_text,
     integer,
     interval,
     is_number,
@@ -34,7 +35,8 @@ def render(sections: Sequence[Section], title: str, command: str) -> str:
         "Intervals are Wilson's at 95 % over the images; \u00b1 is the standard deviation over training seeds.",
         f"{MISSING} means that there is no number. A model with a missing, crashed or invalid pair, with trust D or",
         "under some of the suite's attacks only has no rank, and its worst case is an upper bound (\u2264). Models",
-        "whose worst cases cannot be told apart from the best of a group share its rank (1=).",
+        "whose worst cases cannot be told apart from the best of a group share its rank (1=). A band `certified ...",
+        "attacked` says what is proved to stand and what no attack broke, of the same images.",
         "",
         "Trust says how far the evaluation can be believed: "
         + "; ".join(f"**{grade}** {means}" for grade, means in GRADE_MEANS.items())
@@ -93,15 +95,31 @@ def _ranking(n: int, rows: Sequence[dict[str, Any]] | Sequence[Any]) -> Iterator
     if n:
         yield from (f"n = {integer(n)} images", "")
     head = ("rank", "defense", "architecture", "clean", "worst case", "trust", "95 % interval", "seeds")
-    yield from table((*head, "strongest attack"), (_ranking_row(row) for row in rows), "rllrrlrrl")
+    proved = [row.get("certified_n") or row.get("certificate") for row in rows]
+    bands = [[_band(row, n)] if any(proved) else [] for row in rows]
+    last = ("strongest attack", "certified ... attacked")[: 1 + any(proved)]
+    lines = ([*_ranking_row(row), *band] for row, band in zip(rows, bands, strict=True))
+    yield from table((*head, *last), lines, "rllrrlrrlr"[: len(head) + len(last)])
     notes = [f"- {md(row['entry'].name)} has no rank: {md(row['note'])}" for row in rows if row["note"]]
     notes += [
         f"- {md(row['entry'].name)} has trust {row['trust']}: {md(row['trust_reasons'])}"
         for row in rows
         if row["trust"] in ("B", "C", "D")
     ]
+    notes += [
+        f"- {md(row['entry'].name)}, certificate: {md(row['certificate'])}"
+        for row in rows
+        if row.get("certificate") and row["certificate"] not in row["note"]
+    ]
     if notes:
         yield from (*notes, "")
+
+
+def _band(row: Any, n: int) -> str:
+    """The band of a row, and on how many images."""
+    shown = band_text(row.get("certified"), row.get("certified_attacked"))
+    there = row.get("certified_n") or 0
+    return f"{shown} (first {integer(there)})" if shown != MISSING and there < n else shown
 
 
 def _ranking_row(row: Any) -> list[str]:

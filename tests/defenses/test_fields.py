@@ -33,6 +33,7 @@ OTHERWISE: dict[str, dict[str, Any]] = {
     "stage": {"stage": "hidden2"},
     "where": {"where": "all", "sigma": 0.2},
     "generator_lr": {"generator_lr": 0.1, "k": 2},
+    "ramp": {"ramp": 0.9},
 }
 """A value that differs, and what it needs beside it."""
 

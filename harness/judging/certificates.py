@@ -1,0 +1,187 @@
+"""What can be proved of a model's images: its own certificate, or bounds of the network, within a limit of cost."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from typing import Any, Final, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from .. import determinism, identity
+from ..certify import Certificate, Network, prepare
+from ..certify.trace import Uncovered
+from ..errors import describe
+from ..planning.specs import Certification
+from ..schema.certificates import CertificateFacts, CertifiedLevel
+from ..threat import Threat
+from ..victims.victim import Victim
+
+_UNITS: Final = frozenset(
+    {"relu", "relu_", "sigmoid", "tanh", "max_pool2d_with_indices", "amax", "maximum", "gelu", "silu", "hardtanh"}
+)
+"""Operations whose every output needs a linear bound of its own."""
+
+
+@runtime_checkable
+class Certifying(Protocol):
+    """A model of ours with a certificate of its own, which holds for an image with probability 1 - alpha at least.
+
+    It is a statement about the model's expectation, while the referee sees finitely many draws: an image may be broken
+    and its certificate hold.
+
+    Attributes:
+        alpha: See above.
+        certificate_passes: Passes of an image that its certificates take.
+    """
+
+    alpha: float
+    certificate_passes: int
+
+    def certificates(self, x: Tensor, y: Tensor, threats: Sequence[Threat]) -> list[Certificate]:
+        """What it proves of images (N, C, H, W) with labels (N,), threat by threat; random numbers are torch's."""
+        ...
+
+
+def prove(
+    asked: Sequence[Certification],
+    shard: int,
+    model: nn.Module,
+    index: Tensor,
+    x: Tensor,
+    y: Tensor,
+    *,
+    classes: int,
+    device: torch.device | str = "cpu",
+) -> list[CertificateFacts]:
+    """Certify one shard of images of a model, in every norm and at every eps of some declarations.
+
+    Only images that the model gets right are asked about, and of those that are not certified at one eps nothing is
+    asked at a larger one, whose ball holds the smaller. What goes wrong in bounding certifies nothing, and is said.
+
+    Args:
+        asked: The declarations, of one model and number of images; it is taken apart once for all of them.
+        shard: Which of their shards.
+        model: The model as it is judged.
+        index: Positions of the shard's images in the test set, int64 (N,).
+        x: They, float32 (N, C, H, W) in [0, 1].
+        y: Their labels, int64 (N,).
+        classes: Number of classes.
+        device: Where to run.
+
+    Raises:
+        VictimError: The model cannot be judged.
+    """
+    defense = asked[0].model.defense
+    victim = Victim(model, classes=classes, device=device, votes=defense.remedy.calls)
+    model = victim.model  # a copy in eval mode: the caller's stays as it is
+    # what is made elsewhere is not believed when it speaks of itself
+    own = model if isinstance(model, Certifying) and defense.trainable else None
+    x, y = x.to(device), y.to(device)
+    price, uncovered, network = 1, "", None
+    start = time.perf_counter()
+    try:
+        if own is not None:
+            price = own.certificate_passes
+        elif defense.remedy.stochastic:
+            raise Uncovered("it draws at random")
+        else:
+            price = cost(model, x[:1])
+            if any(one.affordable(price) > one.shard_slice(shard).start for one in asked):
+                network = prepare(model, x)
+    except Uncovered as error:
+        uncovered = str(error)
+    except Exception as error:  # a missing bound is no fault of the model, and no result is lost for it
+        uncovered = describe(error)
+    taken = (time.perf_counter() - start) / len(asked)
+    found = []
+    for one in asked:
+        start = time.perf_counter()
+        kept = max(min(len(x), one.affordable(price) - one.shard_slice(shard).start), 0)
+        threats = [Threat(one.norm, eps) for eps in one.grid]
+        proofs, why = [_nothing(kept) for _ in threats], uncovered
+        if kept and not uncovered:
+            right = victim.predict(x[:kept]) == y[:kept]
+            if network is not None:
+                proofs, why = _bounds(network, x[:kept], y[:kept], right, threats)
+            elif own is not None:
+                with determinism.isolated(identity.derive_seed(one.seed, shard), device):
+                    each = own.certificates(x[:kept], y[:kept], threats)
+                proofs = [Certificate(proof.certified & right.cpu(), proof.margins) for proof in each]
+        levels = tuple(
+            CertifiedLevel(eps=eps, certified=tuple(proof.certified.tolist()), margins=tuple(proof.margins.tolist()))
+            for eps, proof in zip(one.grid, proofs, strict=True)
+        )
+        found.append(
+            CertificateFacts(
+                norm=one.norm,
+                n=one.n,
+                index=tuple(index[:kept].tolist()),
+                levels=levels,
+                uncovered=why,
+                alpha=None if own is None else own.alpha,
+                cost=price,
+                seconds=taken + time.perf_counter() - start,
+            )
+        )
+    return found
+
+
+def _nothing(images: int) -> Certificate:
+    return Certificate(torch.zeros(images, dtype=torch.bool), torch.full((images,), torch.nan, dtype=torch.float64))
+
+
+def _bounds(
+    network: Network, x: Tensor, y: Tensor, right: Tensor, threats: Sequence[Threat]
+) -> tuple[list[Certificate], str]:
+    """Bounds at ascending eps of the images that are right, and why there are none."""
+    found = [_nothing(len(x)) for _ in threats]
+    rows = right.nonzero().squeeze(1)
+    for threat, one in zip(threats, found, strict=True):
+        if not len(rows):
+            break
+        try:
+            proved = network.bounds(x[rows], y[rows], threat)
+        except Exception as error:
+            return [_nothing(len(x)) for _ in threats], describe(error)
+        if proved.uncovered:
+            return [_nothing(len(x)) for _ in threats], proved.uncovered
+        one.certified[rows.cpu()] = proved.certified.cpu()
+        one.margins[rows.cpu()] = proved.margins.cpu().double()
+        rows = one.certified.nonzero().squeeze(1).to(rows.device)
+    return found, ""
+
+
+class _Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts floating-point operations, and those of every linear bound on the way down from where it is needed."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.flops = 0
+        self.rows = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        operation = func._overloadpacket
+        if operation in flop_registry:
+            self.flops += flop_registry[operation](*args, **(kwargs or {}), out_val=out)
+        elif operation.__name__ in _UNITS:
+            first = out[0] if isinstance(out, tuple) else out
+            self.rows += first.numel() * self.flops
+        return out
+
+
+@torch.no_grad()
+def cost(model: nn.Module, x: Tensor) -> int:
+    """Passes of an image that a certificate at one eps costs, from one image (1, C, H, W); no image is certified.
+
+    Linear bounds of every unit that one is needed of, each as much as two passes from there back to the image and on
+    again (so measured on LeNet in L-infinity; in L2 it is twice that).
+    """
+    with _Meter() as meter:
+        model(x)
+    return 1 + math.ceil(4 * meter.rows / meter.flops) if meter.flops else 1

@@ -1,0 +1,120 @@
+"""Randomised smoothing of a linear classifier, of which everything is known exactly."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from scipy.stats import binomtest, norm
+from torch import Tensor, nn
+
+from defenses import randomized_smoothing
+from defenses.randomized_smoothing import ALPHA, ESTIMATION, SELECTION, RandomizedSmoothing, Smoothed
+from harness.datasets.registry import DATASETS, Dataset
+from harness.determinism import seed_everything
+from harness.errors import UserError
+from harness.judging.certificates import Certifying
+from harness.judging.proposal import Bench
+from harness.threat import Threat
+
+SIGMA = 0.25
+
+
+class Halves(nn.Module):
+    """Two classes on either side of a plane at distance ``x[0] - 0.5`` along the first of four pixels."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = x.flatten(1)[:, 0]
+        return torch.stack([first - 0.5, 0.5 - first], 1)
+
+
+def images(*distances: float) -> Tensor:
+    x = torch.full((len(distances), 1, 2, 2), 0.5)
+    x[:, 0, 0, 0] = 0.5 + torch.tensor(distances)
+    return x
+
+
+def smoothed(monkeypatch: pytest.MonkeyPatch, draws: int = 2000) -> Smoothed:
+    monkeypatch.setattr(randomized_smoothing, "ESTIMATION", draws)
+    seed_everything(0)
+    return Smoothed(Halves(), SIGMA)
+
+
+def test_a_radius_never_exceeds_the_true_one_and_comes_near(monkeypatch: pytest.MonkeyPatch) -> None:
+    # under noise the classifier stays linear, so that its true radius is the distance to the plane
+    distance = torch.tensor([0.05, 0.1, 0.2, 0.3, -0.1, -0.2])
+    labels = (distance < 0).long()
+    radii = smoothed(monkeypatch).radii(images(*distance.tolist()), labels)
+    assert radii.dtype == torch.float64
+    assert (radii <= distance.abs()).all()
+    assert (radii > distance.abs() - 0.05).all()
+
+
+def test_the_bound_is_clopper_and_pearsons(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = smoothed(monkeypatch, 500)
+    counts = torch.tensor([[450, 50], [500, 0], [260, 240], [40, 460]])
+    guesses = torch.tensor([[100, 0], [100, 0], [100, 0], [0, 100]])
+    monkeypatch.setattr(model, "ballots", lambda x, draws: guesses if draws == SELECTION else counts)
+    radii = model.radii(torch.zeros(4, 1, 2, 2), torch.tensor([0, 0, 0, 1])).tolist()
+    for radius, count in zip(radii, (450, 500, 260, 460), strict=True):
+        low = binomtest(count, 500).proportion_ci(1 - 2 * ALPHA, method="exact").low  # its one-sided end
+        assert radius == pytest.approx(SIGMA * norm.ppf(low) if low > 0.5 else -math.inf)
+    assert radii[1] == pytest.approx(SIGMA * norm.ppf(ALPHA ** (1 / 500)))
+    assert radii[2] == -math.inf  # 260 of 500 prove nothing: it abstains
+
+
+def test_another_class_than_the_true_one_has_no_radius(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert smoothed(monkeypatch).radii(images(0.3), torch.tensor([1])).tolist() == [-math.inf]
+
+
+def test_a_certificate_takes_the_norm_and_the_referees_tolerance_into_account(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = smoothed(monkeypatch)
+    monkeypatch.setattr(model, "radii", lambda x, y: torch.tensor([0.4, 0.2, 0.39999], dtype=torch.float64))
+    threats = [Threat("l2", 0.4), Threat("l2", 0.2), Threat("linf", 0.1), Threat("linf", 0.19), Threat("l1", 0.3)]
+    found = model.certificates(torch.zeros(3, 1, 2, 2), torch.zeros(3, dtype=torch.int64), threats)
+    assert [one.certified.tolist() for one in found] == [
+        [False, False, False],  # the referee grants a little more than eps
+        [True, False, True],
+        [True, False, True],  # four pixels: a radius of 0.2 in L2
+        [True, False, True],
+        [True, False, True],
+    ]
+    assert found[2].margins[0] == pytest.approx(0.2, abs=1e-4)
+
+
+def test_every_draw_is_one_ballot_whatever_the_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(randomized_smoothing, "ROWS", 7)
+    ballots = smoothed(monkeypatch).ballots(images(1.5, -1.5, 0.0), 50)
+    assert ballots.sum(1).tolist() == [50, 50, 50]
+    assert ballots[:2].tolist() == [[50, 0], [0, 50]]
+    assert 5 < int(ballots[2, 0]) < 45
+
+
+def test_the_referee_votes_and_attacks_average() -> None:
+    remedy = RandomizedSmoothing().remedy
+    assert remedy.stochastic
+    bench = Bench.of(Smoothed(Halves(), SIGMA), 2, "cpu", remedy)
+    x = images(0.5, -0.5)
+    assert bench.referee.predict(x).tolist() == [0, 1]
+    assert bench.referee.ballots(x).sum(1).tolist() == [randomized_smoothing.VOTES] * 2
+    assert torch.equal(bench.referee.ballots(x), bench.referee.ballots(x))
+    bench.attacked(x)
+    assert bench.attacked.cost.forwards == 2 * randomized_smoothing.EOT
+
+
+def test_it_trains_under_noise_and_says_what_it_proves(digits: Dataset) -> None:
+    seed_everything(0)
+    model, _ = RandomizedSmoothing(epochs=15, lr=5e-3).fit("mlp-32", digits)
+    assert isinstance(model, Certifying)
+    assert model.certificate_passes == SELECTION + ESTIMATION
+    x, y = digits.test.x[:20], digits.test.y[:20]
+    (found,) = model.certificates(x, y, [Threat("l2", 0.1)])
+    assert found.certified.float().mean() > 0.7
+    plain = RandomizedSmoothing(epochs=0).build("mlp-32", DATASETS["digits"])
+    plain.load_state_dict(model.state_dict())  # a checkpoint holds all of it
+
+
+def test_noise_is_needed() -> None:
+    with pytest.raises(UserError, match="randomized-smoothing: sigma must be positive"):
+        RandomizedSmoothing(sigma=0.0)
