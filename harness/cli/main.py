@@ -90,15 +90,25 @@ def _engine(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 OPTIONS: dict[str, Callable[[Callable[..., Any]], Callable[..., Any]]] = {
-    "dataset": click.option("--dataset", "datasets", multiple=True, help="Data set; repeatable. Default: digits."),
-    "model": click.option("--model", "models", multiple=True, help="Architecture; repeatable. Default: by data set."),
+    "dataset": click.option(
+        "--dataset",
+        "datasets",
+        multiple=True,
+        help="Data set, or FILE.py:NAME of a function that makes one; repeatable. Default: digits.",
+    ),
+    "model": click.option(
+        "--model",
+        "models",
+        multiple=True,
+        help="Architecture, or FILE.py:NAME of a function that builds one; repeatable. Default: by data set.",
+    ),
     "defense": click.option(
         "--defense",
         "defenses",
         multiple=True,
         metavar="NAME[:key=value,...]",
-        help="Defense; repeatable. Default: the basic ones. NAME+NAME: the second built upon the first, e.g. "
-        "standard+gaussian-blur:kernel=11.",
+        help="Defense, or FILE.py:NAME of a class of your own; repeatable. Default: the basic ones. NAME+NAME: the "
+        "second built upon the first, e.g. standard+gaussian-blur:kernel=11.",
     ),
     "seeds": click.option("--seeds", default="0", show_default=True, help="Training seeds, e.g. 0,1,2 or 0-4."),
     "samples": click.option(
@@ -107,6 +117,22 @@ OPTIONS: dict[str, Callable[[Callable[..., Any]], Callable[..., Any]]] = {
     "attack": click.option(
         "--attack", "attacks", multiple=True, metavar="LABEL", help="Only these attacks; * and ? match."
     ),
+    "add-attack": click.option(
+        "--add-attack",
+        "add_attacks",
+        multiple=True,
+        metavar="ATTACK",
+        help="Add an attack to the suite: NAME[:key=value,...] of ours or of a package, FILE.py:NAME[:key=value,...], "
+        "art:CLASS[?key=value&...], or foolbox:CLASS[...]; repeatable. Its code is run.",
+    ),
+    "eps": click.option(
+        "--eps",
+        multiple=True,
+        metavar="NUMBERS",
+        help="Budgets in place of the data set's: 8/255 (of linf, or of the one --norm), linf=4/255,8/255; "
+        "repeatable. Norms that it says nothing of are left out.",
+    ),
+    "norm": click.option("--norm", "norms", multiple=True, metavar="NORM", help="Only these norms: linf, l2, l1, l0."),
     "jobs": click.option("--jobs", type=click.IntRange(min=1), help="Worker processes. Default: one per core."),
     "device": click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, ..."),
     "engine": _engine,
@@ -186,17 +212,25 @@ def cli() -> None:
 
 
 @cli.command("list")
-@click.argument("what", type=click.Choice(["datasets", "models", "defenses", "attacks", "suites", "studies"]))
+@click.argument("what", type=click.Choice(["datasets", "models", "defenses", "attacks", "suites", "studies", "checks"]))
 def list_(what: str) -> None:
-    """List data sets, models, defenses, attacks, suites or studies."""
+    """List data sets, models, defenses, attacks, suites, studies or health checks.
+
+    Ours first, then what installed packages offer, with the package.
+    """
     from . import tables
 
     console.print(getattr(tables, what)())
+    if what != "studies" and (more := tables.offers(what)) is not None:
+        console.print("", more)
+    if what not in ("studies", "checks"):
+        console.print(f"your own: FILE.py:NAME ({tables.OWN[what]})", style="dim", markup=False)
 
 
 @cli.command()
 @click.argument("suite")
-@_options("dataset", "model", "defense", "seeds", "samples", "attack", "cascade", "home", "data", "download")
+@_options("dataset", "model", "defense", "seeds", "samples", "attack", "add-attack", "eps", "norm", "cascade", "home")
+@_options("data", "download")
 @_options("device", "part", "no-surrogate", "victim", "mean", "std", "remedy", "stand-in", "batch", "tracking")
 @click.option("--profile", help="Where SUITE is a study, of which: smoke, cpu (default), night or full.")
 @click.pass_context
@@ -235,7 +269,8 @@ def train(**options: Any) -> None:
 
 @cli.command("run")
 @click.argument("suite")
-@_options("dataset", "model", "defense", "seeds", "samples", "attack", "cascade", "jobs", "device", "home", "data")
+@_options("dataset", "model", "defense", "seeds", "samples", "attack", "add-attack", "eps", "norm", "cascade", "jobs")
+@_options("device", "home", "data")
 @_options(
     "engine",
     "budget",

@@ -10,7 +10,7 @@ from ..errors import UserError
 from .console import console
 
 if TYPE_CHECKING:
-    from ..datasets.registry import DataSource
+    from ..execution.jobs import Source
     from ..execution.ray.engine import Cluster
     from ..planning.plan import Plan
     from ..trust.admission import AdmittedModel
@@ -35,43 +35,55 @@ def make_plan(
     part: str | None = None,
     thorough: bool = True,
     no_surrogate: bool = False,
+    add_attacks: Sequence[str] = (),
+    eps: Sequence[str] = (),
+    norms: Sequence[str] = (),
     **guests: Any,
-) -> tuple[Plan, dict[str, DataSource], list[AdmittedModel]]:
+) -> tuple[Plan, dict[str, Source], list[AdmittedModel]]:
     """The plan of a command line, where its data sets come from, and the models that the user brings.
 
     Not ``thorough``, it asks of a user's model no more than its declaration needs.
     """
-    from defenses import defenses as defense_classes
+    from defenses import known as known_defenses
     from suites import suite as find_suite
 
-    from ..datasets.registry import DataSource
     from ..planning.partition import parse_part, take_part
     from ..planning.plan import plan, specs
     from ..planning.suite import Suite
+    from ..user_code.plugin_data import source as find_source
+    from ..user_code.plugins import architecture
+    from .battery import battery as find_battery
     from .parsing import parse_chain, parse_seeds
 
     share = parse_part(part) if part is not None else None
-    battery = find_suite(suite) if suite is not None else Suite(name="train", summary="", attacks={}, budgets={})
-    sources = {}
+    if suite is not None:
+        asked = find_battery(suite, find_suite(suite), added=add_attacks, eps=eps, norms=norms)
+        battery, words = asked.suite, asked.words
+        for note in asked.notes:
+            console.print(note, style="yellow", markup=False, soft_wrap=True)
+    else:
+        battery, words = Suite(name="train", summary="", attacks={}, budgets={}), ()
+    sources: dict[str, Source] = {}
     for name in datasets or ("digits",):
-        source = DataSource(name, root=data_root, download=download)
+        source = find_source(name, root=data_root, download=download)
         sources[source.info().name] = source
     infos = {name: source.info() for name, source in sources.items()}
     brought = _guests(list(sources.values()), thorough=thorough, **guests)
     # who brings a model asks for the others by name
     chosen = defenses or (() if brought and not models else DEFAULT_DEFENSES)
-    trainers = [parse_chain(text, defense_classes()) for text in chosen]
+    trainers = [parse_chain(text, known_defenses()) for text in chosen]
+    networks = [architecture(text) for text in models]
     wanted = [guest.spec for guest in brought]
     for info in infos.values():
-        wanted += specs([info], models or (default_model(info.shape),), trainers, parse_seeds(seeds))
+        wanted += specs([info], networks or (default_model(info.shape),), trainers, parse_seeds(seeds))
     arguments = {info: source.name for info, source in sources.items() if source.name != info}
-    chosen_pairs: dict[str, Any] = {"samples": samples, "only": attacks, "cascade": cascade}
+    chosen_pairs: dict[str, Any] = {"samples": samples, "only": attacks, "cascade": cascade, "words": words}
     made = plan(battery, wanted, infos, **chosen_pairs, arguments=arguments, transfers=not no_surrogate)
     return take_part(made, *share) if share is not None else made, sources, brought
 
 
 def _guests(
-    sources: Sequence[DataSource],
+    sources: Sequence[Source],
     *,
     victims: Sequence[str],
     mean: str | None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import Field
 
@@ -50,6 +50,10 @@ class BatteryPair(Record):
         """Name of the first thing that another record of the same pair says otherwise; "" if none."""
         declared = ("cell", "model", "dataset", "n", "attack", "norm", "eps", "source")
         return next((name for name in declared if getattr(self, name) != getattr(other, name)), "")
+
+
+UNLISTED: Final = "unlisted "
+"""How the toolkit of an attack begins that our tables do not list: its adversarials count, its presence does not."""
 
 
 def _family(pair: dict[str, Any]) -> str:

@@ -63,7 +63,7 @@ def model_metrics(
     values: dict[str, float] = {"score/clean": pairs[0].summary["clean_accuracy"]}
     for row in rows.to_dict("records"):
         source = f" from {row['source']}" if row["source"] else ""
-        values[_metric_name(f"acc/{row['attack']}{source} {row['norm']} {row['eps']:g}")] = row["robust_accuracy"]
+        values[mlflow_name(f"acc/{row['attack']}{source} {row['norm']} {row['eps']:g}")] = row["robust_accuracy"]
     if whole:
         scores = []
         for norm, grid in budgets.items():
@@ -106,7 +106,7 @@ def ui_links(server: str, experiment: str) -> dict[str, str]:
     return {"charts": f"{base}&compareRunsMode=CHART", "table": f"{base}&compareRunsMode=ARTIFACT"}
 
 
-def _metric_name(text: str) -> str:
+def mlflow_name(text: str) -> str:
     """A name MLflow takes: letters, digits and ``_ - . : / space``."""
     plain = text.replace("=", ":").replace("(", " ").replace(")", "").replace(",", "")
     return re.sub(r"[^\w\-. :/]", "_", plain)[:240]

@@ -23,7 +23,7 @@ from ..schema.models import ModelEntry, ModelName
 from ..schema.plans import Marker, PlanRecord
 from ..trust.grade import Trust, trust
 from .connection import Connection, Unreachable
-from .payloads import EPS_STEPS, attack_table, curve_points, model_metrics, pair_metrics, reproduce_note
+from .payloads import EPS_STEPS, attack_table, curve_points, mlflow_name, model_metrics, pair_metrics, reproduce_note
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -267,7 +267,7 @@ class Tracker(Connection):
         tags = {"no_rank": "; ".join(no_rank), "mlflow.loggedArtifacts": '[{"path": "attacks.json", "type": "table"}]'}
         for norm, grade in grades.items():
             if grade is not None:
-                tags[f"trust.{suite}.{norm}"] = "; ".join((grade.grade, *grade.reasons))
+                tags[mlflow_name(f"trust.{suite}.{norm}")] = "; ".join((grade.grade, *grade.reasons))
         self.log(run_id, metrics=((name, v, 0) for name, v in values.items() if known.get(name) != v), tags=tags)
 
     def rebuild(self, spoiled: Spoiled | None = None) -> int:
