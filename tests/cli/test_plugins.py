@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import re
 import shlex
 import shutil
@@ -15,8 +16,13 @@ from pathlib import Path
 
 import pytest
 
+import gauntlet
+from harness.datasets.registry import DATASETS
+from harness.planning.specs import ModelSpec
+from harness.records.plans import defense_argument
 from harness.trust import grade
 from harness.user_code import plugins
+from suites import suite as find_suite
 from tests.helpers.commands import call, complaint
 
 ROOT = Path(__file__).parents[2]
@@ -122,6 +128,17 @@ def test_lists_say_what_a_package_offers() -> None:
         result = call("list", what)
         assert result.exit_code == 0, result.output
         assert re.search(rf"^{name} .*gauntlet-example 1.0$", result.output.rstrip(), re.MULTILINE), result.output
+
+
+@pytest.mark.usefixtures("_installed")
+def test_a_class_that_two_names_lead_to_is_known_by_its_own() -> None:
+    attack = find_suite("example").attacks["linf"][0]
+    plugin = plugins.origin_of(type(attack))
+    assert plugin is not None
+    assert plugin.text == "corner"
+    assert pickle.loads(pickle.dumps(attack)) == attack
+    spec = ModelSpec(dataset="digits", architecture="mlp-8", defense=gauntlet.defense("label-smoothing")(amount=0.2))
+    assert defense_argument(spec, DATASETS["digits"]) == "label-smoothing:epochs=None,amount=0.2"
 
 
 @pytest.mark.usefixtures("_installed")

@@ -73,9 +73,7 @@ def test_what_is_declared_is_copied_and_pickled(mine: str) -> None:
 
 def test_another_process_loads_the_source_anew(mine: str) -> None:
     made = gauntlet.defense(mine)(weight=0.25)
-    script = (
-        "import pickle, sys; made = pickle.load(sys.stdin.buffer); print(made.name, made.weight, made.also['source'])"
-    )
+    script = "import pickle, sys; x = pickle.load(sys.stdin.buffer); print(x.name, x.weight, x.also['source'])"
     done = subprocess.run([sys.executable, "-c", script], input=pickle.dumps(made), capture_output=True, check=True)
     assert done.stdout.decode().split() == ["gentle-training", "0.25", type(made).also["source"]]
 
