@@ -11,8 +11,9 @@ from typing import Any, get_type_hints
 from ..attacks.base import Attack
 from ..attacks.toolkits.unlisted import UnlistedArt, UnlistedFoolbox, toolkit_attack
 from ..errors import UserError, unknown
-from ..options import convert, eps_text, literal, number, pairs
+from ..options import convert, literal, number, pairs
 from ..planning.suite import Suite
+from ..schema.eps import eps_text
 from ..threat import NORMS, Norm
 from ..user_code.plugins import Known, absolute, split
 from .parsing import declared

@@ -14,10 +14,11 @@ from rich.markup import escape
 
 from ..environment import cores
 from ..errors import UserError
+from ..options import number
 from ..redaction import without_password
 from .commands import run_suite
 from .console import Spoils, complaints, console, waiting, write_report
-from .planning import check_device, foresee, make_plan
+from .planning import check_device, foresee, make_plan, resolve_device
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells have it."""
@@ -63,6 +64,8 @@ def _engine(function: Callable[..., Any]) -> Callable[..., Any]:
     def call(*, ray_address: str | None, cpus_per_task: float, gpus_per_task: float | None, **options: Any) -> Any:
         from .parsing import parse_engine
 
+        how: dict[str, Any] = {"ray": options["engine"] == "ray", "gpus": gpus_per_task}
+        options["device"] = resolve_device(options["device"], **how)
         options["engine"] = parse_engine(
             options["engine"],
             address=ray_address,
@@ -74,8 +77,10 @@ def _engine(function: Callable[..., Any]) -> Callable[..., Any]:
         return function(**options)
 
     for option in (
-        click.option("--gpus-per-task", type=float, help="With Ray: 0.25, 1, ... Default: 1 with --device cuda."),
-        click.option("--cpus-per-task", type=float, default=1, show_default=True, help="With Ray: may be a fraction."),
+        click.option("--gpus-per-task", type=number, help="With Ray: 0.25, 1, ... Default: 1 with --device cuda."),
+        click.option(
+            "--cpus-per-task", type=number, default="1", show_default=True, help="With Ray: may be a fraction."
+        ),
         click.option("--ray-address", metavar="HOST:PORT", help="A running cluster, or auto. Default: start one here."),
         click.option(
             "--engine",
@@ -134,7 +139,12 @@ OPTIONS: dict[str, Callable[[Callable[..., Any]], Callable[..., Any]]] = {
     ),
     "norm": click.option("--norm", "norms", multiple=True, metavar="NORM", help="Only these norms: linf, l2, l1, l0."),
     "jobs": click.option("--jobs", type=click.IntRange(min=1), help="Worker processes. Default: one per core."),
-    "device": click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, ..."),
+    "device": click.option(
+        "--device",
+        default="auto",
+        show_default=True,
+        help="cpu, cuda, cuda:1, ... or auto: CUDA where there is one, else MPS, else the CPU.",
+    ),
     "engine": _engine,
     "home": click.option(
         "--home",
@@ -158,6 +168,13 @@ OPTIONS: dict[str, Callable[[Callable[..., Any]], Callable[..., Any]]] = {
         metavar="MODEL",
         help="A model of your own: FILE.py:FACTORY[?key=value&...], FILE.pt2, models:/NAME/VERSION or runs:/ID/PATH; "
         "repeatable. Its code is run.",
+    ),
+    "name": click.option(
+        "--name",
+        "names",
+        multiple=True,
+        metavar="NAME",
+        help="What to call a --victim in tables and pages, one for each in their order. Default: its file's name.",
     ),
     "mean": click.option("--mean", metavar="NUMBERS", help="Per channel, subtracted before a --victim sees an image."),
     "std": click.option("--std", metavar="NUMBERS", help="Per channel, divided by after the mean."),
@@ -231,7 +248,7 @@ def list_(what: str) -> None:
 @click.argument("suite")
 @_options("dataset", "model", "defense", "seeds", "samples", "attack", "add-attack", "eps", "norm", "cascade", "home")
 @_options("data", "download")
-@_options("device", "part", "no-surrogate", "victim", "mean", "std", "remedy", "stand-in", "batch", "tracking")
+@_options("device", "part", "no-surrogate", "victim", "name", "mean", "std", "remedy", "stand-in", "batch", "tracking")
 @click.option("--profile", help="Where SUITE is a study, of which: smoke, cpu (default), night or full.")
 @click.pass_context
 def plan(ctx: click.Context, /, suite: str, home: Path, device: str, profile: str | None, **options: Any) -> None:
@@ -241,6 +258,7 @@ def plan(ctx: click.Context, /, suite: str, home: Path, device: str, profile: st
     """
     from suites import studies
 
+    device = resolve_device(device)
     if suite in studies():
         from .commands import reproduce_study
 
@@ -263,7 +281,7 @@ def plan(ctx: click.Context, /, suite: str, home: Path, device: str, profile: st
 def train(**options: Any) -> None:
     """Train models without attacking them."""
     options |= {"samples": None, "attacks": (), "tracking_uri": None, "cascade": False}
-    options |= {"victims": (), "mean": None, "std": None, "remedies": (), "stand_ins": (), "batch": None}
+    options |= {"victims": (), "names": (), "mean": None, "std": None, "remedies": (), "stand_ins": (), "batch": None}
     run_suite(None, **options)
 
 
@@ -278,6 +296,7 @@ def train(**options: Any) -> None:
     "part",
     "no-surrogate",
     "victim",
+    "name",
     "mean",
     "std",
     "remedy",

@@ -86,6 +86,7 @@ def _guests(
     sources: Sequence[Source],
     *,
     victims: Sequence[str],
+    names: Sequence[str],
     mean: str | None,
     std: str | None,
     remedies: Sequence[str],
@@ -97,7 +98,14 @@ def _guests(
     thorough: bool,
 ) -> list[AdmittedModel]:
     """Models that the user brings, each looked at on every data set."""
-    given = {"--mean": mean, "--std": std, "--remedy": remedies, "--stand-in": stand_ins, "--batch": batch}
+    given = {
+        "--name": names,
+        "--mean": mean,
+        "--std": std,
+        "--remedy": remedies,
+        "--stand-in": stand_ins,
+        "--batch": batch,
+    }
     if not victims:
         if alone := [name for name, value in given.items() if value]:
             raise UserError(f"{alone[0]} says something about a --victim, and none is given")
@@ -108,6 +116,7 @@ def _guests(
     from .parsing import parse_channels, parse_remedy, parse_stand_ins
 
     channels = {"mean": parse_channels(mean, "--mean"), "std": parse_channels(std, "--std")}
+    called = _called(list(dict.fromkeys(victims)), names)
     found = []
     for text in dict.fromkeys(victims):
         for source in sources:
@@ -115,6 +124,7 @@ def _guests(
             guest = admit(
                 text,
                 source.load(),
+                called=called[text],
                 **channels,
                 remedy=parse_remedy(remedies, stand_ins),
                 stand_ins=parse_stand_ins(stand_ins),
@@ -130,6 +140,18 @@ def _guests(
                 console.print(f"{text}: {UNASKED}", style="dim", markup=False, soft_wrap=True)
             found.append(guest)
     return found
+
+
+def _called(victims: Sequence[str], names: Sequence[str]) -> dict[str, str]:
+    """What each model is to be called; "" for its file's name."""
+    if names and len(names) != len(victims):
+        raise UserError(f"--name is given {len(names)} times for {len(victims)} models: once for each --victim")
+    for name in names:
+        if not name.strip() or not name.isprintable():
+            raise UserError(f"a --name is a line of text, got {name!r}")
+        if names.count(name) > 1:
+            raise UserError(f"two models are called {name!r}: give each --victim a --name of its own")
+    return dict(zip(victims, names or [""] * len(victims), strict=True))
 
 
 def admission(guest: AdmittedModel, made: Plan) -> str:
@@ -169,6 +191,32 @@ def foresee(plans: Sequence[Plan], home: Path, device: str, *, titles: bool = Fa
         for line in surrogates(plans, Home(home), found.training_of):
             console.print(line, markup=False, soft_wrap=True)
     console.print(str(found), style="dim", markup=False, soft_wrap=True)
+
+
+def resolve_device(device: str, *, ray: bool = False, gpus: float | None = None) -> str:
+    """The device that ``auto`` means: CUDA where there is one, then Apple's MPS if it can judge, then the CPU.
+
+    Distances are judged in float64. On a Ray cluster it is what tasks ask for.
+    """
+    if device != "auto":
+        return device
+    import torch
+
+    here = next((kind for kind in ("cuda", "mps") if not ray and _can_judge(kind)), "cpu")
+    found = "cuda" if ray and gpus else here
+    name = f" ({torch.cuda.get_device_name()})" if found == "cuda" and torch.cuda.is_available() else ""
+    console.print(f"device: {found}{name}", style="dim", markup=False)
+    return found
+
+
+def _can_judge(kind: str) -> bool:
+    import torch
+
+    try:
+        torch.zeros(1, device=kind, dtype=torch.float64)
+    except (RuntimeError, AssertionError, TypeError):
+        return False
+    return True
 
 
 def check_device(device: str, engine: Cluster | None = None) -> str:

@@ -20,6 +20,7 @@ from ..planning.specs import ModelSpec
 from ..records.checkpoints import card, has_model
 from ..records.home import Home
 from ..records.results import is_finished
+from ..schema.eps import eps_text
 from ..user_code import plugins
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def datasets() -> Table:
 
     table = _table("data set", "shape", "classes", "linf", "l2", "l1")
     for info in DATASETS.values():
-        grids = [" ".join(f"{eps:.4g}" for eps in info.budgets.get(norm, ())) for norm in ("linf", "l2", "l1")]
+        grids = [" ".join(eps_text(eps) for eps in info.budgets.get(norm, ())) for norm in ("linf", "l2", "l1")]
         table.add_row(info.name, "x".join(map(str, info.shape)), str(len(info.classes)), *grids)
     for form in USER_SETS:
         table.add_row(form, "", "", "", "", "")
@@ -273,7 +274,7 @@ def moved_table(moved: DataFrame, most: int = 50) -> Table:
         table.add_row(
             escape(model),
             escape(row["attack"] + about),
-            f"{row['norm']} {row['eps']:g}",
+            f"{row['norm']} {eps_text(row['eps'])}",
             *sides,
             f"{row['difference']:+.1%}" if known else "",
             f"{row['low']:+.1%} to {row['high']:+.1%}" if known else "",

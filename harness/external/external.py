@@ -39,6 +39,7 @@ class External(Defense):
         program: :func:`program` of it; "" where nobody saw the code.
         mean: Subtracted from the images, one value or one a channel; ``()``: nothing is put in front.
         reference: Where it is loaded from. No part of its identity.
+        called: What its owner calls it; "" leaves it to its file's name. No part of its identity.
 
     Raises:
         UserError: A mean without a std, a std that is not positive.
@@ -57,6 +58,7 @@ class External(Defense):
     remedy: Remedy = _NONE
     interface: Interface = dataclasses.field(default=Interface(), metadata={"identity": "set"})
     reference: ModelReference | None = dataclasses.field(default=None, compare=False, metadata={"identity": False})
+    called: str = dataclasses.field(default="", compare=False, metadata={"identity": False})
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -67,12 +69,15 @@ class External(Defense):
         return dataclasses.replace(self, program="", interface=Interface())
 
     def label(self, info: DatasetInfo) -> str:
-        """Name for people: no two models share it."""
+        """Name for people: what its owner calls it, or else one that no two models share."""
+        if self.called:
+            return self.called
         parts = ["-".join(part[:8] for part in (self.weights, self.program) if part)]
         parts += [f"mean={listed(self.mean)}, std={listed(self.std)}"] if self.mean else []
         parts += [str(self.remedy)] if self.remedy else []
         parts += [f"batch={self.interface.batch}"] if self.interface.batch else []
-        return f"{self.name}({', '.join(filter(None, parts))})"
+        file = self.reference.file if self.reference is not None else self.name
+        return f"{file}({', '.join(filter(None, parts))})"
 
     def build(self, *arguments: Any, **named: Any) -> NoReturn:
         """There is nothing to build it from: :func:`restore` loads it."""
@@ -148,7 +153,7 @@ def describe_model(
 def words(declared: External) -> list[str]:
     """What to type for a model: its reference, and the options that say how it is to be seen."""
     assert declared.reference is not None
-    found = [declared.reference.text]
+    found = [declared.reference.text, *(["--name", declared.called] if declared.called else [])]
     for name in ("mean", "std"):
         if values := getattr(declared, name):
             found += [f"--{name}", listed(values)]

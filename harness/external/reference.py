@@ -68,6 +68,11 @@ class ModelReference:
             case "mlflow":
                 return self.place.partition(":/")[2]
 
+    @property
+    def file(self) -> str:
+        """Name of the file, or in MLflow, without folders and endings."""
+        return Path(self.place).stem if self.kind != "mlflow" else self.name
+
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
         plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))

@@ -7,6 +7,7 @@ from typing import Any, Final, Literal
 from pydantic import Field
 
 from .base import Cost, Document, Json, Number, Origin, Provenance, Record
+from .eps import eps_text
 from .models import Agreement, ModelName
 
 Norm = Literal["l0", "l1", "l2", "linf", "rms"]
@@ -39,7 +40,7 @@ class BatteryPair(Record):
     @property
     def threat(self) -> str:
         """Norm and, for a budget attack, eps."""
-        return self.norm if self.eps is None else f"{self.norm} {self.eps:g}"
+        return self.norm if self.eps is None else f"{self.norm} {eps_text(self.eps)}"
 
     @property
     def pair_name(self) -> str:

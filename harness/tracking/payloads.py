@@ -11,6 +11,7 @@ from urllib.parse import quote
 from ..metrics.pairs import Board, Pair, nearest, pair_rows, worst_case
 from ..metrics.pairs import curve as accuracy_curve
 from ..schema.base import Cost
+from ..schema.eps import eps_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -88,7 +89,7 @@ def attack_table(rows: pd.DataFrame, values: Mapping[str, float]) -> dict[str, A
     data = [row + [""] * 5 for row in worst]
     for row in rows.to_dict("records"):
         share = f"{row['robust_accuracy']:.1%}" if math.isfinite(row["robust_accuracy"]) else row["status"]
-        where = f"{row['norm']} {row['eps']:g}"
+        where = f"{row['norm']} {eps_text(row['eps'])}"
         data.append([f"{where}: {row['attack']}", share, row["toolkit"], row["status"], row["n"], row["invalid"]])
         data[-1].append(round(row["seconds"], 3))
     columns = ["attack", "robust accuracy", "toolkit", "status", "images", "invalid", "seconds"]

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..metrics.pairs import Board, Bools, Floats, Pair, limit, reach, reference
+from ..schema.eps import eps_text
 from ..schema.pairs import UNLISTED
 from ..schema.probes import ProbeFacts
 
@@ -190,7 +191,7 @@ def percent(share: float) -> str:
 
 def threat_text(norm: str, eps: float) -> str:
     """Norm and eps as text."""
-    return f"{norm} {eps:.4g}"
+    return f"{norm} {eps_text(eps)}"
 
 
 def listed(names: Iterable[str], most: int = 3) -> str:

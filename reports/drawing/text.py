@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from harness import options
+from harness.schema import eps as spelling
 from harness.trust.grade import Grade, Status
 
 MISSING: Final = "\u2014"
@@ -91,7 +91,7 @@ def eps_text(eps: float | None, levels: int = 255) -> str:
         eps: Radius in pixel units of [0, 1], or None for an attack without a budget.
         levels: Images hold k/levels.
     """
-    return options.eps_text(eps, levels) if eps is not None and is_number(eps) else MISSING
+    return spelling.eps_text(eps, levels) if eps is not None and is_number(eps) else MISSING
 
 
 def unbounded(norm: str, eps: float | None) -> bool:
