@@ -1,7 +1,7 @@
 """Models trained elsewhere: loading, identity by weights and code, normalisation.
 
-Trust: loading a ``.py`` file runs it, and so may loading a model of MLflow or a ``.pt2`` file, which can hold pickles.
-Load only what you would run.
+Trust: loading a ``.py`` file runs it, and so may loading a model of MLflow, which is a pickle. Load only what you would
+run. A ``.pt2`` file is read as data (:mod:`harness.external.archive`).
 """
 
 from __future__ import annotations
