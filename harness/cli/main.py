@@ -166,8 +166,9 @@ OPTIONS: dict[str, Callable[[Callable[..., Any]], Callable[..., Any]]] = {
         "victims",
         multiple=True,
         metavar="MODEL",
-        help="A model of your own: FILE.py:FACTORY[?key=value&...], FILE.pt2, models:/NAME/VERSION or runs:/ID/PATH; "
-        "repeatable. Its code is run.",
+        help="A trained model: FILE.py:FACTORY[?key=value&...&state_dict=FILE], FILE.pt2, timm:NAME, hf:NAME, "
+        "torchvision:NAME[:WEIGHTS], robustbench:NAME, onnx:FILE, models:/NAME/VERSION or runs:/ID/PATH; repeatable. "
+        "README.md says whose code is run.",
     ),
     "name": click.option(
         "--name",

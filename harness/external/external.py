@@ -23,7 +23,7 @@ from ..training.on_trained import Wrapper
 from ..user_code import python_file
 from ..victims.adaptation import Remedy
 from ..victims.duplicates import ORIGIN
-from . import exported_program, mlflow_model
+from . import exported_program, hubs, mlflow_model
 from .interface import Interface
 from .reference import ModelReference, check_normalisation, listed
 
@@ -100,17 +100,25 @@ def load(reference: ModelReference) -> nn.Module:
 def _load(reference: ModelReference, *, fresh: bool = False) -> nn.Module:
     match reference.kind:
         case "python":
-            arguments = dict(reference.arguments)
+            arguments = dict(reference.options)
             made = python_file.from_file(
                 Path(reference.place), reference.factory, arguments, _root(reference), fresh=fresh
             )
             model = exported_program.house(made, reference.text)
+            if (file := dict(reference.arguments).get("state_dict")) and isinstance(model, nn.Module):
+                hubs.load_state(model, Path(str(file)))
         case "export":
             model = exported_program.from_export(Path(reference.place))
         case "mlflow":
             if not reference.folder:
                 raise UserError(f"{reference.place} was not fetched yet")
             model = mlflow_model.load_folder(Path(reference.folder), reference.place)
+        case "hub":
+            named = hubs.load(reference.place, dict(reference.arguments))
+            model, mean, std = named.model, named.mean, named.std
+            if mean and not reference.mean:
+                model = Normalised(model, mean, std)
+                model.made_for = named.size
     if not isinstance(model, nn.Module):
         raise UserError(f"{reference.text} returned {type(model).__name__}, expected a torch.nn.Module")
     if any(torch.nn.parameter.is_lazy(parameter) for parameter in model.parameters()):
@@ -118,7 +126,8 @@ def _load(reference: ModelReference, *, fresh: bool = False) -> nn.Module:
             f"{reference.text} has parameters without a size yet: call the model once before it is returned"
         )
     code = _code(reference)
-    vars(model)[ORIGIN] = _Origin(dataclasses.replace(reference, mean=(), std=()), code)
+    if reference.kind != "hub" or not reference.mean:  # else what is loaded without a mean has one of its own
+        vars(model)[ORIGIN] = _Origin(dataclasses.replace(reference, mean=(), std=()), code)
     if not reference.mean:
         return model
     behind = Normalised(model, reference.mean, reference.std)
@@ -213,6 +222,18 @@ class _Origin:
         return made
 
 
+def remarks(model: nn.Module, shape: tuple[int, int, int]) -> list[str]:
+    """What the owner of a model of a hub should know of how it was prepared."""
+    if not isinstance(model, Normalised) or not model.made_for:
+        return []
+    mean, std = (listed(tuple(round(v, 4) for v in part.flatten().tolist())) for part in (model.mean, model.std))
+    found = [f"its own configuration is put in front of it: mean {mean}, std {std}"]
+    if shape[-1] != model.made_for:
+        size = f"{shape[-2]}x{shape[-1]}"
+        found.append(f"it was made for images of {model.made_for}x{model.made_for}, and is judged on {size}")
+    return found
+
+
 def bare(model: nn.Module) -> nn.Module:
     """A model without what :func:`load` put around it."""
     while isinstance(model, exported_program.Housed):
@@ -243,7 +264,12 @@ def program(reference: ModelReference, model: nn.Module, remedy: Remedy = _NONE)
     given = model.inner if isinstance(model, Normalised) else model
     if reference.kind == "python":
         total.update(repr(_code(reference)).encode())
-        total.update(repr((reference.factory, reference.arguments)).encode())
+        total.update(repr((reference.factory, reference.options)).encode())
+    elif reference.kind == "hub":
+        inside = [part for part in model.modules() if isinstance(part, Normalised) and not reference.mean]
+        numbers = [(part.mean.flatten().tolist(), part.std.flatten().tolist()) for part in inside]
+        name = "onnx" if reference.place.startswith("onnx:") else reference.place
+        total.update(repr((name, reference.options, numbers)).encode())
     elif not isinstance(given, exported_program.Exported):
         total.update(repr(mlflow_model.contents(Path(reference.folder), "code", "data")).encode())
     for graph in exported_program.graphs(model):
@@ -273,6 +299,8 @@ class Normalised(exported_program.Housed):
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
         self.training = inner.training
+        self.made_for = 0
+        """Side of the images that a model of a hub was made for, 0 where nothing says."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (N, K) of images (N, C, H, W) in [0, 1].

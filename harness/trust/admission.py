@@ -93,4 +93,5 @@ def admit(
         sha256=behaviour,
         declaration=identity.canonical(spec),
     )
-    return AdmittedModel(spec, card, tuple(f"{reference.text}: {note}" for note in found.notes))
+    notes = [*external.remarks(model, data.info.shape), *found.notes]
+    return AdmittedModel(spec, card, tuple(f"{reference.text}: {note}" for note in notes))

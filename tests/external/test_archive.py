@@ -146,7 +146,11 @@ def _size(program: Any) -> None:
         (edited(_size), {}, "a size in it is .*which may run code"),
         (lambda _, old: old, {"data/aotinductor/model/a.so": b""}, "a.so in it may run code"),
         (lambda _, old: old, {"data/weights/model.pt": b""}, "model.pt in it is a pickle"),
-        (lambda name, old: None if name.startswith("models/") else old, {"serialized_state_dict.pt": b""}, "has to be exported again"),
+        (
+            lambda name, old: None if name.startswith("models/") else old,
+            {"serialized_state_dict.pt": b""},
+            "has to be exported again",
+        ),
     ],
 )
 def test_what_would_run_code_is_refused(
