@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .. import determinism
 from ..errors import UserError, said, unknown
 from ..user_code import process_state
 from .archive import tensors_only
@@ -49,7 +50,8 @@ def load(place: str, arguments: Arguments) -> Named:
     given = {key: value for key, value in arguments.items() if key != "state_dict"}
     file = arguments.get("state_dict")
     try:
-        with process_state.kept(), tensors_only():
+        # what the library draws for a net without weights is the same in every process
+        with process_state.kept(), tensors_only(), determinism.isolated(0):
             found = HUBS[hub](name, given, file is None)
     except UserError:
         raise
