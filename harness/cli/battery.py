@@ -64,15 +64,16 @@ def battery(
         notes.append(f"left out: {', '.join(out)}, of which {why} says nothing")
     if kept == tuple(suite.attacks) and not budgets:
         return Battery(suite, tuple(words), tuple(notes))
-    attacks = {norm: suite.attacks[norm] for norm in kept}
-    grid = {norm: budgets[norm] for norm in kept} if budgets else suite.budgets
-    shown = ", ".join(f"{norm} {' '.join(map(eps_text, budgets[norm]))}" if budgets else norm for norm in kept)
-    called = f"{suite.name} at {shown}" if budgets else f"{suite.name} in {shown}"
     if budgets:
         words += [word for norm in kept for word in ("--eps", f"{norm}={','.join(map(_exact, budgets[norm]))}")]
-    else:
-        words += [word for norm in kept for word in ("--norm", norm)]
-    return Battery(dataclasses.replace(suite, name=called, attacks=attacks, budgets=grid), tuple(words), tuple(notes))
+        return Battery(suite.at({norm: budgets[norm] for norm in kept}), tuple(words), tuple(notes))
+    words += [word for norm in kept for word in ("--norm", norm)]
+    attacks = {norm: suite.attacks[norm] for norm in kept}
+    return Battery(
+        dataclasses.replace(suite, name=f"{suite.name} in {', '.join(kept)}", attacks=attacks),
+        tuple(words),
+        tuple(notes),
+    )
 
 
 def parse_eps(texts: Sequence[str], norms: Sequence[Norm] = ()) -> dict[Norm, tuple[float, ...]]:
