@@ -1,6 +1,7 @@
 """Defenses: one paper or classic baseline a file, each a :class:`harness.training.defense.Defense`.
 
-A new file in this folder is all that a new defense takes: every defense defined here that has a ``name`` is found.
+A new file in this folder is all that a new defense takes: every defense defined here that has a ``name`` is found. So
+are those that installed packages offer (entry points ``gauntlet.defenses``), and any named as ``FILE.py:NAME``.
 """
 
 from __future__ import annotations
@@ -8,9 +9,10 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from functools import lru_cache
+from typing import Any
 
-from harness.errors import unknown
 from harness.training.defense import Defense
+from harness.user_code.plugins import Known
 
 
 @lru_cache
@@ -24,12 +26,19 @@ def defenses() -> dict[str, type[Defense]]:
     return dict(sorted(found.items()))
 
 
+def known() -> Known[type[Defense]]:
+    """What can be named: those defined here, those that packages offer, and ``FILE.py:NAME``."""
+    return Known(defenses(), "defenses", "defense", _is_defense)
+
+
 def defense(name: str) -> type[Defense]:
-    """The defense of that name.
+    """The defense of that name, defined here or offered by a package, or ``FILE.py:NAME``, whose code is run.
 
     Raises:
-        UserError: There is none; the message lists the choices.
+        UserError: There is none; the message lists the choices. The file raised, or defines something else.
     """
-    if name not in defenses():
-        raise unknown("defense", name, defenses())
-    return defenses()[name]
+    return known()[name]
+
+
+def _is_defense(value: Any) -> bool:
+    return isinstance(value, type) and issubclass(value, Defense)

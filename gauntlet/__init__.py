@@ -13,6 +13,7 @@ imported when it is first used, so ``import gauntlet`` takes milliseconds.
 To judge: :func:`evaluate` with a suite's name or a :class:`Suite` of :class:`Attack`, :class:`Art`, :class:`Foolbox`
 and :class:`Transfer`, each within a :class:`Threat`; a :class:`Remedy` says how attacks see a model. To train: a
 :func:`defense` by its name, or a :class:`Trainer` of your own with a :class:`Loss`. To measure a paper: :class:`Study`.
+To ask one more thing of every evaluation: a :class:`Question`, answered from :class:`Evidence` by a :class:`Check`.
 """
 
 from __future__ import annotations
@@ -40,10 +41,15 @@ if TYPE_CHECKING:
     from harness.threat import Threat as Threat
     from harness.training.defense import Defense as Defense
     from harness.training.defense import Loss as Loss
+    from harness.training.on_trained import Wrapper as Wrapper
     from harness.training.trainer import Trainer as Trainer
+    from harness.trust.checks import Check as Check
+    from harness.trust.checks import Evidence as Evidence
+    from harness.trust.checks import Question as Question
     from harness.victims.adaptation import Remedy as Remedy
     from harness.victims.victim import Victim as Victim
     from harness.victims.victim import VictimError as VictimError
+    from harness.victims.victim import input_gradient as input_gradient
     from suites import studies as studies
     from suites import study as study
     from suites import suite as suite
@@ -65,18 +71,23 @@ _MODULES = {
     "Transfer": "harness.attacks.transfer",
     "Threat": "harness.threat",
     "Victim": "harness.victims.victim",
+    "input_gradient": "harness.victims.victim",
     "Remedy": "harness.victims.adaptation",
     "Suite": "harness.planning.suite",
     "suite": "suites",
     "suites": "suites",
     "Defense": "harness.training.defense",
     "Trainer": "harness.training.trainer",
+    "Wrapper": "harness.training.on_trained",
     "Loss": "harness.training.defense",
     "defense": "defenses",
     "defenses": "defenses",
     "Study": "harness.studies.study",
     "study": "suites",
     "studies": "suites",
+    "Question": "harness.trust.checks",
+    "Check": "harness.trust.checks",
+    "Evidence": "harness.trust.checks",
     "UserError": "harness.errors",
     "VictimError": "harness.victims.victim",
 }

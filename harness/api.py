@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from .judging.shard import prepare, run_shard
 from .leaderboard import bands_of
 from .metrics.certificates import Band
 from .metrics.pairs import Board, Pair, pair_rows, worst_case
+from .options import number
 from .planning.plan import plan
 from .planning.specs import Cell, Certification, ModelSpec
 from .planning.suite import Suite
@@ -31,6 +33,7 @@ from .records.results import pair_from_outcomes
 from .schema.certificates import CertificateFacts, together
 from .schema.models import Card, ModelState
 from .schema.pairs import Declared
+from .threat import Norm
 from .trust.grade import trust
 from .trust.inspection import inspect
 from .trust.probe import probe
@@ -40,10 +43,11 @@ from .victims.victim import VictimError
 
 def evaluate(
     model: nn.Module,
-    x: Tensor | np.ndarray[Any, Any],
-    y: Tensor | np.ndarray[Any, Any],
+    x: Tensor | np.ndarray[Any, Any] | Dataset,
+    y: Tensor | np.ndarray[Any, Any] | None = None,
     suite: str | Suite = "quick",
     *,
+    eps: float | str | Mapping[Norm, float | Sequence[float]] | None = None,
     dataset: Dataset | DatasetInfo | None = None,
     device: torch.device | str = "cpu",
     name: str = "model",
@@ -62,10 +66,12 @@ def evaluate(
     Args:
         model: Takes float32 images (N, C, H, W) in [0, 1], gives logits (N, K), or one of the other answers that
             :mod:`harness.external.interface` can read. Normalisation belongs inside.
-        x: Images, (N, C, H, W) in [0, 1].
-        y: True labels, (N,), whole numbers in [0, K).
-        suite: Name of a suite, or one made by hand. Transfers from other models are left out, as ``gauntlet run
-            --no-surrogate`` does, and the grade is B at best where the suite has them.
+        x: Images, (N, C, H, W) in [0, 1]; or a data set, of whose test part the suite's number of images is taken.
+        y: True labels, (N,), whole numbers in [0, K); none beside a data set.
+        eps: Budgets in place of the data set's: of L-infinity, also as ``"8/255"``, or by norm, one or several. Norms
+            that it says nothing of are left out.
+        suite: Name of a suite, ``FILE.py:NAME`` of one, or one made by hand. Transfers from other models are left out,
+            as ``gauntlet run --no-surrogate`` does, and the grade is B at best where the suite has them.
         dataset: Says the budgets, if they are not the suite's; by default MNIST's for gray images and CIFAR's for
             colour, with L1 and L2 budgets scaled to the number of pixels. A whole data set also has the training images
             that some attacks prepare on, as ``gauntlet run`` does; without, they look at the images given.
@@ -93,6 +99,15 @@ def evaluate(
         from suites import suite as find  # the one place in the core that knows suites by name
 
         suite = find(suite)
+    if eps is not None:
+        suite = suite.at(_budgets(eps))
+    if isinstance(x, Dataset):
+        if y is not None:
+            raise UserError("labels come with the data set: leave out y")
+        dataset = dataset if dataset is not None else x
+        _, (x, y) = x.test_sample(min(suite.samples, len(x.x_test)))
+    elif y is None:
+        raise UserError("which labels have the images? evaluate(model, x, y), or a whole data set in place of both")
     if not isinstance(model, nn.Module):
         raise UserError(f"the model must be a torch.nn.Module, got {type(model).__name__}")
     x, y = _images(x), _labels(y)
@@ -169,6 +184,21 @@ def _bands(board: Board, key: str) -> list[Band]:
     proved = board.certificates.get(key, {})
     grid = [(norm, level.eps) for norm, facts in proved.items() for level in facts.levels]
     return [one for norm, eps in grid for one in bands_of(board, {key: board.by_model[key]}, norm, eps)]
+
+
+def _budgets(eps: float | str | Mapping[Norm, float | Sequence[float]]) -> dict[Norm, tuple[float, ...]]:
+    given: Mapping[Norm, Any] = eps if isinstance(eps, Mapping) else {"linf": eps}
+    found: dict[Norm, tuple[float, ...]] = {}
+    for norm, values in given.items():
+        each = [values] if isinstance(values, str | int | float) else list(values)
+        try:
+            numbers = sorted({float(number(value) if isinstance(value, str) else value) for value in each})
+        except (TypeError, ValueError):
+            numbers = []
+        if not numbers or not all(math.isfinite(value) and value > 0 for value in numbers):
+            raise UserError(f"eps must be positive numbers such as 8/255, got {values!r}")
+        found[norm] = tuple(numbers)
+    return found
 
 
 def _pair(cell: Cell, bench: Bench, x: Tensor, y: Tensor, info: DatasetInfo, learned: Dataset | None) -> Pair:

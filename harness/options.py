@@ -58,10 +58,27 @@ def convert(text: str, kind: Any, what: str) -> Any:
             raise UserError(f"{what} must be true or false, got {text!r}")
         return text.lower() == "true"
     try:
-        return kind(text)
+        return number(text) if kind is float else kind(text)
     except (TypeError, ValueError):
         wanted = {int: "a whole number", float: "a number"}.get(kind, getattr(kind, "__name__", str(kind)))
         raise UserError(f"{what} must be {wanted}, got {text!r}") from None
+
+
+_FRACTION = re.compile(r"\s*([+-]?[\d.]+(?:e[+-]?\d+)?)\s*/\s*([\d.]+(?:e[+-]?\d+)?)\s*", re.IGNORECASE)
+
+
+def number(text: str) -> float:
+    """A number, also one written as a fraction: ``8/255``.
+
+    Raises:
+        ValueError: It is none, or divided by zero.
+    """
+    if found := _FRACTION.fullmatch(text):
+        above, below = float(found[1]), float(found[2])
+        if below == 0:
+            raise ValueError(f"{text} divides by zero")
+        return above / below
+    return float(text)
 
 
 def guess(text: str) -> Value:
@@ -71,7 +88,7 @@ def guess(text: str) -> Value:
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
     try:
-        return text if "_" in text else float(text)
+        return text if "_" in text else number(text)
     except ValueError:
         return text
 

@@ -9,6 +9,8 @@ from typing import ClassVar, Final, Literal, get_args
 import torch
 from torch import Tensor
 
+from .schema.eps import eps_text
+
 Norm = Literal["linf", "l2", "l1", "l0"]
 
 NORMS: Final[tuple[Norm, ...]] = get_args(Norm)
@@ -80,7 +82,7 @@ class Threat:
             raise ValueError(f"eps must be a finite number >= 0, got {self.eps}")
 
     def __str__(self) -> str:
-        return self.norm if self.eps is None else f"{self.norm} {self.eps:g}"
+        return self.norm if self.eps is None else f"{self.norm} {eps_text(self.eps)}"
 
     def distance(self, x: Tensor, x_adv: Tensor) -> Tensor:
         """Distance of each sample, shape (N,), measured in float64 so that rounding cannot hide an overshoot."""

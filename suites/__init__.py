@@ -5,11 +5,12 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from functools import lru_cache
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from harness.errors import unknown
 from harness.planning.suite import Suite
 from harness.studies.study import Study
+from harness.user_code.plugins import Known
 
 Declared = TypeVar("Declared", Suite, Study)
 
@@ -26,15 +27,22 @@ def studies() -> dict[str, Study]:
     return _declared("STUDY", Study)
 
 
+def known() -> Known[Suite]:
+    """What can be named: those declared here, those that packages offer, and ``FILE.py:NAME``."""
+    return Known(suites(), "suites", "suite", _is_suite)
+
+
 def suite(name: str) -> Suite:
-    """The suite of that name.
+    """The suite of that name, declared here or offered by a package, or ``FILE.py:NAME``, whose code is run.
 
     Raises:
-        UserError: There is none; the message lists the choices.
+        UserError: There is none; the message lists the choices. The file raised, or holds something else.
     """
-    if name not in suites():
-        raise unknown("suite", name, suites())
-    return suites()[name]
+    return known()[name]
+
+
+def _is_suite(value: Any) -> bool:
+    return isinstance(value, Suite)
 
 
 def study(name: str) -> Study:

@@ -450,3 +450,24 @@ def test_what_is_proved_stands_beside_what_was_attacked(trained: nn.Module, digi
     assert large.certified == 0
     assert evaluate(trained, x, y, steps, dataset=digits.info, certify=40).attrs["certified"]["linf", 0.001].n == 40
     assert evaluate(trained, x, y, steps, dataset=digits.info, certify=0).attrs["certified"] == {}
+
+
+def test_a_data_set_and_budgets_of_ones_own(digits: Dataset) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    suite = Suite(name="one", summary="", attacks={"linf": (Step(),), "l2": (Step(),)}, samples=20)
+    frame = evaluate(model, digits, suite=suite, eps="8/255")
+    assert set(zip(frame["norm"], frame["eps"], frame["n"], strict=True)) == {("linf", 8 / 255, 20)}
+    assert set(frame["suite"]) == {"one at linf 8/255"}
+    _, (x, y) = digits.test_sample(20)
+    again = evaluate(model, x, y, suite, eps={"linf": 8 / 255}, dataset=digits)
+    assert frame["robust_accuracy"].tolist() == again["robust_accuracy"].tolist()
+    both = evaluate(model, digits, suite=suite, eps={"l2": (0.5, 0.25), "linf": 0.1})
+    assert sorted(zip(both["norm"], both["eps"], strict=True)) == [("l2", 0.25), ("l2", 0.5), ("linf", 0.1)]
+    for wrong, said in ((0, "eps must be positive"), ("8/0", "eps must be positive"), ({"l1": 1}, "not in l1")):
+        with pytest.raises(UserError, match=said):
+            evaluate(model, digits, suite=suite, eps=wrong)
+    with pytest.raises(UserError, match="labels come with the data set"):
+        evaluate(model, digits, y, suite=suite)
+    with pytest.raises(UserError, match="which labels have the images"):
+        evaluate(model, x, suite=suite)

@@ -151,7 +151,8 @@ def test_few_lines_are_exempt() -> None:
 
 def test_questions_quote_messages_that_are_printed() -> None:
     source = "".join(
-        re.sub(r'"\s*\n\s*f?"', "", path.read_text(encoding="utf-8")) for path in sorted((ROOT / "harness").rglob("*.py"))
+        re.sub(r'"\s*\n\s*f?"', "", path.read_text(encoding="utf-8"))
+        for path in sorted((ROOT / "harness").rglob("*.py"))
     )
     quoted = re.findall(r"^### `([^`]+)`$", (ROOT / "docs" / "guides" / "questions.md").read_text(), re.MULTILINE)
     assert len(quoted) >= 10

@@ -17,8 +17,7 @@ from .console import Spoils, complain, console, print_claims, print_leaderboard,
 from .planning import admission, check_device, foresee, make_plan
 
 if TYPE_CHECKING:
-    from ..datasets.registry import DataSource
-    from ..execution.jobs import Context
+    from ..execution.jobs import Context, Source
     from ..execution.process_pool import Engine
     from ..execution.ray.engine import Cluster
     from ..execution.runner import Report
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 def run_plans(
     plans: Sequence[Plan],
     place: Home,
-    sources: Mapping[str, DataSource],
+    sources: Mapping[str, Source],
     *,
     jobs: int | None,
     device: str,
@@ -138,7 +137,7 @@ def run_suite(
         spoils = Spoils({cell.key for cell in made.cells})
         boards = boards_from_home(place, tracker.store, spoils)
         spoiled = spoils.found
-        print_leaderboard([board for board in boards if board.suite == suite], made)
+        print_leaderboard([board for board in boards if board.suite == made.suite.name], made)
         write_report(boards, home / "report")
     conclude(ended, place, spoiled=spoiled)
 

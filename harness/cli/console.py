@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..errors import UserError
+from ..schema.eps import eps_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -118,7 +119,7 @@ def print_leaderboard(boards: Sequence[Board], made: Plan) -> None:
             grid = sorted(group["eps"].unique())
             eps = made.infos[str(dataset)].eps.get(cast("Norm", norm), grid[0])
             eps = eps if eps in grid else grid[0]
-            what = f"worst case of all attacks with its 95 % interval, ranked at eps {eps:.3g}"
+            what = f"worst case of all attacks with its 95 % interval, ranked at eps {eps_text(eps)}"
             title = f"{dataset}, {norm}, {board.suite}, {n} images: {what}"
             # intervals beside accuracies where no line breaks, else below them, else at one eps, so that no word breaks
             for stacked, shown in ((False, grid), (True, grid), (True, [eps])):
@@ -143,7 +144,7 @@ def _ranking(
     for value in grid:
         style = "bold" if value == eps else None
         width = len("12.3 to 45.6")  # rich takes the longest word for the least width, also where no line may break
-        table.add_column(f"eps {value:.3g}", justify="right", no_wrap=True, min_width=width, style=style)
+        table.add_column(f"eps {eps_text(value)}", justify="right", no_wrap=True, min_width=width, style=style)
     table.add_column("trust", no_wrap=True)
     table.add_column("strongest attack", overflow="fold", max_width=30)
     shown = group[group["eps"] == eps].to_dict("records")

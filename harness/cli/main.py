@@ -14,10 +14,11 @@ from rich.markup import escape
 
 from ..environment import cores
 from ..errors import UserError
+from ..options import number
 from ..redaction import without_password
 from .commands import run_suite
 from .console import Spoils, complaints, console, waiting, write_report
-from .planning import check_device, foresee, make_plan
+from .planning import check_device, foresee, make_plan, resolve_device
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells have it."""
@@ -63,6 +64,8 @@ def _engine(function: Callable[..., Any]) -> Callable[..., Any]:
     def call(*, ray_address: str | None, cpus_per_task: float, gpus_per_task: float | None, **options: Any) -> Any:
         from .parsing import parse_engine
 
+        how: dict[str, Any] = {"ray": options["engine"] == "ray", "gpus": gpus_per_task}
+        options["device"] = resolve_device(options["device"], **how)
         options["engine"] = parse_engine(
             options["engine"],
             address=ray_address,
@@ -74,8 +77,10 @@ def _engine(function: Callable[..., Any]) -> Callable[..., Any]:
         return function(**options)
 
     for option in (
-        click.option("--gpus-per-task", type=float, help="With Ray: 0.25, 1, ... Default: 1 with --device cuda."),
-        click.option("--cpus-per-task", type=float, default=1, show_default=True, help="With Ray: may be a fraction."),
+        click.option("--gpus-per-task", type=number, help="With Ray: 0.25, 1, ... Default: 1 with --device cuda."),
+        click.option(
+            "--cpus-per-task", type=number, default="1", show_default=True, help="With Ray: may be a fraction."
+        ),
         click.option("--ray-address", metavar="HOST:PORT", help="A running cluster, or auto. Default: start one here."),
         click.option(
             "--engine",
@@ -90,15 +95,25 @@ def _engine(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 OPTIONS: dict[str, Callable[[Callable[..., Any]], Callable[..., Any]]] = {
-    "dataset": click.option("--dataset", "datasets", multiple=True, help="Data set; repeatable. Default: digits."),
-    "model": click.option("--model", "models", multiple=True, help="Architecture; repeatable. Default: by data set."),
+    "dataset": click.option(
+        "--dataset",
+        "datasets",
+        multiple=True,
+        help="Data set, or FILE.py:NAME of a function that makes one; repeatable. Default: digits.",
+    ),
+    "model": click.option(
+        "--model",
+        "models",
+        multiple=True,
+        help="Architecture, or FILE.py:NAME of a function that builds one; repeatable. Default: by data set.",
+    ),
     "defense": click.option(
         "--defense",
         "defenses",
         multiple=True,
         metavar="NAME[:key=value,...]",
-        help="Defense; repeatable. Default: the basic ones. NAME+NAME: the second built upon the first, e.g. "
-        "standard+gaussian-blur:kernel=11.",
+        help="Defense, or FILE.py:NAME of a class of your own; repeatable. Default: the basic ones. NAME+NAME: the "
+        "second built upon the first, e.g. standard+gaussian-blur:kernel=11.",
     ),
     "seeds": click.option("--seeds", default="0", show_default=True, help="Training seeds, e.g. 0,1,2 or 0-4."),
     "samples": click.option(
@@ -107,8 +122,29 @@ OPTIONS: dict[str, Callable[[Callable[..., Any]], Callable[..., Any]]] = {
     "attack": click.option(
         "--attack", "attacks", multiple=True, metavar="LABEL", help="Only these attacks; * and ? match."
     ),
+    "add-attack": click.option(
+        "--add-attack",
+        "add_attacks",
+        multiple=True,
+        metavar="ATTACK",
+        help="Add an attack to the suite: NAME[:key=value,...] of ours or of a package, FILE.py:NAME[:key=value,...], "
+        "art:CLASS[?key=value&...], or foolbox:CLASS[...]; repeatable. Its code is run.",
+    ),
+    "eps": click.option(
+        "--eps",
+        multiple=True,
+        metavar="NUMBERS",
+        help="Budgets in place of the data set's: 8/255 (of linf, or of the one --norm), linf=4/255,8/255; "
+        "repeatable. Norms that it says nothing of are left out.",
+    ),
+    "norm": click.option("--norm", "norms", multiple=True, metavar="NORM", help="Only these norms: linf, l2, l1, l0."),
     "jobs": click.option("--jobs", type=click.IntRange(min=1), help="Worker processes. Default: one per core."),
-    "device": click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, ..."),
+    "device": click.option(
+        "--device",
+        default="auto",
+        show_default=True,
+        help="cpu, cuda, cuda:1, ... or auto: CUDA where there is one, else MPS, else the CPU.",
+    ),
     "engine": _engine,
     "home": click.option(
         "--home",
@@ -130,8 +166,16 @@ OPTIONS: dict[str, Callable[[Callable[..., Any]], Callable[..., Any]]] = {
         "victims",
         multiple=True,
         metavar="MODEL",
-        help="A model of your own: FILE.py:FACTORY[?key=value&...], FILE.pt2, models:/NAME/VERSION or runs:/ID/PATH; "
-        "repeatable. Its code is run.",
+        help="A trained model: FILE.py:FACTORY[?key=value&...&state_dict=FILE], FILE.pt2, timm:NAME, hf:NAME, "
+        "torchvision:NAME[:WEIGHTS], robustbench:NAME, onnx:FILE, models:/NAME/VERSION or runs:/ID/PATH; repeatable. "
+        "README.md says whose code is run.",
+    ),
+    "name": click.option(
+        "--name",
+        "names",
+        multiple=True,
+        metavar="NAME",
+        help="What to call a --victim in tables and pages, one for each in their order. Default: its file's name.",
     ),
     "mean": click.option("--mean", metavar="NUMBERS", help="Per channel, subtracted before a --victim sees an image."),
     "std": click.option("--std", metavar="NUMBERS", help="Per channel, divided by after the mean."),
@@ -192,19 +236,26 @@ def cli() -> None:
 
 
 @cli.command("list")
-@click.argument("what", type=click.Choice(["datasets", "models", "defenses", "attacks", "suites", "studies"]))
+@click.argument("what", type=click.Choice(["datasets", "models", "defenses", "attacks", "suites", "studies", "checks"]))
 def list_(what: str) -> None:
-    """List data sets, models, defenses, attacks, suites or studies."""
+    """List data sets, models, defenses, attacks, suites, studies or health checks.
+
+    Ours first, then what installed packages offer, with the package.
+    """
     from . import tables
 
     console.print(getattr(tables, what)())
+    if what != "studies" and (more := tables.offers(what)) is not None:
+        console.print("", more)
+    if what not in ("studies", "checks"):
+        console.print(f"your own: FILE.py:NAME ({tables.OWN[what]})", style="dim", markup=False)
 
 
 @cli.command()
 @click.argument("suite")
-@_options("dataset", "model", "defense", "seeds", "samples", "attack", "cascade", "home", "data", "download")
-@_options("device", "part", "no-surrogate", "victim", "mean", "std", "remedy", "stand-in", "batch", "tracking")
-@_options("certify")
+@_options("dataset", "model", "defense", "seeds", "samples", "attack", "add-attack", "eps", "norm", "cascade", "home")
+@_options("data", "download", "certify")
+@_options("device", "part", "no-surrogate", "victim", "name", "mean", "std", "remedy", "stand-in", "batch", "tracking")
 @click.option("--profile", help="Where SUITE is a study, of which: smoke, cpu (default), night or full.")
 @click.pass_context
 def plan(ctx: click.Context, /, suite: str, home: Path, device: str, profile: str | None, **options: Any) -> None:
@@ -214,6 +265,7 @@ def plan(ctx: click.Context, /, suite: str, home: Path, device: str, profile: st
     """
     from suites import studies
 
+    device = resolve_device(device)
     if suite in studies():
         from .commands import reproduce_study
 
@@ -236,13 +288,14 @@ def plan(ctx: click.Context, /, suite: str, home: Path, device: str, profile: st
 def train(**options: Any) -> None:
     """Train models without attacking them."""
     options |= {"samples": None, "attacks": (), "tracking_uri": None, "cascade": False}
-    options |= {"victims": (), "mean": None, "std": None, "remedies": (), "stand_ins": (), "batch": None}
+    options |= {"victims": (), "names": (), "mean": None, "std": None, "remedies": (), "stand_ins": (), "batch": None}
     run_suite(None, **options)
 
 
 @cli.command("run")
 @click.argument("suite")
-@_options("dataset", "model", "defense", "seeds", "samples", "attack", "cascade", "jobs", "device", "home", "data")
+@_options("dataset", "model", "defense", "seeds", "samples", "attack", "add-attack", "eps", "norm", "cascade", "jobs")
+@_options("device", "home", "data")
 @_options(
     "engine",
     "budget",
@@ -251,6 +304,7 @@ def train(**options: Any) -> None:
     "certify",
     "no-surrogate",
     "victim",
+    "name",
     "mean",
     "std",
     "remedy",

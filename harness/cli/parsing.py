@@ -7,12 +7,14 @@ import math
 import os
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
+from ..attacks.base import Attack
 from ..errors import UserError, unknown
 from ..options import convert, pairs
 from ..training.defense import Defense
 from ..training.on_trained import OnTrainedModel
+from ..user_code.plugins import split
 from ..victims.adaptation import Remedy
 
 if TYPE_CHECKING:
@@ -34,6 +36,10 @@ def parse_duration(text: str | None) -> float:
     return seconds
 
 
+_LINK = re.compile(r"(?:[\w-]+(?=[:+]|$)|[^:]*?\.py:\w*).*?(?=\+[a-zA-Z_./~]|$)", re.DOTALL)
+"""One defense of a chain: a name, or a file with a name in it, and its settings. The plus sign of 1e+3 is no link."""
+
+
 def parse_chain(text: str, kinds: Mapping[str, type[Defense]]) -> tuple[Defense, ...]:
     """Read ``DEFENSE`` or ``DEFENSE+DEFENSE`` (``standard+gaussian-blur:kernel=11``): each is built upon the last.
 
@@ -42,7 +48,11 @@ def parse_chain(text: str, kinds: Mapping[str, type[Defense]]) -> tuple[Defense,
     Raises:
         UserError: As :func:`parse_defense`; a defense that needs a base has none, or one that takes none has one.
     """
-    chain = tuple(parse_defense(part, kinds) for part in re.split(r"\+(?=[a-z])", text))  # not at that of 1e+3
+    parts, rest = [], text
+    while found := _LINK.match(rest):
+        parts.append(found[0])
+        rest = rest[found.end() + 1 :]
+    chain = tuple(parse_defense(part, kinds) for part in (parts if not rest and not text.endswith("+") else [text]))
     for place, defense in enumerate(chain):
         if isinstance(defense, OnTrainedModel):
             if place == 0:
@@ -59,16 +69,37 @@ def parse_chain(text: str, kinds: Mapping[str, type[Defense]]) -> tuple[Defense,
 def parse_defense(text: str, kinds: Mapping[str, type[Defense]]) -> Defense:
     """Read ``NAME`` or ``NAME:key=value,key=value``; a value that holds several numbers is written ``1e-3/1e-4/0``.
 
+    NAME may be ``FILE.py:NAME``, if ``kinds`` loads files.
+
     Raises:
         UserError: Unknown defense or hyperparameter, a value of the wrong type or outside its range.
     """
-    name, _, settings = text.partition(":")
+    name, settings = split(text)
     if name not in kinds:
         raise unknown("defense", name, kinds)
-    kind = kinds[name]
+    return declared(kinds[name], settings, "hyperparameter")
+
+
+Declared = TypeVar("Declared", Defense, Attack)
+
+
+def declared(kind: type[Declared], settings: str, noun: str) -> Declared:
+    """A declaration of a class with ``key=value,key=value``.
+
+    Raises:
+        UserError: An unknown key, or a value of the wrong type or outside its range; a class that is unfinished.
+    """
+    if missing := sorted(getattr(kind, "__abstractmethods__", ())):
+        raise UserError(f"{kind.name} is unfinished: it does not define {', '.join(missing)}")
+    fields = [field for field in dataclasses.fields(kind) if field.init]
     hints = get_type_hints(kind)
-    given = pairs(settings, ",", name, [field.name for field in dataclasses.fields(kind)], "hyperparameter")
-    return kind(**{key: convert(value, hints[key], f"{name}: {key}") for key, value in given.items()})
+    given = pairs(settings, ",", kind.name, [field.name for field in fields], noun)
+    values = {key: convert(value, hints[key], f"{kind.name}: {key}") for key, value in given.items()}
+    for field in fields:
+        unset = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        if unset and field.name not in values:
+            raise UserError(f"{kind.name}: {field.name} has no default; name it as {kind.name}:{field.name}=...")
+    return kind(**values)
 
 
 def parse_remedy(texts: Sequence[str], stand_ins: Sequence[str]) -> Remedy | None:

@@ -10,7 +10,7 @@ from ..errors import UserError
 from .console import console
 
 if TYPE_CHECKING:
-    from ..datasets.registry import DataSource
+    from ..execution.jobs import Source
     from ..execution.ray.engine import Cluster
     from ..planning.plan import Plan
     from ..trust.admission import AdmittedModel
@@ -36,45 +36,59 @@ def make_plan(
     thorough: bool = True,
     no_surrogate: bool = False,
     certify: int | None = None,
+    add_attacks: Sequence[str] = (),
+    eps: Sequence[str] = (),
+    norms: Sequence[str] = (),
     **guests: Any,
-) -> tuple[Plan, dict[str, DataSource], list[AdmittedModel]]:
+) -> tuple[Plan, dict[str, Source], list[AdmittedModel]]:
     """The plan of a command line, where its data sets come from, and the models that the user brings.
 
     Not ``thorough``, it asks of a user's model no more than its declaration needs.
     """
-    from defenses import defenses as defense_classes
+    from defenses import known as known_defenses
     from suites import suite as find_suite
 
-    from ..datasets.registry import DataSource
     from ..planning.partition import parse_part, take_part
     from ..planning.plan import plan, specs
     from ..planning.suite import Suite
+    from ..user_code.plugin_data import source as find_source
+    from ..user_code.plugins import architecture
+    from .battery import battery as find_battery
     from .parsing import parse_chain, parse_seeds
 
     share = parse_part(part) if part is not None else None
-    battery = find_suite(suite) if suite is not None else Suite(name="train", summary="", attacks={}, budgets={})
-    sources = {}
+    if suite is not None:
+        asked = find_battery(suite, find_suite(suite), added=add_attacks, eps=eps, norms=norms)
+        battery, words = asked.suite, asked.words
+        for note in asked.notes:
+            console.print(note, style="yellow", markup=False, soft_wrap=True)
+    else:
+        battery, words = Suite(name="train", summary="", attacks={}, budgets={}), ()
+    sources: dict[str, Source] = {}
     for name in datasets or ("digits",):
-        source = DataSource(name, root=data_root, download=download)
+        source = find_source(name, root=data_root, download=download)
         sources[source.info().name] = source
     infos = {name: source.info() for name, source in sources.items()}
     brought = _guests(list(sources.values()), thorough=thorough, **guests)
     # who brings a model asks for the others by name
     chosen = defenses or (() if brought and not models else DEFAULT_DEFENSES)
-    trainers = [parse_chain(text, defense_classes()) for text in chosen]
+    trainers = [parse_chain(text, known_defenses()) for text in chosen]
+    networks = [architecture(text) for text in models]
     wanted = [guest.spec for guest in brought]
     for info in infos.values():
-        wanted += specs([info], models or (default_model(info.shape),), trainers, parse_seeds(seeds))
+        wanted += specs([info], networks or (default_model(info.shape),), trainers, parse_seeds(seeds))
     arguments = {info: source.name for info, source in sources.items() if source.name != info}
     chosen_pairs: dict[str, Any] = {"samples": samples, "only": attacks, "cascade": cascade, "certify": certify}
+    chosen_pairs |= {"words": words}
     made = plan(battery, wanted, infos, **chosen_pairs, arguments=arguments, transfers=not no_surrogate)
     return take_part(made, *share) if share is not None else made, sources, brought
 
 
 def _guests(
-    sources: Sequence[DataSource],
+    sources: Sequence[Source],
     *,
     victims: Sequence[str],
+    names: Sequence[str],
     mean: str | None,
     std: str | None,
     remedies: Sequence[str],
@@ -86,7 +100,14 @@ def _guests(
     thorough: bool,
 ) -> list[AdmittedModel]:
     """Models that the user brings, each looked at on every data set."""
-    given = {"--mean": mean, "--std": std, "--remedy": remedies, "--stand-in": stand_ins, "--batch": batch}
+    given = {
+        "--name": names,
+        "--mean": mean,
+        "--std": std,
+        "--remedy": remedies,
+        "--stand-in": stand_ins,
+        "--batch": batch,
+    }
     if not victims:
         if alone := [name for name, value in given.items() if value]:
             raise UserError(f"{alone[0]} says something about a --victim, and none is given")
@@ -97,6 +118,7 @@ def _guests(
     from .parsing import parse_channels, parse_remedy, parse_stand_ins
 
     channels = {"mean": parse_channels(mean, "--mean"), "std": parse_channels(std, "--std")}
+    called = _called(list(dict.fromkeys(victims)), names)
     found = []
     for text in dict.fromkeys(victims):
         for source in sources:
@@ -104,6 +126,7 @@ def _guests(
             guest = admit(
                 text,
                 source.load(),
+                called=called[text],
                 **channels,
                 remedy=parse_remedy(remedies, stand_ins),
                 stand_ins=parse_stand_ins(stand_ins),
@@ -119,6 +142,18 @@ def _guests(
                 console.print(f"{text}: {UNASKED}", style="dim", markup=False, soft_wrap=True)
             found.append(guest)
     return found
+
+
+def _called(victims: Sequence[str], names: Sequence[str]) -> dict[str, str]:
+    """What each model is to be called; "" for its file's name."""
+    if names and len(names) != len(victims):
+        raise UserError(f"--name is given {len(names)} times for {len(victims)} models: once for each --victim")
+    for name in names:
+        if not name.strip() or not name.isprintable():
+            raise UserError(f"a --name is a line of text, got {name!r}")
+        if names.count(name) > 1:
+            raise UserError(f"two models are called {name!r}: give each --victim a --name of its own")
+    return dict(zip(victims, names or [""] * len(victims), strict=True))
 
 
 def admission(guest: AdmittedModel, made: Plan) -> str:
@@ -158,6 +193,32 @@ def foresee(plans: Sequence[Plan], home: Path, device: str, *, titles: bool = Fa
         for line in surrogates(plans, Home(home), found.training_of):
             console.print(line, markup=False, soft_wrap=True)
     console.print(str(found), style="dim", markup=False, soft_wrap=True)
+
+
+def resolve_device(device: str, *, ray: bool = False, gpus: float | None = None) -> str:
+    """The device that ``auto`` means: CUDA where there is one, then Apple's MPS if it can judge, then the CPU.
+
+    Distances are judged in float64. On a Ray cluster it is what tasks ask for.
+    """
+    if device != "auto":
+        return device
+    import torch
+
+    here = next((kind for kind in ("cuda", "mps") if not ray and _can_judge(kind)), "cpu")
+    found = "cuda" if ray and gpus else here
+    name = f" ({torch.cuda.get_device_name()})" if found == "cuda" and torch.cuda.is_available() else ""
+    console.print(f"device: {found}{name}", style="dim", markup=False)
+    return found
+
+
+def _can_judge(kind: str) -> bool:
+    import torch
+
+    try:
+        torch.zeros(1, device=kind, dtype=torch.float64)
+    except (RuntimeError, AssertionError, TypeError):
+        return False
+    return True
 
 
 def check_device(device: str, engine: Cluster | None = None) -> str:

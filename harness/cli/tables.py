@@ -6,7 +6,7 @@ import importlib
 import pkgutil
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from rich.console import Group
 from rich.markup import escape
@@ -14,11 +14,14 @@ from rich.table import Table
 from rich.text import Text
 
 from ..attacks.base import Attack
+from ..errors import UserError
 from ..planning.plan import Plan
 from ..planning.specs import ModelSpec
 from ..records.checkpoints import card, has_model
 from ..records.home import Home
 from ..records.results import is_finished
+from ..schema.eps import eps_text
+from ..user_code import plugins
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -41,7 +44,7 @@ def datasets() -> Table:
 
     table = _table("data set", "shape", "classes", "linf", "l2", "l1")
     for info in DATASETS.values():
-        grids = [" ".join(f"{eps:.4g}" for eps in info.budgets.get(norm, ())) for norm in ("linf", "l2", "l1")]
+        grids = [" ".join(eps_text(eps) for eps in info.budgets.get(norm, ())) for norm in ("linf", "l2", "l1")]
         table.add_row(info.name, "x".join(map(str, info.shape)), str(len(info.classes)), *grids)
     for form in USER_SETS:
         table.add_row(form, "", "", "", "", "")
@@ -168,6 +171,38 @@ def plan_table(plan: Plan, home: Home) -> Table:
     return table
 
 
+def checks() -> Table:
+    """Health checks."""
+    from ..trust.grade import QUESTIONS
+
+    return _table("check", "question", rows=((question.name, question.title) for question in QUESTIONS))
+
+
+OWN: Final = {
+    "datasets": "--dataset; a function that returns the images",
+    "models": "--model; a function of shape and classes that returns the network",
+    "defenses": "--defense; a class derived from gauntlet.Trainer",
+    "attacks": "--add-attack; a class derived from gauntlet.Attack, or a declaration",
+    "suites": "gauntlet run FILE.py:NAME; a gauntlet.Suite",
+}
+"""How what is listed is named from a file of the user's."""
+
+
+def offers(what: str) -> Table | None:
+    """What installed packages offer of a sort, None if nothing; what cannot be loaded says why."""
+    group: plugins.Group = what  # type: ignore[assignment]
+    if not (found := plugins.offered(group)):
+        return None
+    table = _table("from a package", "what it is", "package")
+    for name in found:
+        try:
+            said, style = _first_line(plugins.from_package(group, name, what, lambda value: True).value), None
+        except UserError as error:
+            said, style = str(error), "red"
+        table.add_row(escape(name), escape(said), escape(plugins.whence(group, name)), style=style)
+    return table
+
+
 def surrogates(plans: Sequence[Plan], home: Home, seconds: Mapping[str, float]) -> list[str]:
     """A line for each network that is trained for nothing but transfers from it, those that differ by seed in one."""
     from ..execution.estimate import duration
@@ -257,7 +292,7 @@ def moved_table(moved: DataFrame, most: int = 50) -> Table:
         table.add_row(
             escape(model),
             escape(row["attack"] + about),
-            f"{row['norm']} {row['eps']:g}",
+            f"{row['norm']} {eps_text(row['eps'])}",
             *sides,
             f"{row['difference']:+.1%}" if known else "",
             f"{row['low']:+.1%} to {row['high']:+.1%}" if known else "",
@@ -272,7 +307,8 @@ def moved_table(moved: DataFrame, most: int = 50) -> Table:
 
 
 def _first_line(thing: object) -> str:
-    return (thing.__doc__ or "").strip().splitlines()[0]
+    said = getattr(thing, "summary", "") or getattr(thing, "title", "") or (thing.__doc__ or "").strip()
+    return str(said).partition("\n")[0]
 
 
 def studies() -> Table:

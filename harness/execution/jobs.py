@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from ..datasets.registry import Dataset, DatasetInfo
 from ..planning.specs import Cell, Certification, ModelSpec, Probe
 from ..records.home import Home
+from ..user_code.plugins import Architecture, architectures
 
 
 class Source(Protocol):
-    """Where a data set comes from: :class:`harness.datasets.registry.DataSource`, or a copy on another machine."""
+    """Where a data set comes from: :class:`harness.datasets.registry.DataSource`, a plug-in, another machine's copy."""
+
+    @property
+    def name(self) -> str:
+        """How it is named on the command line."""
+        ...
 
     def info(self) -> DatasetInfo:
         """Its declaration."""
@@ -25,11 +31,16 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Context:
-    """What every task needs to know."""
+    """What every task needs to know.
+
+    Attributes:
+        architectures: Networks of users' files and packages, by which models are built.
+    """
 
     home: Home
     sources: Mapping[str, Source]
     device: str = "cpu"
+    architectures: tuple[Architecture, ...] = field(default_factory=architectures)
 
 
 @dataclass(frozen=True)

@@ -192,6 +192,9 @@ def _work(pipe: Connection, setup: Callable[[Any], Callable[[Any], Any]], contex
             payload = pipe.recv()
         except EOFError:
             return
+        except UserError as error:  # a plug-in's class is loaded when what was declared with it is read
+            pipe.send((None, str(error), "", True))
+            continue
         try:
             pipe.send(outcome(function, payload))
         except BrokenPipeError:  # the driver has ended

@@ -79,6 +79,8 @@ class Worker:
         Raises:
             UserError: Data or a checkpoint is missing or damaged, or the model cannot be judged.
         """
+        for network in self.context.architectures:
+            network.register()
         full_float32()  # whatever a user's code asked for in the job before
         match job:
             case Train(spec):

@@ -1,7 +1,7 @@
 """Models trained elsewhere: loading, identity by weights and code, normalisation.
 
-Trust: loading a ``.py`` file runs it, and so may loading a model of MLflow or a ``.pt2`` file, which can hold pickles.
-Load only what you would run.
+Trust: loading a ``.py`` file runs it, and so may loading a model of MLflow, which is a pickle. Load only what you would
+run. A ``.pt2`` file is read as data (:mod:`harness.external.archive`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ..training.on_trained import Wrapper
 from ..user_code import python_file
 from ..victims.adaptation import Remedy
 from ..victims.duplicates import ORIGIN
-from . import exported_program, mlflow_model
+from . import exported_program, hubs, mlflow_model
 from .interface import Interface
 from .reference import ModelReference, check_normalisation, listed
 
@@ -39,6 +39,7 @@ class External(Defense):
         program: :func:`program` of it; "" where nobody saw the code.
         mean: Subtracted from the images, one value or one a channel; ``()``: nothing is put in front.
         reference: Where it is loaded from. No part of its identity.
+        called: What its owner calls it; "" leaves it to its file's name. No part of its identity.
 
     Raises:
         UserError: A mean without a std, a std that is not positive.
@@ -57,6 +58,7 @@ class External(Defense):
     remedy: Remedy = _NONE
     interface: Interface = dataclasses.field(default=Interface(), metadata={"identity": "set"})
     reference: ModelReference | None = dataclasses.field(default=None, compare=False, metadata={"identity": False})
+    called: str = dataclasses.field(default="", compare=False, metadata={"identity": False})
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -67,12 +69,15 @@ class External(Defense):
         return dataclasses.replace(self, program="", interface=Interface())
 
     def label(self, info: DatasetInfo) -> str:
-        """Name for people: no two models share it."""
+        """Name for people: what its owner calls it, or else one that no two models share."""
+        if self.called:
+            return self.called
         parts = ["-".join(part[:8] for part in (self.weights, self.program) if part)]
         parts += [f"mean={listed(self.mean)}, std={listed(self.std)}"] if self.mean else []
         parts += [str(self.remedy)] if self.remedy else []
         parts += [f"batch={self.interface.batch}"] if self.interface.batch else []
-        return f"{self.name}({', '.join(filter(None, parts))})"
+        file = self.reference.file if self.reference is not None else self.name
+        return f"{file}({', '.join(filter(None, parts))})"
 
     def build(self, *arguments: Any, **named: Any) -> NoReturn:
         """There is nothing to build it from: :func:`restore` loads it."""
@@ -95,17 +100,25 @@ def load(reference: ModelReference) -> nn.Module:
 def _load(reference: ModelReference, *, fresh: bool = False) -> nn.Module:
     match reference.kind:
         case "python":
-            arguments = dict(reference.arguments)
+            arguments = dict(reference.options)
             made = python_file.from_file(
                 Path(reference.place), reference.factory, arguments, _root(reference), fresh=fresh
             )
             model = exported_program.house(made, reference.text)
+            if (file := dict(reference.arguments).get("state_dict")) and isinstance(model, nn.Module):
+                hubs.load_state(model, Path(str(file)))
         case "export":
             model = exported_program.from_export(Path(reference.place))
         case "mlflow":
             if not reference.folder:
                 raise UserError(f"{reference.place} was not fetched yet")
             model = mlflow_model.load_folder(Path(reference.folder), reference.place)
+        case "hub":
+            named = hubs.load(reference.place, dict(reference.arguments))
+            model, mean, std = named.model, named.mean, named.std
+            if mean and not reference.mean:
+                model = Normalised(model, mean, std)
+                model.made_for = named.size
     if not isinstance(model, nn.Module):
         raise UserError(f"{reference.text} returned {type(model).__name__}, expected a torch.nn.Module")
     if any(torch.nn.parameter.is_lazy(parameter) for parameter in model.parameters()):
@@ -113,7 +126,8 @@ def _load(reference: ModelReference, *, fresh: bool = False) -> nn.Module:
             f"{reference.text} has parameters without a size yet: call the model once before it is returned"
         )
     code = _code(reference)
-    vars(model)[ORIGIN] = _Origin(dataclasses.replace(reference, mean=(), std=()), code)
+    if reference.kind != "hub" or not reference.mean:  # else what is loaded without a mean has one of its own
+        vars(model)[ORIGIN] = _Origin(dataclasses.replace(reference, mean=(), std=()), code)
     if not reference.mean:
         return model
     behind = Normalised(model, reference.mean, reference.std)
@@ -148,7 +162,7 @@ def describe_model(
 def words(declared: External) -> list[str]:
     """What to type for a model: its reference, and the options that say how it is to be seen."""
     assert declared.reference is not None
-    found = [declared.reference.text]
+    found = [declared.reference.text, *(["--name", declared.called] if declared.called else [])]
     for name in ("mean", "std"):
         if values := getattr(declared, name):
             found += [f"--{name}", listed(values)]
@@ -208,6 +222,18 @@ class _Origin:
         return made
 
 
+def remarks(model: nn.Module, shape: tuple[int, int, int]) -> list[str]:
+    """What the owner of a model of a hub should know of how it was prepared."""
+    if not isinstance(model, Normalised) or not model.made_for:
+        return []
+    mean, std = (listed(tuple(round(v, 4) for v in part.flatten().tolist())) for part in (model.mean, model.std))
+    found = [f"its own configuration is put in front of it: mean {mean}, std {std}"]
+    if shape[-1] != model.made_for:
+        size = f"{shape[-2]}x{shape[-1]}"
+        found.append(f"it was made for images of {model.made_for}x{model.made_for}, and is judged on {size}")
+    return found
+
+
 def bare(model: nn.Module) -> nn.Module:
     """A model without what :func:`load` put around it."""
     while isinstance(model, exported_program.Housed):
@@ -238,7 +264,12 @@ def program(reference: ModelReference, model: nn.Module, remedy: Remedy = _NONE)
     given = model.inner if isinstance(model, Normalised) else model
     if reference.kind == "python":
         total.update(repr(_code(reference)).encode())
-        total.update(repr((reference.factory, reference.arguments)).encode())
+        total.update(repr((reference.factory, reference.options)).encode())
+    elif reference.kind == "hub":
+        inside = [part for part in model.modules() if isinstance(part, Normalised) and not reference.mean]
+        numbers = [(part.mean.flatten().tolist(), part.std.flatten().tolist()) for part in inside]
+        name = "onnx" if reference.place.startswith("onnx:") else reference.place
+        total.update(repr((name, reference.options, numbers)).encode())
     elif not isinstance(given, exported_program.Exported):
         total.update(repr(mlflow_model.contents(Path(reference.folder), "code", "data")).encode())
     for graph in exported_program.graphs(model):
@@ -268,6 +299,8 @@ class Normalised(exported_program.Housed):
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
         self.training = inner.training
+        self.made_for = 0
+        """Side of the images that a model of a hub was made for, 0 where nothing says."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (N, K) of images (N, C, H, W) in [0, 1].

@@ -14,11 +14,14 @@ from urllib.parse import quote, unquote
 
 from ..errors import UserError
 from ..options import guess, pairs
-from . import mlflow_model
+from . import hubs, mlflow_model
 
 Argument = int | float | bool | str
 
-CHOICES: Final = "FILE.py:FACTORY, FILE.pt2, models:/NAME/VERSION, models:/NAME@ALIAS or runs:/RUN_ID/PATH"
+CHOICES: Final = (
+    "FILE.py:FACTORY, FILE.pt2, models:/NAME/VERSION, models:/NAME@ALIAS, runs:/RUN_ID/PATH, timm:NAME, hf:NAME, "
+    "torchvision:NAME[:WEIGHTS], robustbench:NAME or onnx:FILE"
+)
 
 _PICKLES: Final = (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle", ".safetensors")
 
@@ -28,7 +31,7 @@ class ModelReference:
     """What a worker needs to load a model again.
 
     Attributes:
-        place: Absolute path of the file, or address in MLflow.
+        place: Absolute path of the file, address in MLflow, or ``HUB:NAME``.
         factory: Function in a Python file that returns the model.
         folder: Where :func:`parse` has put a model of MLflow.
         root: The working directory when a Python file was named: its imports are looked for there too.
@@ -37,7 +40,7 @@ class ModelReference:
         UserError: As ``External``.
     """
 
-    kind: Literal["python", "export", "mlflow"]
+    kind: Literal["python", "export", "mlflow", "hub"]
     place: str
     factory: str = ""
     arguments: tuple[tuple[str, Argument], ...] = ()
@@ -52,10 +55,9 @@ class ModelReference:
     @property
     def text(self) -> str:
         """What :func:`parse` makes the same reference of, but for normalisation and folder."""
-        if self.kind != "python":
-            return self.place
         words = "&".join(f"{name}={_written(value)}" for name, value in self.arguments)
-        return f"{self.place}:{self.factory}" + (f"?{words}" if words else "")
+        place = f"{self.place}:{self.factory}" if self.kind == "python" else self.place
+        return place + (f"?{words}" if words else "")
 
     @property
     def name(self) -> str:
@@ -67,6 +69,21 @@ class ModelReference:
                 return Path(self.place).stem
             case "mlflow":
                 return self.place.partition(":/")[2]
+            case "hub":
+                hub, _, name = self.place.partition(":")
+                return f"onnx:{Path(name).stem}" if hub == "onnx" else self.place
+
+    @property
+    def file(self) -> str:
+        """Name of the file, in MLflow or on a hub, without folders and endings."""
+        if self.kind == "hub":
+            return self.name.partition(":")[2]
+        return Path(self.place).stem if self.kind != "mlflow" else self.name
+
+    @property
+    def options(self) -> tuple[tuple[str, Argument], ...]:
+        """What of the arguments says which model it is: where its weights lie does not."""
+        return tuple((name, value) for name, value in self.arguments if name != "state_dict")
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -84,9 +101,10 @@ def parse(
 ) -> ModelReference:
     """Read what names a model, ``FILE.py:FACTORY[?key=value&key=value]`` or another of :data:`CHOICES`.
 
-    Values are whole numbers, numbers, ``true`` or ``false``, or else texts, and may be percent-encoded. Runs no code of
-    the model's. A model of MLflow is downloaded to ``fetched`` from the store ``tracking_uri``, or else
-    ``MLFLOW_TRACKING_URI``; without ``fetched`` it stays where it is.
+    Values are whole numbers, numbers, ``true`` or ``false``, or else texts, and may be percent-encoded. One called
+    ``state_dict`` names a file of weights, loaded into what the function returns. Runs no code of the model's.
+    A model of MLflow is downloaded to ``fetched`` from the store ``tracking_uri``, or else ``MLFLOW_TRACKING_URI``;
+    without ``fetched`` it stays where it is.
 
     Raises:
         UserError: No such file, no factory, arguments or an address that cannot be read; no such model in MLflow.
@@ -103,6 +121,14 @@ def parse(
         if not store:
             raise UserError(f"in which store is {text}? name it with --tracking-uri (MLFLOW_TRACKING_URI)")
         return dataclasses.replace(reference, folder=str(mlflow_model.fetch(text, store, fetched.resolve())))
+    if text.partition(":")[0] in hubs.HUBS:
+        place, mark, words = text.partition("?")
+        hub, _, name = place.partition(":")
+        if not name:
+            raise UserError(f"which model of {hub}? write {hub}:NAME")
+        place = f"onnx:{_file(name)}" if hub == "onnx" else place
+        arguments = _arguments(words, place) if mark else ()
+        return ModelReference(kind="hub", place=place, arguments=arguments, mean=mean, std=std)
     if found := re.fullmatch(r"(.+?\.py)(?::([^?]*))?(?:\?(.*))?", text):
         file, factory, words = _file(found[1]), found[2] or "", found[3]
         if not factory.isidentifier():
@@ -114,8 +140,9 @@ def parse(
         return ModelReference(kind="export", place=_file(text), mean=mean, std=std)
     if text.lower().endswith(_PICKLES):
         raise UserError(
-            f"{text} holds weights without their code, or a pickle that runs what it likes; write a function that "
-            "returns the model and name it as FILE.py:FACTORY, or export the model with torch.export.save to a .pt2"
+            f"{text} holds weights without their code, or a pickle that runs what it likes; name it beside a function "
+            f"that returns the model (FILE.py:FACTORY?state_dict={text}), or export the model with torch.export.save "
+            "to a .pt2"
         )
     raise UserError(f"cannot read {text!r} as a model; write {CHOICES}")
 
@@ -138,7 +165,10 @@ def _file(text: str) -> str:
 
 
 def _arguments(words: str, what: str) -> tuple[tuple[str, Argument], ...]:
-    return tuple(sorted((name, guess(unquote(value))) for name, value in pairs(words, "&", what).items()))
+    found = {name: guess(unquote(value)) for name, value in pairs(words, "&", what).items()}
+    if "state_dict" in found:
+        found["state_dict"] = _file(unquote(pairs(words, "&", what)["state_dict"]))
+    return tuple(sorted(found.items()))
 
 
 def _written(value: Argument) -> str:

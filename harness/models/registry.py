@@ -142,6 +142,9 @@ def _on_thumbnail(build: Callable[[Shape, int], Stages], shape: Shape, classes: 
     return Stages(OrderedDict([("thumbnail", small), *network.stages.items()]), network.hidden)
 
 
+Builder = Callable[[Shape, int], nn.Module]
+"""Makes an untrained network from the shape of an image, (C, H, W), and the number of classes."""
+
 ARCHITECTURES: Final[dict[str, Callable[[Shape, int], Stages]]] = {
     "ae-400": autoencoder,
     "allconv": classifier,
@@ -157,6 +160,9 @@ ARCHITECTURES: Final[dict[str, Callable[[Shape, int], Stages]]] = {
 }
 """Architectures by name; ``mlp-A-B-...`` and ``mlp-sigmoid-A-B-...`` are understood for any widths beside them."""
 
+USER_ARCHITECTURES: Final[dict[str, Builder]] = {}
+"""Those of users' files and packages that were named in this process (:mod:`harness.user_code.plugins`)."""
+
 PAPER_MLPS: Final = ("mlp-100-100", "mlp-200-200", "mlp-1000-1000")
 
 _MLP = re.compile(r"mlp(-sigmoid)?((?:-[1-9][0-9]{0,4})+)")
@@ -169,7 +175,7 @@ def architecture_names() -> tuple[str, ...]:
 
 def check_architecture(name: str) -> None:
     """Raise ValueError, with the choices, if there is no architecture of that name."""
-    if name not in ARCHITECTURES and not _MLP.fullmatch(name):
+    if name not in ARCHITECTURES and name not in USER_ARCHITECTURES and not _MLP.fullmatch(name):
         raise unknown("model", name, (*architecture_names(), "mlp-A-B-..."))
 
 
@@ -184,4 +190,15 @@ def build_model(name: str, shape: Shape, classes: int) -> Stages:
     if found:
         widths = tuple(int(width) for width in found[2].split("-")[1:])
         return mlp(shape, classes, widths, nn.Sigmoid if found[1] else nn.ReLU)
+    if name in USER_ARCHITECTURES:
+        return _staged(name, USER_ARCHITECTURES[name](shape, classes))
     return ARCHITECTURES[name](shape, classes)
+
+
+def _staged(name: str, made: nn.Module) -> Stages:
+    """A network of a user's; one that has no stages of its own is one stage, without hidden ones."""
+    if isinstance(made, Stages):
+        return made
+    if not isinstance(made, nn.Module):
+        raise UserError(f"model {name}: it returned {type(made).__name__}, expected a torch.nn.Module")
+    return Stages(OrderedDict(logits=made), ())

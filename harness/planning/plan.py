@@ -31,6 +31,7 @@ class Plan:
         battery: Every pair of the suite for these models, also those that the command leaves out: a model is ranked
             only once all of them are done.
         arguments: How each data set is named on the command line, where that is not its own name.
+        words: What to type after ``gauntlet run`` for the suite, where that is not its name alone.
         again: The command that measures all of it again, where that is not ``gauntlet run`` with the suite.
         left_out: Labels of attacks of the suite that were left out on purpose.
     """
@@ -44,6 +45,7 @@ class Plan:
     probes: tuple[Probe, ...] = ()
     certifications: tuple[Certification, ...] = ()
     arguments: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    words: tuple[str, ...] = ()
     again: str = ""
     left_out: tuple[str, ...] = ()
 
@@ -104,6 +106,7 @@ def plan(
     arguments: Mapping[str, str] | None = None,
     transfers: bool = True,
     certify: int | None = None,
+    words: Sequence[str] = (),
 ) -> Plan:
     """List the cells of a suite over models.
 
@@ -122,6 +125,7 @@ def plan(
             ``?``); empty: all.
         cascade: Each attack sees only images that no earlier one broke, in the suite's order.
         arguments: See :class:`Plan`.
+        words: See :class:`Plan`.
         transfers: Whether to ask for attacks that are crafted on another model. Without them nothing is trained but the
             models to judge; what is left out is in :attr:`Plan.left_out`.
         certify: Images of each model to certify in L-infinity and L2, at any cost; ``None``: some, at less cost than
@@ -191,6 +195,7 @@ def plan(
             one for spec in models for one in _certifications(suite, spec, infos[spec.dataset], samples, certify)
         ),
         arguments=dict(arguments or {}),
+        words=tuple(words),
         left_out=left_out,
     )
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..attacks.base import Attack
 from ..datasets.registry import DatasetInfo
 from ..errors import UserError
+from ..schema.eps import eps_text
 from ..threat import Norm
 
 
@@ -34,6 +35,20 @@ class Suite:
             for attack in attacks:
                 if norm not in attack.supported_norms:
                     raise ValueError(f"suite {self.name}: {attack.label} has no {norm} form")
+
+    def at(self, budgets: Mapping[Norm, tuple[float, ...]]) -> Suite:
+        """The battery in some norms at other budgets, ascending: another battery, under a name that says so.
+
+        Raises:
+            UserError: It has no attacks in one of the norms.
+        """
+        if missing := [norm for norm in budgets if norm not in self.attacks]:
+            raise UserError(f"suite {self.name} attacks in {', '.join(self.attacks)}, not in {missing[0]}")
+        kept = [norm for norm in self.attacks if norm in budgets]
+        shown = ", ".join(f"{norm} {' '.join(map(eps_text, budgets[norm]))}" for norm in kept)
+        attacks = {norm: self.attacks[norm] for norm in kept}
+        grid = {norm: tuple(budgets[norm]) for norm in kept}
+        return replace(self, name=f"{self.name} at {shown}", attacks=attacks, budgets=grid)
 
     def grid(self, info: DatasetInfo) -> dict[Norm, tuple[float, ...]]:
         """Eps values per norm of this suite, on that data set."""

@@ -6,6 +6,7 @@ files, the cells' results and the models' cards alone, so both can be rebuilt at
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Collection, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -76,7 +77,9 @@ def _board(
         budgets = record.budgets[dataset]
         newest = {cell.pair_name: cell for cell in here}
         judged = {cell.model for cell in here}
-        models |= {(m.architecture, m.defense, m.seed): m for m in record.models if m.model in judged}
+        here_named = {(m.architecture, m.defense, m.seed): m for m in record.models if m.model in judged}
+        renamed = {m.model for m in here_named.values()}  # a model may be called otherwise by now
+        models = {name: m for name, m in models.items() if m.model not in renamed or name in here_named} | here_named
         asked: dict[str, set[str]] = {}
         for cell in here:
             asked.setdefault(cell.model, set()).add(cell.pair_name)
@@ -109,7 +112,7 @@ def _board(
         key = entry.model
         cells, left = battery[key], out[key]
         results = {name: pair(cell.cell) for name, cell in cells.items()}
-        pairs += [result for result in results.values() if result is not None]
+        pairs += [_as_called(result, entry) for result in results.values() if result is not None]
         none = [name for name, result in results.items() if result is None and cells[name].attack not in left]
         nobodys = [name for name in none if cells[name].cell not in wanted]
         absent = [name for name in none if cells[name].cell in wanted]
@@ -142,6 +145,14 @@ def _board(
         left_out=left_out,
         certificates=certain,
     )
+
+
+def _as_called(pair: Pair, entry: ModelEntry) -> Pair:
+    """A pair under the name that its model has today."""
+    name = ModelName.of(entry)
+    if ModelName.of(pair.result) == name:
+        return pair
+    return dataclasses.replace(pair, result=pair.result.model_copy(update=dict(name)))
 
 
 def known_model(name: ModelName, state: ModelState) -> KnownModel:

@@ -21,6 +21,7 @@ from ..schema.certificates import CertificateEntry
 from ..schema.models import ModelEntry, ModelName
 from ..schema.pairs import BatteryPair, PlannedPair
 from ..schema.plans import PlanRecord, ProbeEntry
+from ..user_code.plugins import architecture_argument, origin_of
 from .files import read_record, set_aside, write_record
 from .home import Home
 
@@ -74,13 +75,13 @@ def command(plan: Plan, cell: Cell) -> str:
         return plan.again
     if argument is None and spec.dataset not in dataset_names():
         return ""
-    words = ["gauntlet", "run", plan.suite.name, "--dataset", argument or spec.dataset]
+    words = ["gauntlet", "run", *(plan.words or (plan.suite.name,)), "--dataset", argument or spec.dataset]
     if isinstance(spec.defense, External):
         if spec.defense.reference is None:
             return ""  # it was handed over in Python
         words += ["--victim", *victim_words(spec.defense)]
     elif said := defense_argument(spec, info):
-        words += ["--model", spec.architecture, "--defense", said, "--seeds", str(spec.seed)]
+        words += ["--model", architecture_argument(spec.architecture), "--defense", said, "--seeds", str(spec.seed)]
     else:
         return ""
     chosen = ["--attack", cell.attack.label]
@@ -95,7 +96,10 @@ def defense_argument(spec: ModelSpec, info: DatasetInfo) -> str:
     What it is built upon comes before it and a ``+``; "" where the command line cannot say it: a class that is none of
     ours, upon a model of another architecture or seed, or one of a user's, or with a front.
     """
-    if not type(spec.defense).__module__.startswith("defenses.") or spec.front is not None:
+    plugin = origin_of(type(spec.defense))
+    if (plugin is None and not type(spec.defense).__module__.startswith("defenses.")) or spec.front is not None:
+        return ""
+    if not (name := plugin.text if plugin is not None else spec.defense.name):
         return ""
     before = ""
     if spec.base is not None:
@@ -106,7 +110,7 @@ def defense_argument(spec: ModelSpec, info: DatasetInfo) -> str:
     usual = type(spec.defense)().resolve(info)
     changed = {name: value for name, value in vars(spec.defense).items() if value != getattr(usual, name)}
     settings = ",".join(f"{name}={written(value)}" for name, value in changed.items())
-    return before + (f"{spec.defense.name}:{settings}" if settings else spec.defense.name)
+    return before + (f"{name}:{settings}" if settings else name)
 
 
 def plan_record(plan: Plan, command_line: str) -> PlanRecord:

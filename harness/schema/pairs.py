@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import Field
 
 from .base import Cost, Document, Json, Number, Origin, Provenance, Record
+from .eps import eps_text
 from .models import Agreement, ModelName
 
 Norm = Literal["l0", "l1", "l2", "linf", "rms"]
@@ -39,7 +40,7 @@ class BatteryPair(Record):
     @property
     def threat(self) -> str:
         """Norm and, for a budget attack, eps."""
-        return self.norm if self.eps is None else f"{self.norm} {self.eps:g}"
+        return self.norm if self.eps is None else f"{self.norm} {eps_text(self.eps)}"
 
     @property
     def pair_name(self) -> str:
@@ -50,6 +51,10 @@ class BatteryPair(Record):
         """Name of the first thing that another record of the same pair says otherwise; "" if none."""
         declared = ("cell", "model", "dataset", "n", "attack", "norm", "eps", "source")
         return next((name for name in declared if getattr(self, name) != getattr(other, name)), "")
+
+
+UNLISTED: Final = "unlisted "
+"""How the toolkit of an attack begins that our tables do not list: its adversarials count, its presence does not."""
 
 
 def _family(pair: dict[str, Any]) -> str:

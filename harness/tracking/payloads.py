@@ -12,6 +12,7 @@ from ..metrics.certificates import Band
 from ..metrics.pairs import Board, Pair, nearest, pair_rows, worst_case
 from ..metrics.pairs import curve as accuracy_curve
 from ..schema.base import Cost
+from ..schema.eps import eps_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -65,7 +66,7 @@ def model_metrics(
     values: dict[str, float] = {"score/clean": pairs[0].summary["clean_accuracy"]}
     for row in rows.to_dict("records"):
         source = f" from {row['source']}" if row["source"] else ""
-        values[_metric_name(f"acc/{row['attack']}{source} {row['norm']} {row['eps']:g}")] = row["robust_accuracy"]
+        values[mlflow_name(f"acc/{row['attack']}{source} {row['norm']} {row['eps']:g}")] = row["robust_accuracy"]
     if whole:
         scores = []
         for norm, grid in budgets.items():
@@ -105,7 +106,7 @@ def attack_table(rows: pd.DataFrame, values: Mapping[str, float]) -> dict[str, A
     data = [row + [""] * 5 for row in worst]
     for row in rows.to_dict("records"):
         share = f"{row['robust_accuracy']:.1%}" if math.isfinite(row["robust_accuracy"]) else row["status"]
-        where = f"{row['norm']} {row['eps']:g}"
+        where = f"{row['norm']} {eps_text(row['eps'])}"
         data.append([f"{where}: {row['attack']}", share, row["toolkit"], row["status"], row["n"], row["invalid"]])
         data[-1].append(round(row["seconds"], 3))
     columns = ["attack", "robust accuracy", "toolkit", "status", "images", "invalid", "seconds"]
@@ -123,7 +124,7 @@ def ui_links(server: str, experiment: str) -> dict[str, str]:
     return {"charts": f"{base}&compareRunsMode=CHART", "table": f"{base}&compareRunsMode=ARTIFACT"}
 
 
-def _metric_name(text: str) -> str:
+def mlflow_name(text: str) -> str:
     """A name MLflow takes: letters, digits and ``_ - . : / space``."""
     plain = text.replace("=", ":").replace("(", " ").replace(")", "").replace(",", "")
     return re.sub(r"[^\w\-. :/]", "_", plain)[:240]

@@ -29,6 +29,7 @@ from .payloads import (
     attack_table,
     certificate_metrics,
     curve_points,
+    mlflow_name,
     model_metrics,
     pair_metrics,
     reproduce_note,
@@ -290,7 +291,7 @@ class Tracker(Connection):
         tags |= more
         for norm, grade in grades.items():
             if grade is not None:
-                tags[f"trust.{suite}.{norm}"] = "; ".join((grade.grade, *grade.reasons))
+                tags[mlflow_name(f"trust.{suite}.{norm}")] = "; ".join((grade.grade, *grade.reasons))
         self.log(run_id, metrics=((name, v, 0) for name, v in values.items() if known.get(name) != v), tags=tags)
 
     def rebuild(self, spoiled: Spoiled | None = None) -> int:

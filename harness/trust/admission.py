@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +48,7 @@ def admit(
     text: str,
     data: Dataset,
     *,
+    called: str = "",
     mean: Sequence[float] = (),
     std: Sequence[float] = (),
     remedy: Remedy | None = None,
@@ -60,7 +62,8 @@ def admit(
     """Load a model, look at it, and find out how attacks must see it.
 
     See :func:`harness.external.reference.parse` for what names it, and :func:`harness.trust.inspection.inspect` for the
-    rest. Per channel, ``mean`` is subtracted and ``std`` divided by before the model sees an image.
+    rest. ``called`` is what people know it by. Per channel, ``mean`` is subtracted and ``std`` divided by before the
+    model sees an image.
 
     Raises:
         UserError: It cannot be loaded, or cannot be judged; one line says why.
@@ -74,7 +77,8 @@ def admit(
         found = inspection.inspect(
             model, x, y, classes, device, remedy=remedy, stand_ins=stand_ins, batch=batch, thorough=thorough
         )
-        defense = external.describe_model(model, reference, found.remedy, found.interface)
+        described = external.describe_model(model, reference, found.remedy, found.interface)
+        defense = dataclasses.replace(described, called=called)
         behaviour = inspection.fingerprint(found.interface.around(model), data.info.shape, classes)
     spec = ModelSpec(dataset=data.info.name, architecture=reference.name, defense=defense, seed=0)
     card = Card(
@@ -89,4 +93,5 @@ def admit(
         sha256=behaviour,
         declaration=identity.canonical(spec),
     )
-    return AdmittedModel(spec, card, tuple(f"{reference.text}: {note}" for note in found.notes))
+    notes = [*external.remarks(model, data.info.shape), *found.notes]
+    return AdmittedModel(spec, card, tuple(f"{reference.text}: {note}" for note in notes))

@@ -12,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..metrics.pairs import Board, Bools, Floats, Pair, limit, reach, reference
+from ..schema.eps import eps_text
+from ..schema.pairs import UNLISTED
 from ..schema.probes import ProbeFacts
 
 Status = Literal["passed", "remedied", "failed", "skipped"]
@@ -108,8 +110,9 @@ class Evidence:
         return {id(pair): np.isin(self.images, pair.columns["index"][pair.columns["attacked"]]) for pair in self.pairs}
 
     def of(self, families: Iterable[str]) -> list[Pair]:
-        """Pairs of some families in this norm."""
-        return [pair for pair in self.pairs if pair.result.family in families]
+        """Pairs of some families in this norm, but for attacks of toolkits that nobody has looked at."""
+        pairs = (pair for pair in self.pairs if not pair.result.toolkit.startswith(UNLISTED))
+        return [pair for pair in pairs if pair.result.family in families]
 
     def lost(self, pairs: Iterable[Pair], eps: float) -> Bools:
         """Images (N,) that the model gets right and some of these pairs broke within eps."""
@@ -188,7 +191,7 @@ def percent(share: float) -> str:
 
 def threat_text(norm: str, eps: float) -> str:
     """Norm and eps as text."""
-    return f"{norm} {eps:.4g}"
+    return f"{norm} {eps_text(eps)}"
 
 
 def listed(names: Iterable[str], most: int = 3) -> str:

@@ -7,8 +7,11 @@ the model. Each check has a page of its name in ``docs/health/``.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
 from typing import Final
 
+from ..errors import describe
 from ..metrics.pairs import Board
 from .answer_checks import ANSWER_QUESTIONS
 from .basis_checks import BASIS_QUESTIONS
@@ -59,8 +62,27 @@ def trust(board: Board, model: str, norm: str) -> Trust | None:
         transformations and transfers alone do not), so that the accuracy does not claim to be one.
     """
     evidence = Evidence(board, model, norm)
-    if not any(pair.result.family in WORST_CASE for pair in evidence.pairs):
+    if not evidence.of(WORST_CASE):
         return None
-    checks = [question.ask(evidence) for question in QUESTIONS]
+    checks = [question.ask(evidence) for question in QUESTIONS] + [_offered(point, evidence) for point in _points()]
     ordered = sorted(checks, key=lambda check: check.grade, reverse=True)
     return Trust(grade=ordered[0].grade, checks=tuple(ordered))
+
+
+@cache
+def _points() -> tuple[EntryPoint, ...]:
+    """Checks that installed packages offer."""
+    return tuple(sorted(entry_points(group="gauntlet.checks"), key=lambda point: point.name))
+
+
+def _offered(point: EntryPoint, evidence: Evidence) -> Check:
+    """The answer to a check of a package; one that cannot be asked leaves a B at best, as any that nobody asked."""
+    try:
+        question = point.load()
+        answer = question.ask(evidence)
+        if not isinstance(answer, Check):
+            raise TypeError(f"answered {type(answer).__name__}, expected a gauntlet.Check")
+    except Exception as error:  # a package may raise anything
+        package = point.dist.name if point.dist is not None else point.module
+        return Check(point.name, point.name, "skipped", "B", f"{point.name} of {package} raised {describe(error)}")
+    return answer

@@ -192,9 +192,8 @@ def _toolkits(question: Question, evidence: Evidence) -> Check:
     """Whether both libraries took part, and what each left alone at the largest eps."""
     n, eps = len(evidence.images), max(evidence.grid, default=0.0)
     kits: dict[str, list[Pair]] = {}
-    for pair in evidence.pairs:
-        if pair.result.family in WORST_CASE:
-            kits.setdefault(pair.result.toolkit, []).append(pair)
+    for pair in evidence.of(WORST_CASE):
+        kits.setdefault(pair.result.toolkit, []).append(pair)
     left = {
         kit: (int(evidence.correct.sum()) - int(evidence.lost(pairs, eps).sum())) / n if n else 0.0
         for kit, pairs in sorted(kits.items())

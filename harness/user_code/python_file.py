@@ -146,6 +146,8 @@ class _Ours(Loader):
         with self.world.left():
             module = importlib.import_module(spec.name)
         self.spec = module.__spec__
+        if spec.name == "gauntlet":
+            _serve_everywhere(module)
         return module
 
     def exec_module(self, module: ModuleType) -> None:
@@ -206,9 +208,11 @@ class World:
             return
         self.late = late
         self._enter()
+        _ENTERED.append(self)
         try:
             yield
         finally:
+            _ENTERED.pop()
             self._leave()
 
     @contextmanager
@@ -315,6 +319,24 @@ class World:
         self._refresh()
 
 
+_ENTERED: Final[list[World]] = []
+"""The worlds that are entered now, the innermost last."""
+
+
+def _serve_everywhere(gauntlet: ModuleType) -> None:
+    """Let what ``gauntlet.NAME`` imports at its first use be ours, also where a user's file is the first to ask."""
+    names = vars(gauntlet)
+    ours = names["__getattr__"]
+    if ours.__module__ == __name__:
+        return
+
+    def found(name: str) -> Any:
+        with _ENTERED[-1].left() if _ENTERED and _ENTERED[-1]._active else nullcontext():
+            return ours(name)
+
+    names["__getattr__"] = found
+
+
 def _modules_in(folder: str) -> set[str]:
     """Names of the modules and packages that a folder holds."""
     try:
@@ -387,6 +409,18 @@ def function_of(path: Path, name: str, root: Path | None = None) -> Any:
         if not callable(function):
             raise unknown(f"function in {path}", name, _callables(vars(module)))
         return function
+
+
+def namespace_of(path: Path, root: Path | None = None) -> dict[str, Any]:
+    """What a file that is run as :func:`from_file` does defines, by name.
+
+    Raises:
+        UserError: The file cannot be read, or raised.
+    """
+    if not path.is_file():
+        raise UserError(f"no file {path}")
+    with _run(path, root) as (module, _):
+        return vars(module)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import numpy as np
 from harness.metrics.pairs import Floats, curve, wilson
 
 from ..drawing.charts import Axes, Chart, Line, Point, nice_ticks, path, spaced_ticks, thin, ticks
+from ..drawing.html import PALETTE
 from ..drawing.text import budget_text, norm_name
 from .results import SuiteResults
 from .rows import Entry
@@ -92,15 +93,23 @@ def eps_chart(curves: Sequence[Curve], norm: str, budgets: Sequence[float], leve
     )
 
 
+def distinct(entries: Sequence[Entry]) -> list[int]:
+    """Numbers of the entries' colours; of two that would look alike, the second takes the next."""
+    if len(entries) != 2 or (entries[0].colour - entries[1].colour) % PALETTE:
+        return [entry.colour for entry in entries]
+    return [entries[0].colour, entries[0].colour + 1]
+
+
 def curves(
     results: SuiteResults, entries: Sequence[Entry], norms: Sequence[str], *, seeds: bool = False
 ) -> list[Chart]:
-    """A chart of some entries for every norm with a bounded eps; with several, colours go by their order."""
+    """A chart of some entries for every norm with a bounded eps, in their colours."""
     found = []
+    colours = distinct(entries)
     for norm in norms:
         lines = [
             Curve(
-                index=entry.index if len(entries) == 1 else number,
+                index=colours[number],
                 name=entry.name,
                 n=entry.n,
                 distances=[one["distance"].to_numpy(float) for one in results.nearest(entry, norm)],

@@ -30,6 +30,7 @@ class SuiteResults:
         frame: The rows of its leaderboard that belong to ``dataset``.
         dataset: Name.
         taken: Names of model pages that earlier sections use.
+        colours: Numbers of models, by architecture and defense, that earlier sections gave.
     """
 
     anchor: str
@@ -37,6 +38,7 @@ class SuiteResults:
     frame: pd.DataFrame
     dataset: str
     taken: set[str] = field(default_factory=set, repr=False)
+    colours: dict[tuple[str, str], int] = field(default_factory=dict, repr=False)
     _worst: dict[tuple[str, str, float], WorstCase] = field(default_factory=dict, repr=False)
     _nearest: dict[tuple[str, str], pd.DataFrame] = field(default_factory=dict, repr=False)
     _trust: dict[tuple[str, str], Trust | None] = field(default_factory=dict, repr=False)
@@ -86,6 +88,7 @@ class SuiteResults:
         return [
             Entry(
                 index=i,
+                colour=self.colours.setdefault((architecture, defense), len(self.colours)),
                 anchor=f"{self.anchor}-m{i}",
                 architecture=architecture,
                 defense=defense,
@@ -217,7 +220,12 @@ class SuiteResults:
         failed += [pair.result.failed for pair in entry.pairs]
         failed += [bool(board.missing.get(key)) for key in keys]
         failed += [
-            found.grade == "D" for key in entry.models for norm in self.norms if (found := self.trust(key, norm))
+            any(
+                check.grade == "D" and check.name != "battery-strength" for check in found.checks
+            )  # it was not all asked
+            for key in entry.models
+            for norm in self.norms
+            if (found := self.trust(key, norm))
         ]
         failed += [bool(contradictions(board, key)) for key in entry.models]
         return any(board.unasked.get(key) for key in keys) and not any(failed)

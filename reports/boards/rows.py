@@ -17,7 +17,8 @@ class Entry:
     """A line of every table: a defense of one architecture on n images, over its seeds.
 
     Attributes:
-        index: Position in the section; sets its colour.
+        index: Position in the section.
+        colour: Number that sets its colour, the same on every page of a report.
         anchor: Id of its card on the page.
         architecture: Label.
         defense: Label.
@@ -29,6 +30,7 @@ class Entry:
     """
 
     index: int
+    colour: int
     anchor: str
     architecture: str
     defense: str
@@ -145,6 +147,14 @@ class Panel:
     heat: Sequence[HeatRow]
     gains: Sequence[Gain]
     idle: Sequence[str]
+
+    def short(self, column: Column) -> str:
+        """An attack without its settings, unless another here differs from it in these alone."""
+        base, _, _ = column.attack.partition("(")
+        same = {other.attack for other in self.columns if other.attack.partition("(")[0] == base}
+        if len(same) > 1:
+            return column.name
+        return base + (f" from {column.source}" if column.source else "")
 
 
 @dataclass(frozen=True)

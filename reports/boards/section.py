@@ -44,11 +44,12 @@ def sections(boards: Sequence[Board], frames: Sequence[pd.DataFrame]) -> list[Se
     """
     found: list[Section] = []
     taken: set[str] = set()
+    colours: dict[tuple[str, str], int] = {}
     for board, frame in zip(boards, frames, strict=True):
         sets = [pair.result.dataset for pair in board.pairs]
         sets += [model.dataset for model in board.models.values()]
         for dataset in dict.fromkeys(sets):
-            section = Section(f"s{len(found)}", board, frame[frame["dataset"] == dataset], dataset, taken)
+            section = Section(f"s{len(found)}", board, frame[frame["dataset"] == dataset], dataset, taken, colours)
             assert section.entries is not None  # names its pages, before the next section does
             found.append(section)
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..boards.curves import curves
+from ..boards.curves import curves, distinct
 from ..boards.rows import Column, Entry, HeatCell
 from ..boards.section import Section
 from ..drawing.html import page
@@ -50,6 +50,7 @@ def render(section: Section, two: EntryPair) -> str:
         two=two,
         threat_rows=[row for norm in norms for row in threat_rows(section, two, norm)],
         charts=curves(section, [two.a, two.b], norms),
+        colours=distinct([two.a, two.b]),
         attack_tables=[_attack_table(section, two, norm) for norm in norms],
         doubts=[entry for entry in (two.a, two.b) if any(entry.notes[norm] for norm in norms)],
     )

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
+from harness.schema import eps as spelling
 from harness.trust.grade import Grade, Status
 
 MISSING: Final = "\u2014"
@@ -95,13 +96,7 @@ def eps_text(eps: float | None, levels: int = 255) -> str:
         eps: Radius in pixel units of [0, 1], or None for an attack without a budget.
         levels: Images hold k/levels.
     """
-    if eps is None or not is_number(eps):
-        return MISSING
-    steps = eps * 255
-    short = abs(eps - round(eps, 3)) < 1e-9
-    if levels == 255 and not short and abs(steps - round(steps)) < 1e-6 * max(1.0, steps):
-        return f"{round(steps)}/255"
-    return f"{eps:.6g}"
+    return spelling.eps_text(eps, levels) if eps is not None and is_number(eps) else MISSING
 
 
 def unbounded(norm: str, eps: float | None) -> bool:

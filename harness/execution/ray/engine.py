@@ -160,6 +160,7 @@ class RayEngine:
         return Shared(
             sources={name: self._carry(source) for name, source in context.sources.items()},
             device=context.device,
+            architectures=context.architectures,
             versions=environment.versions(),
             commit=environment.git_commit(),
             progress=context.home.progress.absolute() if local else None,

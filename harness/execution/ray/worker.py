@@ -18,6 +18,7 @@ from ... import environment
 from ...datasets.registry import Dataset, DatasetInfo
 from ...errors import UserError
 from ...records.home import Home
+from ...user_code.plugins import Architecture
 from ..jobs import Context, Job, Source
 from ..process_pool import outcome
 from ..worker import Worker, worker
@@ -40,6 +41,11 @@ class Carried:
     source: Source
     declared: DatasetInfo
     copy: Any
+
+    @property
+    def name(self) -> str:
+        """How it is named on the command line."""
+        return self.source.name
 
     def info(self) -> DatasetInfo:
         """Its declaration: the driver's."""
@@ -73,6 +79,7 @@ class Shared:
     """What every task needs to know.
 
     Attributes:
+        architectures: As in :class:`harness.execution.jobs.Context`.
         versions: Of the driver's packages: with others the numbers would be others.
         progress: Folder that workers may write their progress to; None if they do not share the driver's disk.
         scratch: Folder for the files of a task; None for the node's own.
@@ -84,6 +91,7 @@ class Shared:
     commit: str
     progress: Path | None
     scratch: Path | None
+    architectures: tuple[Architecture, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -148,7 +156,11 @@ def _crew(shared: Any, gpu: int | None) -> tuple[Shared, Worker, str]:
         device = known.device if gpu is None else f"{known.device}:{gpu}"
         if gpu is not None and torch.cuda.is_available():
             torch.cuda.set_device(gpu)  # a user's code may know "the" GPU only
-        _crews[shared, gpu] = known, worker(Context(Home(Path()), known.sources, device)), _unfit(known)
+        _crews[shared, gpu] = (
+            known,
+            worker(Context(Home(Path()), known.sources, device, known.architectures)),
+            _unfit(known),
+        )
     return _crews[shared, gpu]
 
 

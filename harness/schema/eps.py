@@ -1,0 +1,17 @@
+"""How an eps is written, everywhere the same."""
+
+from __future__ import annotations
+
+
+def eps_text(eps: float, levels: int = 255) -> str:
+    """A radius as the field writes it: ``8/255`` where it is a whole number of 8-bit steps and no short decimal.
+
+    Args:
+        eps: Radius in pixel units of [0, 1].
+        levels: Images hold k/levels.
+    """
+    steps = eps * 255
+    short = abs(eps - round(eps, 3)) < 1e-9
+    if levels == 255 and not short and abs(steps - round(steps)) < 1e-6 * max(1.0, steps):
+        return f"{round(steps)}/255"
+    return f"{eps:.6g}"
