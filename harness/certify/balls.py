@@ -53,24 +53,16 @@ class Ball:
         return (self.x + self.radius).clamp(0, 1)
 
     def least(self, slopes: Tensor) -> Tensor:
-        """A lower bound of ``slopes @ z`` over the ball, (N, K): the larger of those over ball and box alone.
+        """The least value of ``slopes @ z`` over the ball and the box together, (N, K).
 
         Args:
             slopes: (N, K, D), or (1, K, D) for the same of all images.
         """
-        box = product(slopes, (self.low + self.high) / 2) - product(slopes.abs(), (self.high - self.low) / 2)
         if self.norm == "linf":
-            return box
-        reach = torch.linalg.vector_norm(slopes, dim=2) if self.norm == "l2" else slopes.abs().amax(2)
-        return torch.maximum(box, product(slopes, self.x) - self.radius * reach)
-
-    def exactly_least(self, slopes: Tensor) -> Tensor:
-        """The least value of ``slopes @ z`` over ball and box together, (N, K), of slopes (N, K, D)."""
-        if self.norm == "linf":
-            return self.least(slopes)
-        size = slopes.abs()
+            return product(slopes, (self.low + self.high) / 2) - product(slopes.abs(), (self.high - self.low) / 2)
         x = self.x.unsqueeze(1)
         room = torch.where(slopes > 0, x, 1 - x)  # each pixel's way to the box, downhill
+        size = slopes.abs().expand_as(room)
         gain = _gain_l1(size, room, self.radius) if self.norm == "l1" else _gain_l2(size, room, self.radius)
         return product(slopes, self.x) - gain
 

@@ -191,7 +191,8 @@ class Network:
         else:  # one matrix serves every image
             columns = wanted.any(0).nonzero().flatten().unsqueeze(0)
         n = len(low)
-        step = max(1, _work(low.device) // (2 * len(columns) * self._widest))
+        images = len(columns) if ball.norm == "linf" else n  # in other norms the last step is another for each
+        step = max(1, _work(low.device) // (2 * images * self._widest))
         for part in columns.split(step, 1):  # type: ignore[no-untyped-call]
             spec = low.new_zeros(len(part), part.shape[1], low.shape[1]).scatter_(2, part.unsqueeze(2), 1.0)
             spec = torch.cat([spec, -spec], 1).view(len(part), -1, *node.shape)
@@ -215,8 +216,7 @@ class Network:
     ) -> Tensor:
         """Lower bounds of ``spec @ target``, (N, K), of coefficients (N or 1, K, *shape).
 
-        Pulled back to the image. For the ``last`` ones, those of intervals at every stage on the way count too, and ball
-        and box are cut exactly.
+        Pulled back to the image; for the ``last`` ones, those of intervals at every stage on the way count too.
         """
         slopes: dict[Node, Tensor] = {target: spec}
         constant = ball.x.new_zeros(len(ball.x), spec.shape[1])
@@ -231,10 +231,7 @@ class Network:
                 continue
             mine = slopes.pop(node)
             if isinstance(node, Image):
-                flat = mine.flatten(2)
-                if last and len(flat) == len(ball.x):
-                    best = torch.maximum(best, constant + ball.exactly_least(flat))
-                return torch.maximum(best, constant + ball.least(flat))
+                return torch.maximum(best, constant + ball.least(mine.flatten(2)))
             if not lines and not isinstance(node, Affine):
                 return best
             inputs = tuple(known[parent] for parent in node.parents)
