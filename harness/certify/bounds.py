@@ -129,6 +129,11 @@ class Network:
         margins = torch.where(inside, margins, -math.inf)
         return Certificate(margins > 0, margins)
 
+    @torch.no_grad()
+    def values(self, x: Tensor, threat: Threat) -> dict[Node, Interval]:
+        """Bounds of every node's values, for a few images."""
+        return self._intervals(Ball.of(threat, x), lines=True)
+
     def _margins(self, ball: Ball, y: Tensor, lines: bool) -> Tensor:
         """The least margin of each image, (N,)."""
         known = self._intervals(ball, lines)
@@ -265,7 +270,9 @@ class Network:
                         return "it does not return logits (N, K)"
                     beyond = torch.maximum(low - out, out - high)
                     if not bool((beyond <= 0).all()):
-                        return f"what was traced is not what it computes{way}: {float(beyond.amax()):.2g} beyond rounding"
+                        return (
+                            f"what was traced is not what it computes{way}: {float(beyond.amax()):.2g} beyond rounding"
+                        )
         return ""
 
     def _enclosure(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -121,6 +121,8 @@ class Affine(Node):
         constant: Tensor | float = 0.0
         if isinstance(self.bias, Tensor):
             constant = flat @ self.bias.expand(self.shape).flatten()
+        elif self.bias:
+            constant = flat.sum(2) * self.bias
         if error is not None:
             constant = constant - product(flat.abs(), error.flatten(1))
         part = self.backward(slopes.flatten(0, 1)).view(*slopes.shape[:2], *self.parents[0].shape)

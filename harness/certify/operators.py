@@ -135,7 +135,11 @@ class Builder:
     def constant(self, node: fx.Node, name: str, target: Any, args: Any, kwargs: Any) -> Any:
         """An operator on weights alone, computed."""
         if isinstance(target, torch._ops.OpOverload):
-            if target.namespace not in ("aten", "prims") or torch.Tag.nondeterministic_seeded in target.tags or "empty" in name:
+            if (
+                target.namespace not in ("aten", "prims")
+                or torch.Tag.nondeterministic_seeded in target.tags
+                or "empty" in name
+            ):
                 raise Uncovered(name)
         elif getattr(target, "__module__", "") not in ("_operator", "math"):
             raise Uncovered(name)
@@ -186,9 +190,7 @@ class Builder:
         parts = args[0]
         if not all(isinstance(part, Node) for part in parts) or len(set(parts)) != len(parts):
             raise Uncovered("aten.cat with what does not depend on the images, or twice on the same")
-        placed = [
-            self.add(nodes.moved(part, shape, self.sources(target, args, {}, part, shape))) for part in parts
-        ]
+        placed = [self.add(nodes.moved(part, shape, self.sources(target, args, {}, part, shape))) for part in parts]
         total = placed[0]
         for part in placed[1:]:
             total = self.add(Sum((total, part), shape))
