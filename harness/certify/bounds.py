@@ -181,8 +181,8 @@ class Network:
         wanted = torch.zeros_like(low, dtype=torch.bool)
         for consumer in consumers:
             if isinstance(consumer, Largest):
-                below = consumer.parents[0]
-                at = known[node] if below is node else below.interval(known[node])
+                read = consumer.parents[0]
+                at = known[node] if read is node else read.interval(known[node])
                 wanted |= consumer.contenders(at)
             elif isinstance(consumer, Bent) and consumer.kink:
                 wanted |= (low < 0) & (high > 0)
@@ -202,9 +202,9 @@ class Network:
             spec = low.new_zeros(len(part), part.shape[1], low.shape[1]).scatter_(2, part.unsqueeze(2), 1.0)
             spec = torch.cat([spec, -spec], 1).view(len(part), -1, *node.shape)
             below, above = self._least(node, spec, known, ball).chunk(2, 1)
-            part = part.expand(n, -1)
-            low = low.scatter(1, part, torch.maximum(low.gather(1, part), below))
-            high = high.scatter(1, part, torch.minimum(high.gather(1, part), -above))
+            rows = part.expand(n, -1)
+            low = low.scatter(1, rows, torch.maximum(low.gather(1, rows), below))
+            high = high.scatter(1, rows, torch.minimum(high.gather(1, rows), -above))
         high = torch.maximum(low, high)  # they may have crossed in the last digit
         shape = (n, *node.shape)
         known[node] = Interval(low.view(shape), high.view(shape), error)
@@ -229,8 +229,8 @@ class Network:
         for node in reversed(self.nodes[: self.nodes.index(target) + 1]):
             if last:
                 stage = constant
-                for open_node, part in slopes.items():
-                    stage = stage + _by_interval(part, known[open_node])
+                for reached, waiting in slopes.items():
+                    stage = stage + _by_interval(waiting, known[reached])
                 best = torch.maximum(best, stage)
             if node not in slopes:
                 continue

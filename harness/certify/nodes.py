@@ -1,10 +1,10 @@
 """What a network is made of: intervals forward, lines backward, and the rounding of float32 in both.
 
 Every bound is of what float32 computes, not of the ideal function. A sum of n products comes out within
-``n u / (1 - n u)`` of the sum of their sizes, in whatever order it is added (Higham 2002, section 3.1; u = 2^-24), so an
-affine node is its matrix, its bias, and an error as large as that, which :meth:`Affine.interval` returns and a backward
-pass charges to its coefficients. ReLU, maxima and moved values have none. The bounds themselves are computed in
-float64, whose rounding is smaller by eight digits than the float32 errors that are charged for the same sums.
+``n u / (1 - n u)`` of the sum of their sizes, in whatever order it is added (Higham 2002, section 3.1; u = 2^-24). So
+an affine node is its matrix, its bias, and an error as large as that, which :meth:`Affine.interval` returns and a
+backward pass charges to its coefficients. ReLU, maxima and moved values have none. The bounds themselves are computed
+in float64, whose rounding is smaller by eight digits than the float32 errors that are charged for the same sums.
 
 Shapes below are without the batch: a node's bounds are (N, *shape), coefficients in front of it (G, K, *shape), where G
 is the number of images, or 1 for what is the same for all.
@@ -20,6 +20,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.grad import conv2d_input
 
 from .balls import product
 from .relaxations import Lines
@@ -108,6 +109,7 @@ class Affine(Node):
         self.mixed += self.mixes
 
     def interval(self, *inputs: Interval) -> Interval:
+        """The matrix on the middle, its magnitudes on the half width, and the error."""
         (x,) = inputs
         middle = self.forward((x.low + x.high) / 2) + self.bias
         reach = self.absolute((x.high - x.low) / 2)
@@ -117,6 +119,7 @@ class Affine(Node):
         return Interval(middle - reach - error, middle + reach + error, error)
 
     def pull(self, slopes: Tensor, inputs: tuple[Interval, ...], error: Tensor | None) -> Pulled:
+        """Through the transpose; the error at its worst."""
         flat = slopes.flatten(2)
         constant: Tensor | float = 0.0
         if isinstance(self.bias, Tensor):
@@ -137,6 +140,7 @@ class Sum(Node):
     relative: float = 0.0
 
     def interval(self, *inputs: Interval) -> Interval:
+        """Ends added."""
         a, b = inputs
         low, high = (b.low, b.high) if self.sign > 0 else (-b.high, -b.low)
         if not self.relative:
@@ -145,6 +149,7 @@ class Sum(Node):
         return Interval(a.low + low - error, a.high + high + error, error)
 
     def pull(self, slopes: Tensor, inputs: tuple[Interval, ...], error: Tensor | None) -> Pulled:
+        """To both."""
         constant = 0.0 if error is None else -product(slopes.flatten(2).abs(), error.flatten(1))
         return Pulled([slopes, self.sign * slopes], constant)
 
@@ -170,10 +175,12 @@ class Bent(Node):
         self.bent = True
 
     def interval(self, *inputs: Interval) -> Interval:
+        """The function of the ends."""
         (x,) = inputs
         return Interval(self.function(x.low) - self.rounding, self.function(x.high) + self.rounding)
 
     def pull(self, slopes: Tensor, inputs: tuple[Interval, ...], error: Tensor | None) -> Pulled:
+        """By the line below where a coefficient is positive, above where it is negative."""
         lines = self.lines(inputs[0].low, inputs[0].high)
         positive, negative = slopes.clamp_min(0), slopes.clamp_max(0)
         part = positive * lines.below_slope.unsqueeze(1) + negative * lines.above_slope.unsqueeze(1)
@@ -202,6 +209,7 @@ class Largest(Node):
         return padded[:, self.members]  # -1 is the last
 
     def interval(self, *inputs: Interval) -> Interval:
+        """Maxima of the ends."""
         low, high = (self.gathered(end).amax(2).view(-1, *self.shape) for end in inputs[0][:2])
         return Interval(low, high)
 
@@ -216,8 +224,10 @@ class Largest(Node):
         return found[:, :-1] > 0
 
     def pull(self, slopes: Tensor, inputs: tuple[Interval, ...], error: Tensor | None) -> Pulled:
-        """Below: the input whose interval lies highest. Above, for the input z that reaches highest and the highest
-        end t of all others: ``max(z, t)``, by its chord on the interval of z.
+        """Lines: below, the input whose interval lies highest; above, a chord.
+
+        That of ``max(z, t)`` on the interval of z, for the input z that reaches highest and the highest end t of all
+        others.
         """
         (x,) = inputs
         low, high = self.gathered(x.low), self.gathered(x.high)
@@ -289,7 +299,7 @@ def scaled(
     parent: Node, scale: Tensor | float, shift: Tensor | float, shift_size: Tensor | float, relative: float
 ) -> Affine:
     """``scale * x + shift``, value by value; both broadcast over (N, *shape)."""
-    size = abs(scale)
+    size = scale.abs() if isinstance(scale, Tensor) else abs(scale)
     return Affine(
         (parent,),
         parent.shape,
@@ -332,7 +342,7 @@ def convolution(
         shape,
         lambda x: F.conv2d(x, weight, None, *settings),
         lambda x: F.conv2d(x, size, None, *settings),
-        lambda slopes: torch.nn.grad.conv2d_input((len(slopes), *parent.shape), weight, slopes, *settings),  # type: ignore[arg-type]
+        lambda slopes: conv2d_input((len(slopes), *parent.shape), weight, slopes, *settings),
         added,
         added.abs() if isinstance(added, Tensor) else 0.0,
         rounding(weight[0].numel() + 1),

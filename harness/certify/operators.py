@@ -22,7 +22,10 @@ _SAME: Final = frozenset({"aten.clone", "aten.alias", "aten.detach", "aten.lift_
 
 _MOVES: Final = frozenset(
     f"aten.{name}"
-    for name in "view _unsafe_view permute squeeze unsqueeze expand slice select flip constant_pad_nd index".split()
+    for name in (
+        *("view", "_unsafe_view", "permute", "squeeze", "unsqueeze", "expand", "slice", "select", "flip"),
+        *("constant_pad_nd", "index"),
+    )
 )
 """Operators that only put values into other places; they are read off by moving row numbers."""
 
@@ -96,7 +99,8 @@ class Builder:
     def call(self, node: fx.Node) -> Any:
         """What an operator gives: a node if it depends on the images, else a value."""
         name = str(getattr(node.target, "overloadpacket", node.target))
-        args, kwargs = fx.map_arg((node.args, node.kwargs), self.values.__getitem__)
+        known: Any = fx.map_arg((node.args, node.kwargs), self.values.__getitem__)
+        args, kwargs = known
         target: Any = node.target
         if target is operator.getitem:
             return args[0][args[1]]
@@ -183,7 +187,8 @@ class Builder:
         expected = torch.where(first < 0, -1, first + count)
         if len(first) != math.prod(shape) or not torch.equal(second, expected) or (first >= count).any():
             raise Uncovered(f"{target.overloadpacket} across images")
-        return first
+        source: Tensor = first
+        return source
 
     def join(self, target: Any, args: Any, shape: Shape) -> Node:
         """A concatenation, as the sum of its parts in their places."""
@@ -283,7 +288,8 @@ def _sum(build: Builder, name: str, shape: Shape, _: Any, *args: Any) -> Node:
     if x.shape != shape:
         raise Uncovered(f"{name} that repeats values")
     shift = factor * _like(name, other, shape)
-    return build.add(nodes.scaled(x, scale, shift, abs(shift), build.rounding(1)))
+    size = shift.abs() if isinstance(shift, Tensor) else abs(shift)
+    return build.add(nodes.scaled(x, scale, shift, size, build.rounding(1)))
 
 
 def _product(build: Builder, name: str, shape: Shape, _: Any, *args: Any) -> Node:

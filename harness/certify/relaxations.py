@@ -1,7 +1,7 @@
 """Lines below and above a function of one variable on an interval.
 
-Every function here takes float64 ends ``low <= high`` of any shape and returns :class:`Lines` of that shape. Zhang et al.
-2018 (CROWN), section 3.2 and table 2.
+Every function here takes float64 ends ``low <= high`` of any shape and returns :class:`Lines` of that shape. Zhang et
+al. 2018 (CROWN), section 3.2 and table 2.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ A certificate holds for the operators that were traced, so they have to be what 
 Three things see to that:
 
 * ``torch.export`` in its strict mode interprets the model's byte code and stops at whatever lets Python see a pixel (a
-  branch, NumPy, a hash), a clock or a generator. It is run for any number of images and for one, because code may ask how
-  many there are. What it would only warn of, state that a call leaves behind, is refused.
+  branch, NumPy, a hash), a clock or a generator. It is run for any number of images and for one, because code may ask
+  how many there are. What it would only warn of, state that a call leaves behind, is refused.
 * Code that asks whether it is being traced, and code that the tracer was told to believe, show another face there. So
   the model is called as it is, too, and watched: nothing may hand values of tensors to Python.
 * :mod:`.bounds` compares the model's logits with what rounding allows, for the images themselves and around them.
@@ -15,12 +15,13 @@ Not ruled out: native code that reads memory behind torch's back, and state that
 
 from __future__ import annotations
 
-import os
+import logging
 import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
@@ -53,8 +54,11 @@ _EXAMPLES: Final = 3
 """Images that the model is traced with: neither one, which is another case, nor two, which kernels may be wide."""
 
 _READERS: Final = frozenset(
-    "item tolist numpy __array__ __bool__ __int__ __float__ __index__ __complex__ __contains__ __repr__ __str__ __format__"
-    " __dlpack__ __reduce_ex__ data_ptr storage untyped_storage is_nonzero equal allclose".split()
+    (
+        *("item", "tolist", "numpy", "__array__", "__dlpack__", "data_ptr", "storage", "untyped_storage"),
+        *("__bool__", "__int__", "__float__", "__index__", "__complex__", "__contains__", "__reduce_ex__"),
+        *("__repr__", "__str__", "__format__", "is_nonzero", "equal", "allclose"),
+    )
 )
 """Functions of torch by which Python sees what is in a tensor."""
 
@@ -111,17 +115,14 @@ def _exported(model: nn.Module, x: Tensor, shapes: Any) -> torch.export.Exported
 @contextmanager
 def _quiet() -> Iterator[list[warnings.WarningMessage]]:
     """Collect warnings, and keep the tracer's own words off the terminal."""
-    import logging
-
-    logger = logging.getLogger("torch")
-    before = logger.level, logging.root.manager.disable
+    before = logging.root.manager.disable
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         logging.disable(logging.CRITICAL)
         try:
             yield said
         finally:
-            logging.disable(before[1])
+            logging.disable(before)
 
 
 def _said(error: Exception) -> str:
@@ -152,7 +153,6 @@ def _outline(graph: fx.Graph) -> list[Any]:
         operands = [place.get(parent, -1) for parent in node.all_input_nodes if parent in place]
         settings: list[object] = []
         if "view" not in str(node.target) and "reshape" not in str(node.target) and "expand" not in str(node.target):
-            fx.map_arg((node.args, node.kwargs), lambda _: None)
             settings = [repr(part) for part in _leaves((node.args, node.kwargs))]
         found.append((node.op, str(node.target) if node.op == "call_function" else "", shape, operands, settings))
     return found
@@ -182,11 +182,11 @@ class _Operators(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-class _Functions(TorchFunctionMode):
+class _Functions(TorchFunctionMode):  # type: ignore[no-untyped-call]
     """Notes functions that hand values to Python without an operator."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.found: list[str] = []
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -204,11 +204,12 @@ def _watch(model: nn.Module, x: Tensor) -> None:
         Uncovered: One does, or the code asks whether it is being traced.
     """
     asked: list[str] = []
-    library = os.path.dirname(torch.__file__)
+    library = str(Path(torch.__file__).parent)
 
     def look(frame: FrameType, event: str, _: object) -> None:
-        if event == "call" and frame.f_code.co_name in _ASKERS and frame.f_back is not None:
-            if not frame.f_back.f_code.co_filename.startswith(library):
+        if event == "call" and frame.f_code.co_name in _ASKERS:
+            asking = frame.f_back.f_code.co_filename if frame.f_back else ""
+            if not asking.startswith(library):  # torch's own code asks, too
                 asked.append(frame.f_code.co_name)
 
     x = x.clone()

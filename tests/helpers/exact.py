@@ -10,13 +10,12 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_array, eye_array, hstack
 from torch import Tensor, nn
 
-from harness.certify.balls import Ball
 from harness.certify.bounds import Network
 from harness.certify.nodes import Bent
 from harness.threat import Threat
 
-SURE = 1e-6
-"""Margin by which a class has to win: less is lost in the rounding of float32."""
+SURE = 1e-4
+"""Margin by which a class has to win: less is lost in the solver's tolerance of 1e-6 and in float32."""
 
 
 class TimeOut(Exception):
@@ -35,7 +34,8 @@ def breaking(network: Network, x: Tensor, y: int, threat: Threat, seconds: float
     layers = [part for part in network.model.modules() if isinstance(part, nn.Linear)]
     weights = [layer.weight.detach().double().numpy() for layer in layers]
     biases = [layer.bias.detach().double().numpy() for layer in layers]
-    ball = Ball.of(threat, x)
+    assert threat.eps is not None
+    image = x[0].flatten().double().numpy()
     known = network.values(x, threat)
     ends = [known[node.parents[0]] for node in network.nodes if isinstance(node, Bent)]
     assert len(ends) == len(layers) - 1
@@ -48,7 +48,7 @@ def breaking(network: Network, x: Tensor, y: int, threat: Threat, seconds: float
         start, rows = int(places[block]), matrix.shape[0]
         return hstack([csr_array((rows, start)), csr_array(matrix), csr_array((rows, total - start - matrix.shape[1]))])
 
-    low, high, rules = [ball.low[0].numpy()], [ball.high[0].numpy()], []
+    low, high, rules = [(image - threat.eps).clip(0, 1)], [(image + threat.eps).clip(0, 1)], []
     switches_low, switches_high = [], []
     for number, end in enumerate(ends):
         least, most = (part[0].flatten().numpy() for part in end[:2])
@@ -80,5 +80,6 @@ def breaking(network: Network, x: Tensor, y: int, threat: Threat, seconds: float
         if found.status not in (0, 2):
             raise TimeOut(f"class {rival}: {found.message}")
         if found.status == 0:
-            return torch.from_numpy(found.x[: x.numel()]).float().view_as(x)
+            point = found.x[: x.numel()].clip(low[0], high[0])  # the solver leaves them by 1e-7
+            return torch.from_numpy(point).float().view_as(x)
     return None
