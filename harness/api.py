@@ -28,6 +28,7 @@ from .schema.models import Card, ModelState
 from .schema.pairs import Declared
 from .trust.grade import trust
 from .trust.inspection import inspect
+from .trust.planting import plant
 from .trust.probe import probe
 from .victims.adaptation import Remedy
 from .victims.victim import VictimError
@@ -67,13 +68,15 @@ def evaluate(
         name: What to call the model in the frame.
         remedy: How attacks are to see the model; None finds out (saturated logits, probabilities, random predictions).
         batch: Images that the model takes at once; None finds out.
-        health: Probe the model, without which no grade is better than B. Takes as long as a few strong attacks on
+        health: Probe the model, and plant adversarials in it that the suite's attacks have to find; without, no grade
+            is better than B. Takes as long as a few strong attacks on
             :data:`harness.planning.specs.PROBE_SAMPLES` images.
 
     Returns:
         A frame of :data:`harness.metrics.pairs.PAIR_COLUMNS`, a row per pair and eps. In its ``attrs``: ``trust`` (by
         norm, ``(grade, reasons)``, see :mod:`harness.trust.grade`), ``worst_case`` (by ``(norm, eps)``, the accuracy
-        that all attacks together leave), ``remedy`` (in words), ``notes`` (what was noticed of the model, a line each),
+        that all attacks together leave), ``planted`` (by norm, what :mod:`harness.trust.planting` found, as a mapping),
+        ``remedy`` (in words), ``notes`` (what was noticed of the model, a line each),
         ``left_out`` (labels of attacks).
 
     Raises:
@@ -115,6 +118,19 @@ def evaluate(
             )
             for look in (made.probes if health else ())
         }
+        for look in made.plantings if health else ():
+            planted = plant(
+                seen,
+                x[: look.n],
+                y[: look.n],
+                look.threat,
+                look.attacks,
+                classes=classes,
+                device=device,
+                remedy=remedy,
+                seed=look.seed,
+            )
+            facts[str(look.threat.norm)] = facts[str(look.threat.norm)].model_copy(update={"planted": planted})
     budgets = {str(norm): eps for norm, eps in made.suite.grid(info).items()}
     called = model_name(spec, info)
     card = Card(**dict(called), sha256="", inspection=found.facts)
@@ -131,6 +147,7 @@ def evaluate(
     frame.attrs = {
         "trust": {norm: (grade.grade, list(grade.reasons)) for norm, grade in grades.items() if grade is not None},
         "worst_case": {(norm, eps): worst_case(pairs, norm, eps).accuracy for norm in budgets for eps in budgets[norm]},
+        "planted": {norm: one.planted.model_dump() for norm, one in facts.items() if one.planted is not None},
         "remedy": str(remedy),
         "notes": list(found.notes),
         "left_out": list(made.left_out),

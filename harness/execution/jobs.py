@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ..datasets.registry import Dataset, DatasetInfo
-from ..planning.specs import Cell, ModelSpec, Probe
+from ..planning.specs import Cell, ModelSpec, Planting, Probe
 from ..records.home import Home
 
 
@@ -74,4 +74,11 @@ class Examine:
     probe: Probe
 
 
-Job = Train | Prepare | Craft | Judge | Examine
+@dataclass(frozen=True)
+class Plant:
+    """Plant adversarials in a model and see which the suite's attacks find."""
+
+    planting: Planting
+
+
+Job = Train | Prepare | Craft | Judge | Examine | Plant

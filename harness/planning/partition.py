@@ -34,7 +34,7 @@ def take_part(plan: Plan, number: int, of: int) -> Plan:
     hold equally many pairs, give or take :data:`SLACK`; pairs of one model stay together as far as that allows, and so
     do models that share their transfers' source or what they are built upon. A cascade is a chain and is never cut. A
     part trains what its own pairs need: their models, what those are built upon, and the sources of their transfers. A
-    model is looked at (:class:`~harness.planning.specs.Probe`) in the part of its first pair.
+    model is looked at (:class:`~harness.planning.specs.Probe` and ``Planting``) in the part of its first pair.
 
     Raises:
         ValueError: ``number`` is not in 1 ... ``of``.
@@ -49,9 +49,8 @@ def take_part(plan: Plan, number: int, of: int) -> Plan:
         firsts.setdefault(cell.victim.key, cell.key)
     kept = [cell for cell in plan.cells if cell.key in mine]
     # whoever has no pair at all is looked at in the first part
-    probes = tuple(
-        look for look in plan.probes if firsts.get(look.model.key) in (mine if number > 1 else {*mine, None})
-    )
+    here = mine if number > 1 else {*mine, None}
+    probes = tuple(look for look in plan.probes if firsts.get(look.model.key) in here)
     idle = [spec for spec in plan.models if number == 1 and spec.key in plan.ranked and spec.key not in firsts]
     judged = {spec.key: spec for spec in [*idle, *(cell.victim for cell in kept), *(look.model for look in probes)]}
     crafters = {cell.crafter.key: cell.crafter for cell in kept}
@@ -64,6 +63,7 @@ def take_part(plan: Plan, number: int, of: int) -> Plan:
         cells=tuple(kept),
         battery=tuple(cell for cell in plan.battery if cell.victim.key in ranked),
         probes=probes,
+        plantings=tuple(look for look in plan.plantings if firsts.get(look.model.key) in here),
     )
 
 

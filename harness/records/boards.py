@@ -15,7 +15,7 @@ from ..metrics.pairs import Board, Pair
 from ..schema.models import Card, FailedTraining, KnownModel, ModelEntry, ModelName, ModelState
 from ..schema.pairs import BatteryPair
 from ..schema.plans import PlanRecord
-from ..schema.probes import ProbeFacts, ProbeRecord
+from ..schema.probes import PlantedFacts, PlantedRecord, ProbeFacts, ProbeRecord
 from .files import read_json, read_record
 from .home import Home, no_runs
 from .plans import Spoiled, attempt, read_plans
@@ -27,6 +27,7 @@ def boards(
     pair: Callable[[str], Pair | None],
     model: Callable[[str], ModelState],
     facts: Callable[[str, str], ProbeFacts | None],
+    planted: Callable[[str, str], PlantedFacts | None] = lambda model, planting: None,
 ) -> list[Board]:
     """One board a suite, data set and number of images, from every plan of it.
 
@@ -45,7 +46,7 @@ def boards(
     for suite in dict.fromkeys(record.suite for record in plans):
         mine = [record for record in plans if record.suite == suite]
         sets = dict.fromkeys((cell.dataset, cell.n) for record in mine for cell in record.battery)
-        found += [_board(mine, asked, suite, dataset, n, pair, model, facts) for dataset, n in sets]
+        found += [_board(mine, asked, suite, dataset, n, pair, model, facts, planted) for dataset, n in sets]
     return found
 
 
@@ -58,12 +59,14 @@ def _board(
     pair: Callable[[str], Pair | None],
     model: Callable[[str], ModelState],
     facts: Callable[[str, str], ProbeFacts | None],
+    planted: Callable[[str, str], PlantedFacts | None],
 ) -> Board:
     models: dict[tuple[str, str, int], ModelEntry] = {}
     battery: dict[str, dict[str, BatteryPair]] = {}  # by model key, by name of the pair
     budgets: dict[str, tuple[float, ...]] = {}
     newest: dict[str, BatteryPair] = {}
     probes: dict[str, dict[str, str]] = {}
+    plantings: dict[str, dict[str, str]] = {}
     out: dict[str, tuple[str, ...]] = {}  # by model key, what its newest plan leaves out
     for record in plans:
         here = [cell for cell in record.battery if (cell.dataset, cell.n) == (dataset, n)]
@@ -91,6 +94,9 @@ def _board(
         for look in record.probes:
             if look.model in judged:
                 probes.setdefault(look.model, {})[look.norm] = look.probe
+        for look in record.plantings:
+            if look.model in judged:
+                plantings.setdefault(look.model, {})[look.norm] = look.probe
     pairs: list[Pair] = []
     missing: dict[str, list[str]] = {}
     unasked: dict[str, list[str]] = {}
@@ -120,6 +126,10 @@ def _board(
         key: {norm: found for norm, probe in looks.items() if (found := facts(key, probe)) is not None}
         for key, looks in probes.items()
     }
+    for key, looks in plantings.items():
+        for norm, planting in looks.items():
+            if norm in health.get(key, {}) and (grown := planted(key, planting)) is not None:
+                health[key][norm] = health[key][norm].model_copy(update={"planted": grown})
     return Board(
         suite=suite,
         budgets={dataset: budgets},
@@ -193,6 +203,7 @@ def boards_from_home(home: Home, store: str | None = None, spoiled: Spoiled | No
         lru_cache(maxsize=None)(lambda key: attempt(lambda: pair(key), home.cell(key), spoiled)),
         lambda key: model_state(home, key, spoiled),
         lambda _, probe: attempt(lambda: probe_facts(home, probe), home.health(probe), spoiled),
+        lambda _, planting: attempt(lambda: planted_facts(home, planting), home.planted(planting), spoiled),
     )
 
 
@@ -200,6 +211,12 @@ def probe_facts(home: Home, probe: str) -> ProbeFacts | None:
     """What a probe found, None if it was not run."""
     path = home.health(probe)
     return read_record(path, ProbeRecord, "the probe's record").facts if path.exists() else None
+
+
+def planted_facts(home: Home, planting: str) -> PlantedFacts | None:
+    """What attacks found of planted adversarials, None if it was not asked."""
+    path = home.planted(planting)
+    return read_record(path, PlantedRecord, "the record of planted adversarials").facts if path.exists() else None
 
 
 def read_runs(folder: Path) -> dict[str, str]:

@@ -20,8 +20,8 @@ class Home:
 
     ``models/KEY``: checkpoint and card. ``cells/KEY``: result of a pair. ``prepared/``, ``crafted/``: what
     attacks learned from training data, and images that several cells share. ``health/``: facts of probes.
-    ``plans/KEY.json``: what each
-    command asked for. ``pending/``: results that the tracking server has not got yet. ``mlflow.db`` and
+    ``planted/``: what attacks find of planted adversarials. ``plans/KEY.json``: what each command
+    asked for. ``pending/``: results that the tracking server has not got yet. ``mlflow.db`` and
     ``mlflow-artifacts/``: the default tracking store. ``report/``: the pages.
     """
 
@@ -45,7 +45,7 @@ class Home:
 
     def sweep(self) -> None:
         """Remove what a killed process left half written. Only while no other process works on this home."""
-        ours = ("models", "cells", "prepared", "crafted", "health", "plans", "pending", "progress")
+        ours = ("models", "cells", "prepared", "crafted", "health", "planted", "plans", "pending", "progress")
         parts = [part for folder in ours for part in (self.path / folder).rglob(".*.part")]
         for part in [*parts, *self.path.glob(".mlflow.db.*.part*")]:
             if part.is_file():
@@ -70,6 +70,10 @@ class Home:
     def health(self, key: str) -> Path:
         """File of a probe's facts."""
         return self.path / "health" / f"{key}.json"
+
+    def planted(self, key: str) -> Path:
+        """File of what attacks found of planted adversarials."""
+        return self.path / "planted" / f"{key}.json"
 
     @property
     def plans(self) -> Path:

@@ -135,6 +135,7 @@ def plan_record(plan: Plan, command_line: str) -> PlanRecord:
         battery=tuple(battery[cell.key] for cell in plan.battery),
         probes=tuple(ProbeEntry(probe=p.key, model=p.model.key, norm=p.threat.norm) for p in plan.probes),
         left_out=tuple(plan.left_out),
+        plantings=tuple(ProbeEntry(probe=p.key, model=p.model.key, norm=p.threat.norm) for p in plan.plantings),
     )
 
 

@@ -11,6 +11,7 @@ from urllib.parse import quote
 from ..metrics.pairs import Board, Pair, nearest, pair_rows, worst_case
 from ..metrics.pairs import curve as accuracy_curve
 from ..schema.base import Cost
+from ..schema.probes import ProbeFacts
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -73,6 +74,17 @@ def model_metrics(
             scores.append(values[f"worst/{norm} {wanted:g}"])
         values["score/worst_case"] = min(scores)
     return values | {f"cost/{name}": sum(getattr(pair.result, name) for pair in pairs) for name in Cost.model_fields}
+
+
+def planted_metrics(facts: Mapping[str, ProbeFacts]) -> dict[str, float]:
+    """Shares of planted adversarials that a model's attacks found, by norm; see :mod:`harness.trust.planting`."""
+    known = [found.planted for found in facts.values() if found.planted is not None and found.planted.asked]
+    values: dict[str, float] = {}
+    for planted in known:
+        for side in ("gradients", "black_box"):
+            if (share := planted.share(side)) is not None:
+                values[f"planted/{side} {planted.norm} {planted.eps:g}"] = share
+    return values
 
 
 def attack_table(rows: pd.DataFrame, values: Mapping[str, float]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError, describe
 from ..metrics.pairs import Board, Pair, pair_rows
-from ..records.boards import boards_from_home, model_state, probe_facts
+from ..records.boards import boards_from_home, model_state, planted_facts, probe_facts
 from ..records.files import earlier, finite, flat, read_json, read_record, write_json, write_record
 from ..records.home import Home
 from ..records.plans import Spoiled, attempt, read_plan, read_plans
@@ -23,7 +23,15 @@ from ..schema.models import ModelEntry, ModelName
 from ..schema.plans import Marker, PlanRecord
 from ..trust.grade import Trust, trust
 from .connection import Connection, Unreachable
-from .payloads import EPS_STEPS, attack_table, curve_points, model_metrics, pair_metrics, reproduce_note
+from .payloads import (
+    EPS_STEPS,
+    attack_table,
+    curve_points,
+    model_metrics,
+    pair_metrics,
+    planted_metrics,
+    reproduce_note,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -237,11 +245,15 @@ class Tracker(Connection):
                 why = [*trouble, *(f"{name}: not asked for" for name in unasked)]
                 budgets, reference = board.budgets[entry.dataset], plan.reference.get(entry.dataset, {})
                 values = model_metrics(pairs, mine, budgets, reference, whole=not why)
+                values |= planted_metrics(board.health.get(key, {}))
                 grades = {norm: trust(board, key, norm) for norm in budgets}
                 self.guard(self._summarise, run_id, values, mine, why, plan.suite, grades)
                 looks = {look.probe: probe_facts(self.home, look.probe) for look in plan.probes if look.model == key}
                 if facts := {look: found.model_dump() for look, found in looks.items() if found is not None}:
                     self.guard(self.client.log_dict, run_id, finite(facts), f"health-{plan.plan}.json")
+                grown = {one.probe: planted_facts(self.home, one.probe) for one in plan.plantings if one.model == key}
+                if facts := {planting: found.model_dump() for planting, found in grown.items() if found is not None}:
+                    self.guard(self.client.log_dict, run_id, finite(facts), f"planted-{plan.plan}.json")
                 self.guard(self.client.set_terminated, run_id, "FAILED" if trouble else "FINISHED")
         trained = {m.model: model_state(self.home, m.model).status == "ok" for m in plan.models}
         judged = {pair.result.model for board in boards for pair in board.pairs}

@@ -50,7 +50,7 @@ def environment() -> jinja2.Environment:
         keep_trailing_newline=True,
     )
     words = "spread interval points_interval p_text rank_text budget_text threat_text plural GRADE_MEANS ANSWERS"
-    env.globals |= {name: getattr(text, name) for name in words.split()}
+    env.globals |= {name: getattr(text, name) for name in (*words.split(), "planted_text")}
     env.globals |= {"sparkline": sparkline, "PALETTE": PALETTE, "MISSING": text.MISSING}
     env.filters |= {name: getattr(text, name) for name in ("percent", "points", "number", "integer", "both")}
     env.filters |= {"norm": text.norm_name, "eps": text.eps_text, "toolkit": text.toolkit_name}

@@ -18,6 +18,7 @@ from ..drawing.text import (
     is_number,
     p_text,
     percent,
+    planted_text,
     points,
     points_interval,
     rank_text,
@@ -92,8 +93,8 @@ def _section(section: Section) -> Iterator[str]:
 def _ranking(n: int, rows: Sequence[dict[str, Any]] | Sequence[Any]) -> Iterator[str]:
     if n:
         yield from (f"n = {integer(n)} images", "")
-    head = ("rank", "defense", "architecture", "clean", "worst case", "trust", "95 % interval", "seeds")
-    yield from table((*head, "strongest attack"), (_ranking_row(row) for row in rows), "rllrrlrrl")
+    head = ("rank", "defense", "architecture", "clean", "worst case", "trust", "planted", "95 % interval", "seeds")
+    yield from table((*head, "strongest attack"), (_ranking_row(row) for row in rows), "rllrrlrrrl")
     notes = [f"- {md(row['entry'].name)} has no rank: {md(row['note'])}" for row in rows if row["note"]]
     notes += [
         f"- {md(row['entry'].name)} has trust {row['trust']}: {md(row['trust_reasons'])}"
@@ -114,6 +115,7 @@ def _ranking_row(row: Any) -> list[str]:
         spread(row.get("clean_accuracy"), row.get("clean_std")),
         f"\u2264 {worst}" if row["note"] and worst != MISSING else worst,
         row["trust"] or MISSING,
+        planted_text(row),
         md(interval(row.get("worst_case_low"), row.get("worst_case_high"))),
         integer(row.get("seeds")) if worst != MISSING else MISSING,
         md(row.get("strongest_attack") or MISSING),
