@@ -50,6 +50,7 @@ def judgement(session: nox.Session) -> None:
         "pytest",
         "tests_slow/test_grades.py",
         "tests_slow/test_doors.py",
+        "tests_slow/test_planted.py",
         "-n",
         "auto",
         "--maxprocesses",

@@ -21,7 +21,7 @@ PROBE_SAMPLES: Final = 128
 """Images that a model's health is looked at with."""
 
 PLANTED_SAMPLES: Final = 64
-"""Images that adversarials are planted for: half of them on floats, half on the grid of 8-bit files."""
+"""Images of which those that the model gets right are planted; see :data:`harness.trust.planting.IMAGES`."""
 
 
 @dataclass(frozen=True, kw_only=True)
