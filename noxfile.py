@@ -51,6 +51,7 @@ def judgement(session: nox.Session) -> None:
         "tests_slow/test_grades.py",
         "tests_slow/test_doors.py",
         "tests_slow/test_truth.py",
+        "tests_slow/test_planted.py",
         "-n",
         "auto",
         "--maxprocesses",

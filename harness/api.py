@@ -36,6 +36,7 @@ from .schema.pairs import Declared
 from .threat import Norm
 from .trust.grade import trust
 from .trust.inspection import inspect
+from .trust.planting import plant
 from .trust.probe import probe
 from .victims.adaptation import Remedy
 from .victims.victim import VictimError
@@ -79,7 +80,8 @@ def evaluate(
         name: What to call the model in the frame.
         remedy: How attacks are to see the model; None finds out (saturated logits, probabilities, random predictions).
         batch: Images that the model takes at once; None finds out.
-        health: Probe the model, without which no grade is better than B. Takes as long as a few strong attacks on
+        health: Probe the model, and plant adversarials in it that the suite's attacks have to find; without, no grade
+            is better than B. Takes as long as a few strong attacks on
             :data:`harness.planning.specs.PROBE_SAMPLES` images.
         certify: How many of the images to certify in L-infinity and L2, the first ones; None: one in eight, at less
             cost than the attacks; 0: none.
@@ -88,8 +90,9 @@ def evaluate(
         A frame of :data:`harness.metrics.pairs.PAIR_COLUMNS`, a row per pair and eps. In its ``attrs``: ``trust`` (by
         norm, ``(grade, reasons)``, see :mod:`harness.trust.grade`), ``worst_case`` (by ``(norm, eps)``, the accuracy
         that all attacks together leave), ``certified`` (by ``(norm, eps)``, what is proved to stand and what no attack
-        broke: a :class:`harness.metrics.certificates.Band`), ``remedy`` (in words), ``notes`` (what was noticed of the
-        model, a line each), ``left_out`` (labels of attacks).
+        broke: a :class:`harness.metrics.certificates.Band`), ``planted`` (by norm, what :mod:`harness.trust.planting`
+        found, as a mapping), ``remedy`` (in words), ``notes`` (what was noticed of the model, a line each),
+        ``left_out`` (labels of attacks).
 
     Raises:
         UserError: Images, labels or the model's output are not as described, or the model cannot be judged; unknown
@@ -140,6 +143,19 @@ def evaluate(
             for look in (made.probes if health else ())
         }
         proved = _proved(made.certifications, seen, x, y, classes, device)
+        for look in made.plantings if health else ():
+            planted = plant(
+                seen,
+                x[: look.n],
+                y[: look.n],
+                look.threat,
+                look.attacks,
+                classes=classes,
+                device=device,
+                remedy=remedy,
+                seed=look.seed,
+            )
+            facts[str(look.threat.norm)] = facts[str(look.threat.norm)].model_copy(update={"planted": planted})
     budgets = {str(norm): eps for norm, eps in made.suite.grid(info).items()}
     called = model_name(spec, info)
     card = Card(**dict(called), sha256="", inspection=found.facts)
@@ -158,6 +174,7 @@ def evaluate(
         "trust": {norm: (grade.grade, list(grade.reasons)) for norm, grade in grades.items() if grade is not None},
         "worst_case": {(norm, eps): worst_case(pairs, norm, eps).accuracy for norm in budgets for eps in budgets[norm]},
         "certified": {(one.norm, one.eps): one for one in _bands(board, spec.key)},
+        "planted": {norm: one.planted.model_dump() for norm, one in facts.items() if one.planted is not None},
         "remedy": str(remedy),
         "notes": list(found.notes),
         "left_out": list(made.left_out),

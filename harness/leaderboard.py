@@ -15,15 +15,19 @@ from .metrics.certificates import Band, band
 from .metrics.comparison import compare
 from .metrics.pairs import Board, Pair, WorstCase, reference, wilson, worst_case
 from .schema.models import KnownModel
+from .schema.probes import Side
 from .trust.grade import Trust, trust
 
 LEADERBOARD_COLUMNS: Final = (
     "rank", "dataset", "architecture", "defense", "suite", "norm", "eps", "seeds", "n", "clean_accuracy",
     "worst_case_accuracy", "worst_case_low", "worst_case_high", "strongest_attack", "trust", "certified",
-    "certified_attacked", "certified_n", "certificate",
+    "certified_attacked", "certified_n", "certificate", "planted_found", "planted_black_box",
 )  # fmt: skip
 """Columns of ``leaderboard.csv``: a row per model (over its seeds) and eps. No rank: see :func:`leaderboard`. The last
 four are of :class:`harness.metrics.certificates.Band`."""
+
+PLANTED_SIDES: Final[dict[str, Side]] = {"planted_found": "gradients", "planted_black_box": "black_box"}
+"""Columns of planted adversarials, and whose attacks looked for them."""
 
 EXTRA_COLUMNS: Final = ("std", "clean_std", "trust_reasons", "note")
 """Columns that :func:`leaderboard` adds and the CSV leaves out."""
@@ -53,7 +57,8 @@ def leaderboard(board: Board) -> pd.DataFrame:
 
     Accuracies are means over seeds; the interval is Wilson's over the images at that mean, which says how far
     other images would move it (the spread over seeds is the column ``std``). ``trust`` is the worst grade over seeds,
-    "" where there is none; ``trust_reasons`` says what lowers it.
+    "" where there is none; ``trust_reasons`` says what lowers it. ``planted_found`` and ``planted_black_box`` are the
+    shares of adversarials known to be there that gradient and black-box attacks find, NaN where that was not asked.
 
     **Who has a rank.** A model has none (NA) while one of its pairs is missing, crashed or returned invalid images,
     while pairs of the suite were not asked for, while one of its seeds failed, with trust D in that norm, or while an
@@ -78,7 +83,8 @@ def leaderboard(board: Board) -> pd.DataFrame:
             if model.seeds and not any(pair.result.norm == norm for pairs in model.seeds.values() for pair in pairs):
                 continue
             grades = {key: trust(board, key, norm) for key in model.seeds}
-            common = _trust_columns(list(grades.values()))
+            common: dict[str, Any] = {**_trust_columns(list(grades.values()))}
+            common |= _planted_columns(board, model, norm)
             common["note"] = "; ".join([*problems, *_doubts(list(grades.values()))])
             for eps in grid:
                 rows.append(_row(board, model, norm, eps) | common)
@@ -145,6 +151,17 @@ def contradictions(board: Board, model: str) -> list[str]:
     pairs, proved = board.by_model.get(model, []), board.certificates.get(model, {})
     bands = [band(facts, pairs, norm, level.eps) for norm, facts in proved.items() for level in facts.levels]
     return [one.contradiction for one in bands if one is not None and one.contradiction]
+
+
+def _planted_columns(board: Board, model: _Model, norm: str) -> dict[str, float]:
+    """Shares of the planted adversarials that gradient and black-box attacks found: means over seeds, NaN for none."""
+    facts = (board.health.get(key, {}).get(norm) for key in model.seeds)
+    known = [one.planted for one in facts if one is not None and one.planted is not None]
+    found = {}
+    for name, side in PLANTED_SIDES.items():
+        shares = [share for planted in known if (share := planted.share(side)) is not None]
+        found[name] = float(np.mean(shares)) if shares else math.nan
+    return found
 
 
 def _problems(board: Board, model: _Model) -> list[str]:

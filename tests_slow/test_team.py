@@ -108,7 +108,9 @@ class Database:
     def start(self) -> None:
         options = f"-p {self.port} -k {self.folder} -c listen_addresses=127.0.0.1 -c log_min_messages=panic"
         options += " -c fsync=off"  # the machine stays up: what a killed database wrote is there for the next
-        self._call("pg_ctl", "-D", self.folder / "data", "-o", options, "-l", self.folder / "log", "-w", "-t", "240", "start")
+        self._call(
+            "pg_ctl", "-D", self.folder / "data", "-o", options, "-l", self.folder / "log", "-w", "-t", "240", "start"
+        )
 
     def stop(self) -> None:
         """As a crash does."""

@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from ..execution.jobs import Certify, Examine, Train
+from ..execution.jobs import Certify, Examine, Plant, Train
 from ..execution.runner import Watch
 from ..planning.plan import Plan
 from ..records.home import Home
@@ -79,6 +79,8 @@ class Display:
                 table.add_row(f"examine {job.probe}", style="dim")
             elif isinstance(job, Certify):
                 table.add_row(f"certify {job.certifications[0].model}", style="dim")
+            elif isinstance(job, Plant):
+                table.add_row(f"plant {job.planting}", style="dim")
             elif not isinstance(job, Train):
                 table.add_row(f"{type(job).__name__.lower()} {job.cell}", style="dim")
         self._live.update(Group(self._bars, table))

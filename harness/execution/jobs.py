@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from ..datasets.registry import Dataset, DatasetInfo
-from ..planning.specs import Cell, Certification, ModelSpec, Probe
+from ..planning.specs import Cell, Certification, ModelSpec, Planting, Probe
 from ..records.home import Home
 from ..user_code.plugins import Architecture, architectures
 
@@ -97,4 +97,11 @@ class Certify:
     shard: int
 
 
-Job = Train | Prepare | Craft | Judge | Examine | Certify
+@dataclass(frozen=True)
+class Plant:
+    """Plant adversarials in a model and see which the suite's attacks find."""
+
+    planting: Planting
+
+
+Job = Train | Prepare | Craft | Judge | Examine | Certify | Plant

@@ -26,7 +26,7 @@ from ..records.provenance import declare
 from ..records.results import finish
 from ..tracking.connection import Unreachable
 from ..tracking.tracker import Tracker
-from .jobs import Certify, Context, Examine, Job, Judge, Train
+from .jobs import Certify, Context, Examine, Job, Judge, Plant, Train
 from .process_pool import Done, Engine, Pool, Task
 from .scheduler import Scheduler
 from .worker import setup
@@ -297,5 +297,7 @@ def _job_name(job: Job, plan: Plan) -> str:
         case Certify(asked):
             spec = asked[0].model
             return f"{model_name(spec, plan.infos[spec.dataset])}: certificates"
+        case Plant(planting):
+            return f"{model_name(planting.model, plan.infos[planting.model.dataset])}: planted in {planting.threat}"
         case _:
             return str(job.cell)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..planning.plan import Plan
-from ..planning.specs import Cell, Certification, ModelSpec, Probe
+from ..planning.specs import Cell, Certification, ModelSpec
 from ..records.checkpoints import has_model, weights_standing
 from ..records.crafted import read_crafted
 from ..records.files import read_record, set_aside
@@ -19,20 +19,21 @@ from ..records.provenance import provenance
 from ..records.results import Damaged, check_result, is_finished, read_shard, shard_path
 from ..schema.base import Provenance
 from ..schema.certificates import CertificateRecord
-from ..schema.probes import ProbeRecord
-from .jobs import Certify, Craft, Examine, Job, Judge, Prepare, Train
+from ..schema.probes import PlantedRecord, ProbeRecord
+from .jobs import Certify, Craft, Examine, Job, Judge, Plant, Prepare, Train
 from .process_pool import Task
 
 
 class Scheduler:
     """Tasks that are left to do, and which of them may start.
 
-    Tasks start in the plan's order: trainings, then probes, then pairs, then certificates. Where something can be
-    attacked at once, its model being there already, those attacks come first and its probes and certificates after
-    them, and trainings that only transfers need stand aside: they start when every worker has begun with something
-    else, on at most half of the workers (a lone worker trains last); and on any worker as soon as nothing else can
-    start, so that nobody is idle. So the first attacks wait for no surrogate, and several workers do not end with one
-    of them training. No number depends on the order. Damaged files that are set aside are said to ``say``.
+    Tasks start in the plan's order: trainings, then probes and plantings, then pairs, then certificates. Where
+    something can be attacked at once, its model being there already, those attacks come first and its probes and
+    certificates after them, and trainings that only transfers need stand aside: they start when every worker has begun
+    with something else, on at most half of the workers (a lone worker trains last); and on any worker as soon as
+    nothing else can start, so that nobody is idle. So the first attacks wait for no surrogate, and several workers do
+    not end with one of them training. No number depends on the order. Damaged files that are set aside are said to
+    ``say``.
     """
 
     def __init__(self, plan: Plan, home: Home, say: Callable[[str], None], workers: int = 1) -> None:
@@ -47,7 +48,10 @@ class Scheduler:
         for spec in plan.models:
             self._train(spec)
         for probe in plan.probes:
-            self._probe(probe)
+            self._look(f"examine {probe.key}", Examine(probe), probe.model, home.health(probe.key), ProbeRecord)
+        for planting in plan.plantings:
+            path = home.planted(planting.key)
+            self._look(f"plant {planting.key}", Plant(planting), planting.model, path, PlantedRecord)
         for cell in plan.cells:
             if not self._finished(cell):
                 self._cell(cell)
@@ -62,8 +66,8 @@ class Scheduler:
         """What may start now, in its order; and apart from it trainings that are not to delay the rest."""
         ready = [name for name, needs in self._needs.items() if not needs]
         trainings = [name for name in ready if isinstance(self._jobs[name], Train)]
-        looks = [name for name in ready if isinstance(self._jobs[name], Examine | Certify)]
-        attacks = [name for name in ready if not isinstance(self._jobs[name], Train | Examine | Certify)]
+        looks = [name for name in ready if isinstance(self._jobs[name], Examine | Plant | Certify)]
+        attacks = [name for name in ready if not isinstance(self._jobs[name], Train | Examine | Plant | Certify)]
         if not attacks:
             return deque(ready), deque()
         aside = [name for name in trainings if name in crafting and not self._stood_upon(name)]
@@ -85,9 +89,12 @@ class Scheduler:
         if not has_model(self._home, spec):
             self._add(_training(spec), Train(spec), {_training(part) for part in spec.parents})
 
-    def _probe(self, probe: Probe) -> None:
-        if not self._stands(self._home.health(probe.key), ProbeRecord):
-            self._add(f"examine {probe.key}", Examine(probe), {_training(probe.model)})
+    def _look(
+        self, name: str, job: Job, model: ModelSpec, path: Path, kind: type[ProbeRecord] | type[PlantedRecord]
+    ) -> None:
+        """A look at a model, unless its record is there and of the same weights."""
+        if not self._stands(path, kind):
+            self._add(name, job, {_training(model)})
 
     def _certify(self, asked: Sequence[Certification]) -> None:
         """What is to be proved of one model: all norms together, for it is taken apart only once."""
@@ -101,7 +108,7 @@ class Scheduler:
                 model = left[0].model
                 self._add(f"certify {model.key} {shard}", Certify(left, shard), {_training(model)})
 
-    def _stands(self, path: Path, kind: type[ProbeRecord] | type[CertificateRecord]) -> bool:
+    def _stands(self, path: Path, kind: type[ProbeRecord] | type[PlantedRecord] | type[CertificateRecord]) -> bool:
         """Whether facts of a model are there, whole and of its weights; if not, nothing is."""
         if not path.exists():
             return False

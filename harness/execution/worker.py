@@ -1,4 +1,4 @@
-"""Worker process: train a model, prepare an attack, craft images, attack and judge a shard, probe, certify.
+"""Worker process: train a model, prepare an attack, craft images, attack and judge a shard, probe, plant, certify.
 
 Every task reads what earlier tasks wrote and writes its own result atomically, so a task may be killed at any
 moment, and may run twice, without harm.
@@ -27,7 +27,7 @@ from ..judging.certificates import prove
 from ..judging.proposal import Bench
 from ..judging.shard import craft, prepare, run_shard
 from ..metrics.pairs import broken
-from ..planning.specs import Cell, Certification, ModelSpec, Probe
+from ..planning.specs import Cell, Certification, ModelSpec, Planting, Probe
 from ..records.checkpoints import has_model, load_base, load_model, save_model
 from ..records.crafted import read_proposal, write_proposal
 from ..records.files import write_record
@@ -38,12 +38,13 @@ from ..records.provenance import made_of, origin, provenance
 from ..records.results import shard_samples, write_shard
 from ..schema.certificates import CertificateRecord
 from ..schema.models import Card, EpochLine, FailedTraining
-from ..schema.probes import ProbeRecord
+from ..schema.probes import PlantedRecord, ProbeRecord
 from ..training.defense import Diverged, Trained
 from ..training.gradient_descent import score
 from ..training.optim import keep_compiler_out
+from ..trust.planting import plant
 from ..trust.probe import probe as examine
-from .jobs import Certify, Context, Craft, Examine, Job, Judge, Prepare, Train
+from .jobs import Certify, Context, Craft, Examine, Job, Judge, Plant, Prepare, Train
 
 UNTRAINED_SAMPLES = 1000
 """Images that the accuracies of a model without training of its own are measured on."""
@@ -95,6 +96,8 @@ class Worker:
                 self._examine(look)
             case Certify(asked, shard):
                 self._certify(asked, shard)
+            case Plant(planting):
+                self._plant(planting)
 
     def _data(self, spec: ModelSpec) -> Dataset:
         return self.context.sources[spec.dataset].load()
@@ -228,6 +231,23 @@ class Worker:
         made = dict(made_of(home, spec))
         for one, facts in zip(asked, found, strict=True):
             write_record(home.certificate(one.key, shard), CertificateRecord(facts=facts, **made))
+
+    def _plant(self, planting: Planting) -> None:
+        home, spec = self.context.home, planting.model
+        _, (x, y) = self._data(spec).test_sample(planting.n)
+        model, classes = self._load(spec)
+        facts = plant(
+            model,
+            x,
+            y,
+            planting.threat,
+            planting.attacks,
+            classes=classes,
+            device=self.context.device,
+            remedy=spec.defense.remedy,
+            seed=planting.seed,
+        )
+        write_record(home.planted(planting.key), PlantedRecord(facts=facts, **dict(made_of(home, spec))))
 
     def _reporter(self, name: str) -> Callable[[int, int, Mapping[str, float]], None]:
         """Writes progress to a small file that the driver reads: a killed worker leaves no lock behind."""

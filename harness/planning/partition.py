@@ -34,7 +34,7 @@ def take_part(plan: Plan, number: int, of: int) -> Plan:
     hold equally many pairs, give or take :data:`SLACK`; pairs of one model stay together as far as that allows, and so
     do models that share their transfers' source or what they are built upon. A cascade is a chain and is never cut. A
     part trains what its own pairs need: their models, what those are built upon, and the sources of their transfers. A
-    model is looked at (:class:`~harness.planning.specs.Probe`) and certified in the part of its first pair.
+    model is looked at (:class:`~harness.planning.specs.Probe`, ``Planting``) and certified where its first pair is.
 
     Raises:
         ValueError: ``number`` is not in 1 ... ``of``.
@@ -65,6 +65,7 @@ def take_part(plan: Plan, number: int, of: int) -> Plan:
         battery=tuple(cell for cell in plan.battery if cell.victim.key in ranked),
         probes=probes,
         certifications=certifications,
+        plantings=tuple(look for look in plan.plantings if firsts.get(look.model.key) in here),
     )
 
 

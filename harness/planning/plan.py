@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Final
 
 from .. import identity
 from ..attacks.base import Attack, fits
@@ -16,9 +17,23 @@ from ..errors import UserError, unknown
 from ..models.registry import check_architecture
 from ..threat import Norm, Threat
 from ..training.defense import Defense
-from .specs import CERTIFIED_FEW, CERTIFIED_PART, CERTIFIED_PASSES, PROBE_SAMPLES, Cell, Certification, ModelSpec, Probe
+from .specs import (
+    CERTIFIED_FEW,
+    CERTIFIED_PART,
+    CERTIFIED_PASSES,
+    PLANTED_SAMPLES,
+    PROBE_SAMPLES,
+    Cell,
+    Certification,
+    ModelSpec,
+    Planting,
+    Probe,
+)
 from .suite import Suite
 from .surrogate import recipe
+
+SEARCHES: Final = frozenset({"one-step", "iterated", "minimum-norm", "score", "decision"})
+"""Families of attacks that look for the worst case of the model itself, and so must find what is planted in it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +49,7 @@ class Plan:
         words: What to type after ``gauntlet run`` for the suite, where that is not its name alone.
         again: The command that measures all of it again, where that is not ``gauntlet run`` with the suite.
         left_out: Labels of attacks of the suite that were left out on purpose.
+        plantings: Tests of the suite's attacks on adversarials that are known to be there, one a probe.
     """
 
     suite: Suite
@@ -48,6 +64,7 @@ class Plan:
     words: tuple[str, ...] = ()
     again: str = ""
     left_out: tuple[str, ...] = ()
+    plantings: tuple[Planting, ...] = ()
 
     @property
     def crafters(self) -> tuple[ModelSpec, ...]:
@@ -59,7 +76,8 @@ class Plan:
     def key(self) -> str:
         """Identity of the invocation: the same command again is the same invocation."""
         parts = [[item.key for item in items] for items in (self.models, self.cells, self.probes)]
-        return identity.key(self.suite.name, *parts)
+        planted = [[item.key for item in self.plantings]] if self.plantings else []
+        return identity.key(self.suite.name, *parts, *planted)
 
     @cached_property
     def budgets(self) -> dict[str, dict[Norm, tuple[float, ...]]]:
@@ -182,6 +200,7 @@ def plan(
                 if source is not None and wanted:
                     extra.setdefault(source.key, source)
     ranked = {spec.key: spec for spec in models}
+    looks = [probe for spec in models for probe in _probes(suite, spec, infos[spec.dataset], samples)]
     everything = with_parents({**ranked, **{k: s for k, s in extra.items() if k not in ranked}})
     return Plan(
         suite=suite,
@@ -190,7 +209,8 @@ def plan(
         ranked=frozenset(ranked),
         cells=tuple(cells.values()),
         battery=tuple(battery.values()),
-        probes=tuple(probe for spec in models for probe in _probes(suite, spec, infos[spec.dataset], samples)),
+        probes=tuple(looks),
+        plantings=tuple(made for look in looks if (made := _planting(suite, look, infos[look.model.dataset]))),
         certifications=tuple(
             one for spec in models for one in _certifications(suite, spec, infos[spec.dataset], samples, certify)
         ),
@@ -242,6 +262,18 @@ def _certifications(
 def _searched(suite: Suite, norm: Norm) -> bool:
     """Whether the suite asks for the worst case in that norm."""
     return any(attack.access != "none" and attack.family != "transformation" for attack in suite.attacks[norm])
+
+
+def _planting(suite: Suite, look: Probe, info: DatasetInfo) -> Planting | None:
+    """The test that belongs to a probe: of attacks that search the model itself, if one of them has gradients."""
+    attacks = tuple(
+        attack
+        for _, attack in _fitting(suite.attacks[look.threat.norm], info)
+        if attack.family in SEARCHES and not (attack.needs_a_boundary and look.model.defense.remedy.stochastic)
+    )
+    if not any(attack.access == "gradients" for attack in attacks):
+        return None
+    return Planting(model=look.model, threat=look.threat, n=min(look.n, PLANTED_SAMPLES), attacks=attacks)
 
 
 def _fitting(attacks: Sequence[Attack], info: DatasetInfo) -> list[tuple[Attack, Attack]]:

@@ -1,4 +1,4 @@
-"""Declarations of a model, of a cell (model and attack), of a probe and of a certificate."""
+"""Declarations of a model, of a cell (model and attack), of a probe, of a planting and of a certificate."""
 
 from __future__ import annotations
 
@@ -19,6 +19,9 @@ from ..training.on_trained import OnTrainedModel
 
 PROBE_SAMPLES: Final = 128
 """Images that a model's health is looked at with."""
+
+PLANTED_SAMPLES: Final = 64
+"""Images of which those that the model gets right are planted; see :data:`harness.trust.planting.IMAGES`."""
 
 CERTIFIED_PART: Final = 8
 """Unless somebody says how many, one in so many images is certified ..."""
@@ -273,3 +276,35 @@ class Certification:
 
     def __str__(self) -> str:
         return f"{self.model}: certificate ({self.norm} {', '.join(f'{eps:g}' for eps in self.grid)})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planting:
+    """A test whether a suite's attacks find on a model what is known to be there; see :mod:`harness.trust.planting`.
+
+    Attributes:
+        n: Images: the first n of the data set's fixed test order.
+        attacks: Those of the suite in the threat's norm, as they are for the data set.
+        version: Bumped by hand when other adversarials are planted.
+    """
+
+    name: ClassVar[str] = "Planting"
+
+    model: ModelSpec
+    threat: Threat
+    n: int
+    attacks: tuple[Attack, ...]
+    version: int = 1
+
+    @cached_property
+    def key(self) -> str:
+        """Identity of the facts."""
+        return identity.key(self)
+
+    @property
+    def seed(self) -> int:
+        """Seed of its random numbers: whatever attacks are asked, the same adversarials are planted."""
+        return identity.derive_seed(dataclasses.replace(self, model=self.model.nameless, attacks=()).key)
+
+    def __str__(self) -> str:
+        return f"{self.model} ({self.threat}), planted"

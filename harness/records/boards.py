@@ -17,7 +17,7 @@ from ..schema.certificates import CertificateEntry, CertificateFacts, Certificat
 from ..schema.models import Card, FailedTraining, KnownModel, ModelEntry, ModelName, ModelState
 from ..schema.pairs import BatteryPair
 from ..schema.plans import PlanRecord
-from ..schema.probes import ProbeFacts, ProbeRecord
+from ..schema.probes import PlantedFacts, PlantedRecord, ProbeFacts, ProbeRecord
 from .files import read_json, read_record
 from .home import Home, no_runs
 from .plans import Spoiled, attempt, read_plans
@@ -30,6 +30,7 @@ def boards(
     model: Callable[[str], ModelState],
     facts: Callable[[str, str], ProbeFacts | None],
     proved: Callable[[CertificateEntry], CertificateFacts | None] = lambda _: None,
+    planted: Callable[[str, str], PlantedFacts | None] = lambda model, planting: None,
 ) -> list[Board]:
     """One board a suite, data set and number of images, from every plan of it.
 
@@ -48,7 +49,7 @@ def boards(
     for suite in dict.fromkeys(record.suite for record in plans):
         mine = [record for record in plans if record.suite == suite]
         sets = dict.fromkeys((cell.dataset, cell.n) for record in mine for cell in record.battery)
-        found += [_board(mine, asked, suite, dataset, n, pair, model, facts, proved) for dataset, n in sets]
+        found += [_board(mine, asked, suite, dataset, n, pair, model, facts, proved, planted) for dataset, n in sets]
     return found
 
 
@@ -62,6 +63,7 @@ def _board(
     model: Callable[[str], ModelState],
     facts: Callable[[str, str], ProbeFacts | None],
     proved: Callable[[CertificateEntry], CertificateFacts | None],
+    planted: Callable[[str, str], PlantedFacts | None],
 ) -> Board:
     models: dict[tuple[str, str, int], ModelEntry] = {}
     battery: dict[str, dict[str, BatteryPair]] = {}  # by model key, by name of the pair
@@ -69,6 +71,7 @@ def _board(
     newest: dict[str, BatteryPair] = {}
     probes: dict[str, dict[str, str]] = {}
     certificates: dict[str, dict[str, CertificateEntry]] = {}
+    plantings: dict[str, dict[str, str]] = {}
     out: dict[str, tuple[str, ...]] = {}  # by model key, what its newest plan leaves out
     for record in plans:
         here = [cell for cell in record.battery if (cell.dataset, cell.n) == (dataset, n)]
@@ -101,6 +104,9 @@ def _board(
         for one in record.certificates:
             if one.model in judged:
                 certificates.setdefault(one.model, {})[one.norm] = one
+        for look in record.plantings:
+            if look.model in judged:
+                plantings.setdefault(look.model, {})[look.norm] = look.probe
     pairs: list[Pair] = []
     missing: dict[str, list[str]] = {}
     unasked: dict[str, list[str]] = {}
@@ -134,6 +140,10 @@ def _board(
         key: {norm: proof for norm, asked_for in each.items() if (proof := proved(asked_for)) is not None}
         for key, each in certificates.items()
     }
+    for key, looks in plantings.items():
+        for norm, planting in looks.items():
+            if norm in health.get(key, {}) and (grown := planted(key, planting)) is not None:
+                health[key][norm] = health[key][norm].model_copy(update={"planted": grown})
     return Board(
         suite=suite,
         budgets={dataset: budgets},
@@ -219,6 +229,7 @@ def boards_from_home(home: Home, store: str | None = None, spoiled: Spoiled | No
         lambda entry: attempt(
             lambda: certificate_facts(home, entry), home.certificate(entry.certificate, 0).parent, spoiled
         ),
+        lambda _, planting: attempt(lambda: planted_facts(home, planting), home.planted(planting), spoiled),
     )
 
 
@@ -234,6 +245,12 @@ def certificate_facts(home: Home, entry: CertificateEntry) -> CertificateFacts |
     if not paths or not all(path.exists() for path in paths):
         return None
     return together(tuple(read_record(path, CertificateRecord, "the certificate").facts for path in paths))
+
+
+def planted_facts(home: Home, planting: str) -> PlantedFacts | None:
+    """What attacks found of planted adversarials, None if it was not asked."""
+    path = home.planted(planting)
+    return read_record(path, PlantedRecord, "the record of planted adversarials").facts if path.exists() else None
 
 
 def read_runs(folder: Path) -> dict[str, str]:

@@ -20,9 +20,9 @@ class Home:
 
     ``models/KEY``: checkpoint and card. ``cells/KEY``: result of a pair. ``prepared/``, ``crafted/``: what
     attacks learned from training data, and images that several cells share. ``health/``: facts of probes.
-    ``certificates/KEY``: what is proved of a model, shard by shard. ``plans/KEY.json``: what each command asked for.
-    ``pending/``: results that the tracking server has not got yet. ``mlflow.db`` and ``mlflow-artifacts/``: the default
-    tracking store. ``report/``: the pages.
+    ``planted/``: what attacks find of planted adversarials. ``certificates/KEY``: what is proved of a model, shard by
+    shard. ``plans/KEY.json``: what each command asked for. ``pending/``: results that the tracking server has not got
+    yet. ``mlflow.db`` and ``mlflow-artifacts/``: the default tracking store. ``report/``: the pages.
     """
 
     path: Path
@@ -45,7 +45,18 @@ class Home:
 
     def sweep(self) -> None:
         """Remove what a killed process left half written. Only while no other process works on this home."""
-        ours = ("models", "cells", "prepared", "crafted", "health", "certificates", "plans", "pending", "progress")
+        ours = (
+            "models",
+            "cells",
+            "prepared",
+            "crafted",
+            "health",
+            "planted",
+            "certificates",
+            "plans",
+            "pending",
+            "progress",
+        )
         parts = [part for folder in ours for part in (self.path / folder).rglob(".*.part")]
         for part in [*parts, *self.path.glob(".mlflow.db.*.part*")]:
             if part.is_file():
@@ -74,6 +85,10 @@ class Home:
     def certificate(self, key: str, shard: int) -> Path:
         """File of one shard of a certificate."""
         return self.path / "certificates" / key / f"{shard:05d}.json"
+
+    def planted(self, key: str) -> Path:
+        """File of what attacks found of planted adversarials."""
+        return self.path / "planted" / f"{key}.json"
 
     @property
     def plans(self) -> Path:

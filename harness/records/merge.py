@@ -21,7 +21,7 @@ from ..metrics.pairs import SAMPLE_COLUMNS, Pair
 from ..schema.base import Provenance
 from ..schema.certificates import CertificateRecord
 from ..schema.models import Card, FailedTraining
-from ..schema.probes import ProbeRecord
+from ..schema.probes import PlantedRecord, ProbeRecord
 from .checkpoints import whole_model
 from .crafted import read_crafted
 from .files import is_aside, read_record, set_aside, write_bytes
@@ -30,7 +30,7 @@ from .plans import attempt, read_plan
 from .prepared import prepared_record, tensor_files
 from .results import is_finished, read_pair, read_shard
 
-KEPT = ("models", "cells", "prepared", "crafted", "health", "certificates", "plans")
+KEPT = ("models", "cells", "prepared", "crafted", "health", "planted", "certificates", "plans")
 """Folders that are merged."""
 
 
@@ -99,10 +99,10 @@ class _Merge:
             self._model(key)
         for key in self._names("cells", folders=True):
             self._check("cells", self._source.cell(key), self._cell, key)
-        for kind, suffix in (("health", ".json"), ("plans", ".json")):
-            take = self._facts if kind == "health" else self._plan
+        takes = {"health": self._facts, "planted": self._planted, "plans": self._plan}
+        for kind, take in takes.items():
             for name in self._names(kind):
-                if name.endswith(suffix):
+                if name.endswith(".json"):
                     self._check(kind, self._source.path / kind / name, take, Path(name).stem)
         for key in self._names("certificates", folders=True):
             for file in sorted((self._source.path / "certificates" / key).glob("*.json")):
@@ -236,9 +236,14 @@ class _Merge:
         self._check(kind, file, take, file.name)
 
     def _facts(self, key: str) -> bool:
-        source, target = self._source.health(key), self._into.health(key)
-        record = read_record(source, ProbeRecord)
-        there: ProbeRecord | None = self._mended(target, lambda: read_record(target, ProbeRecord))
+        return self._look(self._source.health(key), self._into.health(key), ProbeRecord)
+
+    def _planted(self, key: str) -> bool:
+        return self._look(self._source.planted(key), self._into.planted(key), PlantedRecord)
+
+    def _look(self, source: Path, target: Path, kind: type[ProbeRecord] | type[PlantedRecord]) -> bool:
+        record = read_record(source, kind)
+        there: ProbeRecord | PlantedRecord | None = self._mended(target, lambda: read_record(target, kind))
         if there is not None:
             if record.facts.model_copy(update={"seconds": there.facts.seconds}) != there.facts:
                 raise _Refused(f"other facts than those in {target}")

@@ -144,6 +144,7 @@ def plan_record(plan: Plan, command_line: str) -> PlanRecord:
             CertificateEntry(certificate=c.key, model=c.model.key, norm=c.norm, shards=c.shards)
             for c in plan.certifications
         ),
+        plantings=tuple(ProbeEntry(probe=p.key, model=p.model.key, norm=p.threat.norm) for p in plan.plantings),
     )
 
 

@@ -28,6 +28,7 @@ class PlanRecord(Document):
         reference: The eps that defenses train at, by data set and norm.
         battery: All pairs of the suite, also those not asked for.
         left_out: Labels of attacks that were left out of the battery on purpose.
+        plantings: Tests on planted adversarials, as the probes.
     """
 
     plan: str
@@ -41,6 +42,7 @@ class PlanRecord(Document):
     probes: tuple[ProbeEntry, ...]
     left_out: tuple[str, ...] = ()
     certificates: tuple[CertificateEntry, ...] = ()
+    plantings: tuple[ProbeEntry, ...] = ()
 
     @model_validator(mode="after")
     def _has_budgets(self) -> Self:

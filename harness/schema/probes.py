@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from .base import Cost, Document, Provenance, Record
+
+Side = Literal["gradients", "black_box"]
+"""What attacks on planted adversarials look at: gradients, or scores and decisions."""
 
 
 class Wavering(Record):
@@ -64,6 +69,71 @@ class Views(Record):
     attacked: Diagnostics
 
 
+class PlantedPart(Record):
+    """What was planted, on floats or on the grid of 8-bit files, and how much of it was found; counts of images.
+
+    Attributes:
+        planted: Images with an adversarial that the referee confirmed.
+        noise: Of these found by noise.
+        gradients: Found by some gradient attack of the suite.
+        black_box: Found by some attack of the suite on scores or decisions.
+    """
+
+    planted: int
+    noise: int
+    gradients: int
+    black_box: int
+
+
+class PlantedAttack(Record):
+    """One attack on the images that those before it on its side did not find.
+
+    Attributes:
+        side: ``"gradients"`` or ``"black_box"``.
+        shown: Images that it was given.
+    """
+
+    attack: str
+    side: Side
+    shown: int
+    found: int
+    errors: tuple[str, ...] = ()
+
+
+class PlantedFacts(Cost):
+    """Which planted adversarials a suite's attacks find; see :mod:`harness.trust.planting`.
+
+    Attributes:
+        images: Images that were to be planted.
+        place: What the new head reads: the name of the last linear layer, or ``"logits"``; "" where nothing could be
+            planted.
+        asked: Whether the attacks were run: enough images were planted, and noise does not find them.
+        remedy: How attacks see the model, in words.
+    """
+
+    norm: str
+    eps: float
+    images: int
+    place: str
+    asked: bool
+    remedy: str = ""
+    floats: PlantedPart
+    grid: PlantedPart
+    attacks: tuple[PlantedAttack, ...] = ()
+
+    @property
+    def planted(self) -> int:
+        """Images with a planted adversarial."""
+        return self.floats.planted + self.grid.planted
+
+    def share(self, side: Side) -> float | None:
+        """Share of them that the attacks of a side find; None where none was asked."""
+        if not self.asked or not any(one.side == side for one in self.attacks):
+            return None
+        found: int = getattr(self.floats, side) + getattr(self.grid, side)
+        return found / self.planted
+
+
 class ProbeFacts(Cost):
     """What a probe found; ``forwards`` and ``backwards`` are those of all its images.
 
@@ -72,6 +142,8 @@ class ProbeFacts(Cost):
         remedy: How attacks see the model, in words.
         votes: Calls behind a label, None if it is declared deterministic.
         stochastic: How outputs change from call to call.
+        planted: Which planted adversarials the suite's attacks find, None if that was not asked: it is a task of its
+            own, put in where a board is made.
     """
 
     norm: str
@@ -81,9 +153,16 @@ class ProbeFacts(Cost):
     votes: int | None = None
     stochastic: Wavering
     seen: Views
+    planted: PlantedFacts | None = None
 
 
 class ProbeRecord(Document, Provenance):
     """``health/KEY.json``."""
 
     facts: ProbeFacts
+
+
+class PlantedRecord(Document, Provenance):
+    """``planted/KEY.json``."""
+
+    facts: PlantedFacts

@@ -13,6 +13,7 @@ from ..metrics.pairs import Board, Pair, nearest, pair_rows, worst_case
 from ..metrics.pairs import curve as accuracy_curve
 from ..schema.base import Cost
 from ..schema.eps import eps_text
+from ..schema.probes import ProbeFacts
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -85,6 +86,17 @@ def certificate_metrics(bands: Sequence[Band]) -> dict[str, float]:
         where = f"{one.norm} {one.eps:g}"
         values |= {f"certified/{where}": one.certified, f"certified_attacked/{where}": one.attacked}
         values[f"certified_n/{one.norm}"] = float(one.n)
+    return values
+
+
+def planted_metrics(facts: Mapping[str, ProbeFacts]) -> dict[str, float]:
+    """Shares of planted adversarials that a model's attacks found, by norm; see :mod:`harness.trust.planting`."""
+    known = [found.planted for found in facts.values() if found.planted is not None and found.planted.asked]
+    values: dict[str, float] = {}
+    for planted in known:
+        for side in ("gradients", "black_box"):
+            if (share := planted.share(side)) is not None:
+                values[f"planted/{side} {planted.norm} {planted.eps:g}"] = share
     return values
 
 

@@ -6,14 +6,14 @@ import json
 
 from ..errors import UserError
 from ..metrics.pairs import Board, Pair
-from ..records.boards import boards, certificate_facts, model_state, probe_facts
+from ..records.boards import boards, certificate_facts, model_state, planted_facts, probe_facts
 from ..records.files import parse_record, read_json
 from ..records.plans import Spoiled, attempt
 from ..records.results import read_pair
 from ..schema.certificates import CertificateEntry, CertificateFacts
 from ..schema.models import Card, ModelState
 from ..schema.plans import PlanRecord
-from ..schema.probes import ProbeFacts
+from ..schema.probes import PlantedFacts, ProbeFacts
 from .connection import Connection
 
 
@@ -68,4 +68,13 @@ def read_boards(connection: Connection, spoiled: Spoiled | None = None) -> list[
                 return parse_record(json.dumps(found[entry.certificate]), CertificateFacts, file)
         return None
 
-    return boards(plans, pair, model, facts, proved)
+    def planted(key: str, planting: str) -> PlantedFacts | None:
+        local = planted_facts(connection.home, planting)
+        if local is not None or key not in models:
+            return local
+        for file in sorted(connection.artifacts(models[key]).glob("planted-*.json")):
+            if planting in (found := read_json(file)):
+                return parse_record(json.dumps(found[planting]), PlantedFacts, file)
+        return None
+
+    return boards(plans, pair, model, facts, proved, planted)

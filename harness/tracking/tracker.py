@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import UserError, describe
 from ..leaderboard import bands_of, contradictions
 from ..metrics.pairs import Board, Pair, pair_rows
-from ..records.boards import boards_from_home, certificate_facts, model_state, probe_facts
+from ..records.boards import boards_from_home, certificate_facts, model_state, planted_facts, probe_facts
 from ..records.files import earlier, finite, flat, read_json, read_record, write_json, write_record
 from ..records.home import Home
 from ..records.plans import Spoiled, attempt, read_plan, read_plans
@@ -32,6 +32,7 @@ from .payloads import (
     mlflow_name,
     model_metrics,
     pair_metrics,
+    planted_metrics,
     reproduce_note,
 )
 
@@ -254,6 +255,7 @@ class Tracker(Connection):
                 bands = [one for norm, eps in grid for one in bands_of(board, {key: pairs}, norm, eps)]
                 values |= certificate_metrics(bands)
                 remarks = {one.norm: one.remark for one in bands if one.remark}
+                values |= planted_metrics(board.health.get(key, {}))
                 grades = {norm: trust(board, key, norm) for norm in budgets}
                 tags = {f"certificate.{plan.suite}.{norm}": said for norm, said in remarks.items()}
                 self.guard(self._summarise, run_id, values, mine, why, plan.suite, grades, tags)
@@ -264,6 +266,9 @@ class Tracker(Connection):
                 proofs = {one.certificate: certificate_facts(self.home, one) for one in asked}
                 if proved := {name: found.model_dump() for name, found in proofs.items() if found is not None}:
                     self.guard(self.client.log_dict, run_id, finite(proved), f"certificates-{plan.plan}.json")
+                grown = {one.probe: planted_facts(self.home, one.probe) for one in plan.plantings if one.model == key}
+                if facts := {planting: found.model_dump() for planting, found in grown.items() if found is not None}:
+                    self.guard(self.client.log_dict, run_id, finite(facts), f"planted-{plan.plan}.json")
                 self.guard(self.client.set_terminated, run_id, "FAILED" if trouble else "FINISHED")
         trained = {m.model: model_state(self.home, m.model).status == "ok" for m in plan.models}
         judged = {pair.result.model for board in boards for pair in board.pairs}

@@ -10,11 +10,13 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from ..metrics.pairs import limit, nearest
-from ..schema.probes import Diagnostics
+from ..metrics.pairs import limit, nearest, wilson
+from ..schema.probes import Diagnostics, PlantedFacts
 from .checks import (
     FEW,
     ITERATED,
+    MANY,
+    WHITE_BOX,
     Check,
     Evidence,
     Grade,
@@ -67,6 +69,10 @@ to 0.4."""
 STRENGTH: Final[Mapping[Grade, float]] = {"C": 0.02, "D": 0.1}
 """Accuracy that the probe's attack alone may take beyond the whole battery, on the same images. The suite quick leaves
 at most what the probe does, or 1 % more, on sound networks."""
+
+KNOWN: Final = 0.95
+"""Share of planted adversarials that gradient attacks must find together. Sound: 0.96 to 1; gradients that are zero or
+cut: 0 to 0.1."""
 
 Answer = tuple[Grade, str]
 Measure = Callable[[Diagnostics, int], Answer | None]
@@ -207,6 +213,46 @@ def _strength(question: Question, evidence: Evidence) -> Check:
     return question.graded(grade_of(battery - probe, n, STRENGTH), finding)
 
 
+def _planted(question: Question, evidence: Evidence) -> Check:
+    """The lower of what is found on floats and on the grid of 8-bit files, and of both together."""
+    if not evidence.of(WHITE_BOX):
+        return question.skipped("no gradient attack ran in this norm")
+    facts = evidence.facts
+    planted = facts.planted if facts is not None else None
+    if planted is None:
+        again = "Run the suite again: planting belongs to it."
+        return question.skipped("no adversarials were planted in this norm", "B", again)
+    if not planted.asked:
+        return question.skipped(_unplanted(planted), "B")
+    parts = {"on floats": planted.floats, "on the 8-bit grid": planted.grid}
+    counts = {where: (part.gradients, part.planted) for where, part in parts.items()}
+    counts["in all"] = (planted.floats.gradients + planted.grid.gradients, planted.planted)
+    said = " and ".join(f"{found} of {n} {where}" for where, (found, n) in list(counts.items())[:2])
+    finding = f"of adversarials known to be there, gradient attacks found {said}"
+    if any(one.side == "black_box" for one in planted.attacks):
+        other = planted.floats.black_box + planted.grid.black_box
+        finding += f"; black-box attacks {other} of {planted.planted}"
+    lost = any(n - found >= MANY and wilson(found, n)[1] < KNOWN for found, n in counts.values())
+    if lost:
+        return question.graded("D", f"the battery cannot find what is known to be there: {finding}")
+    found, n = counts["in all"]
+    return question.graded("A" if found >= KNOWN * n or n - found < FEW else "B", finding)
+
+
+def _unplanted(planted: PlantedFacts) -> str:
+    """Why attacks were not asked."""
+    noisy = planted.floats.noise + planted.grid.noise
+    where = f" (head upon {planted.place})" if planted.place else ""
+    if noisy > 0.05 * planted.planted:  # harness.trust.planting.NOISY
+        return (
+            f"noise finds {noisy} of {planted.planted} planted adversarials, so that finding them says nothing{where}"
+        )
+    return (
+        f"adversarials could be planted for {planted.floats.planted} images on floats and {planted.grid.planted} on "
+        f"the 8-bit grid alone, of {planted.images}{where}"
+    )
+
+
 _DETACHED: Final = _flag(
     "detached", "D", "automatic differentiation does not reach the input", "gradients reach the input"
 )
@@ -285,6 +331,13 @@ FACT_QUESTIONS: Final = (
         "Would more restarts find no more?",
         "Add random restarts to the suite's iterated attacks until more find no more.",
         _asks(_restarts, fault=False),
+    ),
+    Question(
+        "planted-found",
+        "Do gradient attacks find what is known to be there?",
+        "Gradients are zero, lie or are cut before the last layer: see vanishing-gradients, misleading-gradients and "
+        "detached-gradients, and name a --stand-in MODULE=identity; random parts need --remedy draws=N.",
+        _planted,
     ),
     Question(
         "battery-strength",

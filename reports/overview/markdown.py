@@ -19,6 +19,7 @@ from ..drawing.text import (
     is_number,
     p_text,
     percent,
+    planted_text,
     points,
     points_interval,
     rank_text,
@@ -94,12 +95,12 @@ def _section(section: Section) -> Iterator[str]:
 def _ranking(n: int, rows: Sequence[dict[str, Any]] | Sequence[Any]) -> Iterator[str]:
     if n:
         yield from (f"n = {integer(n)} images", "")
-    head = ("rank", "defense", "architecture", "clean", "worst case", "trust", "95 % interval", "seeds")
+    head = ("rank", "defense", "architecture", "clean", "worst case", "trust", "planted", "95 % interval", "seeds")
     proved = [row.get("certified_n") or row.get("certificate") for row in rows]
     bands = [[_band(row, n)] if any(proved) else [] for row in rows]
     last = ("strongest attack", "certified ... attacked")[: 1 + any(proved)]
     lines = ([*_ranking_row(row), *band] for row, band in zip(rows, bands, strict=True))
-    yield from table((*head, *last), lines, "rllrrlrrlr"[: len(head) + len(last)])
+    yield from table((*head, *last), lines, "rllrrlrrrlr"[: len(head) + len(last)])
     notes = [f"- {md(row['entry'].name)} has no rank: {md(row['note'])}" for row in rows if row["note"]]
     notes += [
         f"- {md(row['entry'].name)} has trust {row['trust']}: {md(row['trust_reasons'])}"
@@ -132,6 +133,7 @@ def _ranking_row(row: Any) -> list[str]:
         spread(row.get("clean_accuracy"), row.get("clean_std")),
         f"\u2264 {worst}" if row["note"] and worst != MISSING else worst,
         row["trust"] or MISSING,
+        planted_text(row),
         md(interval(row.get("worst_case_low"), row.get("worst_case_high"))),
         integer(row.get("seeds")) if worst != MISSING else MISSING,
         md(row.get("strongest_attack") or MISSING),

@@ -16,6 +16,8 @@ from harness.schema.models import Card, EpochLine, KnownModel
 from harness.schema.pairs import Result
 from harness.schema.probes import ProbeFacts
 
+from .boards import planted
+
 HOSTILE = "<script>alert('x')</script> | \"quoted\" & `ticked`"
 BUDGETS = {"linf": (2 / 255, 8 / 255, 16 / 255), "l2": (0.5, 1.0)}
 CLASSES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -132,6 +134,7 @@ def facts(pairs: Sequence[Pair], norm: str, eps: float, n: int = 40) -> dict[str
     return {
         "norm": norm, "eps": eps, "n": len(right), "remedy": "", "seconds": 1.0, "forwards": 1, "backwards": 1,
         "stochastic": {"draws": 8, "labels": 0.0, "logits": 0.0}, "seen": {"raw": seen, "attacked": dict(seen)},
+        "planted": planted(eps, norm=norm).model_dump(),
     }  # fmt: skip
 
 

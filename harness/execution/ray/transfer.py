@@ -14,7 +14,7 @@ from ...records.files import write_bytes
 from ...records.home import Home
 from ...records.prepared import tensor_files
 from ...records.results import shard_path
-from ..jobs import Certify, Craft, Examine, Job, Judge, Prepare, Train
+from ..jobs import Certify, Craft, Examine, Job, Judge, Plant, Prepare, Train
 
 Changes = list[tuple[str, bytes | None]]
 """Paths below a home with their new content, None where a file is gone, in the order in which they must be made."""
@@ -31,8 +31,8 @@ def _wanted(home: Home, job: Job) -> Iterator[Path]:
             yield from (home.model(spec.key) / name for name in ("card.json", "failed.json"))
             for part in spec.parents:
                 yield from _model(home, part)
-        case Examine(probe):
-            yield from _model(home, probe.model)
+        case Examine(look) | Plant(look):
+            yield from _model(home, look.model)
         case Certify(asked):
             yield from _model(home, asked[0].model)
         case Prepare(cell):
