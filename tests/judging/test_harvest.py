@@ -529,7 +529,7 @@ def test_all_rows_at_once_keep_what_picked_rows_keep(
 ) -> None:
     """As on a GPU, and as on a CPU; and that is the best of all that was met, one image after the other."""
     victim = LinearVictim.random(4, (1, 4, 4))
-    x, y = victim.images(N, spread=0.3)
+    x, y = victim.images(N, spread=0.1)
     budget = None if eps is None else eps * {"linf": 1, "l2": 4, "l1": 16, "l0": 200}[norm]
     threat = Threat(norm, budget)
     picked, whole = (Harvest(x, y, threat, draws=draws, by_place=by_place) for _ in range(2))
