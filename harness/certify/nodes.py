@@ -342,7 +342,7 @@ def convolution(
         shape,
         lambda x: F.conv2d(x, weight, None, *settings),
         lambda x: F.conv2d(x, size, None, *settings),
-        lambda slopes: conv2d_input((len(slopes), *parent.shape), weight, slopes, *settings),
+        lambda slopes: conv2d_input((len(slopes), *parent.shape), weight, slopes, *settings),  # type: ignore[no-untyped-call]
         added,
         added.abs() if isinstance(added, Tensor) else 0.0,
         rounding(weight[0].numel() + 1),

@@ -83,7 +83,8 @@ def trace(model: nn.Module, x: Tensor) -> Trace:
     program = _exported(model, example, ({0: batch},))
     _watch(model, example)
     _check_writes(program)
-    if _outline(program.graph) != _outline(_exported(model, example[:1], None).graph):
+    alone = _exported(model, example[:1], None)
+    if _outline(program.graph) != _outline(alone.graph) or not _same(program.constants, alone.constants):
         raise Uncovered("what it computes depends on the number of images")
     with _quiet():
         try:
@@ -158,6 +159,13 @@ def _outline(graph: fx.Graph) -> list[Any]:
     return found
 
 
+def _same(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two programs hold the same constants."""
+    return one.keys() == other.keys() and all(
+        isinstance(value, Tensor) and torch.equal(value, other[name]) for name, value in one.items()
+    )
+
+
 def _leaves(value: Any) -> Iterator[Any]:
     """Everything in nested arguments that is no node."""
     if isinstance(value, tuple | list):
@@ -169,11 +177,11 @@ def _leaves(value: Any) -> Iterator[Any]:
         yield value
 
 
-class _Operators(TorchDispatchMode):
+class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes operators whose result Python sees: a number, or a shape that depends on values."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.found: list[str] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -182,11 +190,11 @@ class _Operators(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-class _Functions(TorchFunctionMode):  # type: ignore[no-untyped-call]
+class _Functions(TorchFunctionMode):
     """Notes functions that hand values to Python without an operator."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.found: list[str] = []
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
