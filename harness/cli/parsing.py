@@ -103,7 +103,9 @@ def declared(kind: type[Declared], settings: str, noun: str) -> Declared:
 
 
 def parse_remedy(texts: Sequence[str], stand_ins: Sequence[str]) -> Remedy | None:
-    """Read ``--remedy probabilities``, ``temperature=20``, ``draws=16``, ``votes=5``, ``none`` and ``--stand-in M=F``.
+    """Read ``--remedy probabilities``, ``temperature=20``, ``draws=16``, ``votes=5``, ``grid=255``, ``none``.
+
+    ``--stand-in M=F`` belongs to it.
 
     Returns:
         None where no remedy is named: what the model needs is then found out. Stand-ins alone name none, for they
@@ -121,12 +123,11 @@ def parse_remedy(texts: Sequence[str], stand_ins: Sequence[str]) -> Remedy | Non
             continue
         if name == "probabilities" and not equals:
             values[name] = True
-        elif name in ("temperature", "draws", "votes") and equals:
+        elif name in ("temperature", "draws", "votes", "grid") and equals:
             values[name] = convert(value, float if name == "temperature" else int, f"remedy {name}")
         else:
-            raise unknown(
-                "remedy", text, ["none", "probabilities", "temperature=NUMBER", "draws=NUMBER", "votes=NUMBER"]
-            )
+            numbers = [f"{one}=NUMBER" for one in ("temperature", "draws", "votes", "grid")]
+            raise unknown("remedy", text, ["none", "probabilities", *numbers])
     return Remedy(**values)
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..threat import BOX_TOLERANCE, EXPONENT, TOLERANCE, Threat, magnitude, per_sample, root_mean_square
-from ..victims.victim import Victim
+from ..victims.victim import Victim, rounded
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ class Verdict:
         adversarial: Valid and misclassified; False for every image of an attack without a box.
         wrong_share: Share of the victim's votes that were wrong, float32; NaN where there is no label.
         survives_rounding: Adversarial, and still misclassified after rounding to 8 bits, as an image file would.
+        as_file: Adversarial as a file of 8 bits alone, which is what label and distances are of.
         over_budget: Farther from the clean image than the threat allows.
         out_of_box: Some value outside [0, 1].
         non_finite: Some value NaN or infinite.
@@ -38,6 +39,7 @@ class Verdict:
     adversarial: Tensor
     wrong_share: Tensor
     survives_rounding: Tensor
+    as_file: Tensor
     over_budget: Tensor
     out_of_box: Tensor
     non_finite: Tensor
@@ -65,7 +67,8 @@ def judge(
 
     An image is adversarial if it has the right shape, is finite, lies in [0, 1] and within the budget, and the
     victim, asked here and now, gives it another label than the true one. Nothing that the attack or its toolkit
-    says about success is looked at.
+    says about success is looked at. An image that the model gets right counts all the same if it is misclassified as
+    a file of 8 bits, and lies within the budget as such: that image exists, the float beside it does not.
 
     An attack without a box is heard, and scores nothing: its images go to the victim unclamped, the labels they get
     are in ``adv_pred`` and those outside [0, 1] in ``out_of_box``, but none is adversarial, so that no worst case,
@@ -113,10 +116,19 @@ def judge(
         wrong_share = torch.where(valid, 1 - right, wrong_share)
     reached = valid & (adv_pred != y)
     adversarial = reached & boxed
-    survives = no
-    if adversarial.any():
-        rounded = torch.where(per_sample(adversarial, x), (images * 255).round() / 255, x)
-        survives = adversarial & (victim.predict(rounded) != y)
+    survives = as_file = no
+    if boxed and valid.any():
+        files = torch.where(per_sample(valid, x), as_files(x, images, threat), x)
+        ballots = victim.ballots(files)
+        wrong = valid & (ballots.argmax(1) != y)
+        survives = adversarial & wrong
+        as_file = wrong & ~adversarial & threat.within(x, files)
+        if as_file.any():
+            adv_pred = torch.where(as_file, ballots.argmax(1), adv_pred)
+            right = ballots.gather(1, y.unsqueeze(1)).squeeze(1) / ballots.sum(1)
+            wrong_share = torch.where(as_file, 1 - right, wrong_share)
+            images = torch.where(per_sample(as_file, x), files, images)
+            survives, adversarial, reached = survives | as_file, adversarial | as_file, reached | as_file
 
     delta = images.double() - x.double()
     distances = {name: magnitude(delta, name) for name in EXPONENT}  # type: ignore[arg-type]
@@ -129,6 +141,7 @@ def judge(
         adversarial=adversarial,
         wrong_share=wrong_share,
         survives_rounding=survives,
+        as_file=as_file,
         over_budget=over_budget,
         out_of_box=out_of_box,
         non_finite=~finite,
@@ -136,6 +149,13 @@ def judge(
         crashed=crashed,
         distances={name: torch.where(reached, value, nan) for name, value in distances.items()},
     )
+
+
+def as_files(x: Tensor, images: Tensor, threat: Threat) -> Tensor:
+    """Images (N, C, H, W) as files of 8 bits: the nearest, or, beyond the budget, those that lean to the clean ones."""
+    nearest = rounded(images)
+    inward = rounded(x + ((images - x) * 255).trunc() / 255)  # on a grid that the clean image is on: no pixel moves on
+    return torch.where(per_sample(threat.within(x, nearest), x), nearest, inward)
 
 
 def better_of(
@@ -177,7 +197,7 @@ def better_of(
     def best(name: str) -> Tensor:
         return torch.where(taken, getattr(second, name), getattr(verdict, name))
 
-    changed = {name: best(name) for name in ("adv_pred", "adversarial", "wrong_share", "survives_rounding")}
+    changed = {name: best(name) for name in ("adv_pred", "adversarial", "wrong_share", "survives_rounding", "as_file")}
     distances = {name: torch.where(taken, second.distances[name], old) for name, old in verdict.distances.items()}
     return replace(verdict, **changed, distances=distances), taken
 

@@ -35,6 +35,7 @@ class Diagnostics(Record):
         zero_gradient: Share whose gradient of the cross-entropy in float32 is zero.
         non_finite_gradient: Share whose gradient is not finite.
         small_gradient: Share whose gradient of the margin, which does not saturate, is zero.
+        jumps: Share at or beside which logits jump under a change far below a step of 8 bits.
         uphill: Share whose margin grows along its gradient more than in random directions.
         scale: Accuracy that plain PGD leaves, by the factor of the logits.
         unbounded: Accuracy that is left when every image is allowed.
@@ -51,6 +52,7 @@ class Diagnostics(Record):
     zero_gradient: float | None = None
     non_finite_gradient: float | None = None
     small_gradient: float | None = None
+    jumps: float | None = None
     uphill: float | None = None
     scale: dict[str, float | None] | None = None
     unbounded: float | None = None

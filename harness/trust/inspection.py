@@ -24,6 +24,7 @@ from ..schema.models import Admission, Agreement
 from ..victims.adaptation import Remedy
 from ..victims.agreement import agreement
 from ..victims.victim import SURE, PassCount, Victim, VictimError
+from .measurements import neighbours
 from .probe import diagnose, stochastic, wavers
 
 LOOK: Final = 256
@@ -114,9 +115,10 @@ def inspect(
     if int(y.min()) < 0 or int(y.max()) >= classes:
         raise UserError(f"labels run from {int(y.min())} to {int(y.max())}, the model has {classes} classes")
     drawn = [ask(few, seed) for seed in (1, 2)]
+    beside = [ask(neighbours(few), seed) for seed in (8, 9)]  # what is looked up or kept is that of known images
     if digest(victim.model) != before:
         raise UserError("the model changes its own buffers when it is asked: batch normalisation in train mode?")
-    varies = any(agreement(first, again).differ for again in drawn)
+    varies = any(agreement(first, again).differ for again in drawn) or agreement(*beside).differ > 0
     recorded, reached = _with_gradients(victim, few)
     answers: dict[str, Agreement] = {}
     logits = first
@@ -124,7 +126,7 @@ def inspect(
         logits = ask(x[:SURE])
         answers = {} if varies else _agreement(victim, few, first, logits, recorded, ask)
         if any(found.differ for found in answers.values()):
-            varies = wavers(stochastic(victim, x[:SURE], 0))  # then it was chance, not the way of asking
+            varies = wavers(stochastic(victim, neighbours(x[:SURE]), 0))  # then it was chance, not the way of asking
         if not varies:
             _refuse(answers)
     labels = logits.argmax(1)

@@ -20,7 +20,7 @@ from ..attacks.noise import Noise
 from ..errors import describe
 from ..schema.probes import Diagnostics
 from ..threat import EXPONENT, Threat, steepest
-from ..victims.victim import Victim, input_gradient
+from ..victims.victim import Victim, input_gradient, rounded
 
 STRIDES: Final = (0.05, 0.5)
 """Steps of "uphill" in units of eps: a long one too, because a part that rounds does not notice the short one."""
@@ -30,6 +30,13 @@ SIDEWAYS: Final = 5
 
 SCALES: Final = (0.05, 1.0, 20.0)
 """Factors of the logits under which the plain attack is run."""
+
+NUDGE: Final = 2e-4
+"""A change of pixels far below a step of 8 bits: a twentieth of one."""
+
+JUMP: Final = 0.05
+"""Change of a logit, as a share of the largest there is, that a continuous model does not show under a nudge. Sound:
+0.003 at most."""
 
 WATCHED: Final = 32
 """Standing images whose rise is watched."""
@@ -72,6 +79,7 @@ class GradientDiagnostics:
                 return None
 
         found: dict[str, Any] = {"probabilities": are_probabilities(self.logits(self.x))}
+        found["jumps"] = attempt("jumps", lambda: share(self.jumps()))
         slopes = attempt("gradient", self.slopes)
         found |= {"detached": slopes is None, "inner_optimisation": bool(attempt("forward", self.optimises))}
         found |= slopes or {}
@@ -115,6 +123,18 @@ class GradientDiagnostics:
         """Gradient at the images of an objective of logits (N, K) and labels (N,), under those same numbers."""
         with determinism.isolated(self.seed, self.victim.device):
             return input_gradient(self.victim, self.x, lambda logits: objective(logits, self.y))[1]
+
+    def jumps(self) -> Tensor:
+        """Which images have a point, or one beside them, where a change far below a step of 8 bits moves logits by much.
+
+        Points are the image, one beside it as a float, and that as a file of 8 bits; bool (N,).
+        """
+        points = (self.x, beside := neighbours(self.x, self.seed), rounded(beside))
+        found = torch.zeros_like(self.y, dtype=torch.bool)
+        for x in points:
+            here, there = self.logits(x), self.logits(nudged(x, self.seed))
+            found |= (there - here).abs().amax(1) > JUMP * here.abs().amax().clamp_min(1e-30)
+        return found
 
     def slopes(self) -> dict[str, Any]:
         """What is wrong with the gradients themselves."""
@@ -199,6 +219,23 @@ class GradientDiagnostics:
         best = torch.stack([margin(logits, self.y[rows]) for logits in seen]).cummax(0).values
         rise, late = best[-1] - best[0], best[-1] - best[-1 - len(best) // 10]
         return float((late / rise.clamp_min(1e-12)).mean())
+
+
+def neighbours(x: Tensor, seed: int = 0) -> Tensor:
+    """Images beside images (N, C, H, W) in [0, 1]: by up to one step of 8 bits in each value.
+
+    What a model looks up by its input, or draws for it, is that of the test images alone; attacks ask beside them.
+    """
+    return (x + (2 * _drawn(x, seed) - 1) / 255).clamp(0, 1)
+
+
+def nudged(x: Tensor, seed: int = 0) -> Tensor:
+    """Images (N, C, H, W) in [0, 1] moved by :data:`NUDGE` in each value, up or down."""
+    return (x + NUDGE * (2 * (_drawn(x, seed) < 0.5).to(x.dtype) - 1)).clamp(0, 1)
+
+
+def _drawn(x: Tensor, seed: int) -> Tensor:
+    return torch.rand(x.shape, generator=torch.Generator().manual_seed(seed)).to(x)
 
 
 @dataclass(frozen=True, kw_only=True)

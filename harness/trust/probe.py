@@ -23,13 +23,16 @@ from ..schema.probes import ProbeFacts, Views, Wavering
 from ..threat import Threat
 from ..victims.adaptation import VOTES, Remedy
 from ..victims.victim import SURE, PassCount, Victim
-from .measurements import GradientDiagnostics, are_probabilities, cross_entropy, is_flat, margin
+from .measurements import GradientDiagnostics, are_probabilities, cross_entropy, is_flat, margin, neighbours
 
 CALLS: Final = 8
 """Calls under different seeds that show whether a model draws random numbers."""
 
 WAVER: Final = 1e-4
 """Relative change of logits from call to call that is more than rounding."""
+
+JUMPY: Final = 0.05
+"""Share of images beside which logits may jump before attacks see files of 8 bits."""
 
 DRAWS: Final = 16
 """Draws to average over for a model that varies."""
@@ -76,7 +79,7 @@ def probe(
     with determinism.isolated(seed, device):
         judge = Victim(model, classes=classes, device=device)
         x, y = x.to(judge.device), y.to(judge.device)
-        varies = stochastic(judge, x, seed)
+        varies = stochastic(judge, neighbours(x, seed), seed)
         judge.votes = remedy.calls or (VOTES if wavers(varies) else None)
         right = judge.predict(x) == y
         x, y = x[right], y[right]
@@ -111,7 +114,7 @@ def diagnose(
     """The remedy that attacks on a model need, from cheap measurements; beyond the stand-ins none for an honest one.
 
     Probabilities are seen by their logarithm; outputs that vary from call to call are averaged; logits that saturate
-    the cross-entropy are divided. What stands in for a part without a gradient cannot be found: it is given. At most
+    the cross-entropy are divided; a model that answers files otherwise than the floats beside them is asked about files. What stands in for a part without a gradient cannot be found: it is given. At most
     :data:`harness.victims.victim.SURE` images are used; where ``varies`` is None it is found out, and passes are added
     to ``spent``.
 
@@ -123,16 +126,25 @@ def diagnose(
         judge = Victim(model, classes=classes, device=device)
         x, y = x[:SURE].to(judge.device), y[:SURE].to(judge.device)
         if varies is None:
-            varies = wavers(stochastic(judge, x, 0))
+            varies = wavers(stochastic(judge, neighbours(x), 0))
         probabilities = are_probabilities(judge.logits(x[:FEW]))
         remedy = Remedy(probabilities=probabilities, draws=DRAWS if varies else 1, stand_ins=tuple(stand_ins))
         # one draw shows saturation as well as many
         seen = Victim(model, classes=classes, device=device, remedy=replace(remedy, draws=1))
         temperature = _temperature(seen, x, y)
+        if not varies and _jumps(judge, x, y) > JUMPY:
+            files = Victim(model, classes=classes, device=device, remedy=Remedy(grid=255))
+            remedy = replace(remedy, grid=255 if _jumps(files, x, y) <= JUMPY else None)
+            judge.cost.forwards += files.cost.forwards
         if spent is not None:
             spent.forwards += judge.cost.forwards + seen.cost.forwards + len(x[:FEW])
             spent.backwards += seen.cost.backwards
         return replace(remedy, temperature=temperature)
+
+
+def _jumps(victim: Victim, x: Tensor, y: Tensor) -> float:
+    """Share of images beside which logits jump."""
+    return float(GradientDiagnostics(victim, victim, x, y, Threat("linf", 1.0)).jumps().double().mean())
 
 
 def _temperature(victim: Victim, x: Tensor, y: Tensor) -> float:

@@ -39,6 +39,9 @@ ZERO_GRADIENT: Final[Mapping[Grade, float]] = {"C": 0.01, "D": 0.05}
 """Share of images on which a gradient may be exactly zero or not finite: attacks do not move there at all. Sound: 0;
 broken: 0.7 and more."""
 
+JUMPS: Final[Mapping[Grade, float]] = {"C": 0.01, "D": 0.05}
+"""Share of images beside which logits may jump. Sound: 0; models that answer files otherwise than floats: 1."""
+
 UPHILL: Final[Mapping[Grade, float]] = {"C": 0.1, "D": 0.3}
 """Share of images on which a small step along the gradient may gain no more than random steps do. Sound: 0 to 0.03;
 broken: 0.66 to 0.81; directions drawn by chance: 0.69."""
@@ -122,6 +125,14 @@ def _vanishing(seen: Diagnostics, n: int) -> Answer | None:
 
 def _share(share: float, n: int, bounds: Mapping[Grade, float], text: str) -> Answer:
     return grade_of(round(share * n), n, bounds), text.format(f"{percent(share)} ({round(share * n)} of {n})")
+
+
+def _jumps(seen: Diagnostics, n: int) -> Answer | None:
+    if seen.jumps is None:
+        return None
+    return _share(
+        seen.jumps, n, JUMPS, "a change of a twentieth of a step of 8 bits makes logits jump on {} of the images"
+    )
 
 
 def _misleading(seen: Diagnostics, n: int) -> Answer | None:
@@ -277,6 +288,12 @@ FACT_QUESTIONS: Final = (
         "Does the same image always get the same answer?",
         "Let attacks average and the referee vote over draws with --remedy draws=N.",
         _stochastic,
+    ),
+    Question(
+        "continuous-logits",
+        "Are images beside each other treated alike?",
+        "Judge it as files: --remedy grid=255; or take out what looks at the exact values of pixels.",
+        _asks(_jumps),
     ),
     Question(
         "detached-gradients",

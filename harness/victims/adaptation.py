@@ -29,6 +29,8 @@ class Remedy:
             attacks see several draws; if not, the model is deterministic and asked once.
         stand_ins: ``(module, function)`` pairs for parts without a useful gradient (BPDA, Athalye et al. 2018): the
             named submodule computes forward, the function's gradient is used backward. ``"identity"`` passes it on.
+        grid: The model answers files otherwise than the floats beside them: attacks see each image rounded to so many
+            steps of [0, 1] (255: a file of 8 bits), and the gradient there is that of the image. ``None``: as it is.
 
     Raises:
         UserError: A temperature that is not positive and finite, fewer draws or votes than one.
@@ -41,6 +43,7 @@ class Remedy:
     draws: int = 1
     stand_ins: tuple[tuple[str, str], ...] = ()
     votes: int | None = field(default=None, metadata={"identity": "set"})
+    grid: int | None = field(default=None, metadata={"identity": "set"})
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.temperature) and self.temperature > 0):
@@ -49,6 +52,8 @@ class Remedy:
             raise UserError(f"draws must be at least 1, got {self.draws}")
         if self.votes is not None and self.votes < 1:
             raise UserError(f"votes must be at least 1, got {self.votes}")
+        if self.grid is not None and self.grid < 1:
+            raise UserError(f"grid must be at least 1, got {self.grid}")
 
     @property
     def stochastic(self) -> bool:
@@ -68,5 +73,6 @@ class Remedy:
         parts += [f"logits / {self.temperature:g}"] if self.temperature != 1 else []
         parts += [f"gradients averaged over {self.draws} draws"] if self.draws > 1 else []
         parts += [f"{function} for the gradient of {module}" for module, function in self.stand_ins]
+        parts += [f"images rounded to steps of 1/{self.grid}"] if self.grid else []
         parts += [f"labels by {self.votes} {'votes' if self.votes > 1 else 'vote'}"] if self.votes else []
         return ", ".join(parts)

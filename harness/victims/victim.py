@@ -130,6 +130,8 @@ class Victim(nn.Module):
         if x.requires_grad and torch.is_grad_enabled():
             x = x.view_as(x)
             x.register_hook(self._count_backward)  # type: ignore[no-untyped-call]
+        if self.remedy.grid:
+            x = rounded(x.detach(), self.remedy.grid) + (x - x.detach())  # the value of the first, exactly
         logits = self._once(x)
         for _ in range(self.remedy.draws - 1):  # call by call: a model may draw once for a whole batch
             logits = logits + self._once(x)
@@ -338,6 +340,11 @@ class Victim(nn.Module):
     def _state(self) -> dict[str, Tensor]:
         state = self.model.state_dict()
         return {name: value for name, value in state.items() if isinstance(value, Tensor)}
+
+
+def rounded(x: Tensor, steps: int = 255) -> Tensor:
+    """Images on a grid of so many steps of [0, 1]: 255 as an image file of 8 bits holds them."""
+    return (x * steps).round() / steps
 
 
 def _finite(logits: Tensor) -> Tensor:

@@ -105,9 +105,33 @@ def test_distances_of_the_shortest_perturbations_are_exact(norm: Norm, victim: L
 def test_nothing_short_of_the_boundary_is_adversarial(norm: Norm, victim: LinearVictim, images: Any) -> None:
     x, y = images
     verdict = judge(victim, x, y, x + victim.perturbation(x, y, norm) * (1 - 1e-3), Threat(norm))
-    assert not verdict.adversarial.any()
+    assert not (verdict.adversarial & ~verdict.as_file).any()  # as a file it may lie beyond
     assert verdict.valid.all()
-    assert torch.equal(verdict.adv_pred, y)
+    assert torch.equal(verdict.adv_pred[~verdict.as_file], y[~verdict.as_file])
+    assert verdict.adversarial.equal(verdict.as_file)
+
+
+def test_an_image_that_is_misclassified_as_a_file_alone_counts_as_that_file() -> None:
+    class Files(nn.Module):
+        """Class 1 for images of which each value is one of 8 bits, and none is that of a clean one."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            on = (x == (x * 255).round() / 255).flatten(1).all(1) & (x > 0.5).flatten(1).all(1)
+            return torch.stack([(~on).float(), on.float()], 1)
+
+    x = torch.full((3, 1, 2, 2), 127 / 255)
+    x_adv = x + torch.tensor([1.2, 0.3, 1.7]).view(3, 1, 1, 1) / 255
+    verdict = judge(Victim(Files()), x, torch.zeros(3, dtype=torch.int64), x_adv, Threat("linf", 1.5 / 255))
+    assert verdict.as_file.tolist() == [True, False, False]  # the second is the clean file, the third beyond the budget
+    assert verdict.adversarial.tolist() == verdict.survives_rounding.tolist() == [True, False, False]
+    assert verdict.distances["linf"][0] == pytest.approx(1 / 255, rel=1e-4)
+    assert verdict.adv_pred.tolist()[:2] == [1, 0]
+    # an image that would leave the budget as the nearest file is taken as one that leans to the clean image
+    inside = judge(Victim(Files()), x, torch.zeros(3, dtype=torch.int64), x + 1.6 / 255, Threat("linf", 1.7 / 255))
+    assert inside.as_file.all()
+    torch.testing.assert_close(
+        inside.distances["linf"], torch.full((3,), 1 / 255, dtype=torch.float64), rtol=1e-6, atol=0
+    )
     assert all(values.isnan().all() for values in verdict.distances.values())
 
 
