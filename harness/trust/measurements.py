@@ -125,9 +125,9 @@ class GradientDiagnostics:
             return input_gradient(self.victim, self.x, lambda logits: objective(logits, self.y))[1]
 
     def jumps(self) -> Tensor:
-        """Which images have a point, or one beside them, where a change far below a step of 8 bits moves logits by much.
+        """Which images have a point, or one beside them, where a tiny change moves logits by much: bool (N,).
 
-        Points are the image, one beside it as a float, and that as a file of 8 bits; bool (N,).
+        Points are the image, one beside it as a float, and that as a file of 8 bits; the change is :data:`NUDGE`.
         """
         points = (self.x, beside := neighbours(self.x, self.seed), rounded(beside))
         found = torch.zeros_like(self.y, dtype=torch.bool)

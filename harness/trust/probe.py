@@ -114,7 +114,8 @@ def diagnose(
     """The remedy that attacks on a model need, from cheap measurements; beyond the stand-ins none for an honest one.
 
     Probabilities are seen by their logarithm; outputs that vary from call to call are averaged; logits that saturate
-    the cross-entropy are divided; a model that answers files otherwise than the floats beside them is asked about files. What stands in for a part without a gradient cannot be found: it is given. At most
+    the cross-entropy are divided; a model that answers files otherwise than the floats beside them is asked about
+    files. What stands in for a part without a gradient cannot be found: it is given. At most
     :data:`harness.victims.victim.SURE` images are used; where ``varies`` is None it is found out, and passes are added
     to ``spent``.
 
