@@ -115,6 +115,7 @@ def test_no_value_of_a_node_leaves_its_bounds(seed: int) -> None:
                 assert (value - 1e-12 <= known[node].high).all()
 
 
+@pytest.mark.slow
 def test_no_attack_breaks_what_is_certified() -> None:
     broken = proved = 0
     for seed in (3, 5, 9, 14):
