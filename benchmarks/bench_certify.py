@@ -2,8 +2,8 @@
 
     python benchmarks/bench_certify.py [--models mlp-100-100,lenet] [--images 20] [--epochs 10]
 
-Networks trained with PGD on the embedded digits, at the middle eps of the suite ``linf``, without its transfer. Taking a
-model apart is once for a model; the ratio is of seconds an image within this run.
+Networks trained with PGD on the embedded digits, at the middle eps of the suite ``linf``, without its transfer. Taking
+a model apart is once for a model; the ratio is of seconds an image within this run.
 """
 
 from __future__ import annotations

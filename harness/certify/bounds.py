@@ -170,7 +170,7 @@ class Network:
                 continue
             known[node] = node.interval(*(known[parent] for parent in node.parents))
             exact = ball.norm == "linf" and not node.bent and node.mixed <= 1
-            if lines and not exact and (consumers := self.watched.get(node)):
+            if lines and not exact and not isinstance(node, Largest) and (consumers := self.watched.get(node)):
                 self._narrow(node, consumers, known, ball)
         return known
 
@@ -181,9 +181,8 @@ class Network:
         wanted = torch.zeros_like(low, dtype=torch.bool)
         for consumer in consumers:
             if isinstance(consumer, Largest):
-                read = consumer.parents[0]
-                at = known[node] if read is node else read.interval(known[node])
-                wanted |= consumer.contenders(at)
+                rectified = any(isinstance(after, Bent) and after.kink for after in self.watched.get(consumer, []))
+                wanted |= consumer.contenders(known[node], rectified)
             elif isinstance(consumer, Bent) and consumer.kink:
                 wanted |= (low < 0) & (high > 0)
             else:
@@ -199,9 +198,14 @@ class Network:
         images = len(columns) if ball.norm == "linf" else n  # in other norms the last step is another for each
         step = max(1, _work(low.device) // (2 * images * self._widest))
         for part in columns.split(step, 1):  # type: ignore[no-untyped-call]
-            spec = low.new_zeros(len(part), part.shape[1], low.shape[1]).scatter_(2, part.unsqueeze(2), 1.0)
-            spec = torch.cat([spec, -spec], 1).view(len(part), -1, *node.shape)
-            below, above = self._least(node, spec, known, ball).chunk(2, 1)
+            if isinstance(node, Affine) and node.matrix is not None:
+                (spec,), constant = node.rows(part, error)
+                (start,) = node.parents
+            else:
+                spec = low.new_zeros(len(part), part.shape[1], low.shape[1]).scatter_(2, part.unsqueeze(2), 1.0)
+                spec = torch.cat([spec, -spec], 1).view(len(part), -1, *node.shape)
+                start, constant = node, 0.0
+            below, above = (self._least(start, spec, known, ball) + constant).chunk(2, 1)
             rows = part.expand(n, -1)
             low = low.scatter(1, rows, torch.maximum(low.gather(1, rows), below))
             high = high.scatter(1, rows, torch.minimum(high.gather(1, rows), -above))
@@ -303,16 +307,11 @@ def _needed(made: list[Node], output: Node) -> list[Node]:
 
 
 def _watched(made: list[Node]) -> dict[Node, list[Node]]:
-    """Nodes whose bounds others make lines of, with those others.
-
-    Bounds of what a rectifier or a sigmoid gives follow from those of its input: a maximum over it looks there.
-    """
+    """Nodes whose bounds others make lines of, with those others."""
     watched: dict[Node, list[Node]] = defaultdict(list)
     for node in made:
         if isinstance(node, Bent | Largest):
-            (parent,) = node.parents
-            behind = parent.parents[0] if isinstance(node, Largest) and isinstance(parent, Bent) else parent
-            watched[behind].append(node)
+            watched[node.parents[0]].append(node)
     return dict(watched)
 
 

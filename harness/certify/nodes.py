@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +26,13 @@ from .balls import product
 from .relaxations import Lines
 
 Shape = tuple[int, ...]
+
+
+_WRITTEN: Final = 10_000_000
+"""Entries up to which a convolution's matrix is written out."""
+
+_SMALL: Final = 2**19
+"""Entries up to which a product with that matrix is faster than the convolution."""
 
 
 class Interval(NamedTuple):
@@ -94,6 +101,7 @@ class Affine(Node):
         bias_size: Magnitude of what is added on the way to the bias, where that is more.
         relative: Rounding error as a share of the sum of magnitudes.
         mixes: Whether an output depends on several inputs.
+        matrix: The matrix written out, (outputs, inputs), where that is cheap: single outputs are read off its rows.
     """
 
     forward: Callable[[Tensor], Tensor]
@@ -103,10 +111,24 @@ class Affine(Node):
     bias_size: Tensor | float = 0.0
     relative: float = 0.0
     mixes: bool = True
+    matrix: Tensor | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.mixed += self.mixes
+
+    def rows(self, outputs: Tensor, error: Tensor | None) -> Pulled:
+        """:meth:`pull` of single outputs (N or 1, K), first as they are, then negated."""
+        assert self.matrix is not None
+        part = self.matrix[outputs].view(*outputs.shape, *self.parents[0].shape)
+        constant: Tensor | float = 0.0
+        if isinstance(self.bias, Tensor):
+            bias = self.bias.expand(self.shape).flatten()[outputs]
+            constant = torch.cat([bias, -bias], 1)
+        if error is not None:
+            lost = error.flatten(1).gather(1, outputs.expand(len(error), -1))
+            constant = constant - torch.cat([lost, lost], 1)
+        return Pulled([torch.cat([part, -part], 1)], constant)
 
     def interval(self, *inputs: Interval) -> Interval:
         """The matrix on the middle, its magnitudes on the half width, and the error."""
@@ -213,11 +235,16 @@ class Largest(Node):
         low, high = (self.gathered(end).amax(2).view(-1, *self.shape) for end in inputs[0][:2])
         return Interval(low, high)
 
-    def contenders(self, x: Interval) -> Tensor:
-        """Which inputs can be the largest somewhere where others can be too, bool (N, inputs)."""
+    def contenders(self, x: Interval, rectified: bool) -> Tensor:
+        """Which inputs can be the largest somewhere where others can be too, bool (N, inputs).
+
+        If the maximum is ``rectified``, also alone if they can have either sign, and none that is never positive.
+        """
         low, high = self.gathered(x.low), self.gathered(x.high)
-        can = high > low.amax(2, keepdim=True)
-        can &= can.sum(2, keepdim=True) > 1
+        least = low.amax(2, keepdim=True)
+        can = high > least
+        several = can.sum(2, keepdim=True) > 1
+        can &= (several | (least < 0)) & (high > 0) if rectified else several
         found = can.new_zeros(len(can), x.low[0].numel() + 1, dtype=torch.int64)
         places = torch.where(self.members < 0, found.shape[1] - 1, self.members)
         found.scatter_add_(1, places.flatten().expand(len(can), -1), can.flatten(1).long())
@@ -267,6 +294,7 @@ def dense(parent: Node, weight: Tensor, bias: Tensor | None, rounding: Callable[
         added,
         added.abs() if isinstance(added, Tensor) else 0.0,
         rounding(weight.shape[1] + 1),
+        matrix=weight,
     )
 
 
@@ -337,13 +365,26 @@ def convolution(
     weight = weight.double()
     size = weight.abs()
     added = 0.0 if bias is None else bias.double().view(-1, 1, 1)
+    inputs, outputs = math.prod(parent.shape), math.prod(shape)
+    matrix = None
+    if inputs * outputs <= _WRITTEN:
+        pixels = torch.eye(inputs, dtype=torch.float64, device=weight.device).view(-1, *parent.shape)
+        matrix = F.conv2d(pixels, weight, None, *settings).flatten(1).T.contiguous()
+
+    def backward(slopes: Tensor) -> Tensor:
+        if matrix is not None and len(matrix) * inputs <= _SMALL:
+            return slopes.flatten(1) @ matrix
+        made: Tensor = conv2d_input((len(slopes), *parent.shape), weight, slopes, *settings)  # type: ignore[no-untyped-call]
+        return made
+
     return Affine(
         (parent,),
         shape,
         lambda x: F.conv2d(x, weight, None, *settings),
         lambda x: F.conv2d(x, size, None, *settings),
-        lambda slopes: conv2d_input((len(slopes), *parent.shape), weight, slopes, *settings),  # type: ignore[no-untyped-call]
+        backward,
         added,
         added.abs() if isinstance(added, Tensor) else 0.0,
         rounding(weight[0].numel() + 1),
+        matrix=matrix,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import operator
 from collections.abc import Callable
@@ -209,6 +210,13 @@ class Builder:
         """ReLU."""
         return self.add(Bent((parent,), parent.shape, torch.relu, relaxations.rectifier))
 
+    def largest(self, parent: Node, shape: Shape, members: Tensor) -> Node:
+        """Maxima. Those of a growing function are the function of the maxima, which are fewer."""
+        if isinstance(parent, Bent):
+            inner = self.add(Largest(parent.parents, shape, members))
+            return self.add(dataclasses.replace(parent, parents=(inner,), shape=shape))
+        return self.add(Largest((parent,), shape, members))
+
     def at_least(self, parent: Node, bound: float) -> Node:
         """``max(x, bound)``."""
         if not bound:
@@ -348,7 +356,7 @@ def _max_pool(build: Builder, name: str, shape: Shape, _: Any, *args: Any) -> An
     place = torch.where((rows >= 0) & (columns >= 0), rows * width + columns, -1).flatten(2).flatten(0, 1)
     planes = torch.arange(channels, device=build.device).view(-1, 1, 1) * height * width
     members = torch.where(place < 0, -1, place + planes).flatten(0, 1)
-    return build.add(Largest((x,), shape, members)), _Missing()
+    return build.largest(x, shape, members), _Missing()
 
 
 def _amax(build: Builder, name: str, shape: Shape, _: Any, *args: Any) -> Node:
@@ -357,7 +365,7 @@ def _amax(build: Builder, name: str, shape: Shape, _: Any, *args: Any) -> Node:
     inner = [dim - 1 for dim in _places(name, dims, x)]
     outer = [dim for dim in range(len(x.shape)) if dim not in inner]
     members = numbers.permute(*outer, *inner).reshape(math.prod(shape), -1)
-    return build.add(Largest((x,), shape, members))
+    return build.largest(x, shape, members)
 
 
 def _max(build: Builder, name: str, shape: Shape, _: Any, *args: Any) -> Any:

@@ -115,19 +115,21 @@ def test_no_value_of_a_node_leaves_its_bounds(seed: int) -> None:
                 assert (value - 1e-12 <= known[node].high).all()
 
 
-@pytest.mark.parametrize("seed", [0, 5, 9, 14])
-def test_no_attack_breaks_what_is_certified(seed: int) -> None:
-    model, network, x, y = case(seed)
-    victim = Victim(model, classes=4)
-    seen = 0
-    for eps in (0.003, 0.03, 0.1, 0.4):
-        made = network.bounds(x, y, Threat("linf", eps))
-        for attack in (APGD(steps=20), APGD(loss="dlr", targets=3, steps=20), MinimumNorm(steps=50)):
-            threat = Threat("linf", eps)
-            verdict = judge(victim, x, y, attack(victim, x.clone(), y, threat), threat)
-            assert not (verdict.adversarial & made.certified).any()
-            seen += int(verdict.adversarial.sum())
-    assert seen
+@pytest.mark.slow
+def test_no_attack_breaks_what_is_certified() -> None:
+    broken = proved = 0
+    for seed in (3, 5, 9, 14):
+        model, network, x, y = case(seed)
+        victim = Victim(model, classes=4)
+        for threat in (Threat("linf", eps) for eps in (0.003, 0.03, 0.3)):
+            certified = network.bounds(x, y, threat).certified
+            for attack in (APGD(steps=20), APGD(loss="dlr", targets=3, steps=20), MinimumNorm(steps=50)):
+                verdict = judge(victim, x, y, attack(victim, x.clone(), y, threat), threat)
+                assert not (verdict.adversarial & certified).any()
+                broken += int(verdict.adversarial.sum())
+            proved += int(certified.sum())
+    assert broken
+    assert proved
 
 
 def test_one_linear_layer_is_exact() -> None:

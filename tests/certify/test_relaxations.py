@@ -65,6 +65,6 @@ def test_lines_of_a_maximum_enclose() -> None:
         assert (under <= value + 1e-12).all()
         assert (node.interval(x).low <= node.gathered(z).amax(2) + 1e-12).all()
         assert (node.gathered(z).amax(2) <= node.interval(x).high + 1e-12).all()
-    alone = (~node.contenders(x)).all(1)
+    alone = (~node.contenders(x, rectified=False)).all(1)
     assert alone.any()
     assert (value - under)[alone].abs().max() < 1e-12
