@@ -56,8 +56,8 @@ def nets(digits: Dataset) -> tuple[nn.Module, nn.Module]:
     """A plain network and a robust one."""
     torch.manual_seed(0)
     return (
-        Standard(epochs=10).fit("mlp-100-100", digits).model,
-        Pgd(epochs=10, eps=0.15).fit("mlp-100-100", digits).model,
+        Standard(epochs=30).fit("mlp-100-100", digits).model,
+        Pgd(epochs=30, eps=0.1).fit("mlp-100-100", digits).model,
     )
 
 
@@ -91,11 +91,11 @@ def test_a_model_of_two_networks_jumps_unless_it_is_asked_about_files(
     assert inspect(nets[0], x, y).remedy == Remedy()
 
 
-def test_a_look_up_jumps_and_no_rounding_helps(nets: tuple[nn.Module, nn.Module], digits: Dataset) -> None:
+def test_a_look_up_jumps_at_the_images_it_knows(nets: tuple[nn.Module, nn.Module], digits: Dataset) -> None:
     x, y = files(digits, 64)
     model = LookUp(x, *nets)
     assert jumps(model, x, y) > 0.9
-    assert inspect(model, x, y).remedy.grid is None
+    assert inspect(model, x, y).remedy.grid == 255  # beside them it is one network again
 
 
 def test_gradients_pass_a_rounding_and_the_value_is_the_files(nets: tuple[nn.Module, nn.Module]) -> None:
@@ -123,4 +123,4 @@ def test_the_lower_of_floats_and_files_counts(nets: tuple[nn.Module, nn.Module],
     accuracy, grade = left(OnTheGrid(plain, robust))
     assert accuracy <= weak + 0.02
     assert grade in "CD"
-    assert left(LookUp(x, plain, robust))[1] == "D"
+    assert left(LookUp(x, robust, plain)) <= (weak + 0.02, "D")
