@@ -4,7 +4,8 @@
 
 Every attack of the suite of that norm that needs no other model, attack and judgement together, at the middle eps, on
 briefly trained networks: the embedded digits, for LeNet enlarged to the 28 x 28 pixels of MNIST. Both ways take turns
-under one seed, and return the same images. The last row is the whole battery: CPU seconds of all attacks together.
+under one seed, and attacks return the same images. What is left, in per cent, is that of the images as returned, and
+with what was met on the way: never more. The last row is the whole battery: CPU seconds of all attacks together.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from harness import determinism
 from harness.attacks.transfer import Transfer
 from harness.datasets.registry import Dataset, load_dataset
 from harness.judging.proposal import Bench
-from harness.judging.shard import run_shard
+from harness.judging.shard import ShardOutcome, run_shard
+from harness.metrics.pairs import broken
 from harness.threat import Threat
 from suites import suite
 
@@ -50,27 +52,30 @@ def battery(name: str, norm: str, images: int, rounds: int) -> None:
     _, (x, y) = data.test_sample(images)
     index, chosen = torch.arange(len(x)), suite(norm)
     eps = sorted(chosen.grid(load_dataset("digits").info)[norm])  # type: ignore[index]
+    middle = eps[len(eps) // 2]
     total: dict[bool, list[float]] = {False: [0.0] * rounds, True: [0.0] * rounds}
     print(f"\n{name}, {norm}, {len(x)} images of {x.shape[2]} x {x.shape[3]}")
-    print(f"{'':78}{'CPU s':>8}{'ratio':>8}{'lost':>6}{'nearer':>8}")
+    print(f"{'':78}{'CPU s':>8}{'ratio':>8}{'left':>8}{'with':>8}{'nearer':>8}")
     for attack in chosen.attacks[norm]:  # type: ignore[index]
         if isinstance(attack, Transfer):
             continue
-        threat = Threat(norm, eps[len(eps) // 2] if attack.kind == "budget" else None)  # type: ignore[arg-type]
-        facts = []
+        threat = Threat(norm, middle if attack.kind == "budget" else None)  # type: ignore[arg-type]
+        done: dict[bool, ShardOutcome] = {}
 
-        def shard(harvest: bool, attack=attack, threat=threat, facts=facts) -> None:  # type: ignore[no-untyped-def]
-            done = run_shard(bench, attack, threat, index=index, x=x, y=y, seed=0, harvest=harvest)
-            facts.append(done.facts.harvest)
+        def shard(harvest: bool, attack=attack, threat=threat, done=done) -> None:  # type: ignore[no-untyped-def]
+            done[harvest] = run_shard(bench, attack, threat, index=index, x=x, y=y, seed=0, harvest=harvest)
 
         seconds = turns({"without": lambda: shard(False), "with": lambda: shard(True)}, rounds)
         for harvest, label in ((False, "without"), (True, "with")):
             total[harvest] = [old + new for old, new in zip(total[harvest], seconds[label], strict=True)]
         label = attack.label if len(attack.label) <= 74 else f"{attack.label[:71]}..."
-        found = facts[-1]
+        lost = {harvest: broken(one.samples, norm, middle) for harvest, one in done.items()}
+        assert not (lost[False] & ~lost[True]).any(), f"{attack.label} left more"
+        found = done[True].facts.harvest
+        assert found is not None
         print(
             f"  {label:76}{statistics.median(seconds['without']):8.2f}{ratios(seconds)['with']:8.3f}"
-            f"{found.lost:6}{found.nearer:8}",
+            f"{100 * (1 - lost[False].mean()):8.1f}{100 * (1 - lost[True].mean()):8.1f}{found.nearer:8}",
             flush=True,
         )
     whole = ratios({"without": total[False], "with": total[True]})["with"]

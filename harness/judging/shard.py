@@ -60,10 +60,7 @@ def craft(
 
 def _craft(victim: Victim, attack: Attack, threat: Threat, x: Tensor, y: Tensor, seed: int, harvest: bool) -> Proposal:
     determinism.seed_everything(seed)
-    met = None
-    if harvest:
-        by_place = attack.toolkit != Attack.toolkit
-        met = Harvest(x, y, threat, draws=victim.remedy.stochastic, by_place=by_place)
+    met = Harvest(x, y, threat, draws=victim.remedy.stochastic) if harvest else None
     errors: tuple[str, ...] = ()
     x_adv: object = None
     seconds = 0.0

@@ -18,9 +18,9 @@ class Harvest:
 
     A row of a batch belongs to an image by what the attack says (:meth:`.victim.Victim.of`), or else by its place where
     the batch has as many rows as there are images. Whatever lies in the ball and has another label than the image is an
-    adversarial of it, whoever was looking for it: a mistaken place makes nothing up. All the same, of an attack that
-    says nothing (``by_place``) and has no eps a point must be nearer in L2 to its image than to the others: where
-    places have lost their meaning, far-off images would be reported as finds.
+    adversarial of it, whoever was looking for it: a mistaken place makes nothing up. All the same, a point known by its
+    place alone, without an eps, must be nearer in L2 to its image than to the others: where places have lost their
+    meaning, far-off images would be reported as finds.
 
     A pass costs an argmax over logits that are there, a comparison, and a distance for rows that are wrong. On a CPU
     those are picked out; on a GPU all rows are compared, so that nothing waits for the device.
@@ -30,7 +30,6 @@ class Harvest:
         y: Their true labels, int64 (N,).
         threat: What the attack is allowed.
         draws: Whether the victim draws at random.
-        by_place: Whether rows are known by their places alone, as of attacks of a toolkit.
 
     Attributes:
         whole: Whether all rows of a batch are compared, or those that are wrong picked out first: the same is kept.
@@ -38,9 +37,8 @@ class Harvest:
         points: What was kept, like ``x``, NaN for images of which nothing was; None if nothing was at all.
     """
 
-    def __init__(self, x: Tensor, y: Tensor, threat: Threat, *, draws: bool = False, by_place: bool = False) -> None:
-        self.x, self.y, self.threat = x, y, threat
-        self.draws, self.by_place = draws, by_place
+    def __init__(self, x: Tensor, y: Tensor, threat: Threat, *, draws: bool = False) -> None:
+        self.x, self.y, self.threat, self.draws = x, y, threat, draws
         self.nearest = threat.eps is None and not draws
         self.whole = x.is_cuda
         self.everyone = torch.arange(len(x), device=x.device)
@@ -65,6 +63,7 @@ class Harvest:
         if x.shape != (count, *self.x.shape[1:]) or is_functorch_wrapped_tensor(logits):
             self._strange += len(x)
             return
+        by_place = rows is None
         wrong = logits.argmax(1) != (self.y if rows is None else self.y[rows])
         if not self.whole:
             hits = wrong.nonzero().squeeze(1)
@@ -75,9 +74,9 @@ class Harvest:
             if not len(hits):
                 return
             x, logits, wrong = x[hits], logits[hits], wrong[hits]
-        self._keep(x, logits, wrong, self.everyone if rows is None else rows)
+        self._keep(x, logits, wrong, self.everyone if rows is None else rows, by_place)
 
-    def _keep(self, x: Tensor, logits: Tensor, wrong: Tensor, rows: Tensor) -> None:
+    def _keep(self, x: Tensor, logits: Tensor, wrong: Tensor, rows: Tensor, by_place: bool) -> None:
         """Keep of some points those that are valid and better than what is there."""
         value, bar = self._value(x, logits, rows), self._bar[rows]
         better = wrong & (value < bar)  # false for NaN
@@ -89,8 +88,8 @@ class Harvest:
         flat = x.flatten(1)
         better = better & logits.isfinite().all(1)
         better &= (flat.amin(1) >= -BOX_TOLERANCE) & (flat.amax(1) <= 1 + BOX_TOLERANCE)
-        mine = self._near(x, rows)
-        if self.by_place:
+        mine = self._near(x, rows, by_place)
+        if by_place:
             self._astray += (better & ~mine).sum()
         better &= mine
         if self.points is None:
@@ -109,13 +108,13 @@ class Harvest:
             return (own - logits.amax(1)).to(self._bar.dtype)
         return torch.zeros_like(self._bar[rows])
 
-    def _near(self, x: Tensor, rows: Tensor) -> Tensor:
+    def _near(self, x: Tensor, rows: Tensor, by_place: bool) -> Tensor:
         """Which points are in the ball of the images that they are said to belong to, bool (M,)."""
         if self.threat.eps is not None:
             # half the slack of the referee, who measures in float64: that takes twice as long
             limit = self.threat.eps * (1 + TOLERANCE / 2) + 1e-9
             return magnitude(x - self.x[rows], self.threat.norm) <= limit
-        if not self.by_place:
+        if not by_place:
             return torch.ones_like(rows, dtype=torch.bool)
         distances = torch.cdist(x.flatten(1), self.x.flatten(1))
         return distances.gather(1, rows.unsqueeze(1)).squeeze(1) <= distances.amin(1)

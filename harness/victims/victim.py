@@ -166,8 +166,9 @@ class Victim(nn.Module):
         return view
 
     def split(self, x: Tensor, size: int) -> tuple[Victim, ...]:
-        """A view for each part of a batch that ``torch.split(x, size)`` makes."""
-        if len(x) <= size or self.harvest is None:
+        """A view for each part of a batch of all images, of this view, that ``torch.split(x, size)`` makes."""
+        whole = None if self.harvest is None else self.harvest.everyone if self.rows is None else self.rows
+        if whole is None or len(x) != len(whole):
             return (self,) * max(1, -(-len(x) // size))
         places = torch.arange(len(x), device=x.device)
         return tuple(self.of(part) for part in places.split(size))  # type: ignore[no-untyped-call]

@@ -81,8 +81,6 @@ class Loses(Attack):
 class Foreign(Loses):
     """The same as a toolkit has it: it knows nothing of rows."""
 
-    toolkit: ClassVar[str] = "elsewhere"
-
     def ask(self, victim: Victim, x_adv: Tensor, rows: Tensor) -> None:
         victim(x_adv[rows])
 
@@ -368,7 +366,7 @@ def test_a_toolkit_that_is_handed_some_of_the_images_is_told_which(trained: nn.M
     y = torch.where(torch.arange(20) % 4 == 0, (y + 1) % 10, y)  # wrong as they are
     victim, threat = Victim(trained), Threat("l2")
     attack = Foolbox("BoundaryAttack", steps=20)
-    with victim.harvesting(harvest := Harvest(x, y, threat, by_place=True)):
+    with victim.harvesting(harvest := Harvest(x, y, threat)):
         x_adv = attack(victim, x, y, threat)
     assert harvest.points is not None
     kept = ~harvest.points.flatten(1).isnan().any(1)
@@ -520,19 +518,16 @@ def test_a_harvest_changes_no_attack_and_never_leaves_more(
         assert not (broken(before, norm, eps) & ~broken(after, norm, eps)).any()
 
 
-@pytest.mark.parametrize("by_place", [False, True])
 @pytest.mark.parametrize("draws", [False, True])
 @pytest.mark.parametrize("eps", [None, 0.05])
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1", "l0"])
-def test_all_rows_at_once_keep_what_picked_rows_keep(
-    norm: Norm, eps: float | None, draws: bool, by_place: bool
-) -> None:
+def test_all_rows_at_once_keep_what_picked_rows_keep(norm: Norm, eps: float | None, draws: bool) -> None:
     """As on a GPU, and as on a CPU; and that is the best of all that was met, one image after the other."""
     victim = LinearVictim.random(4, (1, 4, 4))
     x, y = victim.images(N, spread=0.1)
     budget = None if eps is None else eps * {"linf": 1, "l2": 4, "l1": 16, "l0": 200}[norm]
     threat = Threat(norm, budget)
-    picked, whole = (Harvest(x, y, threat, draws=draws, by_place=by_place) for _ in range(2))
+    picked, whole = (Harvest(x, y, threat, draws=draws) for _ in range(2))
     whole.whole = True
     generator = torch.Generator().manual_seed(1)
     met: list[list[tuple[float, Tensor]]] = [[] for _ in range(N)]
@@ -546,7 +541,7 @@ def test_all_rows_at_once_keep_what_picked_rows_keep(
             harvest.note(points, logits, rows if turn % 2 else None)
         inside = (points >= 0).flatten(1).all(1) & (points <= 1).flatten(1).all(1)
         wrong = inside & (logits.argmax(1) != y[rows]) & threat.within(x[rows], points)
-        if by_place and eps is None:
+        if not turn % 2 and eps is None:  # by their places
             wrong &= torch.cdist(points.flatten(1), x.flatten(1)).argmin(1) == rows
         margin = logits.gather(1, y[rows].unsqueeze(1)).squeeze(1) - logits.amax(1)
         value = margin if draws else threat.distance(x[rows], points) if eps is None else torch.full_like(margin, turn)
@@ -556,7 +551,7 @@ def test_all_rows_at_once_keep_what_picked_rows_keep(
     assert whole.points is not None
     torch.testing.assert_close(picked.points, whole.points, equal_nan=True, rtol=0, atol=0)
     assert picked.unattributed == whole.unattributed
-    assert sum(map(bool, met)) > N // 2
+    assert sum(map(bool, met)) > N // 3
     for each, kept in zip(met, picked.points, strict=True):
         if not each:
             assert kept.isnan().all()
