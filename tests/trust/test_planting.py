@@ -131,7 +131,7 @@ def test_points_on_the_grid_stay_in_the_ball(threat: Threat, sample: tuple[Tenso
 def test_fishers_direction_is_that_of_the_definition() -> None:
     generator = torch.Generator().manual_seed(0)
     inner, far = torch.randn(2, 30, 50, generator=generator), torch.randn(2, 50, generator=generator)
-    for one, at, slope in zip(inner.double(), far.double(), fisher(inner, far), strict=True):
+    for one, at, slope in zip(inner.double(), far.double(), fisher(inner, far, planting.RIDGE), strict=True):
         spread = one - one.mean(0)
         scatter = spread.T @ spread / 30
         ridge = planting.RIDGE * spread.square().mean()
