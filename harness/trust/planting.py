@@ -61,8 +61,8 @@ RIDGE: Final = 0.1
 
 DRAWN_HEIGHT: Final = 0.97
 DRAWN_RIDGE: Final = 0.03
-"""The same of a model that draws. At 0.9 and 0.1 attacks that see one draw of a network behind noise miss too few for it to
-be told from a sound one."""
+"""The same of a model that draws. At 0.9 and 0.1 attacks that see one draw of a network behind noise miss too few for
+it to be told from a sound one."""
 
 DRAWN_ROUNDS: Final = 64
 
