@@ -170,7 +170,7 @@ def test_an_honest_networks_are_found(name: str, suite: str, norm: Norm) -> None
 @pytest.mark.parametrize(("suite", "norm"), CASES)
 @pytest.mark.parametrize("name", HIDDEN)
 def test_hidden_ones_are_found_with_the_remedy_alone(name: str, suite: str, norm: Norm) -> None:
-    if name == "random-input" and (suite, norm) not in (("quick", "linf"), ("linf", "linf")):
+    if name == "random-input" and (suite, norm) != ("quick", "linf"):
         pytest.skip("planting in a model that draws takes minutes")
     broken = BROKEN[name]
     model = broken.wrap(honest("plain"))

@@ -56,11 +56,15 @@ FRESH: Final = 125
 HEIGHT: Final = 0.9
 """Where the threshold lies on the way from the highest random point to the planted one."""
 
-DRAWN_HEIGHT: Final = 0.95
-"""The same of a model that draws. At 0.9 attacks that see one draw still find 90 % in a network behind noise."""
-
 RIDGE: Final = 0.1
 """Share of the mean variance that is added to every direction's in Fisher's discriminant."""
+
+DRAWN_HEIGHT: Final = 0.97
+DRAWN_RIDGE: Final = 0.03
+"""The same of a model that draws. At 0.9 and 0.1 attacks that see one draw of a network behind noise miss too few for
+it to be told from a sound one."""
+
+DRAWN_ROUNDS: Final = 64
 
 NOISY: Final = 0.05
 """Share of the images that noise may find: above it the attacks are not asked, for finding would say nothing."""
@@ -363,7 +367,8 @@ class Garden:
         inner = torch.cat([self._features(points) for points in self._noise("inner", INNER, 0.95)]).transpose(0, 1)
         mean = inner.mean(1)
         x_adv = self._corner(self._draw(1, "start"))
-        slope = fisher(inner, self._features(x_adv)[0])
+        height_share, ridge = (HEIGHT, RIDGE) if self.votes is None else (DRAWN_HEIGHT, DRAWN_RIDGE)
+        slope = fisher(inner, self._features(x_adv)[0], ridge)
         top = torch.maximum(_along(inner.transpose(0, 1), mean, slope).amax(0), _along(clean, mean, slope))
         del inner
 
@@ -377,7 +382,7 @@ class Garden:
         many = NOISE // 5 if self.votes is not None else 3 * NOISE if self.norm == "l1" else NOISE
         for points in self._noise("noise", many, 1.0):
             top = torch.maximum(top, score(points).amax(0))
-        offset = top + (HEIGHT if self.votes is None else DRAWN_HEIGHT) * (height - top)
+        offset = top + height_share * (height - top)
         clear = offset - _along(clean, mean, slope)
         # the margin of the clean image is the model's median, the other classes lie as its own do
         profile = logits.sort(1, descending=True).values.median(0).values
@@ -495,8 +500,9 @@ class Garden:
 
     def _climb(self, x_adv: Tensor, score: Callable[[Tensor, object], Tensor]) -> Tensor:
         """Up the score by random changes that shrink, from points (1, N, ...) and without gradients."""
-        for turn in range(ROUNDS):
-            share = 0.5 * (1 - turn / ROUNDS) ** 2 + 0.02
+        rounds = ROUNDS if self.votes is None else DRAWN_ROUNDS
+        for turn in range(rounds):
+            share = 0.5 * (1 - turn / rounds) ** 2 + 0.02
             base = x_adv - self.x
             fresh = self._draw(TRIES, "climb", turn)
             if self.norm == "linf":
@@ -535,15 +541,16 @@ def on_grid(x: Tensor, points: Tensor, threat: Threat) -> Tensor:
     return out
 
 
-def fisher(inner: Tensor, far: Tensor) -> Tensor:
+def fisher(inner: Tensor, far: Tensor, share: float) -> Tensor:
     """Fisher's direction (N, d), of length 1, from features of balls (N, M, d) to those of a far point each (N, d).
 
-    (S + r I)^-1 (far - mean) by Woodbury's identity, for there may be more features than points.
+    (S + r I)^-1 (far - mean), r a share of the mean variance, by Woodbury's identity: there may be more features than
+    points.
     """
     mean = inner.double().mean(1)
     spread, aim = inner.double() - mean.unsqueeze(1), far.double() - mean
     m = spread.shape[1]
-    ridge = (RIDGE * spread.square().mean((1, 2))).clamp_min(1e-20).unsqueeze(1)
+    ridge = (share * spread.square().mean((1, 2))).clamp_min(1e-20).unsqueeze(1)
     gram = spread @ spread.mT + (m * ridge).unsqueeze(2) * torch.eye(m, dtype=spread.dtype, device=spread.device)
     part = torch.linalg.solve(gram, spread @ aim.unsqueeze(2))
     slope: Tensor = (aim - (spread.mT @ part).squeeze(2)) / ridge

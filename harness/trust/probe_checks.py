@@ -229,7 +229,9 @@ def _planted(question: Question, evidence: Evidence) -> Check:
     if not evidence.of(WHITE_BOX):
         return question.skipped("no gradient attack ran in this norm")
     facts = evidence.facts
-    planted = facts.planted if facts is not None else None
+    if facts is None:
+        return question.skipped(NOT_PROBED, "B", "Run the suite again: the probe belongs to it.")
+    planted = facts.planted
     if planted is None:
         again = "Run the suite again: planting belongs to it."
         return question.skipped("no adversarials were planted in this norm", "B", again)

@@ -19,10 +19,12 @@ from harness.attacks.square import Square
 from harness.datasets.registry import Dataset
 from harness.errors import UserError
 from harness.judging.referee import judge
+from harness.leaderboard import leaderboard
 from harness.schema.probes import PlantedFacts
 from harness.selftest.masked_gradients import BROKEN, RoundedInputs, ZeroGradient
 from harness.selftest.victims import plain_network
 from harness.threat import Norm, Threat
+from harness.tracking.payloads import planted_metrics
 from harness.trust import planting
 from harness.trust.checks import Check
 from harness.trust.grade import trust
@@ -129,7 +131,7 @@ def test_points_on_the_grid_stay_in_the_ball(threat: Threat, sample: tuple[Tenso
 def test_fishers_direction_is_that_of_the_definition() -> None:
     generator = torch.Generator().manual_seed(0)
     inner, far = torch.randn(2, 30, 50, generator=generator), torch.randn(2, 50, generator=generator)
-    for one, at, slope in zip(inner.double(), far.double(), fisher(inner, far), strict=True):
+    for one, at, slope in zip(inner.double(), far.double(), fisher(inner, far, planting.RIDGE), strict=True):
         spread = one - one.mean(0)
         scatter = spread.T @ spread / 30
         ridge = planting.RIDGE * spread.square().mean()
@@ -169,7 +171,7 @@ def test_a_cut_graph_is_an_error_and_not_found(trained: nn.Module, sample: tuple
 
 
 def test_what_comes_after_the_last_layer_is_tested_too(sample: tuple[Tensor, Tensor]) -> None:
-    one = facts(BROKEN["dead-units"].wrap(plain_network()), sample)
+    one = facts(BROKEN["dead-units"].wrap(plain_network()), sample, attacks=(Gradient(), APGD(steps=20)))
     assert one.place == "base.stages.logits"
     assert found(one) < 0.5
 
@@ -215,7 +217,7 @@ def test_where_nothing_can_be_planted_nobody_is_asked(trained: nn.Module, sample
 
 
 def test_a_model_that_gets_nothing_right(trained: nn.Module, sample: tuple[Tensor, Tensor]) -> None:
-    x, y = sample
+    x, _ = sample
     wrong = (Victim(trained).predict(x) + 1) % 10
     one = facts(trained, (x, wrong))
     assert (one.asked, one.planted, one.place) == (False, 0, "")
@@ -305,3 +307,18 @@ def test_why_nothing_was_asked() -> None:
     noisy = check(PlantedFacts(**planted(asked=False, attacks=()).model_dump() | {"floats": part, "grid": part}))
     assert noisy.grade == "B"
     assert "noise finds 16 of 64" in noisy.finding
+
+
+def test_shares_are_metrics_and_columns() -> None:
+    board = sound()
+    amend(board, lambda found: found.update(planted=planted(floats=30, grid=32).model_dump()))
+    assert planted_metrics(board.health["m0"]) == {
+        "planted/gradients linf 0.1": 62 / 64,
+        "planted/black_box linf 0.1": 60 / 64,
+    }
+    rows = leaderboard(board)
+    assert set(rows["planted_found"]) == {62 / 64}
+    assert set(rows["planted_black_box"]) == {60 / 64}
+    amend(board, lambda found: found.update(planted=None))
+    assert planted_metrics(board.health["m0"]) == {}
+    assert leaderboard(board)["planted_found"].isna().all()

@@ -71,14 +71,14 @@ def test_a_model_that_is_not_believed_says_why_and_has_no_rank(section: Section,
     assert badges
     assert any(attrs["title"].startswith(f"Trust D: {reason}") for attrs in badges)
     assert f"trust D: {reason}" in index.text
-    lines = [row for row in index.rows() if len(row) == 12 and row[4] == "D"]
+    lines = [row for row in index.rows() if len(row) == 13 and row[4] == "D"]
     assert "fast-gradient mlp-200-200" in {row[1] for row in lines}
     assert all(row[0] == "\u2014" and row[3].startswith("\u2264 ") for row in lines)
 
 
 def test_a_grade_is_a_letter_beside_the_accuracy_and_is_explained(section: Section, pages: Pages) -> None:
     index = pages["index.html"]
-    shown = [row for row in index.rows() if len(row) == 12 and row[0][:1].isdigit()]
+    shown = [row for row in index.rows() if len(row) == 13 and row[0][:1].isdigit()]
     assert shown
     for row in section.frame.to_dict("records"):
         if not row["note"]:

@@ -43,7 +43,9 @@ def test_the_worst_case_is_that_of_the_leaderboard(pages: Pages, section: Sectio
         assert shown[1] == f"{bound}{100 * row['worst_case_accuracy']:.1f}"
         assert shown[2] == f"[{100 * row['worst_case_low']:.1f}, {100 * row['worst_case_high']:.1f}]"
         assert shown[3] == row["trust"]
-        assert shown[4].startswith("\u2014" if row["note"] else str(row["rank"]))
+        found, other = (f"{100 * row[name]:.1f}" for name in ("planted_found", "planted_black_box"))
+        assert shown[4] == ("\u2014" if found == "nan" else f"{found} ({other})")
+        assert shown[5].startswith("\u2014" if row["note"] else str(row["rank"]))
 
 
 def test_what_attacks_broke_is_what_the_worst_case_counts(section: Section, small_board: Board) -> None:
@@ -201,9 +203,9 @@ def test_a_model_whose_training_failed_has_a_page_and_no_numbers(pages: Pages) -
     assert "Diverged: the loss is not finite in epoch 3" in page.text
     assert "%" not in re.sub(r"clean accuracy, %", "", page.text)
     index = pages["index.html"]
-    (row, *_) = [row for row in index.rows("\u2014", "standard lenet") if len(row) == 12]
-    assert set(row[3:6] + row[7:10]) == {"\u2014"}
-    assert row[6] == "no measurement"
+    (row, *_) = [row for row in index.rows("\u2014", "standard lenet") if len(row) == 13]
+    assert set(row[3:7] + row[8:11]) == {"\u2014"}
+    assert row[7] == "no measurement"
 
 
 def test_the_same_model_in_another_suite_is_one_link_away(pages: Pages) -> None:
