@@ -44,8 +44,14 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def judgement(session: nox.Session) -> None:
-    """Let the batteries judge victims whose weakness is known, and every attack prove its strength; takes long."""
+    """Let the batteries judge victims whose weakness is known, and every attack prove its strength; takes long.
+
+    ``-- zoo --home DIR`` writes docs/trust.md alone; see tests_slow/judge_zoo.py for what else it takes.
+    """
     install(session, "tests")
+    if session.posargs[:1] == ["zoo"]:
+        session.run("python", "-m", "tests_slow.judge_zoo", *session.posargs[1:])
+        return
     session.run(
         "pytest",
         "tests_slow/test_grades.py",
@@ -61,6 +67,7 @@ def judgement(session: nox.Session) -> None:
         *session.posargs,
     )
     session.run("gauntlet", "doctor", "--attacks")
+    session.run("python", "-m", "tests_slow.judge_zoo", "--home", str(Path(session.create_tmp()) / "zoo"))
 
 
 @nox.session
