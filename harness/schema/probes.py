@@ -18,6 +18,24 @@ class Wavering(Record):
     logits: float
 
 
+class Slopes(Record):
+    """Gradients against central differences, by place: ``"clean"`` and ``"boundary"``.
+
+    Attributes:
+        n: Images that were looked at.
+        float64: Whether differences were taken on a copy in float64, which is the same function.
+        error: Median relative error; empty where no step was short enough for differences to settle.
+        wrong: Share of the images on which neither those nor a step of an attack go with the gradient; empty likewise.
+        coarse: Share of the images on which a step of an attack has nothing to do with the gradient.
+    """
+
+    n: int
+    float64: bool
+    error: dict[str, float]
+    wrong: dict[str, float]
+    coarse: dict[str, float]
+
+
 class Diagnostics(Record):
     """Measurements on a model seen one way: shares of the images, and accuracies that attacks leave of 1.
 
@@ -38,6 +56,7 @@ class Diagnostics(Record):
         rising: Share of the rise of the margin that came in the last tenth of the steps.
         restarts: Accuracy by number of restarts.
         losses: Accuracy by loss.
+        slopes: How the gradients compare with differences.
     """
 
     probabilities: bool
@@ -54,6 +73,7 @@ class Diagnostics(Record):
     rising: float | None = None
     restarts: dict[str, float | None] | None = None
     losses: dict[str, float | None] | None = None
+    slopes: Slopes | None = None
     errors: tuple[str, ...] = ()
 
 

@@ -72,6 +72,8 @@ class Victim(nn.Module):
     Attributes:
         cost: Running :class:`PassCount`; see :meth:`counted` for the cost of a block of code.
         chunk: Most images that the model is called with at once, ``None`` for any number; see :meth:`narrow`.
+        precision: What images are handed to the model as: float32, but for a copy in float64 that gradients are held
+            against (:mod:`harness.trust.slopes`).
     """
 
     def __init__(
@@ -93,6 +95,7 @@ class Victim(nn.Module):
         self.device = torch.device(device)
         self.cost = PassCount()
         self.chunk: int | None = None
+        self.precision = torch.float32
         super().train(False)
 
     def train(self, mode: bool = True) -> Victim:
@@ -105,7 +108,7 @@ class Victim(nn.Module):
         Raises:
             VictimError: The model does not return (N, K) logits.
         """
-        x = x.to(self.device, torch.float32)  # numpy 2 promotion hands float64 to some toolkits
+        x = x.to(self.device, self.precision)  # numpy 2 promotion hands float64 to some toolkits
         if x.requires_grad and torch.is_grad_enabled():
             x = x.view_as(x)
             x.register_hook(self._count_backward)  # type: ignore[no-untyped-call]

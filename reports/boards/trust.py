@@ -23,6 +23,7 @@ class CheckSummary:
         grade: The worst.
         findings: What was measured, with the seeds it was measured on ("" if all agree).
         remedy: What to do, "" where nothing is to be done.
+        power: What the answer of that seed rests on, "" where the question was not asked.
     """
 
     name: str
@@ -31,6 +32,7 @@ class CheckSummary:
     grade: Grade
     findings: Sequence[tuple[str, str]]
     remedy: str
+    power: str
 
 
 @dataclass(frozen=True)
@@ -89,4 +91,5 @@ def _over_seeds(checks: Mapping[str, Check]) -> CheckSummary:
         grade=worst.grade,
         findings=[("" if agree else "seed " + ", ".join(who), finding) for finding, who in seeds.items()],
         remedy=worst.remedy,
+        power=str(worst.power or ""),
     )
