@@ -35,7 +35,7 @@ def _answers(question: Question, evidence: Evidence) -> Check:
         what = f"{seen.differ} of {seen.images} clean images"
         more = f"logits differ by up to {percent(seen.change)}, labels of {seen.labels}"
         found.append(("D" if other else "C", seen.change, f"{text.format(what)} ({more})"))
-    power = Power(asked, 1, unit="images, asked again,")
+    power = Power(asked, 1, unit="images asked again")
     if found:
         grade, _, text = max(found, key=lambda item: item[:2])
         return question.graded(grade, text, power)

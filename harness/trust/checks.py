@@ -77,7 +77,7 @@ class Power:
 
     def __str__(self) -> str:
         some = f": {self.what.format(self.could)}" if self.could is not None else ""
-        return f"{self.compared} {self.unit} compared{some}; {self.least} raise the question"
+        return f"{self.compared} {self.unit}{some}; {self.least} or more raise the question"
 
 
 @dataclass(frozen=True)
