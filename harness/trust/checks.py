@@ -204,6 +204,8 @@ class Evidence:
         free, led = self.of(GRADIENT_FREE), [pair for pair in self.of(WHITE_BOX) if not pair.result.failed]
         found = [Bound(max(self.grid, default=0.0), 0, 0, int(self.correct.sum()), len(self.images))]
         for eps in self.grid:
+            if not any(pair.result.eps in (None, eps) for pair in self.pairs):
+                continue  # nothing says how accurate the model is there
             here = [pair for pair in led if pair.result.eps in (None, eps)]
             met = np.logical_and.reduce([self.met(pair) for pair in here]) if here else np.zeros_like(self.correct)
             hit, left = self.lost(free, eps) & met, self.correct & ~self.lost(self.pairs, eps)
