@@ -35,8 +35,9 @@ FINE: Final[dict[torch.dtype, tuple[float, ...]]] = {
 }
 """Steps in units of eps. Of neighbours those that agree best are taken, and their difference is the uncertainty."""
 
-COARSE: Final = 0.05
-"""A step in units of eps over which a gradient has to say roughly what happens: attacks take longer ones."""
+COARSE: Final = (0.05, 0.2)
+"""Steps in units of eps, as attacks take them. Over the first a gradient has to say roughly what happens; where parts
+round, as to 8 bits, it does so over the second."""
 
 HALVINGS: Final = 10
 """Of the way from an image to a misclassified one: then the boundary is nearer than a thousandth of it."""
@@ -54,12 +55,12 @@ UNSURE: Final = 0.25
 """Uncertainty of a difference, relative to it, beyond which it says nothing."""
 
 WRONG: Final = 0.25
-"""Relative error beyond which a gradient is not that of the outputs, if it has it at both steps: a straight-through
+"""Relative error beyond which a gradient is not that of the outputs, if it has it at every step: a straight-through
 part has it at the fine one alone, and is right over longer ones. Sound: 1e-6 in float64, 0.02 in float32."""
 
 RUGGED: Final = 0.75
-"""Relative error at the coarse step beyond which a gradient says nothing. Sound: 0.1 to 0.5; a gradient of something
-else: 1."""
+"""Relative error at the first coarse step beyond which a gradient says nothing. Sound: 0.1 to 0.5; a gradient of
+something else: 1."""
 
 
 @dataclass(frozen=True)
@@ -88,10 +89,10 @@ class SlopeComparison:
                 continue
             fine, rough, exact = self.errors(self._aside(x))
             double &= exact
-            coarse[place] = _share((rough > RUGGED) & there)
+            coarse[place] = _share((rough[0] > RUGGED) & there)
             if fine is not None:
                 error[place] = float(fine[there].median())
-                wrong[place] = _share((fine > WRONG) & (rough > WRONG) & there)
+                wrong[place] = _share((fine > WRONG) & (rough > WRONG).all(0) & there)
         return Slopes(n=len(self.x), float64=double, error=error, wrong=wrong, coarse=coarse)
 
     def near_boundary(self) -> tuple[Tensor, Tensor]:
@@ -113,7 +114,7 @@ class SlopeComparison:
         return start, known
 
     def errors(self, x: Tensor) -> tuple[Tensor | None, Tensor, bool]:
-        """Relative errors (N,) of the gradient at points, at the fine step and at :data:`COARSE`; whether in float64.
+        """Relative errors of the gradient at points, at a fine step (N,) and at :data:`COARSE` (2, N); if in float64.
 
         The difference of the two largest logits counts, and a random weighting of all; the worse of the two. None where
         differences settle at no step: the outputs do not repeat, or jump everywhere.
@@ -121,8 +122,13 @@ class SlopeComparison:
         logits, weights, slopes = self._slopes(x)
         floor = FLAT * logits.abs().amax(1)
         ways = list(self._directions(x, slopes[0]))
-        residual, size = self._residuals(self.victim, x, ways, slopes, weights, COARSE)
-        far = torch.where(size <= floor, 0, residual.abs() / size.clamp_min(1e-300)).median(0).values.amax(0)
+        rough = []
+        for step in COARSE:
+            residual, size = self._residuals(self.victim, x, ways, slopes, weights, step)
+            rough.append(
+                torch.where(size <= floor, 0, residual.abs() / size.clamp_min(1e-300)).median(0).values.amax(0)
+            )
+        far = torch.stack(rough)
         for model in self._models(x, logits):
             steps = FINE[model.precision]
             found = [self._residuals(model, x, ways, slopes, weights, step) for step in steps]

@@ -806,6 +806,7 @@ QUOTED: Mapping[str, tuple[Any, ...]] = {
     "survives-rounding": (record_checks.LOST_BY_ROUNDING,),
     **{name: (bounds,) for name, (_, bounds, _) in SHARES.items()},
     "steps-saturated": (probe_checks.STEPS, probe_checks.RISING),
+    "gradients-match-differences": (probe_checks.WRONG, probe_checks.RUGGED),
     "battery-strength": (probe_checks.STRENGTH,),
     "stochastic-predictions": (probe_checks.DRAWN,),
     "consistent-answers": ({"D": answer_checks.OTHER_LABEL},),

@@ -321,7 +321,7 @@ def test_wrong_and_rugged_gradients_are_told_apart_and_from_what_could_not_be_me
     fine = answer()
     assert (fine.status, fine.grade) == ("passed", "A")
     assert "1e-07 around the images and 1e-07 near the boundary" in fine.finding
-    for wrong, grade in [(3 / 64, "A"), (4 / 64, "C")]:
+    for wrong, grade in [(6 / 64, "A"), (7 / 64, "C")]:
         assert answer(wrong={"clean": 0.0, "boundary": wrong}).grade == grade
     for coarse, grade in [(12 / 64, "A"), (13 / 64, "C")]:
         assert answer(coarse={"clean": coarse, "boundary": 0.0}).grade == grade

@@ -97,10 +97,10 @@ class InFloat32(Masked):
 
 
 class StraightThrough(Masked):
-    """Pixels on 1024 levels, with the gradient of the identity."""
+    """Pixels on the levels of 8 bits, with the gradient of the identity."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.honest(x + ((1023 * x).round() / 1023 - x).detach())
+        return self.honest(x + ((255 * x).round() / 255 - x).detach())
 
 
 class PrivateNoise(Masked):
@@ -202,9 +202,9 @@ def test_gradients_that_hold_for_no_distance_show(threat: Threat, images: Tensor
 
 
 def test_a_straight_through_part_that_hardly_rounds_is_right(images: Tensor) -> None:
-    found = compare(StraightThrough(seeded(HONEST["relu"], images)), images, Threat("linf", 0.3))
+    found = compare(StraightThrough(seeded(HONEST["relu"], images)), images)
     assert max(found.error.values()) > WRONG
-    assert max(found.wrong.values()) <= 0.05
+    assert max(found.wrong.values()) <= probe_checks.WRONG["C"]
     assert max(found.coarse.values()) <= 0.05
 
 
@@ -267,8 +267,7 @@ def test_passes_of_the_copy_are_counted(images: Tensor) -> None:
     y = victim.predict(images)
     with victim.counted() as cost:
         SlopeComparison(victim, images, y, LINF).facts()
-    assert cost.forwards / len(images) > 60
-    assert cost.forwards / len(images) < 120
+    assert 80 < cost.forwards / len(images) < 140
     assert {parameter.dtype for parameter in victim.parameters()} == {torch.float32}
 
 
