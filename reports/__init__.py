@@ -15,6 +15,7 @@ from harness.studies.findings import CLAIM_COLUMNS
 from harness.studies.record import JUDGEMENT_COLUMNS, StudyRecord
 
 from .boards.section import Section, sections
+from .boards.trust import CHECK_COLUMNS, check_rows
 from .comparison import page as comparison_page
 from .comparison.paired_tests import entry_pairs
 from .drawing.html import MARK
@@ -40,9 +41,9 @@ def write(
 ) -> list[Path]:
     """Write a report into a directory.
 
-    ``leaderboard.csv``, ``pairs.csv``, ``leaderboard.md``, a page for every model in ``models/``, for pairs of models
-    in ``compare/``, and ``index.html``. The same boards give the same bytes. Each file is replaced as a whole; pages
-    in these two folders that an earlier report made and this one does not are removed.
+    ``leaderboard.csv``, ``pairs.csv``, ``checks.csv``, ``leaderboard.md``, a page for every model in ``models/``, for
+    pairs of models in ``compare/``, and ``index.html``. The same boards give the same bytes. Each file is replaced as a
+    whole; pages in these two folders that an earlier report made and this one does not are removed.
 
     Args:
         boards: What to report, one board a suite; none gives a report that says so.
@@ -61,6 +62,7 @@ def write(
     contents = {
         "leaderboard.csv": _csv(frames, LEADERBOARD_COLUMNS),
         "pairs.csv": _csv([pair_rows(board) for board in boards], PAIR_COLUMNS),
+        "checks.csv": _csv([check_rows(found)], CHECK_COLUMNS),
         "leaderboard.md": markdown.render(found, title, command),
         **dict(_pages(found)),
         "index.html": overview_page.render(found, title, command),

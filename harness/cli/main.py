@@ -373,7 +373,7 @@ def search(study: str, **options: Any) -> None:
 def report(home: Path, tracking_uri: str | None, source: str, out: Path | None) -> None:
     """Write leaderboard, tables and pages from the tracked runs.
 
-    Writes leaderboard.csv, pairs.csv, leaderboard.md and index.html, with pages for models and comparisons.
+    Writes leaderboard.csv, pairs.csv, checks.csv, leaderboard.md and index.html, with pages for models and comparisons.
     """
     from ..execution.runner import deliver
     from ..records.boards import boards_from_home

@@ -214,7 +214,7 @@ class Probe:
     model: ModelSpec
     threat: Threat
     n: int
-    version: int = 1
+    version: int = 2
 
     @cached_property
     def key(self) -> str:
@@ -223,8 +223,8 @@ class Probe:
 
     @property
     def seed(self) -> int:
-        """Seed of its random numbers."""
-        return identity.derive_seed(dataclasses.replace(self, model=self.model.nameless).key)
+        """Seed of its random numbers: what was measured before a new version is measured alike."""
+        return identity.derive_seed(dataclasses.replace(self, model=self.model.nameless, version=1).key)
 
     def __str__(self) -> str:
         return f"{self.model} ({self.threat})"

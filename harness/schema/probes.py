@@ -23,6 +23,24 @@ class Wavering(Record):
     logits: float
 
 
+class Slopes(Record):
+    """Gradients against central differences, by place: ``"clean"`` and ``"boundary"``.
+
+    Attributes:
+        n: Images that were looked at.
+        float64: Whether differences were taken on a copy in float64, which is the same function.
+        error: Median relative error; empty where no step was short enough for differences to settle.
+        wrong: Share of the images on which neither those nor a step of an attack go with the gradient; empty likewise.
+        coarse: Share of the images on which a step of an attack has nothing to do with the gradient.
+    """
+
+    n: int
+    float64: bool
+    error: dict[str, float]
+    wrong: dict[str, float]
+    coarse: dict[str, float]
+
+
 class Diagnostics(Record):
     """Measurements on a model seen one way: shares of the images, and accuracies that attacks leave of 1.
 
@@ -44,6 +62,7 @@ class Diagnostics(Record):
         rising: Share of the rise of the margin that came in the last tenth of the steps.
         restarts: Accuracy by number of restarts.
         losses: Accuracy by loss.
+        slopes: How the gradients compare with differences.
     """
 
     probabilities: bool
@@ -61,6 +80,7 @@ class Diagnostics(Record):
     rising: float | None = None
     restarts: dict[str, float | None] | None = None
     losses: dict[str, float | None] | None = None
+    slopes: Slopes | None = None
     errors: tuple[str, ...] = ()
 
 

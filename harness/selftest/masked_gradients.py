@@ -11,7 +11,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from functools import partial
+from typing import Any, Final
 
 import torch
 import torch.nn.functional as F
@@ -171,6 +172,102 @@ class OptimisingForward(Masked):
                 (grad,) = torch.autograd.grad(F.cross_entropy(likely, likely.argmax(1), reduction="sum"), moved)
                 moved = (moved - self.step_size * grad.sign()).clamp(0, 1)
         return self.honest(x + (moved - x).detach())
+
+
+class _Rewritten(torch.autograd.Function):
+    """Passes images on, and another gradient back."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, rewrite: Callable[[Tensor], Tensor]) -> Tensor:
+        ctx.rewrite = rewrite
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return ctx.rewrite(grad), None
+
+
+class RewrittenGradient(Masked):
+    """A backward pass written by hand, which returns something else. Decisions are identical."""
+
+    def __init__(self, base: nn.Module, rewrite: Callable[[Tensor], Tensor]) -> None:
+        super().__init__(base)
+        self.rewrite = rewrite
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (N, K)."""
+        return self.honest(_Rewritten.apply(x, self.rewrite))
+
+
+def _drowned(grad: Tensor) -> Tensor:
+    """The gradient in noise of twice its length, another in every call."""
+    return grad + 2 * grad.square().mean((1, 2, 3), keepdim=True).sqrt() * torch.randn_like(grad)
+
+
+def _underflown(grad: Tensor) -> Tensor:
+    """As half precision leaves a small one: what is below 6e-8 is lost."""
+    return (1e-8 * grad).half().to(grad) / 1e-8
+
+
+class DetachedBranch(Masked):
+    """The mean of two views of the image, one of them cut out of the graph: half of the gradient is lost."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (N, K)."""
+        return (self.honest(x) + self.honest(x.roll(1, 3).detach().lerp(x.detach(), 0.9))) / 2
+
+
+class Decoy(Masked):
+    """The gradient of a random linear classifier in place of the classifier's own. Decisions are identical."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (N, K)."""
+        logits = self.honest(x.detach())
+        weight = torch.randn(x[0].numel(), logits.shape[1], generator=torch.Generator().manual_seed(0)).to(x)
+        lead = x.flatten(1) @ weight
+        return logits + lead - lead.detach()
+
+
+class ScaledStraightThrough(Fronted):
+    """A straight-through step whose gradient is so many times too large. Decisions are identical."""
+
+    def __init__(self, base: nn.Module, factor: float = 3.0) -> None:
+        super().__init__(base, nn.Identity())
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (N, K)."""
+        front = self.front(x)
+        return self.honest(front.detach() + self.factor * (front - front.detach()))
+
+
+class KWinners(nn.Module):
+    """Of features (N, F) the largest, the others zero (Xiao, Zhong & Zheng 2020): gradients hold for no distance.
+
+    Attributes:
+        share: Share of the features that is kept.
+    """
+
+    def __init__(self, share: float = 0.15) -> None:
+        super().__init__()
+        self.share = share
+
+    def forward(self, features: Tensor) -> Tensor:
+        """The winners, (N, F)."""
+        k = max(round(self.share * features.shape[1]), 1)
+        return torch.where(features >= features.topk(k, 1).values[:, -1:], features, 0)
+
+
+WRONG_GRADIENTS: Final[dict[str, Callable[[nn.Module], nn.Module]]] = {
+    "detached-branch": DetachedBranch,
+    "decoy": Decoy,
+    "scaled-straight-through": ScaledStraightThrough,
+    "half-precision": partial(RewrittenGradient, rewrite=_underflown),
+    "flipped": partial(RewrittenGradient, rewrite=torch.neg),
+    "drowned": partial(RewrittenGradient, rewrite=_drowned),
+}
+"""Ways to put a wrong gradient around an honest classifier: it is there, finite, and that of something else. For tests
+of the probe; attacks owe nothing on them."""
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,15 @@ from typing import Final
 from ..metrics.class_order import better_order
 from ..metrics.pairs import reference
 from ..schema.models import Agreement
-from .checks import Check, Evidence, Grade, Question, percent
+from .checks import Check, Evidence, Grade, Power, Question, percent
 
 OTHER_LABEL: Final = 0.01
 """Share of images that may get another label when they are asked otherwise. Networks in float32 show none; weights and
 activations of eight bits up to this."""
+
+REORDERED: Final = 11
+"""Images that another order must win before it is believed: a coin wins ten of ten more often than
+:data:`harness.metrics.class_order.SURE`, on either side."""
 
 _WHERE: Final[Mapping[str, str]] = {
     "referee": "asked again in other batches after the attack, the model answers {} otherwise",
@@ -31,19 +35,21 @@ def _answers(question: Question, evidence: Evidence) -> Check:
         what = f"{seen.differ} of {seen.images} clean images"
         more = f"logits differ by up to {percent(seen.change)}, labels of {seen.labels}"
         found.append(("D" if other else "C", seen.change, f"{text.format(what)} ({more})"))
+    power = Power(asked, 1, unit="images asked again")
     if found:
         grade, _, text = max(found, key=lambda item: item[:2])
-        return question.graded(grade, text)
+        return question.graded(grade, text, power)
     reference_pair = reference(evidence.everything)
     if unsteady := max((pair.result.unsteady for pair in evidence.pairs), default=0):
         return question.graded(
             "B",
             f"two votes differ on {unsteady} of {reference_pair.n} images, which count as wrong: no seed reaches "
             "the model's random numbers",
+            Power(reference_pair.n, 1),
         )
     if not asked:
         return question.skipped("nothing was asked twice")
-    return question.graded("A", "other batches, orders and later calls gave the same answers")
+    return question.graded("A", "other batches, orders and later calls gave the same answers", power)
 
 
 def _seen(evidence: Evidence) -> Iterator[tuple[str, Agreement]]:
@@ -61,11 +67,10 @@ def _order(question: Question, evidence: Evidence) -> Check:
     columns = reference(evidence.everything).columns
     classes = max(int(columns["label"].max(initial=0)), int(columns["clean_pred"].max(initial=0))) + 1
     better = better_order(columns["clean_pred"], columns["label"], classes)
-    return (
-        question.graded("A", "no other order of the classes fits better")
-        if better is None
-        else question.graded("B", str(better))
-    )
+    power = Power(len(columns["label"]), REORDERED)
+    if better is None:
+        return question.graded("A", "no other order of the classes fits better", power)
+    return question.graded("B", str(better), power)
 
 
 ANSWER_QUESTIONS: Final = (

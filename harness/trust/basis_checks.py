@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 
 from ..metrics.pairs import reference, wilson
-from .checks import Check, Evidence, Question, concerns, percent
+from .checks import Check, Evidence, Power, Question, concerns, percent
 
 ENOUGH: Final = 100
 """Images below which no accuracy has an A. At 100 the 95 % interval is about 10 points to either side (Wilson: 40.4 to
@@ -26,9 +26,10 @@ above this bound, which is 19 % for ten classes."""
 
 def _images(question: Question, evidence: Evidence) -> Check:
     n = len(evidence.images)
+    power = Power(n, 1)
     if n < ENOUGH:
-        return question.graded("B", f"judged on {n} image{'' if n == 1 else 's'}, fewer than {ENOUGH}")
-    return question.graded("A", f"judged on {n} images")
+        return question.graded("B", f"judged on {n} image{'' if n == 1 else 's'}, fewer than {ENOUGH}", power)
+    return question.graded("A", f"judged on {n} images", power)
 
 
 def _chance(question: Question, evidence: Evidence) -> Check:
@@ -36,14 +37,14 @@ def _chance(question: Question, evidence: Evidence) -> Check:
     judged = reference(evidence.everything)
     labels, n, right = judged.columns["label"], judged.n, int(evidence.correct.sum())
     if not n:
-        return question.graded("B", "no image was judged")
+        return question.graded("B", "no image was judged", Power(0, 1))
     # older records do not name the classes
     classes = len(judged.result.class_names) or 1 + int(max(labels.max(), judged.columns["clean_pred"].max()))
     _, counts = np.unique(labels, return_counts=True)
     most = int(counts.max()) / n
     above = wilson(right, n)[0] > max(most, 1 / classes + ABOVE * (1 - 1 / classes))
     finding = f"clean accuracy {percent(right / n)} ({right} of {n}) is {{}} chance ({percent(max(most, 1 / classes))})"
-    return question.graded("A", finding.format("above")) if above else question.graded("B", finding.format("not above"))
+    return question.graded("A" if above else "B", finding.format("above" if above else "not above"), Power(n, 1))
 
 
 def _asked(question: Question, evidence: Evidence) -> Check:
@@ -55,7 +56,7 @@ def _asked(question: Question, evidence: Evidence) -> Check:
     )
     total = len(evidence.pairs) + len(absent) + len(left)
     if not left:
-        return question.graded("A", f"all {total} {evidence.norm} pairs were asked for")
+        return question.graded("A", f"all {total} {evidence.norm} pairs were asked for", Power(total, 1, unit="pairs"))
     finding = f"{len(left)} of the suite's {total} {evidence.norm} pairs were not asked for"
     return question.skipped(finding, "B", question.remedy)
 

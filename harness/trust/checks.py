@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -11,12 +12,12 @@ from typing import Any, Final, Literal
 import numpy as np
 import numpy.typing as npt
 
-from ..metrics.pairs import Board, Bools, Floats, Pair, limit, reach, reference
+from ..metrics.pairs import Board, Bools, Floats, Pair, limit, reach, reference, wilson
 from ..schema.eps import eps_text
 from ..schema.pairs import UNLISTED
 from ..schema.probes import ProbeFacts
 
-Status = Literal["passed", "remedied", "failed", "skipped"]
+Status = Literal["passed", "remedied", "failed", "powerless", "skipped"]
 Grade = Literal["A", "B", "C", "D"]
 
 GRADES: Final[tuple[Grade, ...]] = ("A", "B", "C", "D")
@@ -29,6 +30,8 @@ WHITE_BOX: Final = ONE_STEP | ITERATED
 BLACK_BOX: Final = frozenset({"score", "decision"})
 WORST_CASE: Final = WHITE_BOX | BLACK_BOX
 """Families that search the model itself for its worst case. Noise, transformations and transfers do not."""
+GRADIENT_FREE: Final = BLACK_BOX | {"transfer"}
+"""Families that no gradient of the model misleads, and that find more than chance does."""
 
 FEW: Final = 3
 """Images below which nothing is concluded. At the lowest bound, 1 % of the images, a sound model shows three of 20 one
@@ -36,6 +39,47 @@ time in a thousand."""
 
 MANY: Final = 5
 """Images below which no grade D follows: three of 40 are more than 5 %, but of 2 % as likely as not."""
+
+
+BOUNDED: Final = 0.03
+"""Share of images by which an accuracy may be too high where gradients have a fault: with more, or without a bound, the
+fault is a D."""
+
+
+@dataclass(frozen=True)
+class Power:
+    """What an answer rests on: a question that nothing could have raised was not asked.
+
+    Attributes:
+        compared: How many images, or other things, were looked at.
+        least: The fewest that raise the question.
+        could: Of those compared the ones that could have raised it, such as the images that the weaker side of a
+            comparison broke; None: each of them.
+        what: What these are, a clause with ``{}`` for their number.
+        unit: What was compared.
+    """
+
+    compared: int
+    least: int
+    could: int | None = None
+    what: str = ""
+    unit: str = "images"
+
+    @property
+    def enough(self) -> bool:
+        """Whether the question could have been raised."""
+        return (self.compared if self.could is None else self.could) >= self.least
+
+    @property
+    def why(self) -> str:
+        """Why it could not."""
+        if self.could is None:
+            return f"{self.compared} {self.unit} were compared, and it takes {self.least}"
+        return f"{self.what.format(self.could)}, and it takes {self.least}"
+
+    def __str__(self) -> str:
+        some = f": {self.what.format(self.could)}" if self.could is not None else ""
+        return f"{self.compared} {self.unit}{some}; {self.least} or more raise the question"
 
 
 @dataclass(frozen=True)
@@ -46,10 +90,12 @@ class Check:
         name: Public name, also of its page in ``docs/health/``.
         title: The question in a few words.
         status: ``"passed"``; ``"remedied"`` (the model has the fault, the attacks were given the remedy);
-            ``"failed"``; ``"skipped"`` (the suite has not what it takes to ask).
+            ``"failed"``; ``"powerless"`` (asked where nothing could have raised it); ``"skipped"`` (the suite has not
+            what it takes to ask).
         grade: The best grade that this answer leaves.
         finding: What was measured, in one clause with numbers.
         remedy: What to do about it, "" where nothing is to be done.
+        power: What the answer rests on; None where the question was not asked.
     """
 
     name: str
@@ -58,6 +104,36 @@ class Check:
     grade: Grade
     finding: str
     remedy: str = ""
+    power: Power | None = None
+
+
+@dataclass(frozen=True)
+class Bound:
+    """What attacks that need no gradient say of those that do, at one eps.
+
+    Attributes:
+        broke: Images that the former broke and the latter were shown.
+        missed: Of these the ones that the latter did not break.
+        standing: Images that nothing broke.
+        n: Images.
+    """
+
+    eps: float
+    broke: int
+    missed: int
+    standing: int
+    n: int
+
+    @property
+    def share(self) -> float:
+        """Most images that may stand because gradients fail, as a share of all.
+
+        Were every image that stands one that can be broken, gradient attacks would miss as large a share of them as of
+        those that were broken without gradients: the upper end of its 95 % interval (Wilson), all of them where nothing
+        was. It holds as far as the images broken without gradients are like the others.
+        """
+        rate = wilson(self.missed, self.broke)[1] if self.broke else 1.0
+        return rate * self.standing / self.n if self.n else 1.0
 
 
 @dataclass(frozen=True)
@@ -125,6 +201,21 @@ class Evidence:
         """Images (N,) that this pair's attack was called for: not all of them in a cascade."""
         return self._met[id(pair)]
 
+    @cached_property
+    def bound(self) -> Bound:
+        """What attacks without gradients say of the others, at the eps that leaves most in doubt."""
+        free, led = self.of(GRADIENT_FREE), [pair for pair in self.of(WHITE_BOX) if not pair.result.failed]
+        found = [Bound(max(self.grid, default=0.0), 0, 0, int(self.correct.sum()), len(self.images))]
+        for eps in self.grid:
+            if not any(pair.result.eps in (None, eps) for pair in self.pairs):
+                continue  # nothing says how accurate the model is there
+            here = [pair for pair in led if pair.result.eps in (None, eps)]
+            met = np.logical_and.reduce([self.met(pair) for pair in here]) if here else np.zeros_like(self.correct)
+            hit, left = self.lost(free, eps) & met, self.correct & ~self.lost(self.pairs, eps)
+            missed = hit & ~self.lost(here, eps)
+            found.append(Bound(eps, int(hit.sum()), int(missed.sum()), int(left.sum()), len(self.images)))
+        return max(found[1:] or found, key=lambda bound: bound.share)
+
 
 @dataclass(frozen=True)
 class Question:
@@ -143,19 +234,43 @@ class Question:
         """Answer it for one model and norm."""
         return self.answer(self, evidence)
 
-    def graded(self, grade: Grade, finding: str) -> Check:
-        """Passed with an A, failed with anything below."""
-        if grade == "A":
-            return Check(self.name, self.title, "passed", "A", finding)
-        return Check(self.name, self.title, "failed", grade, finding, self.remedy)
+    def graded(self, grade: Grade, finding: str, power: Power | None = None, *, powerless: Grade = "A") -> Check:
+        """Passed with an A, failed with anything below; ``powerless`` is the grade where it could not have failed."""
+        if grade != "A":
+            return Check(self.name, self.title, "failed", grade, finding, self.remedy, power)
+        if power is None or power.enough:
+            return Check(self.name, self.title, "passed", "A", finding, power=power)
+        finding += f"; it could not have been otherwise: {power.why}"
+        return Check(self.name, self.title, "powerless", powerless, finding, "" if powerless == "A" else MORE, power)
 
-    def remedied(self, finding: str) -> Check:
+    def remedied(self, finding: str, power: Power | None = None) -> Check:
         """The model has the fault, what attacks saw had not: a reserve that must be read."""
-        return Check(self.name, self.title, "remedied", "C", finding)
+        return Check(self.name, self.title, "remedied", "C", finding, power=power)
 
     def skipped(self, finding: str, grade: Grade = "A", remedy: str = "") -> Check:
         """Not asked. A ``grade`` below A says that the answer is missed."""
         return Check(self.name, self.title, "skipped", grade, finding, remedy)
+
+
+MORE: Final = "Ask more: more images, a larger eps, or attacks of that kind with more queries."
+
+
+def least(n: int, bounds: Mapping[Grade, float]) -> int:
+    """The fewest of n images for which :func:`grade_of` gives less than an A."""
+    return min(max(math.floor(bound * n) + 1, MANY if grade == "D" else FEW) for grade, bound in bounds.items())
+
+
+def bounded(evidence: Evidence, finding: str) -> tuple[Grade, str]:
+    """Grade and finding of a fault of the gradients that itself says nothing of how wrong the accuracy is.
+
+    A C if attacks that need no gradient show that it is at most :data:`BOUNDED` too high, a D if not.
+    """
+    bound = evidence.bound
+    where = f"attacks without gradients broke {bound.broke} images at {threat_text(evidence.norm, bound.eps)}"
+    shown = (
+        f"{where}, of which gradients missed {bound.missed}: at that rate up to {percent(bound.share)} stand wrongly"
+    )
+    return ("C" if bound.share <= BOUNDED else "D"), f"{finding}; {shown}"
 
 
 def grade_of(count: int, n: int, bounds: Mapping[Grade, float]) -> Grade:

@@ -15,12 +15,12 @@ from ..errors import describe
 from ..metrics.pairs import Board
 from .answer_checks import ANSWER_QUESTIONS
 from .basis_checks import BASIS_QUESTIONS
-from .checks import GRADES, WORST_CASE, Check, Evidence, Grade, Question, Status
+from .checks import GRADES, WORST_CASE, Check, Evidence, Grade, Power, Question, Status
 from .harvest_checks import HARVEST_QUESTIONS
 from .probe_checks import FACT_QUESTIONS
 from .record_checks import PAIR_QUESTIONS
 
-__all__ = ["trust", "Trust", "Check", "Grade", "Status", "GRADES", "QUESTIONS"]
+__all__ = ["trust", "Trust", "Check", "Grade", "Power", "Status", "GRADES", "QUESTIONS"]
 
 QUESTIONS: Final[tuple[Question, ...]] = (
     *BASIS_QUESTIONS,
@@ -54,8 +54,9 @@ def trust(board: Board, model: str, norm: str) -> Trust | None:
     """Put every question to the evaluation of one model in one norm.
 
     The grade is the worst that any answer leaves. A question that cannot be asked for want of something essential (a
-    model that was not probed, a suite without black-box attacks) leaves a B at best: nobody looked. So does a number
-    with little behind it: few images, a model at chance, attacks that were not asked for.
+    model that was not probed, a suite without black-box attacks) leaves a B at best: nobody looked. So does a
+    comparison that could not have failed where it is the only one of its kind, and a number with little behind it: few
+    images, a model at chance, attacks that were not asked for.
 
     Returns:
         None where there is nothing to grade: none of the model's pairs in that norm searches for its worst case (noise,

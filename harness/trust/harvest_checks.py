@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from ..metrics.pairs import Pair
-from .checks import WORST_CASE, Check, Evidence, Grade, Question, grade_of, listed, percent
+from .checks import WORST_CASE, Check, Evidence, Grade, Power, Question, grade_of, least, listed, percent
 
 LOST: Final[Mapping[Grade, float]] = {"B": 0.01}
 """Share of the images that one of our own attacks may find broken and not return. On sound networks they lose none."""
@@ -26,8 +26,9 @@ def _lost(question: Question, evidence: Evidence) -> Check:
     grade: Grade = max((grade_of(lost[id(pair)], n, LOST) for pair in ours), default="A")
     blind = [pair for pair in looked if _unseen(pair) > 0.5]
     more = f"; most of what {listed(pair.result.attack for pair in blind)} met could not be told" if blind else ""
+    power = Power(n, least(n, LOST))
     if not lost[id(worst)]:
-        return question.graded(grade, f"none of {len(looked)} attacks lost an adversarial that it met{more}")
+        return question.graded(grade, f"none of {len(looked)} attacks lost an adversarial that it met{more}", power)
     if grade != "A":
         worst = max(ours, key=lambda pair: lost[id(pair)])
     names = listed(pair.result.attack for pair in sorted(looked, key=lambda pair: -lost[id(pair)]) if lost[id(pair)])
@@ -36,6 +37,7 @@ def _lost(question: Question, evidence: Evidence) -> Check:
         grade,
         f"{worst.result.attack} did not return the adversarials that it met of {percent(count / n)} ({count} of {n}), "
         f"which count all the same (attacks that lost some: {names}){more}",
+        power,
     )
 
 

@@ -18,9 +18,10 @@ from ..attacks.fast_gradient import Gradient
 from ..attacks.losses import objective
 from ..attacks.noise import Noise
 from ..errors import describe
-from ..schema.probes import Diagnostics
+from ..schema.probes import Diagnostics, Slopes
 from ..threat import EXPONENT, Threat, steepest
 from ..victims.victim import Victim, input_gradient, rounded
+from .slopes import SlopeComparison
 
 STRIDES: Final = (0.05, 0.5)
 """Steps of "uphill" in units of eps: a long one too, because a part that rounds does not notice the short one."""
@@ -37,6 +38,9 @@ NUDGE: Final = 2e-4
 JUMP: Final = 0.05
 """Change of a logit, as a share of the largest there is, that a continuous model does not show under a nudge. Sound:
 0.003 at most."""
+
+COMPARED: Final = 64
+"""Images on which gradients are held against differences: where they are wrong, they mostly are everywhere."""
 
 WATCHED: Final = 32
 """Standing images whose rise is watched."""
@@ -86,6 +90,7 @@ class GradientDiagnostics:
         if slopes and len(self.x):
             found |= {
                 "uphill": attempt("uphill", self.uphill),
+                "slopes": attempt("slopes", self.differences),
                 "scale": attempt("scale", self.scale),
                 "unbounded": attempt("unbounded", self.unbounded),
                 "one_step": attempt("one_step", lambda: share(self.stand(Gradient(objective="log-odds")))),
@@ -166,6 +171,10 @@ class GradientDiagnostics:
             ahead, *beside = (margin(self.logits(x), self.y) - here for x in tries)
             right |= ahead > torch.stack(beside).amax(0).clamp_min(0)
         return share(right)
+
+    def differences(self) -> Slopes:
+        """How the gradients compare with what the outputs do."""
+        return SlopeComparison(self.victim, self.x[:COMPARED], self.y[:COMPARED], self.threat, self.seed).facts()
 
     def scale(self) -> dict[str, float | None]:
         """Accuracy that the plain attack leaves, by the factor of the logits it sees."""

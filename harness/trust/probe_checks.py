@@ -20,10 +20,13 @@ from .checks import (
     Check,
     Evidence,
     Grade,
+    Power,
     Question,
     accuracies,
+    bounded,
     exceeded,
     grade_of,
+    least,
     listed,
     percent,
     threat_text,
@@ -77,7 +80,17 @@ KNOWN: Final = 0.95
 """Share of planted adversarials that gradient attacks must find together. Sound: 0.96 to 1; gradients that are zero or
 cut: 0 to 0.1."""
 
-Answer = tuple[Grade, str]
+WRONG: Final[Mapping[Grade, float]] = {"C": 0.1}
+"""Share of images on which the gradient may differ from central differences at every step (see
+:mod:`harness.trust.slopes`). Sound networks (dense, convolutional, batch normalised, maxout, residual, sigmoid,
+attention): 0, straight through 8 bits: 0.1 at most; gradients cut, scaled, flipped, masked or drowned in noise: 0.8
+and more."""
+
+RUGGED: Final[Mapping[Grade, float]] = {"C": 0.2}
+"""Share of images on which the gradient may say nothing of a step of a twentieth of eps. Sound: 0 to 0.05; broken: 0.4
+to 1."""
+
+Answer = tuple[Grade, str, Power]
 Measure = Callable[[Diagnostics, int], Answer | None]
 NOT_PROBED: Final = "the model was not probed in this norm"
 
@@ -94,10 +107,12 @@ def _answered(question: Question, evidence: Evidence, measure: Measure, *, fault
     if attacked is None:
         why = listed(facts.seen.attacked.errors, 1) or "no gradient"
         return question.skipped(f"the probe could not measure it ({why})", "B")
-    grade, finding = attacked
+    grade, finding, power = attacked
     if fault and grade == "A" and raw is not None and raw[0] in ("C", "D"):
-        return question.remedied(f"{raw[1]}; with the remedy ({facts.remedy}) {finding}")
-    return question.graded(grade, finding)
+        return question.remedied(f"{raw[1]}; with the remedy ({facts.remedy}) {finding}", power)
+    if fault and grade == "C":  # nothing in it says how wrong the accuracy is
+        grade, finding = bounded(evidence, finding)
+    return question.graded(grade, finding, power, powerless="B" if n < FEW else "A")
 
 
 def _asks(measure: Measure, *, fault: bool = True) -> Callable[[Question, Evidence], Check]:
@@ -106,7 +121,7 @@ def _asks(measure: Measure, *, fault: bool = True) -> Callable[[Question, Eviden
 
 def _flag(name: str, grade: Grade, fault: str, sound: str) -> Measure:
     """Whether a fact is true that should not be."""
-    return lambda seen, n: (grade, fault) if getattr(seen, name) else ("A", sound)
+    return lambda seen, n: (grade, fault, Power(n, 1)) if getattr(seen, name) else ("A", sound, Power(n, 1))
 
 
 def _vanishing(seen: Diagnostics, n: int) -> Answer | None:
@@ -119,12 +134,13 @@ def _vanishing(seen: Diagnostics, n: int) -> Answer | None:
         return None
     what, share = max(known.items(), key=lambda item: item[1])
     if not share:
-        return "A", "every image has a gradient"
+        return "A", "every image has a gradient", Power(n, least(n, ZERO_GRADIENT))
     return _share(share, n, ZERO_GRADIENT, f"the gradient is {what} on {{}} of the images")
 
 
 def _share(share: float, n: int, bounds: Mapping[Grade, float], text: str) -> Answer:
-    return grade_of(round(share * n), n, bounds), text.format(f"{percent(share)} ({round(share * n)} of {n})")
+    finding = text.format(f"{percent(share)} ({round(share * n)} of {n})")
+    return grade_of(round(share * n), n, bounds), finding, Power(n, least(n, bounds))
 
 
 def _jumps(seen: Diagnostics, n: int) -> Answer | None:
@@ -155,9 +171,17 @@ def _lead(name: str, weak: str, strong: str, bounds: Mapping[Grade, float], text
         if not left:
             return None
         found = text.format(percent(left[weak]), percent(left[strong]))
-        return grade_of(round((left[weak] - left[strong]) * n), n, bounds), found
+        power = _between(left[weak], left[strong], n, bounds)
+        return grade_of(round((left[weak] - left[strong]) * n), n, bounds), found, power
 
     return measure
+
+
+def _between(weak: float, strong: float, n: int, bounds: Mapping[Grade, float]) -> Power:
+    """Of two attacks, by the accuracies they leave: what the one leaves and the other breaks can raise a question."""
+    left, broke = round(weak * n), round((1 - strong) * n)
+    what = "the weaker attack left {} of them" if left < broke else "the stronger attack broke {} of them"
+    return Power(n, least(n, bounds), min(left, broke), what)
 
 
 def _steps(seen: Diagnostics, n: int) -> Answer | None:
@@ -171,7 +195,8 @@ def _steps(seen: Diagnostics, n: int) -> Answer | None:
     if rising is not None and round(full * n) >= FEW:
         text += f", and {percent(rising)} of the rise of the loss came in the last tenth of the steps"
         grade = max(grade, exceeded(rising, RISING))
-    return grade, text
+        return grade, text, Power(n, least(n, STEPS), round(full * n), "{} of them were left, and watched")
+    return grade, text, _between(half, full, n, STEPS)
 
 
 def _restarts(seen: Diagnostics, n: int) -> Answer | None:
@@ -181,7 +206,7 @@ def _restarts(seen: Diagnostics, n: int) -> Answer | None:
     counts = sorted(left, key=int)
     few, many = left[counts[-2]], left[counts[-1]]
     text = f"{counts[-1]} restarts left {percent(many)}, {counts[-2]} left {percent(few)}"
-    return grade_of(round((few - many) * n), n, RESTARTS), text
+    return grade_of(round((few - many) * n), n, RESTARTS), text, _between(few, many, n, RESTARTS)
 
 
 def _stochastic(question: Question, evidence: Evidence) -> Check:
@@ -192,16 +217,20 @@ def _stochastic(question: Question, evidence: Evidence) -> Check:
     labels, logits = facts.stochastic.labels, facts.stochastic.logits
     change = f"labels of {percent(labels)} of the images changed, and logits by up to {percent(logits)}"
     finding = f"among {facts.stochastic.draws} calls {change}"
+    power = Power(facts.n, 1)
     if labels == 0 and logits <= DRAWN:
-        return question.graded("A", finding)
+        return question.graded("A", finding, power, powerless="B")
     if averaged := re.search(r"averaged over (\d+) draws", facts.remedy):
-        return question.remedied(f"{finding}; attacks averaged {averaged[1]} draws")
+        return question.remedied(f"{finding}; attacks averaged {averaged[1]} draws", power)
     if votes := facts.votes:
         counted = "one call" if votes == 1 else f"the majority of {votes} calls"
         return question.remedied(
-            f"{finding}; the model averages on its own account, and {counted} under a fixed seed is its label"
+            f"{finding}; the model averages on its own account, and {counted} under a fixed seed is its label",
+            power,
         )
-    return question.graded("D" if labels else "C", finding)  # with other labels attacks and referee ask two models
+    return question.graded(
+        "D" if labels else "C", finding, power
+    )  # with other labels attacks and referee ask two models
 
 
 def _strength(question: Question, evidence: Evidence) -> Check:
@@ -221,7 +250,8 @@ def _strength(question: Question, evidence: Evidence) -> Check:
     where = threat_text(evidence.norm, facts.eps)
     left = f"the battery left {percent(battery / n)}, the probe's attack alone {percent(probe / n)}"
     finding = f"{left} of {n} images at {where}"
-    return question.graded(grade_of(battery - probe, n, STRENGTH), finding)
+    power = _between(battery / n, probe / n, n, STRENGTH)
+    return question.graded(grade_of(battery - probe, n, STRENGTH), finding, power)
 
 
 def _planted(question: Question, evidence: Evidence) -> Check:
@@ -246,10 +276,11 @@ def _planted(question: Question, evidence: Evidence) -> Check:
         other = planted.floats.black_box + planted.grid.black_box
         finding += f"; black-box attacks {other} of {planted.planted}"
     lost = any(n - found >= MANY and wilson(found, n)[1] < KNOWN for found, n in counts.values())
-    if lost:
-        return question.graded("D", f"the battery cannot find what is known to be there: {finding}")
     found, n = counts["in all"]
-    return question.graded("A" if found >= KNOWN * n or n - found < FEW else "B", finding)
+    power = Power(n, FEW, unit="planted adversarials")
+    if lost:
+        return question.graded("D", f"the battery cannot find what is known to be there: {finding}", power)
+    return question.graded("A" if found >= KNOWN * n or n - found < FEW else "B", finding, power)
 
 
 def _unplanted(planted: PlantedFacts) -> str:
@@ -265,6 +296,41 @@ def _unplanted(planted: PlantedFacts) -> str:
         f"the 8-bit grid alone, of {planted.images}{where}"
     )
 
+
+def _slopes(question: Question, evidence: Evidence) -> Check:
+    """A gradient that a stand-in was given for is not the model's, and need not be: what it is worth, others ask."""
+    check = _answered(question, evidence, _differences, fault=True)
+    facts = evidence.facts
+    if facts is not None and check.status == "failed" and _STAND_IN in facts.remedy:
+        return question.remedied(f"attacks follow a stand-in's gradient ({facts.remedy}): {check.finding}", check.power)
+    return check
+
+
+_STAND_IN: Final = " for the gradient of "
+
+
+def _differences(seen: Diagnostics, n: int) -> Answer | None:
+    if seen.slopes is None:
+        return None
+    slopes, kinds = seen.slopes, []
+    if slopes.wrong:
+        where, share = max(slopes.wrong.items(), key=lambda item: item[1])
+        kinds.append((where, share, WRONG, "the gradient is not that of the outputs on {}"))
+    where, share = max(slopes.coarse.items(), key=lambda item: item[1])
+    kinds.append((where, share, RUGGED, "the gradient says nothing of a step of a twentieth of eps on {}"))
+    for where, share, bounds, text in kinds:
+        grade, finding, power = _share(share, slopes.n, bounds, text)
+        if grade != "A":
+            return grade, f"{finding} of the images ({_PLACES[where]})", power
+    if not slopes.error:
+        return None
+    errors = " and ".join(f"{error:.0e} {_PLACES[where]}" for where, error in slopes.error.items())
+    how = "float64" if slopes.float64 else "float32"
+    power = Power(slopes.n, least(slopes.n, WRONG))
+    return "A", f"gradients differ from differences in {how} by {errors} (median, relative)", power
+
+
+_PLACES: Final = {"clean": "around the images", "boundary": "near the boundary"}
 
 _DETACHED: Final = _flag(
     "detached", "D", "automatic differentiation does not reach the input", "gradients reach the input"
@@ -320,6 +386,13 @@ FACT_QUESTIONS: Final = (
         "Do gradients point uphill?",
         "Name the module that shatters them with --stand-in MODULE=identity; random parts need --remedy draws=N.",
         _asks(_misleading),
+    ),
+    Question(
+        "gradients-match-differences",
+        "Are gradients those of what the model computes?",
+        "Find the part whose backward pass is not its own, or give attacks a stand-in for it: --stand-in "
+        "MODULE=identity; and add attacks that need no gradient, with more queries.",
+        _slopes,
     ),
     Question(
         "logit-scale",

@@ -12,6 +12,8 @@ import numpy as np
 from ..metrics.pairs import FLAGS, Bools, Pair, found_within
 from .checks import (
     BLACK_BOX,
+    FEW,
+    GRADIENT_FREE,
     ITERATED,
     ONE_STEP,
     WHITE_BOX,
@@ -19,10 +21,12 @@ from .checks import (
     Check,
     Evidence,
     Grade,
+    Power,
     Question,
     accuracies,
     concerns,
     grade_of,
+    least,
     listed,
     percent,
     threat_text,
@@ -58,7 +62,7 @@ def _alone(question: Question, evidence: Evidence, weak: Collection[str], strong
         return question.skipped(f"no {what} ran", "A" if set(weak) <= {"transfer"} else "B", _ADD.format(what))
     n = len(evidence.images)
     found: list[tuple[Grade, int, float]] = []
-    unknown = 0
+    unknown = could = 0
     for eps in evidence.grid:
         here = [pair for pair in better if pair.result.eps in (None, eps)]
         if not here:
@@ -66,6 +70,7 @@ def _alone(question: Question, evidence: Evidence, weak: Collection[str], strong
         missed = evidence.lost(fewer, eps) & ~evidence.lost(evidence.of(strong), eps)
         met = np.logical_and.reduce([evidence.met(pair) for pair in here])
         count, hidden = int((missed & met).sum()), int((missed & ~met).sum())
+        could = max(could, int((evidence.lost(fewer, eps) & met).sum()))
         grade = grade_of(count, n, ALONE)
         found.append((grade, count, eps))
         if grade == "A" and grade_of(count + hidden, n, ALONE) != "A":
@@ -77,10 +82,24 @@ def _alone(question: Question, evidence: Evidence, weak: Collection[str], strong
         return question.skipped(
             f"{what} broke {unknown} images that the stronger attacks of the cascade were not shown", "B", _WHOLE
         )
+    power = Power(n, least(n, ALONE), could, f"{what} broke {{}} of them at most")
+    powerless: Grade = "A" if not set(weak) <= GRADIENT_FREE or _shown(evidence) else "B"
     if not count:
-        return question.graded(grade, f"{what} broke no image alone (of {n}, at any eps)")
-    where = threat_text(evidence.norm, eps)
-    return question.graded(grade, f"{what} alone broke {percent(count / n)} ({count} of {n}) at {where}")
+        finding = f"{what} broke no image alone (of {n}, at any eps)"
+    else:
+        finding = f"{what} alone broke {percent(count / n)} ({count} of {n}) at {threat_text(evidence.norm, eps)}"
+    return question.graded(grade, finding, power, powerless=powerless)
+
+
+def _shown(evidence: Evidence) -> bool:
+    """Whether attacks without gradients, taken together, broke enough to expose the others, or nothing is left to find.
+
+    Where they did, those of one sort that broke next to nothing cost no grade: the other sort was asked.
+    """
+    free, n = evidence.of(GRADIENT_FREE), len(evidence.images)
+    broke = max((int(evidence.lost(free, eps).sum()) for eps in evidence.grid), default=0)
+    left = [int((evidence.correct & ~evidence.lost(evidence.pairs, eps)).sum()) for eps in evidence.grid]
+    return broke >= least(n, ALONE) or max(left, default=0) < FEW
 
 
 _ADD: Final = "Run a suite that holds {}."
@@ -97,15 +116,21 @@ def _one_step(question: Question, evidence: Evidence) -> Check:
         return _alone(question, evidence, ONE_STEP, ITERATED, "one-step attacks")
     n, iterated = facts.n, min(left.values())
     text = f"in the probe the iterated attack left {percent(iterated)} where one step left {percent(single)}"
-    return question.graded(grade_of(round((iterated - single) * n), n, PROBED_ALONE), text)
+    power = Power(n, least(n, PROBED_ALONE), round((1 - single) * n), "one step broke {} of them")
+    return question.graded(grade_of(round((iterated - single) * n), n, PROBED_ALONE), text, power)
 
 
 def _transfer(question: Question, evidence: Evidence) -> Check:
-    """Where transfers that the suite declares were left out on purpose, those that ran (if any) answer at best a B."""
+    """Where transfers that the suite declares did not run, those that did (if any) answer at best a B."""
     answer = _alone(question, evidence, {"transfer"}, WHITE_BOX, "transferred images")
-    left = [label for label in evidence.board.left_out.get(evidence.model, ()) if concerns(label, evidence.norm)]
+    board, model = evidence.board, evidence.model
+    left = [label for label in board.left_out.get(model, ()) if concerns(label, evidence.norm)]
     if left and answer.grade == "A":
         return question.skipped("not asked: transfers from other models were left out", "B", _TRANSFERS)
+    gone = [*board.unasked.get(model, ()), *board.missing.get(model, ())]
+    gone = [label for label in gone if label.startswith("transfer:") and concerns(label, evidence.norm)]
+    if gone and answer.status == "skipped" and answer.grade == "A":
+        return question.skipped(f"not asked: {len(gone)} transfers of the suite did not run", "B", _TRANSFERS)
     return answer
 
 
@@ -122,13 +147,14 @@ def _larger_eps(question: Question, evidence: Evidence) -> Check:
             series.setdefault((result.attack, result.source), {})[result.eps] = pair
     n = len(evidence.images)
     found: list[tuple[Grade, int, str]] = []
-    hidden = False
+    hidden, could = False, 0
     for (label, _), pairs in series.items():
         for (low, small), (high, large) in pairwise(sorted(pairs.items(), key=lambda item: item[0])):
             before, after = evidence.lost([small], low), evidence.lost([large], high)
             both = evidence.met(small) & evidence.met(large)
             count = int((before & ~after & both).sum()) - int((after & ~before & both).sum())
             hidden |= bool((before & ~both).any())
+            could = max(could, int((before & both).sum()))
             where = f"{label} left {{}} more at {threat_text(evidence.norm, high)} than at"
             found.append((grade_of(count, n, RISE), count, f"{where} {low:.4g}"))
     if not found:
@@ -136,9 +162,10 @@ def _larger_eps(question: Question, evidence: Evidence) -> Check:
     grade, count, text = max(found, key=lambda item: item[:2])
     if grade == "A" and hidden:
         return question.skipped("in a cascade the larger eps is not tried on what broke at the smaller", "A")
+    power = Power(n, least(n, RISE), could, "an attack broke {} of them at a smaller eps")
     if count <= 0:
-        return question.graded("A", f"accuracy fell or stayed at every larger eps ({len(found)} steps)")
-    return question.graded(grade, text.format(f"{percent(count / n)} ({count} of {n})"))
+        return question.graded("A", f"accuracy fell or stayed at every larger eps ({len(found)} steps)", power)
+    return question.graded(grade, text.format(f"{percent(count / n)} ({count} of {n})"), power)
 
 
 def _rounding(question: Question, evidence: Evidence) -> Check:
@@ -156,9 +183,8 @@ def _rounding(question: Question, evidence: Evidence) -> Check:
         return question.skipped("no image was broken")
     grade, share, count, total, eps = max(found)
     where = threat_text(evidence.norm, eps)
-    return question.graded(
-        grade, f"rounding to 8 bits undoes {percent(share)} ({count} of {total}) of the broken images at {where}"
-    )
+    finding = f"rounding to 8 bits undoes {percent(share)} ({count} of {total}) of the broken images at {where}"
+    return question.graded(grade, finding, Power(total, least(total, LOST_BY_ROUNDING), unit="broken images"))
 
 
 def _survives(evidence: Evidence, pair: Pair, eps: float) -> Bools:
@@ -170,7 +196,8 @@ def _failed(question: Question, evidence: Evidence, status: str, verb: str) -> C
     bad = [pair for pair in evidence.pairs if pair.result.status == status]
     why = [f"{pair.result.attack}: {_why(pair)}" for pair in bad]
     more = f" ({listed(why)})" if why else ""
-    return question.graded("D" if bad else "A", f"{len(bad)} of {len(evidence.pairs)} pairs {verb}{more}")
+    finding = f"{len(bad)} of {len(evidence.pairs)} pairs {verb}{more}"
+    return question.graded("D" if bad else "A", finding, Power(len(evidence.pairs), 1, unit="pairs"))
 
 
 def _why(pair: Pair) -> str:
@@ -185,7 +212,8 @@ def _complete(question: Question, evidence: Evidence) -> Check:
     absent = [label for label in evidence.board.missing.get(evidence.model, ()) if concerns(label, evidence.norm)]
     total = len(evidence.pairs) + len(absent)
     more = f" ({listed(absent)})" if absent else ""
-    return question.graded("D" if absent else "A", f"{len(absent)} of {total} pairs are missing{more}")
+    finding = f"{len(absent)} of {total} pairs are missing{more}"
+    return question.graded("D" if absent else "A", finding, Power(total, 1, unit="pairs"))
 
 
 def _toolkits(question: Question, evidence: Evidence) -> Check:
@@ -199,10 +227,11 @@ def _toolkits(question: Question, evidence: Evidence) -> Check:
         for kit, pairs in sorted(kits.items())
     }
     text = ", ".join(f"{kit} {percent(value)}" for kit, value in left.items())
+    power = Power(sum(map(len, kits.values())), 1, unit="attacks")
     absent = [kit for kit in ("art", "foolbox") if kit not in kits]
     if absent:
-        return question.graded("B", f"no attack of {' or '.join(absent)} ran (accuracy left: {text})")
-    return question.graded("A", f"accuracy left at {threat_text(evidence.norm, eps)}: {text}")
+        return question.graded("B", f"no attack of {' or '.join(absent)} ran (accuracy left: {text})", power)
+    return question.graded("A", f"accuracy left at {threat_text(evidence.norm, eps)}: {text}", power)
 
 
 PAIR_QUESTIONS: Final = (

@@ -82,6 +82,8 @@ class Victim(nn.Module):
         harvest: What is met in forward passes, while an attack runs whose finds are kept; see :meth:`harvesting`.
         rows: Images of it that the batches of this view belong to, int64 (M,); None: all of them. See :meth:`of`.
         chunk: Most images that the model is called with at once, ``None`` for any number; see :meth:`narrow`.
+        precision: What images are handed to the model as: float32, but for a copy in float64 that gradients are held
+            against (:mod:`harness.trust.slopes`).
     """
 
     def __init__(
@@ -105,6 +107,7 @@ class Victim(nn.Module):
         self.harvest: Harvest | None = None
         self.rows: Tensor | None = None
         self._memory = _Memory()
+        self.precision = torch.float32
         super().train(False)
 
     @property
@@ -126,7 +129,7 @@ class Victim(nn.Module):
         Raises:
             VictimError: The model does not return (N, K) logits.
         """
-        x = x.to(self.device, torch.float32)  # numpy 2 promotion hands float64 to some toolkits
+        x = x.to(self.device, self.precision)  # numpy 2 promotion hands float64 to some toolkits
         if x.requires_grad and torch.is_grad_enabled():
             x = x.view_as(x)
             x.register_hook(self._count_backward)  # type: ignore[no-untyped-call]

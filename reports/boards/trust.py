@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
-from harness.trust.grade import Check, Grade, Status
+import pandas as pd
+
+from harness.trust.grade import Check, Grade, Power, Status
 
 from ..drawing.text import ANSWERS
 from .results import SuiteResults
 from .rows import Entry
+
+CHECK_COLUMNS: Final = (
+    "suite", "dataset", "architecture", "defense", "seed", "norm", "check", "status", "grade", "finding", "remedy",
+    "compared", "unit", "could", "least",
+)  # fmt: skip
+"""Columns of ``checks.csv``: a row per model, norm and check. ``compared`` things (``unit``) were looked at, ``could``
+of them might have raised the question, and it takes ``least``."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +33,7 @@ class CheckSummary:
         grade: The worst.
         findings: What was measured, with the seeds it was measured on ("" if all agree).
         remedy: What to do, "" where nothing is to be done.
+        power: What the answer of that seed rests on, "" where the question was not asked.
     """
 
     name: str
@@ -31,6 +42,7 @@ class CheckSummary:
     grade: Grade
     findings: Sequence[tuple[str, str]]
     remedy: str
+    power: str
 
 
 @dataclass(frozen=True)
@@ -74,6 +86,34 @@ def trust_summary(results: SuiteResults, entry: Entry, norm: str) -> TrustSummar
     return TrustSummary(norm, max(found.grade for found in graded.values()), checks, list(remedies))
 
 
+def check_rows(sections: Iterable[SuiteResults]) -> pd.DataFrame:
+    """The frame behind ``checks.csv``: :data:`CHECK_COLUMNS`."""
+    rows = [
+        {
+            **{name: getattr(pairs[0].result, name) for name in ("dataset", "architecture", "defense", "seed")},
+            **{name: getattr(check, name) for name in ("status", "grade", "finding", "remedy")},
+            **{"suite": section.board.suite, "norm": norm, "check": check.name},
+            **_power(check.power),
+        }
+        for section in sections
+        for entry in section.entries
+        for key, pairs in entry.models.items()
+        for norm in section.norms
+        if (found := section.trust(key, norm)) is not None
+        for check in found.checks
+    ]
+    return pd.DataFrame(rows, columns=list(CHECK_COLUMNS)).astype(
+        dict.fromkeys(("compared", "could", "least"), "Int64")
+    )
+
+
+def _power(power: Power | None) -> dict[str, object]:
+    if power is None:
+        return {}
+    could = power.compared if power.could is None else power.could
+    return {"compared": power.compared, "unit": power.unit, "could": could, "least": power.least}
+
+
 def _over_seeds(checks: Mapping[str, Check]) -> CheckSummary:
     """One check over seeds: the worst status, and every finding that is not just one of many passes."""
     worst = max(checks.values(), key=lambda check: (check.grade, check.status == "failed"))
@@ -89,4 +129,5 @@ def _over_seeds(checks: Mapping[str, Check]) -> CheckSummary:
         grade=worst.grade,
         findings=[("" if agree else "seed " + ", ".join(who), finding) for finding, who in seeds.items()],
         remedy=worst.remedy,
+        power=str(worst.power or ""),
     )

@@ -30,6 +30,7 @@ ANSWERS: Final[Mapping[Status, str]] = {
     "failed": "failed",
     "remedied": "remedied",
     "skipped": "not asked",
+    "powerless": "could not fail",
     "passed": "passed",
 }
 """Statuses of checks, in the order in which equals are shown."""

@@ -188,6 +188,13 @@ def facts(n: int = 100, eps: float = 0.1, left: float = 0.4) -> ProbeFacts:
         "rising": 0.01,
         "restarts": {"1": left, "2": left, "5": left},
         "losses": {"ce": left, "dlr": left},
+        "slopes": {
+            "n": min(n, 64),
+            "float64": True,
+            "error": {"clean": 1e-7, "boundary": 1e-7},
+            "wrong": {"clean": 0.0, "boundary": 0.0},
+            "coarse": {"clean": 0.0, "boundary": 0.0},
+        },
     }
     found = {
         "norm": "linf", "eps": eps, "n": n, "remedy": "", "seconds": 1.0, "forwards": 1, "backwards": 1,

@@ -18,9 +18,11 @@ import reports
 from harness.leaderboard import LEADERBOARD_COLUMNS, leaderboard
 from harness.metrics.pairs import PAIR_COLUMNS, Board, Pair, pair_rows
 from harness.schema.models import KnownModel
+from harness.trust.grade import trust
+from reports.boards.trust import CHECK_COLUMNS
 
 Parse = Callable[[str], Any]
-NAMES = ["leaderboard.csv", "pairs.csv", "leaderboard.md", "index.html"]
+NAMES = ["leaderboard.csv", "pairs.csv", "checks.csv", "leaderboard.md", "index.html"]
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +82,28 @@ def test_pages_of_models_that_are_gone_are_removed_if_they_are_ours(small_board:
 def test_csv_columns_are_exactly_the_contract(out: Path) -> None:
     assert tuple(rows_of(out / "leaderboard.csv")[0]) == LEADERBOARD_COLUMNS
     assert tuple(rows_of(out / "pairs.csv")[0]) == PAIR_COLUMNS
+
+
+def test_every_check_has_a_row_and_says_what_could_have_raised_it(board: Board, out: Path) -> None:
+    rows = [dict(zip(CHECK_COLUMNS, row, strict=True)) for row in rows_of(out / "checks.csv")[1:]]
+    model = board.pairs[0].result
+    graded = trust(board, model.model, "linf")
+    assert graded is not None
+    for check in graded.checks:
+        (row,) = (
+            row
+            for row in rows
+            if (row["check"], row["norm"], row["defense"], row["seed"])
+            == (check.name, "linf", model.defense, str(model.seed))
+        )
+        assert (row["status"], row["grade"], row["finding"]) == (check.status, check.grade, check.finding)
+        power = check.power
+        assert [row[name] for name in ("compared", "least")] == (
+            ["", ""] if power is None else [str(power.compared), str(power.least)]
+        )
+        if power is not None:
+            assert row["could"] == str(power.compared if power.could is None else power.could)
+    assert {row["status"] for row in rows} >= {"passed", "skipped"}
 
 
 def test_csv_values_equal_the_frames(board: Board, out: Path) -> None:
