@@ -136,6 +136,8 @@ class GradientDiagnostics:
         """
         points = (self.x, beside := neighbours(self.x, self.seed), rounded(beside))
         found = torch.zeros_like(self.y, dtype=torch.bool)
+        if not len(found):
+            return found
         for x in points:
             here, there = self.logits(x), self.logits(nudged(x, self.seed))
             found |= (there - here).abs().amax(1) > JUMP * here.abs().amax().clamp_min(1e-30)

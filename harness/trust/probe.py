@@ -133,9 +133,9 @@ def diagnose(
         # one draw shows saturation as well as many
         seen = Victim(model, classes=classes, device=device, remedy=replace(remedy, draws=1))
         temperature = _temperature(seen, x, y)
-        if not varies and _jumps(judge, x, y) > JUMPY:
+        if not varies and _jumps(judge, x[:FEW], y[:FEW]) > JUMPY:
             files = Victim(model, classes=classes, device=device, remedy=Remedy(grid=255))
-            remedy = replace(remedy, grid=255 if _jumps(files, x, y) <= JUMPY else None)
+            remedy = replace(remedy, grid=255 if _jumps(files, x[:FEW], y[:FEW]) <= JUMPY else None)
             judge.cost.forwards += files.cost.forwards
         if spent is not None:
             spent.forwards += judge.cost.forwards + seen.cost.forwards + len(x[:FEW])

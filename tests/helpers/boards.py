@@ -181,6 +181,7 @@ def facts(n: int = 100, eps: float = 0.1, left: float = 0.4) -> ProbeFacts:
         "non_finite_gradient": 0.0,
         "small_gradient": 0.0,
         "uphill": 1.0,
+        "jumps": 0.0,
         "scale": {"0.05": left, "1": left, "20": left},
         "unbounded": 0.0,
         "one_step": min(left + 0.2, 1.0),

@@ -126,7 +126,7 @@ def facts(pairs: Sequence[Pair], norm: str, eps: float, n: int = 40) -> dict[str
     left = float((right > limit(eps)).mean())
     seen = {
         "probabilities": False, "detached": False, "inner_optimisation": False, "zero_gradient": 0.0,
-        "non_finite_gradient": 0.0, "small_gradient": 0.0, "uphill": 1.0,
+        "non_finite_gradient": 0.0, "small_gradient": 0.0, "uphill": 1.0, "jumps": 0.0,
         "scale": {"0.05": left, "1": left, "20": left}, "unbounded": 0.0, "one_step": min(left + 0.2, 1.0),
         "steps": {"100": left, "200": left}, "rising": 0.01,
         "restarts": {"1": left, "2": left, "5": left}, "losses": {"ce": left, "dlr": left},
