@@ -21,7 +21,8 @@ from defenses.pgd import Pgd
 from defenses.standard import Standard
 from harness.datasets.registry import Dataset, load_dataset
 from harness.determinism import seed_everything
-from harness.selftest.masked_gradients import BROKEN, RandomInput, RoundedInputs
+from harness.selftest.masked_gradients import BROKEN, WRONG_GRADIENTS, RandomInput, RoundedInputs
+from harness.trust.checks import BOUNDED
 from harness.victims.adaptation import Remedy
 
 EPS = 0.1
@@ -76,6 +77,18 @@ def test_a_broken_victim_is_not_trusted(
     remedy = Remedy(draws=2) if name == "random-input" else Remedy()
     grade, reasons, _ = judged(BROKEN[name].wrap(honest), digits, sample, remedy)
     assert grade in ("C", "D"), reasons
+
+
+@pytest.mark.parametrize("name", WRONG_GRADIENTS)
+def test_a_wrong_gradient_is_named_and_ranked_only_with_a_bound(
+    name: str, honest: nn.Module, base: float, digits: Dataset, sample: tuple[Tensor, Tensor]
+) -> None:
+    model = WRONG_GRADIENTS[name](honest)
+    grade, reasons, left = judged(model, digits, sample, Remedy())
+    assert "the gradient is not that of the outputs" in reasons
+    assert grade in ("C", "D"), reasons
+    if grade == "C" and name != "detached-branch":  # that one decides otherwise too
+        assert left <= base + BOUNDED
 
 
 @pytest.mark.parametrize("name", [name for name, broken in BROKEN.items() if broken.remedy is not None])

@@ -83,8 +83,7 @@ cut: 0 to 0.1."""
 WRONG: Final[Mapping[Grade, float]] = {"C": 0.1}
 """Share of images on which the gradient may differ from central differences at every step (see
 :mod:`harness.trust.slopes`). Sound networks (dense, convolutional, batch normalised, maxout, residual, sigmoid,
-attention): 0, straight through 8 bits: 0.1 at most; gradients cut, scaled, flipped, masked or drowned in noise: 0.8
-and more."""
+attention): 0; straight through 8 bits: 0.1 at most; cut, scaled, flipped, masked or drowned in noise: 0.8 and more."""
 
 RUGGED: Final[Mapping[Grade, float]] = {"C": 0.2}
 """Share of images on which the gradient may say nothing of a step of a twentieth of eps. Sound: 0 to 0.05; broken: 0.4
@@ -391,7 +390,7 @@ FACT_QUESTIONS: Final = (
         "gradients-match-differences",
         "Are gradients those of what the model computes?",
         "Find the part whose backward pass is not its own, or give attacks a stand-in for it: --stand-in "
-        "MODULE=identity; and add attacks that need no gradient, with more queries.",
+        "MODULE=identity; and run the suite black-box, whose attacks need no gradient, on more images.",
         _slopes,
     ),
     Question(

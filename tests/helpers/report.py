@@ -130,6 +130,10 @@ def facts(pairs: Sequence[Pair], norm: str, eps: float, n: int = 40) -> dict[str
         "scale": {"0.05": left, "1": left, "20": left}, "unbounded": 0.0, "one_step": min(left + 0.2, 1.0),
         "steps": {"100": left, "200": left}, "rising": 0.01,
         "restarts": {"1": left, "2": left, "5": left}, "losses": {"ce": left, "dlr": left},
+        "slopes": {
+            "n": len(right), "float64": True, "error": {"clean": 1e-7, "boundary": 1e-7},
+            "wrong": {"clean": 0.0, "boundary": 0.0}, "coarse": {"clean": 0.0, "boundary": 0.0},
+        },
     }  # fmt: skip
     return {
         "norm": norm, "eps": eps, "n": len(right), "remedy": "", "seconds": 1.0, "forwards": 1, "backwards": 1,

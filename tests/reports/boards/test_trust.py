@@ -48,6 +48,7 @@ def test_every_check_is_on_the_page_with_what_was_found_and_what_to_do(
                 assert len(rows) == len(section.norms)
                 assert check.finding in [row[2] for row in rows]
                 assert (check.remedy or "\u2014") in [row[3] for row in rows]
+                assert str(check.power or "\u2014") in [row[4] for row in rows]
 
 
 def test_what_lowers_the_grade_stands_first(section: Section) -> None:
