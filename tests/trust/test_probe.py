@@ -163,7 +163,9 @@ def test_the_remedy_heals_what_attacks_see(name: str, facts_of: Callable[[str], 
 
 def test_what_needs_a_gradient_is_null_without_one(facts_of: Callable[[str], Facts]) -> None:
     facts = facts_of("zero-gradient")["seen"]["raw"]
-    needs = {name for name in facts if name not in ("probabilities", "detached", "inner_optimisation", "jumps", "errors")}
+    needs = {
+        name for name in facts if name not in ("probabilities", "detached", "inner_optimisation", "jumps", "errors")
+    }
     assert {name for name in needs if facts[name] is not None} == set()
     assert len(facts["errors"]) == 1
     assert facts["errors"][0].startswith("gradient: RuntimeError: ")
