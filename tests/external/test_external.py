@@ -155,8 +155,14 @@ def test_other_forms_are_named_by_path_and_address(tmp_path: Path) -> None:
         ("net.py:build?hidden", "net.py:build: write options as key=value&key=value, got 'hidden'"),
         ("net.py:build?a=1&a=2", "net.py:build: a is given twice"),
         ("net.py:build?1a=1", "got '1a=1'"),
-        ("weights.pt", "holds weights without their code, or a pickle that runs what it likes; write a function"),
-        ("weights.pth", "FILE.py:FACTORY, or export the model with torch.export.save to a .pt2"),
+        (
+            "weights.pt",
+            "holds weights without their code, or a pickle that runs what it likes; name it beside a function",
+        ),
+        (
+            "weights.pth",
+            "FILE.py:FACTORY?state_dict=weights.pth), or export the model with torch.export.save to a .pt2",
+        ),
         ("weights.safetensors", "holds weights without their code"),
         ("net", "cannot read 'net' as a model; write FILE.py:FACTORY, FILE.pt2, models:/NAME/VERSION, models:/NAME@"),
         ("s3://bucket/net", "FILE.py:FACTORY, FILE.pt2"),
