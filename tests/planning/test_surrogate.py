@@ -323,7 +323,7 @@ def test_attacks_come_first(home: Home, workers: int) -> None:
     assert kinds.index("Examine") > last_attack
     training = kinds.index("Train")
     proofs = sum(one.shards for one in made.certifications if one.norm == "linf")  # all norms of a model together
-    assert training == (workers if workers > 1 else direct + len(made.probes) + proofs)
+    assert training == (workers if workers > 1 else direct + len(made.probes) + len(made.plantings) + proofs)
     assert kinds[-1] == "Judge"  # transfers
 
 
