@@ -17,7 +17,9 @@ from harness.records.results import samples_to_bytes
 from harness.schema.models import Card, KnownModel, ModelEntry, ModelName
 from harness.schema.pairs import BatteryPair, Declared, PlannedPair, Result, ShardFacts
 from harness.schema.plans import PlanRecord
-from harness.schema.probes import PlantedAttack, PlantedFacts, PlantedPart, ProbeFacts
+from harness.schema.probes import ProbeFacts
+
+from .planted import planted
 
 NAN = math.nan
 SCALES = {"l0": 40.0, "l1": 12.0, "l2": 1.0, "linf": 0.03, "rms": 1 / 28}
@@ -203,27 +205,3 @@ def facts(n: int = 100, eps: float = 0.1, left: float = 0.4) -> ProbeFacts:
         "planted": planted(eps).model_dump(),
     }  # fmt: skip
     return ProbeFacts(**found)
-
-
-def planted(
-    eps: float = 0.1,
-    floats: int = 32,
-    grid: int = 32,
-    *,
-    n: int = 32,
-    black_box: int = 30,
-    norm: str = "linf",
-    **fields: Any,
-) -> PlantedFacts:
-    """What gradient attacks find of n adversarials planted on floats and n on the grid."""
-    base: dict[str, Any] = {
-        "norm": norm, "eps": eps, "images": 2 * n, "place": "stages.logits", "asked": True,
-        "floats": PlantedPart(planted=n, noise=0, gradients=floats, black_box=black_box),
-        "grid": PlantedPart(planted=n, noise=0, gradients=grid, black_box=black_box),
-        "attacks": (
-            PlantedAttack(attack="apgd", side="gradients", shown=2 * n, found=floats + grid),
-            PlantedAttack(attack="square", side="black_box", shown=2 * n, found=2 * black_box),
-        ),
-        "seconds": 1.0, "forwards": 1, "backwards": 1,
-    }  # fmt: skip
-    return PlantedFacts(**base | fields)

@@ -16,7 +16,7 @@ from harness.schema.models import Card, EpochLine, KnownModel
 from harness.schema.pairs import Result
 from harness.schema.probes import ProbeFacts
 
-from .boards import planted
+from .planted import planted
 
 HOSTILE = "<script>alert('x')</script> | \"quoted\" & `ticked`"
 BUDGETS = {"linf": (2 / 255, 8 / 255, 16 / 255), "l2": (0.5, 1.0)}

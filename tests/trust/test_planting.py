@@ -31,7 +31,8 @@ from harness.trust.grade import trust
 from harness.trust.planting import Garden, Plot, fisher, last_layer, on_grid, plant
 from harness.victims.adaptation import Remedy
 from harness.victims.victim import Victim
-from tests.helpers.boards import amend, planted, sound
+from tests.helpers.boards import amend, sound
+from tests.helpers.planted import planted
 
 LINF = Threat("linf", 0.1)
 THREATS = (LINF, Threat("l2", 0.5), Threat("l1", 2.0))
