@@ -174,7 +174,11 @@ def test_a_probe_measures_the_same(memory: dict[str, int], x: Tensor) -> None:
     assert found.model_dump(exclude=apart) == expected.model_dump(exclude=apart)
     one, other = expected.seen.raw, found.seen.raw
     assert other.rising == pytest.approx(one.rising, abs=1e-3)
-    assert other.model_copy(update={"rising": one.rising}) == one
+    assert one.slopes is not None
+    assert other.slopes is not None
+    assert other.slopes.error == pytest.approx(one.slopes.error, rel=0.01, abs=1e-4)
+    assert other.slopes.model_copy(update={"error": one.slopes.error}) == one.slopes
+    assert other.model_copy(update={"rising": one.rising, "slopes": one.slopes}) == one
 
 
 @pytest.mark.parametrize("memory", TIGHT, ids=str)
