@@ -238,7 +238,7 @@ def cli() -> None:
 @cli.command("list")
 @click.argument("what", type=click.Choice(["datasets", "models", "defenses", "attacks", "suites", "studies", "checks"]))
 def list_(what: str) -> None:
-    """List data sets, models, defenses, attacks, suites, studies or health checks.
+    """List data sets, models, defenses, attacks, suites, and more.
 
     Ours first, then what installed packages offer, with the package.
     """
