@@ -36,6 +36,9 @@ PARSED = {"report", "diff", "sync", "explain", "ui", "doctor"}
 
 EXEMPT = {
     "--victim models:/mine/1": "needs a registry with a model; tests/external has one",
+    "--victim timm:": "its weights have to be fetched",
+    "--victim torchvision:": "as above",
+    "--victim robustbench:": "as above",
     "git clone URL_OF_THE_REPOSITORY": "where it lies is not ours to say",
 }
 """Beginnings or parts of lines that are not tried, with the reason; five at most."""
@@ -130,10 +133,11 @@ def test_commands_can_be_given(page: Path, folder: Path) -> None:
     example = torch.rand(2, 1, 28, 28)
     batch = {0: torch.export.Dim("batch")}
     lenet = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 10))
+    torch.save(lenet.state_dict(), "weights.pt")
     torch.export.save(torch.export.export(lenet, (example,), dynamic_shapes=(batch,)), "mine.pt2")
     noxfile = (ROOT / "noxfile.py").read_text()
     for command in commands(page):
-        if any(part in command for part in EXEMPT) or command.startswith(SHELL):
+        if any(part in command.replace("'", "") for part in EXEMPT) or command.startswith(SHELL):
             continue
         if command.startswith("nox "):
             for session in re.findall(r"(?:-s|--session) ((?:\w+ ?)+)", command.split(" -- ")[0]):
@@ -146,7 +150,7 @@ def test_commands_can_be_given(page: Path, folder: Path) -> None:
 def test_few_lines_are_exempt() -> None:
     everything = [command for page in PAGES for command in commands(page)]
     assert len(EXEMPT) <= 5
-    assert all(any(part in command for command in everything) for part in EXEMPT)
+    assert all(any(part in command.replace("'", "") for command in everything) for part in EXEMPT)
 
 
 def test_questions_quote_messages_that_are_printed() -> None:
