@@ -139,6 +139,10 @@ def test_three_steps_change_the_weights(name: str, architecture: str, digits: Da
     small = few(digits, 48)
     trainer = defense(name)(epochs=1, batch_size=16)
     more = needs(name, architecture, digits)
+    if (name, architecture) == ("interval-bound", "resnet"):  # it has bounds for some layers only
+        with pytest.raises(UserError, match="interval-bound"):
+            trainer.fit(architecture, small, **more)
+        return
     kept = {id(value) for part in more.values() for value in part.parameters()}
     held = [value.detach().clone() for part in more.values() for value in part.state_dict().values()]
 
