@@ -127,7 +127,7 @@ def test_parts_leave_a_teams_store_to_sync(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_a_home_rebuilt_from_results_alone_has_the_same_leaderboard(whole: Path, tmp_path: Path) -> None:
-    for folder in ("cells", "models", "plans", "health", "planted"):
+    for folder in ("cells", "models", "plans", "health", "planted", "certificates"):
         shutil.copytree(whole / folder, tmp_path / "results" / folder)
     for file in (tmp_path / "results").rglob("runs.json"):
         file.unlink()
