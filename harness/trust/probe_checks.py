@@ -150,6 +150,17 @@ def _jumps(seen: Diagnostics, n: int) -> Answer | None:
     )
 
 
+def _continuous(question: Question, evidence: Evidence) -> Check:
+    """On the model as it is: attacks that are shown files alone learn nothing of its floats, which may be weaker."""
+    facts = evidence.facts
+    if facts is None:
+        return question.skipped(NOT_PROBED, "B", "Run the suite again: the probe belongs to it.")
+    answer = _jumps(facts.seen.raw, facts.n) if facts.n else None
+    if answer is None:
+        return question.skipped("the probe could not measure it", "B")
+    return question.graded(*answer)
+
+
 def _misleading(seen: Diagnostics, n: int) -> Answer | None:
     if seen.uphill is None:
         return None
@@ -359,8 +370,8 @@ FACT_QUESTIONS: Final = (
     Question(
         "continuous-logits",
         "Are images beside each other treated alike?",
-        "Judge it as files: --remedy grid=255; or take out what looks at the exact values of pixels.",
-        _asks(_jumps),
+        "Take out what looks at the exact values of pixels; --remedy grid=255 shows what files alone are worth.",
+        _continuous,
     ),
     Question(
         "detached-gradients",
