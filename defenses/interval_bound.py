@@ -8,11 +8,10 @@ from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from harness.datasets.registry import Dataset, DatasetInfo
 from harness.models.stages import Stages
-from harness.training.defense import Loss, Progress, Trained, require
+from harness.training.defense import Loss, require
 from harness.training.interval import Box, check, worst_margins
 from harness.training.optim import descend
 from harness.training.trainer import Trainer
@@ -52,31 +51,9 @@ class IntervalBound(Trainer):
         for name in ("kappa", "warmup", "ramp"):
             require(self, name, 0 <= getattr(self, name) <= 1, "in [0, 1]")
 
-    def build(self, architecture: str, info: DatasetInfo, base: nn.Module | None = None) -> nn.Module:
-        """The untrained network.
-
-        Raises:
-            UserError: One that there are no interval bounds for; the message lists those that there are.
-        """
+    def suits(self, architecture: str) -> None:
+        """Raise a UserError for a network that there are no interval bounds for, with those that there are."""
         check(architecture, self.name)
-        return super().build(architecture, info, base)
-
-    def fit(
-        self,
-        architecture: str,
-        data: Dataset,
-        *,
-        device: torch.device | str = "cpu",
-        base: nn.Module | None = None,
-        progress: Progress | None = None,
-    ) -> Trained:
-        """Train from scratch; see :meth:`Trainer.fit`.
-
-        Raises:
-            UserError: As :meth:`build`.
-        """
-        check(architecture, self.name)
-        return super().fit(architecture, data, device=device, base=base, progress=progress)
 
     def scheduled(self, optimizer: torch.optim.Optimizer, steps: int) -> Callable[[], None]:
         """The learning rate, and how far training has come, which an optimizer carries to :meth:`step`."""

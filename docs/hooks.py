@@ -54,11 +54,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         target = normpath(f"{here.rpartition('/')[0]}/{found[2]}".lstrip("/"))
         if (ROOT / target).is_dir():
             target += "/README.md"
-        name = (
-            target.removeprefix("docs/").replace("README.md", "readme.md")
-            if target == "README.md"
-            else target.removeprefix("docs/")
-        )
+        name = "readme.md" if target == "README.md" else target.removeprefix("docs/")
         return f"{found[1]}{relpath(name, page.file.src_uri.rpartition('/')[0] or '.')}{found[3]}"
 
     return LINK.sub(turned, markdown)

@@ -16,6 +16,7 @@ from PIL import Image
 
 from harness.cli.main import cli
 from tests.helpers.commands import call
+from tests.helpers.datasets import make_mnist
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
@@ -72,15 +73,8 @@ def commands(page: Path) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def mnist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data root with as many images as MNIST has, of noise."""
-    rng, root = np.random.default_rng(0), tmp_path_factory.mktemp("data")
-    raw = root / "MNIST" / "raw"
-    raw.mkdir(parents=True)
-    pixels = rng.integers(0, 256, (1000, 28, 28), np.uint8)
-    for part, n in (("train", 60_000), ("t10k", 10_000)):
-        images, labels = np.resize(pixels, (n, 28, 28)), np.arange(n, dtype=np.int64) % 10
-        for name, array in (("images-idx3", images), ("labels-idx1", labels.astype(np.uint8))):
-            head = np.array([0x0800 + array.ndim, *array.shape], ">i4").tobytes()
-            (raw / f"{part}-{name}-ubyte").write_bytes(head + array.tobytes())
+    root = tmp_path_factory.mktemp("data")
+    make_mnist(root, train=60_000, test=10_000)
     return root
 
 

@@ -112,8 +112,7 @@ def judge(
         # logits differ, and an image on the boundary would be judged on other numbers than the attack saw
         ballots = victim.ballots(torch.where(per_sample(valid, x), images, x))
         adv_pred = torch.where(valid, ballots.argmax(1), adv_pred)
-        right = ballots.gather(1, y.unsqueeze(1)).squeeze(1) / ballots.sum(1)
-        wrong_share = torch.where(valid, 1 - right, wrong_share)
+        wrong_share = torch.where(valid, _wrong_share(ballots, y), wrong_share)
     reached = valid & (adv_pred != y)
     adversarial = reached & boxed
     survives = as_file = no
@@ -125,8 +124,7 @@ def judge(
         as_file = wrong & ~adversarial & threat.within(x, files)
         if as_file.any():
             adv_pred = torch.where(as_file, ballots.argmax(1), adv_pred)
-            right = ballots.gather(1, y.unsqueeze(1)).squeeze(1) / ballots.sum(1)
-            wrong_share = torch.where(as_file, 1 - right, wrong_share)
+            wrong_share = torch.where(as_file, _wrong_share(ballots, y), wrong_share)
             images = torch.where(per_sample(as_file, x), files, images)
             survives, adversarial, reached = survives | as_file, adversarial | as_file, reached | as_file
 
@@ -149,6 +147,11 @@ def judge(
         crashed=crashed,
         distances={name: torch.where(reached, value, nan) for name, value in distances.items()},
     )
+
+
+def _wrong_share(ballots: Tensor, y: Tensor) -> Tensor:
+    """Share of the votes (N, K) that labels (N,) did not get, float32 (N,)."""
+    return 1 - ballots.gather(1, y.unsqueeze(1)).squeeze(1) / ballots.sum(1)
 
 
 def as_files(x: Tensor, images: Tensor, threat: Threat) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import TypeVar
 
 from ..errors import UserError
 from ..metrics.pairs import Board, Pair
@@ -15,6 +16,8 @@ from ..schema.models import Card, ModelState
 from ..schema.plans import PlanRecord
 from ..schema.probes import PlantedFacts, ProbeFacts
 from .connection import Connection
+
+Kept = TypeVar("Kept", ProbeFacts, CertificateFacts, PlantedFacts)
 
 
 def read_boards(connection: Connection, spoiled: Spoiled | None = None) -> list[Board]:
@@ -50,31 +53,22 @@ def read_boards(connection: Connection, spoiled: Spoiled | None = None) -> list[
             return local
         return ModelState(card=connection.record(models[key], "card.json", Card))
 
-    def facts(key: str, probe: str) -> ProbeFacts | None:
-        local = probe_facts(connection.home, probe)
-        if local is not None or key not in models:
-            return local
-        for file in sorted(connection.artifacts(models[key]).glob("health-*.json")):
-            if probe in (found := read_json(file)):
-                return parse_record(json.dumps(found[probe]), ProbeFacts, file)
+    def tracked(kind: str, of: type[Kept], key: str, name: str) -> Kept | None:
+        """Facts of a model by their key, from the artifacts of that kind that its run has."""
+        files = sorted(connection.artifacts(models[key]).glob(f"{kind}-*.json")) if key in models else []
+        for file in files:
+            if name in (found := read_json(file)):
+                return parse_record(json.dumps(found[name]), of, file)
         return None
+
+    def facts(key: str, probe: str) -> ProbeFacts | None:
+        return probe_facts(connection.home, probe) or tracked("health", ProbeFacts, key, probe)
 
     def proved(entry: CertificateEntry) -> CertificateFacts | None:
         local = certificate_facts(connection.home, entry)
-        if local is not None or entry.model not in models:
-            return local
-        for file in sorted(connection.artifacts(models[entry.model]).glob("certificates-*.json")):
-            if entry.certificate in (found := read_json(file)):
-                return parse_record(json.dumps(found[entry.certificate]), CertificateFacts, file)
-        return None
+        return local or tracked("certificates", CertificateFacts, entry.model, entry.certificate)
 
     def planted(key: str, planting: str) -> PlantedFacts | None:
-        local = planted_facts(connection.home, planting)
-        if local is not None or key not in models:
-            return local
-        for file in sorted(connection.artifacts(models[key]).glob("planted-*.json")):
-            if planting in (found := read_json(file)):
-                return parse_record(json.dumps(found[planting]), PlantedFacts, file)
-        return None
+        return planted_facts(connection.home, planting) or tracked("planted", PlantedFacts, key, planting)
 
     return boards(plans, pair, model, facts, proved, planted)

@@ -20,6 +20,7 @@ from ..records.files import earlier, finite, flat, read_json, read_record, write
 from ..records.home import Home
 from ..records.plans import Spoiled, attempt, read_plan, read_plans
 from ..records.results import is_finished, read_pair
+from ..schema.base import Record
 from ..schema.models import ModelEntry, ModelName
 from ..schema.plans import Marker, PlanRecord
 from ..trust.grade import Trust, trust
@@ -259,16 +260,20 @@ class Tracker(Connection):
                 grades = {norm: trust(board, key, norm) for norm in budgets}
                 tags = {f"certificate.{plan.suite}.{norm}": said for norm, said in remarks.items()}
                 self.guard(self._summarise, run_id, values, mine, why, plan.suite, grades, tags)
-                looks = {look.probe: probe_facts(self.home, look.probe) for look in plan.probes if look.model == key}
-                if facts := {look: found.model_dump() for look, found in looks.items() if found is not None}:
-                    self.guard(self.client.log_dict, run_id, finite(facts), f"health-{plan.plan}.json")
-                asked = [one for one in plan.certificates if one.model == key]
-                proofs = {one.certificate: certificate_facts(self.home, one) for one in asked}
-                if proved := {name: found.model_dump() for name, found in proofs.items() if found is not None}:
-                    self.guard(self.client.log_dict, run_id, finite(proved), f"certificates-{plan.plan}.json")
-                grown = {one.probe: planted_facts(self.home, one.probe) for one in plan.plantings if one.model == key}
-                if facts := {planting: found.model_dump() for planting, found in grown.items() if found is not None}:
-                    self.guard(self.client.log_dict, run_id, finite(facts), f"planted-{plan.plan}.json")
+                asked: dict[str, dict[str, Record | None]] = {
+                    "health": {one.probe: probe_facts(self.home, one.probe) for one in plan.probes if one.model == key},
+                    "certificates": {
+                        one.certificate: certificate_facts(self.home, one)
+                        for one in plan.certificates
+                        if one.model == key
+                    },
+                    "planted": {
+                        one.probe: planted_facts(self.home, one.probe) for one in plan.plantings if one.model == key
+                    },
+                }
+                for kind, each in asked.items():
+                    if facts := {name: found.model_dump() for name, found in each.items() if found is not None}:
+                        self.guard(self.client.log_dict, run_id, finite(facts), f"{kind}-{plan.plan}.json")
                 self.guard(self.client.set_terminated, run_id, "FAILED" if trouble else "FINISHED")
         trained = {m.model: model_state(self.home, m.model).status == "ok" for m in plan.models}
         judged = {pair.result.model for board in boards for pair in board.pairs}

@@ -123,8 +123,16 @@ class Trainer(GradientDescent):
         """The model that is judged: by default the trained one."""
         return model
 
+    def suits(self, architecture: str) -> None:
+        """Raise a UserError, with the choices, if networks of that name cannot be trained so: by default all can."""
+
     def build(self, architecture: str, info: DatasetInfo, base: nn.Module | None = None) -> nn.Module:
-        """The untrained model in its judged form: what a checkpoint's weights are loaded into."""
+        """The untrained model in its judged form: what a checkpoint's weights are loaded into.
+
+        Raises:
+            UserError: As :meth:`suits`.
+        """
+        self.suits(architecture)
         return self.wrap(build_model(architecture, info.shape, len(info.classes)), base)
 
     def fit(
@@ -139,8 +147,10 @@ class Trainer(GradientDescent):
         """Train from scratch; see :meth:`Defense.fit`.
 
         Raises:
-            UserError: :attr:`pretraining` and the like for an architecture that has nothing to pre-train.
+            UserError: As :meth:`suits`; :attr:`pretraining` and the like for an architecture that has nothing to
+                pre-train.
         """
+        self.suits(architecture)
         mine = self.resolve(data.info)
         data = mine.part(data)
         model = build_model(architecture, data.info.shape, len(data.info.classes)).to(device)

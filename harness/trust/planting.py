@@ -30,9 +30,10 @@ from ..judging.shard import craft, prepare
 from ..schema.probes import PlantedAttack, PlantedFacts, PlantedPart, Side
 from ..threat import EXPONENT, TOLERANCE, Threat, magnitude, per_sample
 from ..victims.adaptation import VOTES, Remedy
-from ..victims.victim import PassCount, Victim, VictimError
+from ..victims.victim import PassCount, Victim, VictimError, rounded
 from .measurements import are_probabilities
 from .probe import FEW, stochastic, wavers
+from .probe_checks import NOISY
 
 IMAGES: Final = 48
 """Images that are planted, half of them on floats, half on the grid of 8-bit files: missing an eighth of them is told
@@ -65,9 +66,6 @@ DRAWN_RIDGE: Final = 0.03
 it to be told from a sound one."""
 
 DRAWN_ROUNDS: Final = 64
-
-NOISY: Final = 0.05
-"""Share of the images that noise may find: above it the attacks are not asked, for finding would say nothing."""
 
 ENOUGH: Final = 8
 """Images planted on floats, and as many on the grid, below which the attacks are not asked."""
@@ -410,7 +408,7 @@ class Garden:
         referee = plot.sow(self.referee())
         verdict = judge(referee, plot.x, plot.y, plot.x_adv, self.threat)
         good = good & verdict.adversarial & verdict.clean_correct
-        good &= ~plot.grid | ((plot.x_adv * LEVELS).round() / LEVELS == plot.x_adv).flatten(1).all(1)
+        good &= ~plot.grid | (rounded(plot.x_adv, LEVELS) == plot.x_adv).flatten(1).all(1)
         good &= ~self._met(referee, "trial")
         met = self._met(referee, "fresh")
         return replace(

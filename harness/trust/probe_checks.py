@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Final
+from typing import Final, Literal
 
 from ..metrics.pairs import limit, nearest, wilson
 from ..schema.probes import Diagnostics, PlantedFacts
@@ -80,6 +80,9 @@ KNOWN: Final = 0.95
 """Share of planted adversarials that gradient attacks must find together. Sound: 0.96 to 1; gradients that are zero or
 cut: 0 to 0.1."""
 
+NOISY: Final = 0.05
+"""Share of planted images that noise may find: above it the attacks are not asked, for finding would say nothing."""
+
 WRONG: Final[Mapping[Grade, float]] = {"C": 0.1}
 """Share of images on which the gradient may differ from central differences at every step (see
 :mod:`harness.trust.slopes`). Sound networks (dense, convolutional, batch normalised, maxout, residual, sigmoid,
@@ -90,23 +93,27 @@ RUGGED: Final[Mapping[Grade, float]] = {"C": 0.2}
 to 1."""
 
 Answer = tuple[Grade, str, Power]
+View = Literal["raw", "attacked"]
 Measure = Callable[[Diagnostics, int], Answer | None]
 NOT_PROBED: Final = "the model was not probed in this norm"
 
 
-def _answered(question: Question, evidence: Evidence, measure: Measure, *, fault: bool) -> Check:
-    """What attacks saw decides. Where only the model as it is shows a ``fault`` of its own, that was remedied."""
+def _answered(
+    question: Question, evidence: Evidence, measure: Measure, *, fault: bool, view: View = "attacked"
+) -> Check:
+    """One ``view`` of the model decides. A ``fault`` that only the model as it is shows was remedied."""
     facts = evidence.facts
     if facts is None:
         return question.skipped(NOT_PROBED, "B", "Run the suite again: the probe belongs to it.")
     n = facts.n
     if not n:
         return question.skipped("the model gets none of the probe's images right", "B")
-    raw, attacked = measure(facts.seen.raw, n), measure(facts.seen.attacked, n)
-    if attacked is None:
-        why = listed(facts.seen.attacked.errors, 1) or "no gradient"
+    seen: Diagnostics = getattr(facts.seen, view)
+    raw, answer = measure(facts.seen.raw, n), measure(seen, n)
+    if answer is None:
+        why = listed(seen.errors, 1) or "no gradient"
         return question.skipped(f"the probe could not measure it ({why})", "B")
-    grade, finding, power = attacked
+    grade, finding, power = answer
     if fault and grade == "A" and raw is not None and raw[0] in ("C", "D"):
         return question.remedied(f"{raw[1]}; with the remedy ({facts.remedy}) {finding}", power)
     if fault and grade == "C":  # nothing in it says how wrong the accuracy is
@@ -114,8 +121,8 @@ def _answered(question: Question, evidence: Evidence, measure: Measure, *, fault
     return question.graded(grade, finding, power, powerless="B" if n < FEW else "A")
 
 
-def _asks(measure: Measure, *, fault: bool = True) -> Callable[[Question, Evidence], Check]:
-    return lambda question, evidence: _answered(question, evidence, measure, fault=fault)
+def _asks(measure: Measure, *, fault: bool = True, view: View = "attacked") -> Callable[[Question, Evidence], Check]:
+    return lambda question, evidence: _answered(question, evidence, measure, fault=fault, view=view)
 
 
 def _flag(name: str, grade: Grade, fault: str, sound: str) -> Measure:
@@ -148,17 +155,6 @@ def _jumps(seen: Diagnostics, n: int) -> Answer | None:
     return _share(
         seen.jumps, n, JUMPS, "a change of a twentieth of a step of 8 bits makes logits jump on {} of the images"
     )
-
-
-def _continuous(question: Question, evidence: Evidence) -> Check:
-    """On the model as it is: attacks that are shown files alone learn nothing of its floats, which may be weaker."""
-    facts = evidence.facts
-    if facts is None:
-        return question.skipped(NOT_PROBED, "B", "Run the suite again: the probe belongs to it.")
-    answer = _jumps(facts.seen.raw, facts.n) if facts.n else None
-    if answer is None:
-        return question.skipped("the probe could not measure it", "B")
-    return question.graded(*answer)
 
 
 def _misleading(seen: Diagnostics, n: int) -> Answer | None:
@@ -238,9 +234,8 @@ def _stochastic(question: Question, evidence: Evidence) -> Check:
             f"{finding}; the model averages on its own account, and {counted} under a fixed seed is its label",
             power,
         )
-    return question.graded(
-        "D" if labels else "C", finding, power
-    )  # with other labels attacks and referee ask two models
+    # with other labels attacks and referee ask two models
+    return question.graded("D" if labels else "C", finding, power)
 
 
 def _strength(question: Question, evidence: Evidence) -> Check:
@@ -297,7 +292,7 @@ def _unplanted(planted: PlantedFacts) -> str:
     """Why attacks were not asked."""
     noisy = planted.floats.noise + planted.grid.noise
     where = f" (head upon {planted.place})" if planted.place else ""
-    if noisy > 0.05 * planted.planted:  # harness.trust.planting.NOISY
+    if noisy > NOISY * planted.planted:
         return (
             f"noise finds {noisy} of {planted.planted} planted adversarials, so that finding them says nothing{where}"
         )
@@ -371,7 +366,8 @@ FACT_QUESTIONS: Final = (
         "continuous-logits",
         "Are images beside each other treated alike?",
         "Take out what looks at the exact values of pixels; --remedy grid=255 shows what files alone are worth.",
-        _continuous,
+        # attacks that are shown files alone learn nothing of a model's floats, which may be weaker
+        _asks(_jumps, fault=False, view="raw"),
     ),
     Question(
         "detached-gradients",

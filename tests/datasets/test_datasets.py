@@ -8,7 +8,6 @@ import math
 import os
 import pickle
 import random
-import struct
 import subprocess
 import sys
 import threading
@@ -35,6 +34,7 @@ from harness.datasets.registry import (
 from harness.datasets.sampling import stratified_order
 from harness.errors import UserError
 from harness.threat import Norm
+from tests.helpers.datasets import idx, labels, make_mnist, pixels, write
 
 ROOT = Path(__file__).parents[2]
 FORMS = ("mnist", "fashion-mnist", "cifar10", "cifar100", "svhn", "cifar10-jpeg")
@@ -53,38 +53,12 @@ def complaint(call: Callable[[], object]) -> str:
 # --- made-up sets, in every layout ---
 
 
-def pixels(n: int, *shape: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (n, *shape), dtype=np.uint8)
-
-
-def labels(n: int, classes: int = 10) -> np.ndarray:
-    return np.arange(n) % classes
-
-
 def image_bytes(image: np.ndarray, kind: str = "PNG") -> bytes:
     from PIL import Image
 
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, kind)
     return buffer.getvalue()
-
-
-def idx(array: np.ndarray) -> bytes:
-    return bytes((0, 0, 8, array.ndim)) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
-
-
-def write(path: Path, content: bytes) -> str:
-    """Write a file; its MD5."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
-    return hashlib.md5(content).hexdigest()
-
-
-def make_mnist(root: Path, kind: str = "MNIST", train: int = 30, test: int = 20) -> None:
-    raw = root / kind / "raw"
-    for prefix, n in (("train", train), ("t10k", test)):
-        write(raw / f"{prefix}-images-idx3-ubyte", idx(pixels(n, 28, 28, seed=n)))
-        write(raw / f"{prefix}-labels-idx1-ubyte", idx(labels(n).astype(np.uint8)))
 
 
 def make_cifar(root: Path, patch: pytest.MonkeyPatch, kind: str = "CIFAR10") -> None:
