@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from harness.attacks.base import Attack
 from harness.datasets.registry import Dataset, load_dataset
 from harness.determinism import seed_everything
+from harness.models.registry import USER_ARCHITECTURES
 from harness.threat import Threat
 from harness.training.trainer import Trainer
+from harness.user_code import plugins
 from harness.victims.victim import Victim
 
 
@@ -148,3 +150,14 @@ LIARS = {
 def liar(request: pytest.FixtureRequest) -> tuple[Liar, str | None]:
     """A lying attack, and the one flag that all of its images must get."""
     return Liar(way=request.param), LIARS[request.param]
+
+
+@pytest.fixture(autouse=True)
+def _networks_that_were_named() -> Iterator[None]:
+    """Forget networks of files and packages with the test that named them: every run in this process loads them."""
+    known = (plugins._ARCHITECTURES, USER_ARCHITECTURES)
+    before = [dict(each) for each in known]
+    yield
+    for each, kept in zip(known, before, strict=True):
+        each.clear()
+        each.update(kept)  # type: ignore[arg-type]

@@ -14,7 +14,7 @@ from ..environment import command_line, cores
 from ..errors import unknown
 from ..redaction import without_password
 from .console import Spoils, complain, console, print_claims, print_leaderboard, print_search, waiting, write_report
-from .planning import admission, check_device, foresee, make_plan
+from .planning import admission, check_device, foresee, make_plan, name_device
 
 if TYPE_CHECKING:
     from ..execution.jobs import Context, Source
@@ -47,6 +47,7 @@ def run_plans(
     from ..execution.runner import run
     from .progress import Display
 
+    name_device(device)
     if download:
         for source in sources.values():
             source.load()  # once, here: workers would all fetch at the same time

@@ -181,6 +181,7 @@ def foresee(plans: Sequence[Plan], home: Path, device: str, *, titles: bool = Fa
     from ..records.home import Home
     from .tables import plan_table, surrogates
 
+    name_device(device)
     for plan in plans:
         table = plan_table(plan, Home(home))
         if titles:
@@ -202,13 +203,17 @@ def resolve_device(device: str, *, ray: bool = False, gpus: float | None = None)
     """
     if device != "auto":
         return device
+    here = next((kind for kind in ("cuda", "mps") if not ray and _can_judge(kind)), "cpu")
+    return "cuda" if ray and gpus else here
+
+
+def name_device(device: str) -> None:
+    """Say where it is computed: once what was asked for is known to make sense."""
     import torch
 
-    here = next((kind for kind in ("cuda", "mps") if not ray and _can_judge(kind)), "cpu")
-    found = "cuda" if ray and gpus else here
-    name = f" ({torch.cuda.get_device_name()})" if found == "cuda" and torch.cuda.is_available() else ""
-    console.print(f"device: {found}{name}", style="dim", markup=False)
-    return found
+    cuda = device.startswith("cuda") and torch.cuda.is_available()
+    name = f" ({torch.cuda.get_device_name(device)})" if cuda else ""
+    console.print(f"device: {device}{name}", style="dim", markup=False)
 
 
 def _can_judge(kind: str) -> bool:
