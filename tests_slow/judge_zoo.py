@@ -2,7 +2,8 @@
 
     python -m tests_slow.judge_zoo --home DIR                      # or: nox -s judgement -- zoo --home DIR
     python -m tests_slow.judge_zoo --home DIR --only cache mixer   # no page
-    python -m tests_slow.judge_zoo --home DIR --keep               # the page from what is there, whatever code made it
+    python -m tests_slow.judge_zoo --home DIR --keep               # whatever code has judged a model, it stands
+    python -m tests_slow.judge_zoo --home DIR --page               # the page from what is there; nothing is judged
 
 Each model has a file in the home, so that a run that was stopped goes on. It is judged again once the code has changed.
 """
@@ -202,8 +203,8 @@ so that no grade is better than a B.
 """
 
 
-def page(rows: Sequence[Judged]) -> str:
-    """The page as Markdown."""
+def page(rows: Sequence[Judged], missing: Sequence[str]) -> str:
+    """The page as Markdown; ``missing`` were not judged."""
     first, kinds = rows[0], {kind: [row for row in rows if row.kind == kind] for kind in ("masked", "honest")}
     head = HEAD.format(
         masked=len(kinds["masked"]),
@@ -216,6 +217,8 @@ def page(rows: Sequence[Judged]) -> str:
     )
     commits = ", ".join(f"`{commit[:7]}`" for commit in sorted({row.commit for row in rows}))
     parts = [head, f"Judged at {commits}, {sum(row.minutes for row in rows):.0f} minutes in all, one core each.\n"]
+    if missing:
+        parts.append(f"**Not judged yet, {len(missing)} of {len(rows) + len(missing)}:** {', '.join(missing)}.\n")
     parts += ["## In short\n", "\n".join(_summary(kinds))]
     for name in ("seen", "held out"):
         parts.append(f"## {name.capitalize()}\n")
@@ -272,22 +275,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--images", type=int, default=100)
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--keep", action="store_true", help="take what older code has judged")
+    parser.add_argument("--page", action="store_true", help="judge nothing, write the page")
     chosen = parser.parse_args(arguments)
     known = [*MECHANISMS, *TABLE]
     if unknown := [name for name in chosen.only or () if name not in known]:
         parser.error(f"no model {', '.join(unknown)}; there are {', '.join(known)}")
-    run(
-        chosen.only or known,
-        chosen.home,
-        chosen.suite,
-        chosen.eps,
-        chosen.images,
-        chosen.jobs,
-        keep=chosen.keep,
-    )
+    names = chosen.only or known
+    if not chosen.page:
+        run(names, chosen.home, chosen.suite, chosen.eps, chosen.images, chosen.jobs, keep=chosen.keep)
     if not chosen.only:
         rows = [row for name in known if (row := read(chosen.home, name)) is not None]
-        PAGE.write_text(page(rows), "utf-8")
+        if not rows:
+            parser.error(f"nothing was judged yet in {chosen.home}")
+        PAGE.write_text(page(rows, [name for name in known if name not in {row.name for row in rows}]), "utf-8")
         print(f"wrote {PAGE}")
 
 

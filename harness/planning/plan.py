@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Final
 
 from .. import identity
+from ..attacks.as_floats import AsFloats
 from ..attacks.base import Attack, fits
 from ..attacks.transfer import Transfer
 from ..datasets.registry import DatasetInfo
@@ -175,7 +176,7 @@ def plan(
         grid = suite.grid(info)
         last = ""
         for norm, attacks in suite.attacks.items():
-            for declared, attack in _fitting(attacks, info):
+            for declared, attack in _both_ways(_fitting(attacks, info), spec):
                 if attack.needs_a_boundary and spec.defense.remedy.stochastic:
                     continue
                 wanted = not only or fits(declared.label, only) or fits(attack.label, only)
@@ -290,6 +291,16 @@ def _fitting(attacks: Sequence[Attack], info: DatasetInfo) -> list[tuple[Attack,
     if attacks and not found:
         raise UserError(f"{attacks[0].label} does not work with the {len(info.classes)} classes of {info.name}")
     return list(found.values())
+
+
+def _both_ways(attacks: Sequence[tuple[Attack, Attack]], spec: ModelSpec) -> list[tuple[Attack, Attack]]:
+    """Attacks, each that asks the model followed by its form on floats where the model's remedy shows it files."""
+    found = []
+    for declared, attack in attacks:
+        found.append((declared, attack))
+        if spec.defense.remedy.grid and attack.access != "none":
+            found.append((declared, AsFloats(attack=attack)))
+    return found
 
 
 def _source(attack: Attack, victim: ModelSpec, info: DatasetInfo) -> ModelSpec | None:

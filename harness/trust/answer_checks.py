@@ -18,6 +18,10 @@ REORDERED: Final = 11
 """Images that another order must win before it is believed: a coin wins ten of ten more often than
 :data:`harness.metrics.class_order.SURE`, on either side."""
 
+AFTER_OTHERS: Final = "after images next to them"
+"""A way of asking at admission: what differs then is memory, however little it changes, and the judge asks after the
+images themselves."""
+
 _WHERE: Final[Mapping[str, str]] = {
     "referee": "asked again in other batches after the attack, the model answers {} otherwise",
     "attacked": "after the attack, the copy that was attacked answers {} otherwise than the one that judges",
@@ -31,7 +35,7 @@ def _answers(question: Question, evidence: Evidence) -> Check:
         asked += seen.images
         if not seen.differ:
             continue
-        other = seen.labels > OTHER_LABEL * seen.images
+        other = seen.labels > OTHER_LABEL * seen.images or text.startswith(AFTER_OTHERS)
         what = f"{seen.differ} of {seen.images} clean images"
         more = f"logits differ by up to {percent(seen.change)}, labels of {seen.labels}"
         found.append(("D" if other else "C", seen.change, f"{text.format(what)} ({more})"))

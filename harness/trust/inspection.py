@@ -24,6 +24,7 @@ from ..schema.models import Admission, Agreement
 from ..victims.adaptation import Remedy
 from ..victims.agreement import agreement
 from ..victims.victim import SURE, PassCount, Victim, VictimError
+from .answer_checks import AFTER_OTHERS
 from .measurements import neighbours
 from .probe import diagnose, stochastic, wavers
 
@@ -57,6 +58,7 @@ _CUT: Final = (
 
 _WAYS: Final[Mapping[str, str]] = {
     "asked again": "it keeps state from call to call",
+    AFTER_OTHERS: "it keeps what it was asked, and an attack would be answered out of that",
     "alone": "does it use statistics of the batch?",
     "in a larger batch": "it is another function for batches of another size",
     "in another order": "it looks at the place of an image in its batch",
@@ -101,6 +103,8 @@ def inspect(
     order = stratified_order(y.cpu(), None)[:LOOK]  # a caller may bring them class by class
     x, y, spent = x[order].to(device), y[order].cpu(), PassCount()
     few = x[:TRIED]
+    beside = neighbours(x[:SURE])  # on test images a table, or what looks for them, may do as nowhere else
+    near = beside[:TRIED]
     interface, writes = _called(model, few, classes, device, batch, dtype, spent)
     victim = _set_up(interface.around(model), classes, device)
     before = digest(victim.model)
@@ -110,26 +114,27 @@ def inspect(
         with determinism.isolated(seed, device), torch.no_grad():
             return _ask(victim, images, dtype).cpu()
 
-    first = ask(few)
+    first = ask(near)
     classes = first.shape[1]
     if int(y.min()) < 0 or int(y.max()) >= classes:
         raise UserError(f"labels run from {int(y.min())} to {int(y.max())}, the model has {classes} classes")
-    drawn = [ask(few, seed) for seed in (1, 2)]
-    beside = [ask(neighbours(few), seed) for seed in (8, 9)]  # what is looked up or kept is that of known images
+    drawn = [ask(near, seed) for seed in (1, 2)]
     if digest(victim.model) != before:
         raise UserError("the model changes its own buffers when it is asked: batch normalisation in train mode?")
-    varies = any(agreement(first, again).differ for again in drawn) or agreement(*beside).differ > 0
-    recorded, reached = _with_gradients(victim, few)
+    varies = any(agreement(first, again).differ for again in drawn)
+    recorded, reached = _with_gradients(victim, near)
     answers: dict[str, Agreement] = {}
-    logits = first
+    labels = ask(x[: SURE if thorough else TRIED]).argmax(1)
     if thorough:
-        logits = ask(x[:SURE])
-        answers = {} if varies else _agreement(victim, few, first, logits, recorded, ask)
+        answers = {} if varies else _agreement(victim, near, first, ask(beside), recorded, ask)
+        if answers:
+            later = _set_up(interface.around(model), classes, device)
+            answers[AFTER_OTHERS] = agreement(first, _after_others(later, few, near, dtype))
+            spent.forwards += later.cost.forwards
         if any(found.differ for found in answers.values()):
-            varies = wavers(stochastic(victim, neighbours(x[:SURE]), 0))  # then it was chance, not the way of asking
+            varies = wavers(stochastic(victim, beside, 0))  # then it was chance, not the way of asking
         if not varies:
             _refuse(answers)
-    labels = logits.argmax(1)
     if thorough and len(x) > len(labels) and 2 * int((labels == y[: len(labels)]).sum()) <= len(labels):
         labels = torch.cat([labels, ask(x[len(labels) :]).argmax(1)])
     if remedy is None:
@@ -237,10 +242,17 @@ def _agreement(
     return {way: found[way] for way in _WAYS if way in found}
 
 
+def _after_others(victim: Victim, few: Tensor, near: Tensor, dtype: str) -> Tensor:
+    """Logits of neighbours from a model that was asked for their images first, and for nothing else."""
+    with determinism.isolated(0, victim.device), torch.no_grad():
+        _ask(victim, few, dtype)
+        return _ask(victim, near, dtype).cpu()
+
+
 def _refuse(answers: Mapping[str, Agreement]) -> None:
     """Refuse a model that answers most images otherwise."""
     for way, found in answers.items():
-        if 2 * found.differ > found.images and found.change > REFUSED:
+        if 2 * found.differ > found.images and (found.change > REFUSED or way == AFTER_OTHERS):
             raise UserError(f"{_said(way, found)}: {_WAYS[way]}")
 
 

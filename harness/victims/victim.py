@@ -81,6 +81,7 @@ class Victim(nn.Module):
         cost: Running :class:`PassCount`; see :meth:`counted` for the cost of a block of code.
         harvest: What is met in forward passes, while an attack runs whose finds are kept; see :meth:`harvesting`.
         rows: Images of it that the batches of this view belong to, int64 (M,); None: all of them. See :meth:`of`.
+        grid: Steps of [0, 1] that images are rounded to; the remedy's, but in :meth:`as_floats`.
         chunk: Most images that the model is called with at once, ``None`` for any number; see :meth:`narrow`.
         precision: What images are handed to the model as: float32, but for a copy in float64 that gradients are held
             against (:mod:`harness.trust.slopes`).
@@ -106,6 +107,7 @@ class Victim(nn.Module):
         self.cost = PassCount()
         self.harvest: Harvest | None = None
         self.rows: Tensor | None = None
+        self.grid = self.remedy.grid
         self._memory = _Memory()
         self.precision = torch.float32
         super().train(False)
@@ -133,8 +135,8 @@ class Victim(nn.Module):
         if x.requires_grad and torch.is_grad_enabled():
             x = x.view_as(x)
             x.register_hook(self._count_backward)  # type: ignore[no-untyped-call]
-        if self.remedy.grid:
-            x = rounded(x.detach(), self.remedy.grid) + (x - x.detach())  # the value of the first, exactly
+        if self.grid:
+            x = rounded(x.detach(), self.grid) + (x - x.detach())  # the value of the first, exactly
         logits = self._once(x)
         for _ in range(self.remedy.draws - 1):  # call by call: a model may draw once for a whole batch
             logits = logits + self._once(x)
@@ -143,6 +145,15 @@ class Victim(nn.Module):
         if self.harvest is not None:
             self.harvest.note(x.detach(), logits.detach(), self.rows)
         return logits
+
+    @contextmanager
+    def as_floats(self) -> Iterator[None]:
+        """Let the model see images as they are in a block, also where the remedy rounds them."""
+        self.grid = None
+        try:
+            yield
+        finally:
+            self.grid = self.remedy.grid
 
     @contextmanager
     def harvesting(self, harvest: Harvest | None) -> Iterator[None]:

@@ -24,6 +24,7 @@ from harness.trust.inspection import inspect
 from harness.victims.adaptation import Remedy
 from harness.victims.agreement import agreement
 from harness.victims.victim import Victim, input_gradient
+from tests.helpers.zoo.masked import Cache, Noisy, Table
 
 SUITE = Suite(name="two", summary="", attacks={"linf": (Noise(), APGD(steps=5))}, budgets={"linf": (0.05,)})
 
@@ -350,3 +351,17 @@ def test_a_plan_asks_less(trained: nn.Module, sample: tuple[Tensor, Tensor]) -> 
     assert quick.facts.passes < thorough.facts.passes / 1.2
     assert quick.facts.answers == {}
     assert (quick.remedy, quick.interface) == (thorough.remedy, thorough.interface)
+
+
+def test_a_memory_of_images_is_refused(trained: nn.Module, digits: Dataset) -> None:
+    x, y = digits.test_sample(64)[1]
+    with pytest.raises(UserError, match=r"after images next to them.*keeps what it was asked"):
+        inspect(Cache(trained).eval(), x, y)
+
+
+def test_what_a_table_of_images_hides_is_asked_beside_them(trained: nn.Module, digits: Dataset) -> None:
+    """Sure of its test images, it draws everywhere else."""
+    x, y = digits.test_sample(64)[1]
+    hidden = Table(Noisy(trained, torch.randn_like, 0.2), 1e-6).eval()
+    assert torch.equal(hidden(x), hidden(x))
+    assert inspect(hidden, x, y).remedy.draws > 1

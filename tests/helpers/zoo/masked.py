@@ -234,6 +234,10 @@ def on_grid(x: Tensor) -> Tensor:
     return ((levels - levels.round()).abs() < 1e-3).flatten(1).all(1)
 
 
+def off_grid(x: Tensor) -> Tensor:
+    return ~on_grid(x)
+
+
 def without_graph(x: Tensor) -> Tensor:
     return every(x, not torch.is_grad_enabled())
 
@@ -532,6 +536,12 @@ MECHANISMS: Final[dict[str, Mechanism]] = {
             lambda: Routed(plain(), robust(), on_grid),
             base,
             snap=True,
+        ),
+        Mechanism(
+            "grid-routing-reversed",
+            "files go to a robust network, floats to a weak one",
+            lambda: Routed(plain(), robust(), off_grid),
+            base,
         ),
         Mechanism(
             "gradient-mode",
