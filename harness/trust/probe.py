@@ -31,6 +31,9 @@ CALLS: Final = 8
 WAVER: Final = 1e-4
 """Relative change of logits from call to call that is more than rounding."""
 
+JUMPY: Final = 0.05
+"""Share of images beside which logits may jump before attacks see files of 8 bits."""
+
 DRAWS: Final = 16
 """Draws to average over for a model that varies."""
 
@@ -111,8 +114,8 @@ def diagnose(
     """The remedy that attacks on a model need, from cheap measurements; beyond the stand-ins none for an honest one.
 
     Probabilities are seen by their logarithm; outputs that vary from call to call are averaged; logits that saturate
-    the cross-entropy are divided. What stands in for a part without a gradient cannot be found: it is given; nor is a
-    model asked about files alone unless somebody says so, for its floats may be the weaker half. At most
+    the cross-entropy are divided; a model that answers files otherwise than the floats beside them is asked about
+    files. What stands in for a part without a gradient cannot be found: it is given. At most
     :data:`harness.victims.victim.SURE` images are used; where ``varies`` is None it is found out, and passes are added
     to ``spent``.
 
@@ -130,10 +133,19 @@ def diagnose(
         # one draw shows saturation as well as many
         seen = Victim(model, classes=classes, device=device, remedy=replace(remedy, draws=1))
         temperature = _temperature(seen, x, y)
+        if not varies and _jumps(judge, x[:FEW], y[:FEW]) > JUMPY:
+            files = Victim(model, classes=classes, device=device, remedy=Remedy(grid=255))
+            remedy = replace(remedy, grid=255 if _jumps(files, x[:FEW], y[:FEW]) <= JUMPY else None)
+            judge.cost.forwards += files.cost.forwards
         if spent is not None:
             spent.forwards += judge.cost.forwards + seen.cost.forwards + len(x[:FEW])
             spent.backwards += seen.cost.backwards
         return replace(remedy, temperature=temperature)
+
+
+def _jumps(victim: Victim, x: Tensor, y: Tensor) -> float:
+    """Share of images beside which logits jump."""
+    return float(GradientDiagnostics(victim, victim, x, y, Threat("linf", 1.0)).jumps().double().mean())
 
 
 def _temperature(victim: Victim, x: Tensor, y: Tensor) -> float:

@@ -365,9 +365,8 @@ FACT_QUESTIONS: Final = (
     Question(
         "continuous-logits",
         "Are images beside each other treated alike?",
-        "Take out what looks at the exact values of pixels; --remedy grid=255 shows what files alone are worth.",
-        # attacks that are shown files alone learn nothing of a model's floats, which may be weaker
-        _asks(_jumps, fault=False, view="raw"),
+        "Judge it as files: --remedy grid=255; or take out what looks at the exact values of pixels.",
+        _asks(_jumps),
     ),
     Question(
         "detached-gradients",

@@ -86,13 +86,16 @@ def test_a_model_of_two_networks_jumps_unless_it_is_asked_about_files(
     assert jumps(model, x, y) > 0.9
     assert jumps(model, x, y, Remedy(grid=255)) == 0
     found = inspect(model, x, y)
-    assert found.remedy == inspect(nets[0], x, y).remedy == Remedy()  # its floats may be the weaker half
+    assert found.remedy.grid == 255
+    assert "images rounded to steps of 1/255" in found.notes[-1]
+    assert inspect(nets[0], x, y).remedy == Remedy()
 
 
 def test_a_look_up_jumps_at_the_images_it_knows(nets: tuple[nn.Module, nn.Module], digits: Dataset) -> None:
     x, y = files(digits, 64)
     model = LookUp(x, *nets)
     assert jumps(model, x, y) > 0.9
+    assert inspect(model, x, y).remedy.grid == 255  # beside them it is one network again
 
 
 def test_gradients_pass_a_rounding_and_the_value_is_the_files(nets: tuple[nn.Module, nn.Module]) -> None:
@@ -107,18 +110,17 @@ def test_gradients_pass_a_rounding_and_the_value_is_the_files(nets: tuple[nn.Mod
     torch.testing.assert_close(x.grad, at.grad)
 
 
-def test_a_model_of_two_networks_is_never_believed(nets: tuple[nn.Module, nn.Module], digits: Dataset) -> None:
+def test_the_lower_of_floats_and_files_counts(nets: tuple[nn.Module, nn.Module], digits: Dataset) -> None:
     plain, robust = nets
     x, y = files(digits, 100)
 
-    def left(model: nn.Module, remedy: Remedy | None = None) -> tuple[float, str]:
-        found = evaluate(model, x, y, BATTERY, dataset=digits, remedy=remedy).attrs
+    def left(model: nn.Module) -> tuple[float, str]:
+        found = evaluate(model, x, y, BATTERY, dataset=digits).attrs
         return found["worst_case"]["linf", 0.1], found["trust"]["linf"][0]
 
     weak, strong = left(plain)[0], left(robust)[0]
     assert strong > weak + 0.2
-    accuracy, grade = left(OnTheGrid(plain, robust), Remedy(grid=255))
-    assert (accuracy <= weak + 0.02, grade) == (True, "D")
-    for model in (OnTheGrid(plain, robust), OnTheGrid(robust, plain)):  # the weaker half may be either
-        assert left(model)[1] == left(model, Remedy(grid=255))[1] == "D"
-    assert left(LookUp(x, robust, plain))[1] == "D"
+    accuracy, grade = left(OnTheGrid(plain, robust))
+    assert accuracy <= weak + 0.02
+    assert grade in "CD"
+    assert left(LookUp(x, robust, plain)) <= (weak + 0.02, "D")
