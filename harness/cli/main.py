@@ -89,8 +89,34 @@ def _engine(function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
+def _datasets(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Options that name data sets, and say how a user's own are read."""
+    for option in (
+        click.option(
+            "--classes",
+            metavar="MAP",
+            help="Of a set of your own: which outputs of the model its classes are: imagenet, or a JSON or CSV file.",
+        ),
+        click.option("--crop", metavar="PIXELS", help="Of a set of your own: the middle of each image, e.g. 224."),
+        click.option(
+            "--resize",
+            metavar="PIXELS",
+            help="Of a set of your own: length of the shorter side, e.g. 256, or WIDTHxHEIGHT.",
+        ),
+        click.option(
+            "--dataset",
+            "datasets",
+            multiple=True,
+            help="Data set; repeatable. Default: digits. Your own: "
+            "images:DIR or parquet:FILE (gauntlet list datasets).",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
 OPTIONS: dict[str, Callable[[Callable[..., Any]], Callable[..., Any]]] = {
-    "dataset": click.option("--dataset", "datasets", multiple=True, help="Data set; repeatable. Default: digits."),
+    "dataset": _datasets,
     "model": click.option("--model", "models", multiple=True, help="Architecture; repeatable. Default: by data set."),
     "defense": click.option(
         "--defense",

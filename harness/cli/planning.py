@@ -35,6 +35,9 @@ def make_plan(
     part: str | None = None,
     thorough: bool = True,
     no_surrogate: bool = False,
+    resize: str | None = None,
+    crop: str | None = None,
+    classes: str | None = None,
     **guests: Any,
 ) -> tuple[Plan, dict[str, DataSource], list[AdmittedModel]]:
     """The plan of a command line, where its data sets come from, and the models that the user brings.
@@ -44,7 +47,7 @@ def make_plan(
     from defenses import defenses as defense_classes
     from suites import suite as find_suite
 
-    from ..datasets.registry import DataSource
+    from ..datasets.registry import DataSource, with_options
     from ..planning.partition import parse_part, take_part
     from ..planning.plan import plan, specs
     from ..planning.suite import Suite
@@ -54,8 +57,11 @@ def make_plan(
     battery = find_suite(suite) if suite is not None else Suite(name="train", summary="", attacks={}, budgets={})
     sources = {}
     for name in datasets or ("digits",):
+        name = with_options(name, resize=resize, crop=crop, classes=classes)
         source = DataSource(name, root=data_root, download=download)
         sources[source.info().name] = source
+        for note in source.notes:
+            console.print(note, style="yellow", markup=False, soft_wrap=True)
     infos = {name: source.info() for name, source in sources.items()}
     brought = _guests(list(sources.values()), thorough=thorough, **guests)
     # who brings a model asks for the others by name

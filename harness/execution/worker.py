@@ -116,8 +116,8 @@ class Worker:
         data = spec.defense.part(data)  # the training accuracy is that on what it was given
         # where nothing was trained a part says enough, and a defense at inference time may be slow
         seen, unseen = (
-            None if history else torch.arange(min(UNTRAINED_SAMPLES, len(images)), device=device)
-            for images in (data.x_train, data.x_test)
+            None if history else torch.arange(min(UNTRAINED_SAMPLES, len(labels)), device=device)
+            for labels in (data.y_train, data.y_test)
         )
         card = Card(
             sha256="",
@@ -156,7 +156,7 @@ class Worker:
         assert key is not None
         data = self._data(cell.victim)
         attack = inner(cell.attack)
-        _, (x, y) = data.train_sample(min(attack.preparation_samples, len(data.x_train)))
+        x, y = data.preparation_sample(attack.preparation_samples)
         victim = self._bench(cell.crafter).attacked
 
         ready, cost = prepare(victim, attack, x, y, identity.derive_seed(key))
