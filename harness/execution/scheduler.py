@@ -9,15 +9,15 @@ from pathlib import Path
 from ..errors import UserError
 from ..planning.plan import Plan
 from ..planning.specs import Cell, ModelSpec, Probe
+from ..records.boards import read_probe
 from ..records.checkpoints import has_model, weights_standing
 from ..records.crafted import read_crafted
-from ..records.files import read_record, set_aside
+from ..records.files import set_aside
 from ..records.home import Home
 from ..records.prepared import prepared_record
 from ..records.provenance import provenance
 from ..records.results import Damaged, check_result, is_finished, read_shard, shard_path
 from ..schema.base import Provenance
-from ..schema.probes import ProbeRecord
 from .jobs import Craft, Examine, Job, Judge, Prepare, Train
 from .process_pool import Task
 
@@ -85,7 +85,7 @@ class Scheduler:
         path = self._home.health(probe.key)
         if path.exists():
             try:
-                weights = read_record(path, ProbeRecord).weights
+                weights = read_probe(path).weights
             except UserError as error:
                 self._say(f"{error}; computing it again")
                 weights = {}

@@ -212,7 +212,7 @@ class Worker:
             remedy=spec.defense.remedy,
             seed=look.seed,
         )
-        write_record(home.health(look.key), ProbeRecord(facts=facts, **dict(made_of(home, spec))))
+        write_record(home.health(look.key), ProbeRecord(key=look.key, facts=facts, **dict(made_of(home, spec))))
 
     def _reporter(self, name: str) -> Callable[[int, int, Mapping[str, float]], None]:
         """Writes progress to a small file that the driver reads: a killed worker leaves no lock behind."""

@@ -21,6 +21,7 @@ from ..metrics.pairs import SAMPLE_COLUMNS, Pair
 from ..schema.base import Provenance
 from ..schema.models import Card, FailedTraining
 from ..schema.probes import ProbeRecord
+from .boards import read_probe
 from .checkpoints import whole_model
 from .crafted import read_crafted
 from .files import is_aside, read_record, set_aside, write_bytes
@@ -233,8 +234,8 @@ class _Merge:
 
     def _facts(self, key: str) -> bool:
         source, target = self._source.health(key), self._into.health(key)
-        record = read_record(source, ProbeRecord)
-        there: ProbeRecord | None = self._mended(target, lambda: read_record(target, ProbeRecord))
+        record = read_probe(source)
+        there: ProbeRecord | None = self._mended(target, lambda: read_probe(target))
         if there is not None:
             if record.facts.model_copy(update={"seconds": there.facts.seconds}) != there.facts:
                 raise _Refused(f"other facts than those in {target}")

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import NoReturn
 
 from ..errors import UserError
 from ..metrics.pairs import Board, Pair
 from ..records.boards import boards, model_state, probe_facts
 from ..records.files import parse_record, read_json
+from ..records.merge import same_numbers
 from ..records.plans import Spoiled, attempt
-from ..records.results import read_pair
+from ..records.results import Damaged, is_finished, read_pair
 from ..schema.models import Card, ModelState
 from ..schema.plans import PlanRecord
 from ..schema.probes import ProbeFacts
@@ -41,7 +44,13 @@ def read_boards(connection: Connection, spoiled: Spoiled | None = None) -> list[
             return None
         run = pairs[key]
         folder = connection.artifacts(run)
-        return attempt(lambda: read_pair(folder, run.info.run_id, connection.url(run)), folder, spoiled)
+        found = attempt(lambda: read_pair(folder, run.info.run_id, connection.url(run)), folder, spoiled)
+        if found is not None and found.result.cell != key:
+            wrong = Damaged(f"{folder / 'result.json'} is damaged (it is that of {found.result.cell})")
+            return attempt(lambda: _raise(wrong), folder, spoiled)
+        if found is not None and spoiled is not None and (why := _otherwise(connection.home.cell(key), found)):
+            spoiled(folder, UserError(why))
+        return found
 
     def model(key: str) -> ModelState:
         local = model_state(connection.home, key, spoiled)
@@ -59,3 +68,20 @@ def read_boards(connection: Connection, spoiled: Spoiled | None = None) -> list[
         return None
 
     return boards(plans, pair, model, facts)
+
+
+def _raise(error: UserError) -> NoReturn:
+    raise error
+
+
+def _otherwise(folder: Path, tracked: Pair) -> str:
+    """Why a result that was tracked is not the one in the home; "" where it is, or the home has none that is whole."""
+    if not is_finished(folder):
+        return ""
+    try:
+        here = read_pair(folder)
+    except UserError as error:
+        return f"{error}; what was tracked of it is whole"
+    if same_numbers(here, tracked):
+        return ""
+    return f"the tracked run {tracked.run_id} says otherwise than {folder}: gauntlet run brings them together"

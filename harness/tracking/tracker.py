@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError, describe
 from ..metrics.pairs import Board, Pair, pair_rows
+from ..records import seals
 from ..records.boards import boards_from_home, model_state, probe_facts
-from ..records.files import earlier, finite, flat, read_json, read_record, write_json, write_record
+from ..records.files import earlier, flat, json_text, read_json, read_record, sealed, write_json, write_record
 from ..records.home import Home
 from ..records.plans import Spoiled, attempt, read_plan, read_plans
 from ..records.results import is_finished, read_pair
@@ -143,7 +144,7 @@ class Tracker(Connection):
         # when it was first asked for, not when it was delivered: a store that is rebuilt keeps the order of plans
         asked = (self.home.plans / f"{plan.plan}.json").stat().st_mtime_ns // 10**6
         run_id = self._create("plan", plan.plan, name, None, tags, asked)
-        self.client.log_dict(run_id, finite(plan.model_dump()), "plan.json")
+        self.client.log_text(run_id, json_text(sealed(plan)), "plan.json")
         self.client.set_tag(run_id, "gauntlet.complete", "yes")
         return run_id
 
@@ -241,7 +242,8 @@ class Tracker(Connection):
                 self.guard(self._summarise, run_id, values, mine, why, plan.suite, grades)
                 looks = {look.probe: probe_facts(self.home, look.probe) for look in plan.probes if look.model == key}
                 if facts := {look: found.model_dump() for look, found in looks.items() if found is not None}:
-                    self.guard(self.client.log_dict, run_id, finite(facts), f"health-{plan.plan}.json")
+                    text = json_text({**facts, seals.NAME: seals.BLANK})
+                    self.guard(self.client.log_text, run_id, text, f"health-{plan.plan}.json")
                 self.guard(self.client.set_terminated, run_id, "FAILED" if trouble else "FINISHED")
         trained = {m.model: model_state(self.home, m.model).status == "ok" for m in plan.models}
         judged = {pair.result.model for board in boards for pair in board.pairs}
