@@ -16,7 +16,7 @@ from ..environment import cores
 from ..errors import UserError
 from ..redaction import without_password
 from .commands import run_suite
-from .console import Spoils, complaints, console, waiting, write_report
+from .console import Spoils, complain, complaints, console, waiting, write_report
 from .planning import check_device, foresee, make_plan
 
 INTERRUPTED = 130
@@ -343,15 +343,18 @@ def report(home: Path, tracking_uri: str | None, source: str, out: Path | None) 
     from ..records.boards import boards_from_home
     from ..records.home import Home, no_runs
     from ..tracking.connection import Unreachable, store_uri
-    from ..tracking.reading import read_boards
+    from ..tracking.reading import read_boards, tracked_otherwise
     from ..tracking.tracker import Tracker, undelivered
 
     place = Home(home)
     if not home.exists():
         raise no_runs(home)
     spoils, trouble = Spoils(), ""
+    apart: list[str] = []
     if source == "home":
         boards = boards_from_home(place, spoiled=spoils)
+        apart = tracked_otherwise(place)
+        complain(apart)
     else:
         tracker = Tracker(place, store_uri(place, tracking_uri))
         if trouble := deliver(tracker):
@@ -361,7 +364,7 @@ def report(home: Path, tracking_uri: str | None, source: str, out: Path | None) 
         except Unreachable as error:
             raise UserError(f"cannot read tracked runs ({error}); --from home reads the result files") from None
     write_report(boards, out or home / "report")
-    if spoils.found or trouble:
+    if spoils.found or trouble or apart:
         sys.exit(1)
 
 
