@@ -82,7 +82,10 @@ def read_samples(path: Path) -> pd.DataFrame:
     Raises:
         Damaged: Not a parquet file with the expected columns.
     """
-    return pd.DataFrame(_columns(path, path))
+    try:
+        return pd.DataFrame(_columns(io.BytesIO(path.read_bytes()), path))
+    except OSError as error:
+        raise Damaged(f"{path} is damaged ({first_line(error)})") from None
 
 
 def write_shard(folder: Path, shard: int, outcome: ShardOutcome, made: Provenance) -> None:
@@ -100,6 +103,18 @@ def shard_path(folder: Path, shard: int) -> Path:
 
 
 @contextmanager
+def _nameable(path: Path) -> Iterator[Path]:
+    """A name of a file that safetensors takes: it wants UTF-8, and file systems do not."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        with path.open("rb") as file:
+            yield Path(f"/dev/fd/{file.fileno()}")
+    else:
+        yield path
+
+
+@contextmanager
 def opened(path: Path, framework: str = "numpy") -> Iterator[Any]:
     """A file of tensors, read in a block.
 
@@ -107,7 +122,7 @@ def opened(path: Path, framework: str = "numpy") -> Iterator[Any]:
         Damaged: Whatever is wrong with it, or with what the block looks for in it.
     """
     try:
-        with safe_open(path, framework=framework) as file:
+        with _nameable(path) as name, safe_open(name, framework=framework) as file:
             yield file
     except UserError as error:
         raise Damaged(str(error)) from None
