@@ -11,7 +11,7 @@ from typing import Any, Final, TypeVar
 
 from pydantic import ValidationError
 
-from ..errors import UserError
+from ..errors import UserError, printable
 from ..schema.base import FORMAT, Record
 from . import seals
 
@@ -51,7 +51,9 @@ def json_text(value: Any) -> str:
 
 
 def finite(value: Any) -> Any:
-    """The same value with NaN and infinities replaced by None: JSON has none."""
+    """The same value with NaN and infinities replaced by None, and texts :func:`printable`: JSON has no others."""
+    if isinstance(value, str):
+        return value if value.isascii() else printable(value)
     if isinstance(value, float):
         return value if value - value == 0 else None
     if isinstance(value, Mapping):

@@ -33,8 +33,8 @@ def test_a_store_lies_in_its_home_whatever_that_is_called(tmp_path: Path) -> Non
         connection = Connection(home, default_uri(home))
         assert connection.search("") == []
         assert connection.store == "home"
-    assert sorted(os.listdir(tmp_path / "homes")) == sorted(NAMES)
-    assert os.listdir(tmp_path) == ["homes"]
+    assert sorted(path.name for path in (tmp_path / "homes").iterdir()) == sorted(NAMES)
+    assert [path.name for path in tmp_path.iterdir()] == ["homes"]
 
 
 def test_an_address_is_as_it_was_where_nothing_is_quoted(tmp_path: Path) -> None:
@@ -50,7 +50,7 @@ def test_a_home_that_is_no_utf8(tmp_path: Path) -> None:
         write_result(home.cell(f"c{place}"), pair.result.model_copy(update={"cell": f"c{place}"}), pair.samples, images)
         for place, pair in enumerate(pairs)
     ]
-    write_record(home.plans / "p.json", plan(*found))
+    write_record(home.plans / "p.json", plan(*found, command=f"gauntlet run quick --home {ODD}"))
     (board,) = boards_from_home(home)
     assert len(board.pairs) == len(found)
     assert list(read_pair(home.cell("c0")).gallery["x"]) == list(images["x"])
