@@ -252,7 +252,7 @@ def _prepared(
         return attack, None
     n = attack.preparation_samples
     if learned is not None:
-        _, (x, y) = learned.train_sample(min(n, len(learned.x_train)))
+        x, y = learned.preparation_sample(n)
     try:
         return prepare(bench.attacked, attack, x[:n], y[:n], identity.derive_seed(cell.prepared_key))[0], None
     except VictimError:

@@ -19,6 +19,11 @@ def unknown(what: str, name: str, choices: Iterable[str]) -> UserError:
     return UserError(f"unknown {what} {name!r};{hint} choose from {', '.join(choices)}")
 
 
+def printable(text: str) -> str:
+    r"""A text with what is no UTF-8 in it written out, as ``caf\xe9``: terminals, JSON and MLflow take nothing else."""
+    return text.encode(errors="surrogateescape").decode(errors="backslashreplace")
+
+
 def first_line(error: Exception) -> str:
     """What an error says, in one line; its type if it says nothing."""
     lines = str(error).strip().splitlines()

@@ -55,7 +55,12 @@ def _counts(field: dataclasses.Field[Any], value: Any) -> bool:
 
 def key(*values: Any) -> str:
     """Key of a declaration: 16 hexadecimal digits of the SHA-256 of its canonical JSON."""
-    text = json.dumps([canonical(value) for value in values], sort_keys=True, separators=(",", ":"))
+    return key_of(*(canonical(value) for value in values))
+
+
+def key_of(*plain: Any) -> str:
+    """:func:`key` of declarations that are canonical already, such as those in records."""
+    text = json.dumps(list(plain), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

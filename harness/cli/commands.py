@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..environment import command_line, cores
-from ..errors import unknown
+from ..errors import UserError, unknown
 from ..redaction import without_password
 from .console import Spoils, complain, console, print_claims, print_leaderboard, print_search, waiting, write_report
 from .planning import admission, check_device, foresee, make_plan, name_device
@@ -52,6 +52,9 @@ def run_plans(
         for source in sources.values():
             source.load()  # once, here: workers would all fetch at the same time
     context = Context(place.create(), dict(sources), device)
+    absent = [why for source in sources.values() if (why := source.missing())]
+    if absent and (left := estimate(plans, place, limit=0.0)) and (left.trainings or left.pairs):
+        raise UserError(absent[0])
     command, ended, until = command_line(), [], time.monotonic() + budget
     with _workers(engine, context) as workers:
         for plan in plans:

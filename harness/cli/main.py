@@ -17,7 +17,7 @@ from ..errors import UserError
 from ..options import number
 from ..redaction import without_password
 from .commands import run_suite
-from .console import Spoils, complaints, console, waiting, write_report
+from .console import Spoils, complain, complaints, console, waiting, write_report
 from .planning import check_device, foresee, make_plan, resolve_device
 
 INTERRUPTED = 130
@@ -94,13 +94,34 @@ def _engine(function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
+def _datasets(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Options that name data sets, and say how a user's own are read."""
+    for option in (
+        click.option(
+            "--classes",
+            metavar="MAP",
+            help="Of a set of your own: which outputs of the model its classes are: imagenet, or a JSON or CSV file.",
+        ),
+        click.option("--crop", metavar="PIXELS", help="Of a set of your own: the middle of each image, e.g. 224."),
+        click.option(
+            "--resize",
+            metavar="PIXELS",
+            help="Of a set of your own: length of the shorter side, e.g. 256, or WIDTHxHEIGHT.",
+        ),
+        click.option(
+            "--dataset",
+            "datasets",
+            multiple=True,
+            help="Data set; repeatable. Default: digits. Your own: images:DIR, parquet:FILE or FILE.py:NAME "
+            "of a function that makes one (gauntlet list datasets).",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
 OPTIONS: dict[str, Callable[[Callable[..., Any]], Callable[..., Any]]] = {
-    "dataset": click.option(
-        "--dataset",
-        "datasets",
-        multiple=True,
-        help="Data set, or FILE.py:NAME of a function that makes one; repeatable. Default: digits.",
-    ),
+    "dataset": _datasets,
     "model": click.option(
         "--model",
         "models",
@@ -379,15 +400,18 @@ def report(home: Path, tracking_uri: str | None, source: str, out: Path | None) 
     from ..records.boards import boards_from_home
     from ..records.home import Home, no_runs
     from ..tracking.connection import Unreachable, store_uri
-    from ..tracking.reading import read_boards
+    from ..tracking.reading import read_boards, tracked_otherwise
     from ..tracking.tracker import Tracker, undelivered
 
     place = Home(home)
     if not home.exists():
         raise no_runs(home)
     spoils, trouble = Spoils(), ""
+    apart: list[str] = []
     if source == "home":
         boards = boards_from_home(place, spoiled=spoils)
+        apart = tracked_otherwise(place)
+        complain(apart)
     else:
         tracker = Tracker(place, store_uri(place, tracking_uri))
         if trouble := deliver(tracker):
@@ -397,7 +421,7 @@ def report(home: Path, tracking_uri: str | None, source: str, out: Path | None) 
         except Unreachable as error:
             raise UserError(f"cannot read tracked runs ({error}); --from home reads the result files") from None
     write_report(boards, out or home / "report")
-    if spoils.found or trouble:
+    if spoils.found or trouble or apart:
         sys.exit(1)
 
 

@@ -39,6 +39,9 @@ def make_plan(
     add_attacks: Sequence[str] = (),
     eps: Sequence[str] = (),
     norms: Sequence[str] = (),
+    resize: str | None = None,
+    crop: str | None = None,
+    classes: str | None = None,
     **guests: Any,
 ) -> tuple[Plan, dict[str, Source], list[AdmittedModel]]:
     """The plan of a command line, where its data sets come from, and the models that the user brings.
@@ -48,6 +51,7 @@ def make_plan(
     from defenses import known as known_defenses
     from suites import suite as find_suite
 
+    from ..datasets.registry import with_options
     from ..planning.partition import parse_part, take_part
     from ..planning.plan import plan, specs
     from ..planning.suite import Suite
@@ -66,8 +70,11 @@ def make_plan(
         battery, words = Suite(name="train", summary="", attacks={}, budgets={}), ()
     sources: dict[str, Source] = {}
     for name in datasets or ("digits",):
+        name = with_options(name, resize=resize, crop=crop, classes=classes)
         source = find_source(name, root=data_root, download=download)
         sources[source.info().name] = source
+        for note in source.notes:
+            console.print(note, style="yellow", markup=False, soft_wrap=True)
     infos = {name: source.info() for name, source in sources.items()}
     brought = _guests(list(sources.values()), thorough=thorough, **guests)
     # who brings a model asks for the others by name

@@ -6,6 +6,7 @@ import importlib
 import pkgutil
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Final
 
 from rich.console import Group
@@ -38,17 +39,29 @@ def _table(*columns: str, rows: Iterable[Iterable[str]] = ()) -> Table:
     return table
 
 
-def datasets() -> Table:
-    """Data sets and their canonical budgets."""
-    from ..datasets.registry import DATASETS, USER_SETS
+def datasets() -> Group:
+    """Data sets, their canonical budgets, and how a user's own are laid out."""
+    from ..datasets.image_folders import LAYOUTS, TABLES
+    from ..datasets.registry import DATASETS, PLACES, default_info
 
     table = _table("data set", "shape", "classes", "linf", "l2", "l1")
-    for info in DATASETS.values():
+    examples = (default_info("images:DIR, parquet:FILE", shape, (), 0) for shape in ((3, 224, 224), (1, 224, 224)))
+    for info in (*DATASETS.values(), *examples):
         grids = [" ".join(eps_text(eps) for eps in info.budgets.get(norm, ())) for norm in ("linf", "l2", "l1")]
-        table.add_row(info.name, "x".join(map(str, info.shape)), str(len(info.classes)), *grids)
-    for form in USER_SETS:
-        table.add_row(form, "", "", "", "", "")
-    return table
+        table.add_row(info.name, "x".join(map(str, info.shape)), str(len(info.classes) or "2 or more"), *grids)
+    scaled = "any one size; as cifar10 in colour and mnist in gray, l2 and l1 times the square root of the size"
+    notes = [
+        f"images:DIR   {LAYOUTS}",
+        f"parquet:FILE {TABLES}",
+        f"size and budgets of both: {scaled}",
+        "--resize 256 --crop 224: images of several sizes, as torchvision's Resize and CenterCrop",
+        "--classes MAP: which of a model's outputs the classes are, all of which compete: imagenet (folders named by "
+        "id or name), or JSON or CSV: folder to number or name, or the names of all outputs",
+        "FILE.py:NAME: a function that makes one (docs/extending.md)",
+        "the others lie in --data-root, in torchvision's layout: "
+        + ", ".join(f"{name} {PurePosixPath(places[0]).parent}/" for name, places in PLACES.items()),
+    ]
+    return Group(table, *(Text(note, style="dim") for note in notes))
 
 
 def models() -> Table:

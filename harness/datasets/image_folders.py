@@ -8,8 +8,12 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
+import os
 import re
-from collections.abc import Callable, Sequence
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -18,7 +22,9 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
+from . import class_maps
 from .sampling import fixed_split
+from .set_options import PLAIN, SetOptions
 from .torchvision_sets import POINT, Part, damaged, need_root, one_line
 
 Shape = tuple[int, int, int]
@@ -28,27 +34,74 @@ IMAGE_SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pg
 """What torchvision's ImageFolder takes for an image."""
 
 
+TEST_PARTS: Final = ("test", "val", "validation")
+"""Folders that hold test images: the first that is there."""
+
+LAYOUTS: Final = (
+    "DIR/train/CLASS/*.png with DIR/test/CLASS/*.png; for a --victim DIR/test or DIR/val alone, or DIR/CLASS/*.png"
+)
+
+TABLES: Final = (
+    "columns image (bytes) and label (whole numbers or class names), split where wanted (train, test); or a folder "
+    "with train.parquet and test.parquet"
+)
+
+IN_MEMORY: Final = 2**30
+"""Bytes of decoded images beyond which they lie in a temporary file that is mapped into memory."""
+
+
 class Encoded(NamedTuple):
     """A part whose images are still files: their bytes, int64 (N,), and a function that names one for people."""
 
-    blobs: list[bytes]
+    blobs: Sequence[bytes]
     y: Tensor
     where: Callable[[int], str]
     origin: str
 
 
+class Files(Sequence[bytes]):
+    """Contents of files, read when they are asked for. What changed since it was first read is an error."""
+
+    def __init__(self) -> None:
+        self.paths: list[Path] = []
+        self.digests: list[bytes] = []
+
+    def add(self, path: Path) -> bytes:
+        """Read a file, and remember what is in it."""
+        content = _read(path)
+        self.paths.append(path)
+        self.digests.append(hashlib.sha256(content).digest())
+        return content
+
+    def where(self, row: int) -> str:
+        """Name of a file for people."""
+        return str(self.paths[row])
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, row: Any) -> Any:
+        content = _read(self.paths[row])
+        if hashlib.sha256(content).digest() != self.digests[row]:
+            raise UserError(f"{self.paths[row]} has changed since the data set was first read: start again")
+        return content
+
+
 class UserSet(NamedTuple):
-    """A user's own set, read but not decoded. ``name`` holds a digest of the content and no path."""
+    """A user's own set, read but not decoded. ``name`` holds a digest of the content and no path.
+
+    Attributes:
+        train: Without images, where there are only some to test with.
+        notes: Lines that its owner should read.
+    """
 
     name: str
     shape: Shape
     classes: tuple[str, ...]
     train: Encoded
     test: Encoded
-
-    def parts(self) -> tuple[Part, Part]:
-        """Decode both parts."""
-        return decode(self.train, self.shape), decode(self.test, self.shape)
+    options: SetOptions = PLAIN
+    notes: tuple[str, ...] = ()
 
 
 def read_parquet_folder(
@@ -65,49 +118,108 @@ def read_parquet_folder(
     return train, test
 
 
-def open_images(folder: Path) -> UserSet:
+def open_images(folder: Path, options: SetOptions = PLAIN) -> UserSet:
     """A user's folder in the layout of torchvision's ImageFolder: ``train/CLASS/*.png``, ``test/CLASS/*.png``.
+
+    ``val`` or ``validation`` will do for ``test``. A test part alone, or classes without parts, hold images to test
+    with and none to train on. Links are followed; hidden files and what macOS adds (``__MACOSX``, ``._x``) are left
+    out. One name in two Unicode forms is one class; classes that are all numbers stand in the order of numbers. Every
+    file is read once here, and again when its image is asked for: no more is held in memory.
 
     Raises:
         UserError: A folder, or a class's images, missing; an image undecodable, of another size than the first, or
-            of more than 8 bits.
+            of more than 8 bits; a class that ``options`` do not place.
     """
-    splits = folder / "train", folder / "test"
-    for split in splits:
-        if not split.is_dir():
-            raise UserError(f"{split} is missing: images:DIR needs DIR/train and DIR/test, a folder per class")
-    classes, others = map(_folders, splits)
-    if stray := sorted(set(others) - set(classes)):
-        raise UserError(f"{splits[1] / stray[0]} has no counterpart in {splits[0]}: add it there, or remove it")
-    digest = hashlib.sha256()
+    splits = _splits(folder)
+    found = [_classes(split) for split in splits]
+    names = list(found[0])
+    if len(found) == 2 and (stray := sorted(set(found[1]) - set(names))):
+        raise UserError(f"{found[1][stray[0]][0]} has no counterpart in {splits[0]}: add it there, or remove it")
+    notes, names = _ordered(names, folder)
+    outputs = class_maps.read(options.classes, names) if options.classes else None
+    digest, looked, left = hashlib.sha256(), _Looked(options), Counter[str]()
     parts = []
-    for split in splits:
-        paths: list[Path] = []
-        y: list[int] = []
-        for label, name in enumerate(classes):
-            inside = (path for path in (split / name).rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-            found = sorted(inside, key=Path.as_posix)
-            if not found and split is splits[0]:
+    for split, folders in zip(splits, found, strict=True):
+        files, y = Files(), list[int]()
+        for label, name in enumerate(names):
+            paths = sorted((p for place in folders.get(name, ()) for p in _images(place, left)), key=Path.as_posix)
+            if not paths and split is splits[0]:
                 raise UserError(f"{split / name} holds no image: add some, or remove the folder")
-            paths += found
-            y += [label] * len(found)
-        blobs = [_read(path) for path in paths]
-        for path, blob in zip(paths, blobs, strict=True):
-            digest.update(f"{path.relative_to(folder).as_posix()}\0{len(blob)}\0".encode(errors="surrogateescape"))
-            digest.update(blob)
-        parts.append(Encoded(blobs, torch.tensor(y, dtype=torch.int64), _nth(paths), str(split)))
-    return _user_set("images", folder, digest.hexdigest(), tuple(classes), parts[0], parts[1])
+            for path in paths:
+                content = files.add(path)
+                inside = class_maps.nfc(path.relative_to(folder).as_posix())
+                digest.update(f"{inside}\0{len(content)}\0".encode(errors="surrogateescape"))
+                digest.update(content)
+                looked.at(content, str(path))
+            y += [outputs.of[name] if outputs is not None else label] * len(paths)
+        parts.append(Encoded(files, torch.tensor(y, dtype=torch.int64), files.where, str(split)))
+    if left:
+        counts = sorted(left.items(), key=lambda item: (-item[1], item[0]))
+        notes.append(f"left out of {folder}: {', '.join(f'{n} {suffix}' for suffix, n in counts)}")
+    train = parts[0] if len(parts) == 2 else Encoded((), torch.empty(0, dtype=torch.int64), str, str(folder))
+    return _user_set("images", folder, digest, tuple(names), train, parts[-1], looked, outputs, notes)
 
 
-def _folders(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+def _splits(folder: Path) -> list[Path]:
+    """Folders of the training and the test part, or of what there is to test with alone."""
+    if not folder.is_dir():
+        raise UserError(f"no folder {folder}: images:DIR needs {LAYOUTS}")
+    train = folder / "train"
+    tests = [folder / name for name in TEST_PARTS if (folder / name).is_dir()]
+    if train.is_dir():
+        if not tests:
+            raise UserError(f"{folder / 'test'} is missing: images:DIR needs {LAYOUTS}")
+        return [train, tests[0]]
+    if not (tests or _classes(folder)):
+        raise UserError(f"{train} is missing: images:DIR needs {LAYOUTS}")
+    return [tests[0] if tests else folder]
 
 
-def _nth(paths: Sequence[Path]) -> Callable[[int], str]:
-    return lambda row: str(paths[row])
+def _is_hidden(name: str) -> bool:
+    """Whether a file or folder is hidden, or what macOS puts beside its own."""
+    return name.startswith(".") or name == "__MACOSX"
 
 
-def open_parquet(path: Path) -> UserSet:
+def _classes(folder: Path) -> dict[str, list[Path]]:
+    """Folders by their names in one Unicode form, in the order of these."""
+    found: dict[str, list[Path]] = {}
+    for path in sorted(folder.iterdir()):
+        if path.is_dir() and not _is_hidden(path.name):
+            found.setdefault(class_maps.nfc(path.name), []).append(path)
+    return dict(sorted(found.items()))
+
+
+def _ordered(names: list[str], folder: Path) -> tuple[list[str], list[str]]:
+    """Notes, and the classes in the order of their labels."""
+    if not names or not all(name.isascii() and name.isdecimal() for name in names):
+        return [], names
+    ordered = sorted(names, key=lambda name: (int(name), name))
+    some = ", ".join(ordered[:3]) + (f", ..., {ordered[-1]}" if len(ordered) > 3 else "")
+    return (
+        [f"the folders of {folder} are numbers, and stand in their order: {some}"] if ordered != names else []
+    ), ordered
+
+
+def _images(folder: Path, left: Counter[str]) -> Iterator[Path]:
+    """Images below a folder, through links; what else there is, counted by suffix."""
+    above: dict[str, set[str]] = {str(folder): {os.path.realpath(folder)}}
+    for place, folders, files in os.walk(folder, followlinks=True):
+        trail = above.pop(place)
+        within = {name: os.path.realpath(Path(place, name)) for name in folders}
+        # a link to a folder above itself would go on for ever
+        folders[:] = [name for name, real in within.items() if not _is_hidden(name) and real not in trail]
+        above |= {str(Path(place, name)): trail | {within[name]} for name in folders}
+        for name in files:
+            path = Path(place, name)
+            if _is_hidden(name):
+                left["hidden"] += 1
+            elif path.suffix.lower() in IMAGE_SUFFIXES:
+                yield path
+            else:
+                left[path.suffix.lower() or "without a suffix"] += 1
+
+
+def open_parquet(path: Path, options: SetOptions = PLAIN) -> UserSet:
     """A user's parquet file with columns ``image`` (bytes, or a struct with ``bytes``) and ``label``.
 
     Labels are whole numbers 0..K-1, named by the Hugging Face metadata where the file has them, or class names. A
@@ -132,11 +244,30 @@ def open_parquet(path: Path) -> UserSet:
     wholes = [_encoded(table, file, names) for table, file in zip(tables, files, strict=True)]
     if len(wholes) == 1:
         wholes = [_rows(wholes[0], rows) for rows in _split_rows(tables[0], wholes[0])]
-    return _user_set("parquet", path, digest.hexdigest(), names, wholes[0], wholes[1])
+    looked = _Looked(options)
+    for part in wholes:
+        for row, blob in enumerate(part.blobs):
+            looked.at(blob, part.where(row))
+    outputs = class_maps.read(options.classes, names) if options.classes else None
+    if outputs is not None:
+        place = torch.tensor([outputs.of[class_maps.nfc(name)] for name in names])
+        wholes = [part._replace(y=place[part.y]) for part in wholes]
+    return _user_set("parquet", path, digest, names, wholes[0], wholes[1], looked, outputs, [])
 
 
 def decode(part: Encoded, shape: Shape, mend: str = REPLACE) -> Part:
-    """Decode every image to ``shape``: 1 channel is gray, 3 are RGB; transparency is dropped.
+    """A part with every image decoded, see :func:`decoded`."""
+    return Part(decoded(part, shape), part.y, part.origin, mend)
+
+
+def decoded(part: Encoded, shape: Shape, rows: Sequence[int] | None = None, options: SetOptions = PLAIN) -> Tensor:
+    """Images of a part as uint8 (N, C, H, W): 1 channel is gray, 3 are RGB; transparency is dropped.
+
+    Args:
+        part: Where they come from.
+        shape: What each becomes.
+        rows: Which of them; None: all.
+        options: How they are brought to that size.
 
     Raises:
         UserError: An image cannot be decoded or has another size.
@@ -145,23 +276,39 @@ def decode(part: Encoded, shape: Shape, mend: str = REPLACE) -> Part:
 
     channels, *size = shape
     mode = "L" if channels == 1 else "RGB"
-    out = np.empty((len(part.blobs), *size, channels), np.uint8)
-    flat = out[..., 0] if channels == 1 else out
-    for row, blob in enumerate(part.blobs):
+    chosen = range(len(part.blobs)) if rows is None else rows
+    out = _room((len(chosen), *shape))
+    for place, row in enumerate(chosen):
+        blob = part.blobs[row]
         try:
             with Image.open(io.BytesIO(blob)) as image:
-                height, width = image.height, image.width
-                if [height, width] == size:
+                found = image.size
+                fits = [*reversed(options.size(*found))] == size
+                if fits:
                     # by way of RGBA, because PIL warns of palettes with transparency
                     whole = image.convert("RGBA") if image.mode in ("P", "PA") else image
-                    flat[row] = np.asarray(whole if whole.mode == mode else whole.convert(mode))
+                    pixels = np.asarray(options.apply(whole if whole.mode == mode else whole.convert(mode)))
+                    out[place] = pixels if channels == 1 else pixels.transpose(2, 0, 1)
         except Exception as error:  # PIL's formats raise whatever their parsers run into
-            raise damaged(part.where(row), f"it cannot be decoded ({one_line(error)})", mend) from error
-        if [height, width] != size:
-            expected = f"{size[1]}x{size[0]}"
-            raise UserError(f"{part.where(row)} is {width}x{height} pixels, not {expected}: images must have one size")
-    x = torch.from_numpy(np.ascontiguousarray(out.transpose(0, 3, 1, 2)))
-    return Part(x, part.y, part.origin, mend)
+            raise damaged(part.where(row), f"it cannot be decoded ({one_line(error)})", REPLACE) from error
+        if not fits:
+            raise UserError(f"{part.where(row)} {_other(found, (size[1], size[0]))}")
+    return torch.from_numpy(out)
+
+
+def _room(shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
+    """An array of bytes; a large one lies in a file that is gone with it, so that memory need not hold it."""
+    if math.prod(shape) <= IN_MEMORY:
+        return np.empty(shape, np.uint8)
+    with tempfile.TemporaryFile() as file:
+        return np.memmap(file, np.uint8, "w+", shape=shape)
+
+
+def _other(found: tuple[int, int], wanted: tuple[int, int]) -> str:
+    return (
+        f"is {found[0]}x{found[1]} pixels, not {wanted[0]}x{wanted[1]} as the first: images must have one size, "
+        "which --resize 256 --crop 224 give them"
+    )
 
 
 def _read(path: Path) -> bytes:
@@ -265,29 +412,67 @@ def _rows(whole: Encoded, rows: Tensor) -> Encoded:
     return Encoded(blobs, whole.y[rows], lambda row: whole.where(position[row]), whole.origin)
 
 
-def _user_set(kind: str, path: Path, digest: str, classes: tuple[str, ...], train: Encoded, test: Encoded) -> UserSet:
-    """Give the set its name, and its shape by the headers of all images: gray only if every one is."""
-    from PIL import Image
+class _Looked:
+    """What the headers of a set's images say: one size, and gray only if every one is."""
 
+    def __init__(self, options: SetOptions) -> None:
+        self.options = options
+        self.size: tuple[int, int] | None = None
+        self.channels = 1
+
+    def at(self, blob: bytes, where: str) -> None:
+        """Look at one image."""
+        from PIL import Image
+
+        try:
+            with Image.open(io.BytesIO(blob)) as image:
+                found, mode = image.size, image.mode
+        except Exception as error:  # as in decoded
+            raise damaged(where, f"it cannot be decoded ({one_line(error)})", REPLACE) from error
+        if mode in ("I", "F") or mode.startswith("I;"):
+            raise UserError(f"{where} has more than 8 bits a pixel: save it as 8-bit gray or RGB")
+        made, cut = self.options.size(*found), self.options.cut
+        if cut is not None and made != cut:
+            what = f"{where} is {found[0]}x{found[1]} pixels, and {made[0]}x{made[1]} when it is to be cropped"
+            raise UserError(f"{what} to {cut[0]}x{cut[1]}: --resize makes it larger")
+        self.size = self.size or made
+        if made != self.size:
+            more = f" ({made[0]}x{made[1]} when resized)" if made != found else ""
+            raise UserError(f"{where}{more} {_other(found, self.size)}")
+        self.channels = self.channels if mode in ("1", "L", "LA", "La") else 3
+
+
+def _user_set(
+    kind: str,
+    path: Path,
+    digest: Any,
+    folders: tuple[str, ...],
+    train: Encoded,
+    test: Encoded,
+    looked: _Looked,
+    outputs: class_maps.Outputs | None,
+    notes: list[str],
+) -> UserSet:
+    """Give the set its name, and its shape by the headers of all images."""
     path = path.resolve()
     base = re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem if path.is_file() else path.name)
-    size: tuple[int, int] | None = None
-    channels = 1
-    for part in (train, test):
-        for row, blob in enumerate(part.blobs):
-            try:
-                with Image.open(io.BytesIO(blob)) as image:
-                    found, mode = image.size, image.mode
-            except Exception as error:  # as in decode
-                raise damaged(part.where(row), f"it cannot be decoded ({one_line(error)})", REPLACE) from error
-            if mode in ("I", "F") or mode.startswith("I;"):
-                raise UserError(f"{part.where(row)} has more than 8 bits a pixel: save it as 8-bit gray or RGB")
-            size = size or found
-            if found != size:
-                pair = f"{found[0]}x{found[1]} pixels, not {size[0]}x{size[1]}"
-                raise UserError(f"{part.where(row)} is {pair} as the first: images must have one size")
-            channels = channels if mode in ("1", "L", "LA", "La") else 3
-    if size is None or len(classes) < 2:
+    classes = folders if outputs is None else outputs.names
+    options = looked.options
+    if looked.size is None or len(classes) < 2 or not len(test.blobs):
         found_now = f"{len(train.blobs) + len(test.blobs)} images of {len(classes)} classes"
         raise UserError(f"{path} holds {found_now}: {kind} sets need training and test images of two classes or more")
-    return UserSet(f"{kind}:{base}@{digest[:8]}", (channels, size[1], size[0]), classes, train, test)
+    if outputs is not None:
+        digest.update(json.dumps([[*outputs.of.items()], outputs.names]).encode())
+        these = sorted(set(outputs.of.values()))
+        some = ", ".join(map(str, these[:5])) + (", ..." if len(these) > 5 else "")
+        notes.append(
+            f"the {len(folders)} classes of {path.name} are outputs {some} of {len(classes)}, all of which compete"
+        )
+    if not len(train.blobs):
+        notes.append(
+            f"{path.name} has no training part: attacks that learn from images learn from these, and transfers are "
+            "left out"
+        )
+    name = f"{kind}:{base}{options.tag}@{digest.hexdigest()[:8]}"
+    shape = (looked.channels, looked.size[1], looked.size[0])
+    return UserSet(name, shape, classes, train, test, options, tuple(notes))

@@ -1,7 +1,8 @@
 """Data sets: whole sets in memory as uint8, converted to float32 in [0, 1] on access.
 
 :data:`DATASETS` is the table of what there is: adding a set is one entry. A user's own are named by form and path,
-``images:DIR`` and ``parquet:FILE`` (see :mod:`harness.datasets.image_folders` for the layouts).
+``images:DIR`` and ``parquet:FILE`` (see :mod:`harness.datasets.image_folders` for the layouts), with
+``?resize=256&crop=224&classes=FILE`` where wanted. Their images stay files until they are asked for.
 """
 
 from __future__ import annotations
@@ -13,14 +14,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
-from typing import Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..errors import UserError, unknown
 from ..threat import Norm
-from . import image_folders, sampling, torchvision_sets
+from . import image_folders, sampling, set_options, torchvision_sets
+from .set_options import SetOptions
 
 Budgets = Mapping[Norm, tuple[float, ...]]
 Half = Literal["train", "test"]
@@ -47,6 +49,7 @@ class DatasetInfo:
         test_size: Images in the test part.
         train_size: Images in the training part, 0 where nobody has counted them.
         levels: Images hold integers 0..levels (255 for 8-bit images, 16 for the embedded digits).
+        trains: Whether it has a training part; a user's own set may be there to judge finished models alone.
     """
 
     name: str
@@ -59,6 +62,7 @@ class DatasetInfo:
     epochs: int = 20
     levels: int = 255
     source: str = ""
+    trains: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +86,8 @@ class Dataset:
     y_test: Tensor
 
     def __post_init__(self) -> None:
-        _check(self.info, torchvision_sets.Part(self.x_train, self.y_train, f"{self.info.name} train"))
+        if self.info.trains or len(self.y_train):
+            _check(self.info, torchvision_sets.Part(self.x_train, self.y_train, f"{self.info.name} train"))
         _check(self.info, torchvision_sets.Part(self.x_test, self.y_test, f"{self.info.name} test"))
 
     def to_float(self, images: Tensor) -> Tensor:
@@ -116,12 +121,24 @@ class Dataset:
             UserError: ``n`` out of range.
         """
         index = self._sample(self._test_order, n, "test")[rows]
-        return index, Split(self.to_float(self.x_test[index]), self.y_test[index])
+        return index, Split(self.to_float(self._images("test", index)), self.y_test[index])
 
     def train_sample(self, n: int, rows: slice = ALL) -> tuple[Tensor, Split]:
         """As :meth:`test_sample`, of the training part."""
         index = self._sample(self._train_order, n, "training")[rows]
-        return index, Split(self.to_float(self.x_train[index]), self.y_train[index])
+        return index, Split(self.to_float(self._images("train", index)), self.y_train[index])
+
+    def preparation_sample(self, n: int) -> Split:
+        """At most ``n`` images for an attack to learn from: training images or, where there are none, test images.
+
+        What learned from the very images that it attacks can only be the stronger for it.
+        """
+        sample, y = (self.train_sample, self.y_train) if len(self.y_train) else (self.test_sample, self.y_test)
+        return sample(min(n, len(y)))[1]
+
+    def _images(self, part: Half, index: Tensor) -> Tensor:
+        """uint8 images of a part at these places."""
+        return (self.x_train if part == "train" else self.x_test)[index]
 
     def first(self, n: int) -> Dataset:
         """The data set with the images of :meth:`train_sample` as its training part."""
@@ -150,6 +167,44 @@ class Dataset:
         return order[:n].clone()
 
 
+class FileDataset(Dataset):
+    """A user's own set: an image is decoded when a sample holds it, all of a part when somebody asks for the whole.
+
+    Its classes and sizes were looked at when it was opened; what a file holds beyond its header is seen when it is
+    decoded.
+    """
+
+    def __init__(self, info: DatasetInfo, opened: image_folders.UserSet) -> None:
+        values = {"info": info, "opened": opened, "y_train": opened.train.y, "y_test": opened.test.y}
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+        for part in (opened.train, opened.test):
+            _check_labels(info, part.y, part.origin)
+
+    opened: image_folders.UserSet
+
+    @cached_property
+    def x_train(self) -> Tensor:
+        """All training images, as of any data set."""
+        return image_folders.decoded(self.opened.train, self.info.shape, None, self.opened.options)
+
+    @cached_property
+    def x_test(self) -> Tensor:
+        """All test images, as of any data set."""
+        return image_folders.decoded(self.opened.test, self.info.shape, None, self.opened.options)
+
+    def _images(self, part: Half, index: Tensor) -> Tensor:
+        if f"x_{part}" in vars(self):
+            return super()._images(part, index)
+        files = self.opened.train if part == "train" else self.opened.test
+        return image_folders.decoded(files, self.info.shape, index.tolist(), self.opened.options)
+
+    def first(self, n: int) -> Dataset:
+        """As of any data set."""
+        index = self._sample(self._train_order, n, "training")
+        return Dataset(self.info, self._images("train", index), self.y_train[index], self.x_test, self.y_test)
+
+
 def _check(info: DatasetInfo, part: torchvision_sets.Part) -> None:
     """Raise the one-line error for the first thing wrong with a part."""
     x, y, origin, mend = part
@@ -168,10 +223,15 @@ def _check(info: DatasetInfo, part: torchvision_sets.Part) -> None:
         raise wrong("it has no images")
     if int(x.max()) > info.levels:
         raise wrong(f"a pixel has the value {int(x.max())}, expected 0..{info.levels}")
+    _check_labels(info, y, origin, mend)
+
+
+def _check_labels(info: DatasetInfo, y: Tensor, origin: str, mend: str = "") -> None:
     bad = ((y < 0) | (y >= len(info.classes))).nonzero().flatten()
     if len(bad):
         label, count = int(y[bad[0]]), f"{len(bad)} of {len(y)} labels are"
-        raise wrong(f"label {label} of image {int(bad[0])} is outside 0..{len(info.classes) - 1} ({count})")
+        what = f"label {label} of image {int(bad[0])} is outside 0..{len(info.classes) - 1} ({count})"
+        raise UserError(f"{origin}: {what}{mend and '; '}{mend}")
 
 
 Reader = Callable[[Path | None, bool], tuple[torchvision_sets.Part, torchvision_sets.Part]]
@@ -271,10 +331,25 @@ DATASETS: Final[dict[str, DatasetInfo]] = {info.name: info for info, _ in _TABLE
 
 _READERS: Final[dict[str, Reader]] = {info.name: read for info, read in _TABLE}
 
+_CIFAR10_FILES: Final = (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch", "batches.meta")
+_IDX_FILES: Final = [f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
+PLACES: Final[Mapping[str, tuple[str, ...]]] = {
+    "mnist": tuple(f"MNIST/raw/{name}" for name in _IDX_FILES),
+    "fashion-mnist": tuple(f"FashionMNIST/raw/{name}" for name in _IDX_FILES),
+    "cifar10": tuple(f"cifar-10-batches-py/{name}" for name in _CIFAR10_FILES),
+    "cifar100": tuple(f"cifar-100-python/{name}" for name in ("train", "test", "meta")),
+    "svhn": ("train_32x32.mat", "test_32x32.mat"),
+    "cifar10-jpeg": ("cifar10-jpeg/train.parquet", "cifar10-jpeg/test.parquet"),
+}
+"""Files of each set below the data folder: where they are missing, that is found without importing torchvision."""
+
 USER_SETS: Final = ("images:DIR", "parquet:FILE")
 """How a user's own sets are named."""
 
-_OPENERS: Final[dict[str, Callable[[Path], image_folders.UserSet]]] = {
+SMALL: Final = 2**26
+"""Bytes of decoded images up to which a user's set is decoded at once, so that a damaged image is named at once."""
+
+_OPENERS: Final[dict[str, Callable[[Path, SetOptions], image_folders.UserSet]]] = {
     "images": image_folders.open_images,
     "parquet": image_folders.open_parquet,
 }
@@ -294,32 +369,66 @@ def dataset_info(name: str) -> DatasetInfo:
         UserError: Unknown name, with the choices; a user's set that is missing or damaged.
     """
     source = DataSource(name)
-    if source.path is None:
-        return DATASETS[name]
-    return _user_info(source.open())
+    return DATASETS[name] if source.path is None else _user_info(source.opened)
 
 
-def load_dataset(name: str, *, root: Path | None = None, download: bool = False) -> Dataset:
-    """Read a data set into memory.
+def load_dataset(
+    name: str,
+    *,
+    root: Path | None = None,
+    download: bool = False,
+    resize: int | str = "",
+    crop: int | str = "",
+    classes: str | Path = "",
+) -> Dataset:
+    """Read a data set into memory; of a user's own set of images no more than what is asked for.
 
     Args:
         name: One of :func:`dataset_names`, ``images:DIR`` or ``parquet:FILE``.
         root: Data folder, in torchvision's layout; by default the environment's ``GAUNTLET_DATA``. The embedded
             and the user's own sets do without.
         download: Fetch a torchvision set that is not there. Two processes must not do so at once.
+        resize: Of a user's own set: length of the shorter side in pixels, or ``"WIDTHxHEIGHT"``; part of its name.
+        crop: What is then cut out of the middle, likewise.
+        classes: Which of a model's outputs its classes are, ``"imagenet"`` or a file: see
+            :mod:`harness.datasets.class_maps`. Labels are those outputs, and all of them compete.
 
     Raises:
         UserError: Unknown name; a file missing or damaged: one line that names it and what mends it.
     """
-    source = DataSource(name, root, download)
-    if source.path is None:
-        info = DATASETS[name]
-        environment = os.environ.get("GAUNTLET_DATA")
-        parts = _READERS[name](source.root or (Path(environment) if environment else None), download)
-    else:
+    source = DataSource(with_options(name, resize=resize, crop=crop, classes=classes), root, download)
+    return _read(source)
+
+
+def with_options(name: str, *, resize: object = "", crop: object = "", classes: object = "") -> str:
+    """The name of a user's own set with options, ``images:DIR?resize=256&crop=224``; each is given once.
+
+    Raises:
+        UserError: An option that cannot be read or is there already; options for a set that is no user's.
+    """
+    given = {"resize": resize, "crop": crop, "classes": classes}
+    wanted = {option: str(value) for option, value in given.items() if value}
+    if not wanted:
+        return name
+    form, _, text = name.partition(":")
+    if form not in _OPENERS:
+        raise UserError(f"--{next(iter(wanted))} is for {' or '.join(USER_SETS)}; {name} is taken as it is")
+    path, options = set_options.parse(text)
+    if twice := [option for option in wanted if getattr(options, option)]:
+        raise UserError(f"{name} says {twice[0]} already: drop one of the two")
+    return f"{form}:{path}{set_options.check(replace(options, **wanted)).words}"
+
+
+def _read(source: DataSource) -> Dataset:
+    if source.path is not None:
         # one reading for the name and the images, so that they cannot disagree
-        opened = source.open()
-        info, parts = _user_info(opened), opened.parts()
+        read = FileDataset(_user_info(source.opened), source.opened)
+        if (len(read.y_train) + len(read.y_test)) * math.prod(read.info.shape) <= SMALL:
+            assert read.x_train is not None
+            assert read.x_test is not None
+        return read
+    info = DATASETS[source.name]
+    parts = _READERS[source.name](_root(source), source.download)
     for part in parts:
         _check(info, part)
     train, test = parts
@@ -327,6 +436,11 @@ def load_dataset(name: str, *, root: Path | None = None, download: bool = False)
         counts = f"{len(test.y)} test images, where {info.name} has {info.test_size}"
         raise UserError(f"{test.origin}: {counts}; {test.mend}")
     return Dataset(info, train.x, train.y, test.x, test.y)
+
+
+def _root(source: DataSource) -> Path | None:
+    environment = os.environ.get("GAUNTLET_DATA")
+    return source.root or (Path(environment) if environment else None)
 
 
 @dataclass(frozen=True)
@@ -349,17 +463,46 @@ class DataSource:
         form, _, path = self.name.partition(":")
         if form not in _OPENERS or not path:
             raise unknown("data set", self.name, (*DATASETS, *USER_SETS))
-        object.__setattr__(self, "name", f"{form}:{Path(path).expanduser().absolute()}")
+        where, options = set_options.parse(path)
+        object.__setattr__(self, "name", f"{form}:{where}{options.words}")
 
     @property
     def path(self) -> Path | None:
         """Where a user's own set lies; ``None`` for one of :data:`DATASETS`."""
-        return None if self.name in DATASETS else Path(self.name.partition(":")[2])
+        return None if self.name in DATASETS else set_options.parse(self.name.partition(":")[2])[0]
 
-    def open(self) -> image_folders.UserSet:
-        """Read the files of a user's own set without decoding the images."""
-        assert self.path is not None
-        return _OPENERS[self.name.partition(":")[0]](self.path)
+    @cached_property
+    def opened(self) -> image_folders.UserSet:
+        """A user's own set, its files read once and not decoded."""
+        form, _, text = self.name.partition(":")
+        return _OPENERS[form](*set_options.parse(text))
+
+    def __getstate__(self) -> dict[str, Any]:
+        # workers need not read all files once more; a parquet file's contents are not sent to them
+        state = dict(vars(self))
+        if not self.name.startswith("images:"):
+            state.pop("opened", None)
+        return state
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Lines that the owner of a user's set should read."""
+        return () if self.path is None else self.opened.notes
+
+    def missing(self) -> str:
+        """Why it cannot be read, as far as files that are not there tell; "" if they are all there, or are fetched."""
+        places = PLACES.get(self.name, ())
+        if not places or self.download:
+            return ""
+        root = _root(self)
+        if root is None:
+            return f"{self.name} needs a data folder: point --data-root (GAUNTLET_DATA) at one"
+        absent = [root.expanduser() / place for place in places if not (root.expanduser() / place).is_file()]
+        if not absent:
+            return ""
+        what = f"{absent[0]} is missing" if len(absent) < len(places) else f"{self.name} is not in {absent[0].parent}"
+        fetch = "" if self.name == _JPEG.name else "run the same command with --download, or "
+        return f"{what}: {fetch}{torchvision_sets.POINT}"
 
     def load(self) -> Dataset:
         """The data set, read once a process (the last two are kept); raises as :func:`load_dataset`."""
@@ -372,17 +515,17 @@ class DataSource:
 
 @lru_cache(maxsize=2)
 def _load(source: DataSource) -> Dataset:
-    return load_dataset(source.name, root=source.root, download=source.download)
+    return _read(source)
 
 
 @lru_cache(maxsize=64)
 def _info(source: DataSource) -> DatasetInfo:
-    return dataset_info(source.name)
+    return DATASETS[source.name] if source.path is None else _user_info(source.opened)
 
 
 def _user_info(opened: image_folders.UserSet) -> DatasetInfo:
     info = default_info(opened.name, opened.shape, opened.classes, len(opened.test.y))
-    return replace(info, train_size=len(opened.train.y))
+    return replace(info, train_size=len(opened.train.y), trains=len(opened.train.y) > 0)
 
 
 def default_info(name: str, shape: tuple[int, int, int], classes: tuple[str, ...], test_size: int) -> DatasetInfo:

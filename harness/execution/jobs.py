@@ -28,6 +28,10 @@ class Source(Protocol):
         """The data set; asked for by every task, so it is to be kept."""
         ...
 
+    def missing(self) -> str:
+        """Why it cannot be read, as far as files that are not there tell; "" if nothing does."""
+        ...
+
 
 @dataclass(frozen=True)
 class Context:

@@ -10,6 +10,7 @@ from pathlib import Path
 from ..errors import UserError
 from ..planning.plan import Plan
 from ..planning.specs import Cell, Certification, ModelSpec
+from ..records.boards import read_probe
 from ..records.checkpoints import has_model, weights_standing
 from ..records.crafted import read_crafted
 from ..records.files import read_record, set_aside
@@ -113,7 +114,7 @@ class Scheduler:
         if not path.exists():
             return False
         try:
-            weights = read_record(path, kind).weights
+            weights = (read_probe(path) if kind is ProbeRecord else read_record(path, kind)).weights
         except UserError as error:
             self._say(f"{error}; computing it again")
             weights = {}

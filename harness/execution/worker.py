@@ -125,8 +125,8 @@ class Worker:
         data = spec.defense.part(data)  # the training accuracy is that on what it was given
         # where nothing was trained a part says enough, and a defense at inference time may be slow
         seen, unseen = (
-            None if history else torch.arange(min(UNTRAINED_SAMPLES, len(images)), device=device)
-            for images in (data.x_train, data.x_test)
+            None if history else torch.arange(min(UNTRAINED_SAMPLES, len(labels)), device=device)
+            for labels in (data.y_train, data.y_test)
         )
         card = Card(
             sha256="",
@@ -165,7 +165,7 @@ class Worker:
         assert key is not None
         data = self._data(cell.victim)
         attack = inner(cell.attack)
-        _, (x, y) = data.train_sample(min(attack.preparation_samples, len(data.x_train)))
+        x, y = data.preparation_sample(attack.preparation_samples)
         victim = self._bench(cell.crafter).attacked
 
         ready, cost = prepare(victim, attack, x, y, identity.derive_seed(key))
@@ -221,7 +221,7 @@ class Worker:
             remedy=spec.defense.remedy,
             seed=look.seed,
         )
-        write_record(home.health(look.key), ProbeRecord(facts=facts, **dict(made_of(home, spec))))
+        write_record(home.health(look.key), ProbeRecord(key=look.key, facts=facts, **dict(made_of(home, spec))))
 
     def _certify(self, asked: Sequence[Certification], shard: int) -> None:
         home, spec = self.context.home, asked[0].model

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from torch import nn
 
@@ -66,7 +67,7 @@ def fetch(uri: str, tracking_uri: str, target: Path) -> Path:
     Raises:
         UserError: No such model, a store out of reach, or no model of PyTorch.
     """
-    if tracking_uri.startswith("sqlite:///") and not Path(tracking_uri.removeprefix("sqlite:///")).is_file():
+    if tracking_uri.startswith("sqlite:///") and not Path(unquote(tracking_uri.removeprefix("sqlite:///"))).is_file():
         raise UserError(f"cannot fetch {uri}: there is no tracking store {tracking_uri}")  # MLflow would make one
     part = target / f".{uuid.uuid4().hex}.part"
     part.mkdir(parents=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 from urllib.parse import quote, unquote
 
-from ..errors import UserError
+from ..errors import UserError, printable
 from ..options import guess, pairs
 from . import hubs, mlflow_model
 
@@ -64,9 +64,9 @@ class ModelReference:
         """Short name for people, without folders and arguments."""
         match self.kind:
             case "python":
-                return f"{Path(self.place).stem}:{self.factory}"
+                return f"{printable(Path(self.place).stem)}:{self.factory}"
             case "export":
-                return Path(self.place).stem
+                return printable(Path(self.place).stem)
             case "mlflow":
                 return self.place.partition(":/")[2]
             case "hub":

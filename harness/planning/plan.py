@@ -133,7 +133,7 @@ def plan(
     that draws at random is spared attacks that need a boundary to walk along: they would raise, and say nothing.
     Attacks are taken as they are for the data set's number of classes (:meth:`Attack.for_classes`).
     Transfers to a model of a user's are crafted on a surrogate, one for all of a data set
-    (:mod:`harness.planning.surrogate`).
+    (:mod:`harness.planning.surrogate`); where there is nothing to train one on, transfers are left out.
 
     Args:
         suite: The battery.
@@ -155,7 +155,7 @@ def plan(
             nothing but transfers, and none are asked for.
     """
     left_out: tuple[str, ...] = ()
-    if not transfers:
+    if not (transfers and _all_train(models, infos)):
         suite, left_out = _without_transfers(suite, only)
     if cascade and only:
         raise UserError("a cascade runs the whole battery; choose attacks, or a cascade")
@@ -219,6 +219,24 @@ def plan(
         words=tuple(words),
         left_out=left_out,
     )
+
+
+def _all_train(models: Sequence[ModelSpec], infos: Mapping[str, DatasetInfo]) -> bool:
+    """Whether every data set has images to train on; those without can only judge what is finished.
+
+    Raises:
+        UserError: Something is to be trained on one that has none; sets of both sorts at once.
+    """
+    found = {infos[spec.dataset].trains for spec in models}
+    for spec in models:
+        if not infos[spec.dataset].trains and spec.root.defense.trainable:
+            raise UserError(
+                f"{spec.dataset} has no training part, so that {spec.defense.name} cannot be trained on it: "
+                "bring a finished model as --victim"
+            )
+    if len(found) > 1:
+        raise UserError("data sets with a training part and without one do not go together: run them one by one")
+    return found != {False}
 
 
 def _without_transfers(suite: Suite, only: Sequence[str]) -> tuple[Suite, tuple[str, ...]]:

@@ -14,10 +14,12 @@ from pathlib import Path
 from ..errors import UserError
 from ..metrics.pairs import Board, Pair
 from ..schema.certificates import CertificateEntry, CertificateFacts, CertificateRecord, together
-from ..schema.models import Card, FailedTraining, KnownModel, ModelEntry, ModelName, ModelState
+from ..schema.models import FailedTraining, KnownModel, ModelEntry, ModelName, ModelState
 from ..schema.pairs import BatteryPair
 from ..schema.plans import PlanRecord
 from ..schema.probes import PlantedFacts, PlantedRecord, ProbeFacts, ProbeRecord
+from . import seals
+from .checkpoints import read_card
 from .files import read_json, read_record
 from .home import Home, no_runs
 from .plans import Spoiled, attempt, read_plans
@@ -188,7 +190,7 @@ def model_state(home: Home, key: str, spoiled: Spoiled | None = None) -> ModelSt
 
     def read() -> ModelState:
         if (folder / "card.json").exists():
-            return ModelState(card=read_record(folder / "card.json", Card, "the card"))
+            return ModelState(card=read_card(folder / "card.json"))
         failed = folder / "failed.json"
         error = read_record(failed, FailedTraining).error if failed.exists() else "not trained"
         return ModelState(status="failed", error=error)
@@ -236,7 +238,18 @@ def boards_from_home(home: Home, store: str | None = None, spoiled: Spoiled | No
 def probe_facts(home: Home, probe: str) -> ProbeFacts | None:
     """What a probe found, None if it was not run."""
     path = home.health(probe)
-    return read_record(path, ProbeRecord, "the probe's record").facts if path.exists() else None
+    return read_probe(path).facts if path.exists() else None
+
+
+def read_probe(path: Path) -> ProbeRecord:
+    """The record of a probe.
+
+    Raises:
+        UserError: It is damaged, or another's; the message names it.
+    """
+    found = read_record(path, ProbeRecord, "the probe's record")
+    seals.in_place(found.key, path, path.stem)
+    return found
 
 
 def certificate_facts(home: Home, entry: CertificateEntry) -> CertificateFacts | None:

@@ -20,6 +20,7 @@ from ..external.external import External, restore
 from ..models.purifier import Purified, purifier
 from ..planning.specs import ModelSpec
 from ..schema.models import Card
+from . import seals
 from .files import read_record, write_bytes, write_record
 from .home import Home
 
@@ -99,9 +100,21 @@ def digests(home: Home, specs: Iterable[ModelSpec]) -> dict[str, str]:
 @lru_cache(maxsize=1024)
 def _card(path: Path, modified: int) -> Card:
     try:
-        return read_record(path, Card, "the card")
+        return read_card(path)
     except UserError as error:
         raise UserError(f"{error}; {_mend(path.parent)}") from None
+
+
+def read_card(path: Path) -> Card:
+    """A model's card, which is that of its folder: a key is a hash of the declaration.
+
+    Raises:
+        UserError: It is damaged, or another's; the message names it.
+    """
+    found = read_record(path, Card, "the card")
+    if found.declaration:
+        seals.in_place(identity.key_of(found.declaration), path, path.parent.name)
+    return found
 
 
 def _mend(folder: Path) -> str:
@@ -127,7 +140,7 @@ def whole_model(folder: Path) -> Card:
     Raises:
         UserError: One of them is damaged or missing; the message names it.
     """
-    facts = read_record(folder / "card.json", Card, "the card")
+    facts = read_card(folder / "card.json")
     if facts.reference is not None:  # a user's own: its weights lie elsewhere
         return facts
     weights = folder / "weights.safetensors"

@@ -10,7 +10,8 @@ from torch import Tensor
 from ..judging.proposal import Proposal
 from ..schema.base import Provenance
 from ..schema.pairs import Crafted
-from .files import parse_record, write_bytes
+from . import seals
+from .files import parse_record, sealed_facts, write_bytes
 from .results import opened
 
 
@@ -22,9 +23,14 @@ def write_proposal(path: Path, proposal: Proposal, made: Provenance) -> None:
         forwards=proposal.forwards,
         backwards=proposal.backwards,
         errors=proposal.errors,
+        place=_place(path),
         **dict(made),
     )
-    write_bytes(path, save_tensors(tensors, metadata={"facts": facts.model_dump_json()}))
+    write_bytes(path, seals.seal(save_tensors(tensors, metadata={"facts": sealed_facts(facts)})))
+
+
+def _place(path: Path) -> str:
+    return f"{path.parent.name}/{path.stem}"
 
 
 def read_proposal(path: Path) -> Proposal:
@@ -39,7 +45,9 @@ def read_crafted(path: Path) -> tuple[Proposal, Crafted]:
         Damaged: The file cannot be read.
     """
     with opened(path, "pt") as file:
+        seals.check(path.read_bytes(), path)
         facts = parse_record((file.metadata() or {})["facts"], Crafted, path)
+        seals.in_place(facts.place, path, _place(path))
         names = list(file.keys())
         x_adv: Tensor | None = file.get_tensor("x_adv") if "x_adv" in names else None
     proposal = Proposal(x_adv, facts.seconds, int(facts.forwards), int(facts.backwards), facts.errors)

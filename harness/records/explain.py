@@ -148,7 +148,7 @@ def _result(home: Home, folder: Path) -> tuple[State, list[str], Result | None]:
         standing = Standing("stale", str(error))
     if standing.state != "fresh":
         return standing.state, [standing.reason], result
-    faults = []
+    faults = [] if result.files else ["it holds no digests, as results of earlier versions: unverified"]
     if result.failed:
         said = f": {'; '.join(result.errors)}" if result.errors else ""
         faults.append(f"its status is {result.status}{said}")

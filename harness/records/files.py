@@ -11,8 +11,9 @@ from typing import Any, Final, TypeVar
 
 from pydantic import ValidationError
 
-from ..errors import UserError
+from ..errors import UserError, printable
 from ..schema.base import FORMAT, Record
+from . import seals
 
 T = TypeVar("T", bound=Record)
 
@@ -37,12 +38,22 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """:func:`write_bytes` of readable, sorted JSON; a number that is not finite becomes null."""
-    write_bytes(path, (json.dumps(finite(value), indent=1, sort_keys=True, allow_nan=False) + "\n").encode())
+    """:func:`write_bytes` of :func:`json_text`."""
+    write_bytes(path, json_text(value).encode())
+
+
+def json_text(value: Any) -> str:
+    """Readable, sorted JSON, sealed if it has a field for that; a number that is not finite becomes null."""
+    sealed = isinstance(value, Mapping) and seals.NAME in value
+    plain = finite({**value, seals.NAME: seals.BLANK} if sealed else value)
+    text = json.dumps(plain, indent=1, sort_keys=True, allow_nan=False) + "\n"
+    return seals.seal(text.encode()).decode() if sealed else text
 
 
 def finite(value: Any) -> Any:
-    """The same value with NaN and infinities replaced by None: JSON has none."""
+    """The same value with NaN and infinities replaced by None, and texts :func:`printable`: JSON has no others."""
+    if isinstance(value, str):
+        return value if value.isascii() else printable(value)
     if isinstance(value, float):
         return value if value - value == 0 else None
     if isinstance(value, Mapping):
@@ -56,10 +67,12 @@ def read_json(path: Path) -> Any:
     """Read a JSON file.
 
     Raises:
-        UserError: It is damaged; the message names it.
+        UserError: It is damaged, or not what was sealed; the message names it.
     """
+    content = path.read_bytes()
+    seals.check(content, path)
     try:
-        return json.loads(path.read_bytes())
+        return json.loads(content)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({error})") from None
 
@@ -70,7 +83,10 @@ def read_record(path: Path, kind: type[T], name: str = "the record") -> T:
     Raises:
         UserError: It is damaged, of a later format, or another kind of record; the message names it.
     """
-    return parse_record(path.read_bytes(), kind, path, name)
+    content = path.read_bytes()
+    found = parse_record(content, kind, path, name)  # first: it says best what is wrong
+    seals.check(content, path)
+    return found
 
 
 def parse_record(content: bytes | str, kind: type[T], path: Path, name: str = "the record") -> T:
@@ -82,8 +98,18 @@ def parse_record(content: bytes | str, kind: type[T], path: Path, name: str = "t
 
 
 def write_record(path: Path, record: Record) -> None:
-    """:func:`write_json` of a record."""
-    write_json(path, record.model_dump())
+    """:func:`write_json` of a record, sealed."""
+    write_json(path, sealed(record))
+
+
+def sealed(record: Record) -> dict[str, Any]:
+    """A record's plain values, to be sealed when they are written."""
+    return {**record.model_dump(), seals.NAME: seals.BLANK}
+
+
+def sealed_facts(record: Record) -> str:
+    """A record as the metadata of a file of tensors, to be sealed with it: one text, for their order is not kept."""
+    return json.dumps(finite({**record.model_dump(), "format": FORMAT, seals.NAME: seals.BLANK}), separators=(",", ":"))
 
 
 def _fault(error: ValidationError, name: str) -> str:

@@ -22,6 +22,7 @@ from ..schema.base import Provenance
 from ..schema.certificates import CertificateRecord
 from ..schema.models import Card, FailedTraining
 from ..schema.probes import PlantedRecord, ProbeRecord
+from .boards import read_probe
 from .checkpoints import whole_model
 from .crafted import read_crafted
 from .files import is_aside, read_record, set_aside, write_bytes
@@ -242,8 +243,9 @@ class _Merge:
         return self._look(self._source.planted(key), self._into.planted(key), PlantedRecord)
 
     def _look(self, source: Path, target: Path, kind: type[ProbeRecord] | type[PlantedRecord]) -> bool:
-        record = read_record(source, kind)
-        there: ProbeRecord | PlantedRecord | None = self._mended(target, lambda: read_record(target, kind))
+        read = read_probe if kind is ProbeRecord else lambda path: read_record(path, kind)
+        record = read(source)
+        there: ProbeRecord | PlantedRecord | None = self._mended(target, lambda: read(target))
         if there is not None:
             if record.facts.model_copy(update={"seconds": there.facts.seconds}) != there.facts:
                 raise _Refused(f"other facts than those in {target}")

@@ -22,6 +22,7 @@ from ..schema.models import ModelEntry, ModelName
 from ..schema.pairs import BatteryPair, PlannedPair
 from ..schema.plans import PlanRecord, ProbeEntry
 from ..user_code.plugins import architecture_argument, origin_of
+from . import seals
 from .files import read_record, set_aside, write_record
 from .home import Home
 
@@ -154,7 +155,10 @@ def read_plan(path: Path) -> PlanRecord:
     Raises:
         UserError: It is damaged; the message names it.
     """
-    return read_record(path, PlanRecord, "the plan")
+    found = read_record(path, PlanRecord, "the plan")
+    if path.parent.name == "plans":
+        seals.in_place(found.plan, path, path.stem)
+    return found
 
 
 def read_plans(home: Home, spoiled: Spoiled | None = None) -> list[PlanRecord]:

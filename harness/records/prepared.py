@@ -17,6 +17,7 @@ from ..attacks.base import Attack
 from ..errors import UserError
 from ..schema.base import Cost, Provenance
 from ..schema.pairs import Preparation
+from . import seals
 from .files import read_record, write_bytes, write_record
 
 
@@ -37,7 +38,7 @@ def write_prepared(path: Path, attack: Attack, ready: Attack, cost: Cost, made: 
             tensors[field.name] = hashlib.sha256(content).hexdigest()
         elif value != getattr(attack, field.name):
             fields[field.name] = value
-    write_record(path, Preparation(fields=fields, tensors=tensors, cost=cost, **dict(made)))
+    write_record(path, Preparation(key=path.stem, fields=fields, tensors=tensors, cost=cost, **dict(made)))
 
 
 def prepared_record(path: Path) -> Preparation:
@@ -46,7 +47,9 @@ def prepared_record(path: Path) -> Preparation:
     Raises:
         UserError: It is damaged; the message names it.
     """
-    return read_record(path, Preparation, "the preparation")
+    found = read_record(path, Preparation, "the preparation")
+    seals.in_place(found.key, path, path.stem)
+    return found
 
 
 def tensor_files(path: Path) -> list[Path]:

@@ -28,7 +28,8 @@ from ..metrics.pairs import COLUMN_TYPES, FLAGS, Pair, summary
 from ..schema.base import Provenance
 from ..schema.models import Agreement
 from ..schema.pairs import Answers, Declared, Harvested, Result, ShardFacts, ShardRecord, Status
-from .files import parse_record, read_record, write_bytes, write_record
+from . import seals
+from .files import parse_record, read_record, sealed_facts, write_bytes, write_record
 
 _KINDS: Final[Mapping[type, str]] = {bool: "b", int: "iu", float: "fiu"}
 """NumPy's letters for the types of columns."""
@@ -81,20 +82,36 @@ def read_samples(path: Path) -> pd.DataFrame:
     Raises:
         Damaged: Not a parquet file with the expected columns.
     """
-    return pd.DataFrame(_columns(path, path))
+    try:
+        return pd.DataFrame(_columns(io.BytesIO(path.read_bytes()), path))
+    except OSError as error:
+        raise Damaged(f"{path} is damaged ({first_line(error)})") from None
 
 
 def write_shard(folder: Path, shard: int, outcome: ShardOutcome, made: Provenance) -> None:
     """Keep one finished shard as a single file, so that it is there whole or not at all."""
     packed = {f"gallery.{name}": value for name, value in outcome.gallery.items()}
     packed["samples"] = np.frombuffer(samples_to_bytes(outcome.samples), dtype=np.uint8)
-    facts = ShardRecord(**dict(outcome.facts), **dict(made))
-    write_bytes(shard_path(folder, shard), save_arrays(packed, metadata={"facts": facts.model_dump_json()}))
+    path = shard_path(folder, shard)
+    facts = ShardRecord(**dict(outcome.facts), **dict(made), place=f"{folder.name}/{path.stem}")
+    write_bytes(path, seals.seal(save_arrays(packed, metadata={"facts": sealed_facts(facts)})))
 
 
 def shard_path(folder: Path, shard: int) -> Path:
     """File of one shard."""
     return folder / "shards" / f"{shard:05d}.safetensors"
+
+
+@contextmanager
+def _nameable(path: Path) -> Iterator[Path]:
+    """A name of a file that safetensors takes: it wants UTF-8, and file systems do not."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        with path.open("rb") as file:
+            yield Path(f"/dev/fd/{file.fileno()}")
+    else:
+        yield path
 
 
 @contextmanager
@@ -105,7 +122,7 @@ def opened(path: Path, framework: str = "numpy") -> Iterator[Any]:
         Damaged: Whatever is wrong with it, or with what the block looks for in it.
     """
     try:
-        with safe_open(path, framework=framework) as file:
+        with _nameable(path) as name, safe_open(name, framework=framework) as file:
             yield file
     except UserError as error:
         raise Damaged(str(error)) from None
@@ -120,9 +137,11 @@ def read_shard(path: Path) -> tuple[ShardOutcome, ShardRecord]:
         Damaged: The file cannot be read.
     """
     with opened(path) as file:
+        seals.check(path.read_bytes(), path)
         arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         packed = io.BytesIO(arrays.pop("samples").tobytes())
         facts = parse_record((file.metadata() or {})["facts"], ShardRecord, path)
+        seals.in_place(facts.place, path, f"{path.parents[1].name}/{path.stem}")
     gallery = {name.removeprefix("gallery."): value for name, value in arrays.items()}
     return ShardOutcome(pd.DataFrame(_columns(packed, path)), facts, gallery), facts
 
@@ -151,11 +170,24 @@ def finish(folder: Path, shards: int, declared: Declared) -> Result:
         Damaged: A shard cannot be read.
     """
     pair = pair_from_outcomes(declared, [read_shard(shard_path(folder, number))[0] for number in range(shards)])
-    write_bytes(folder / "gallery.safetensors", save_arrays(dict(pair.gallery)))
-    write_bytes(folder / "samples.parquet", samples_to_bytes(pair.samples))
-    write_record(folder / "result.json", pair.result)
+    result = write_result(folder, pair.result, pair.samples, pair.gallery)
     shutil.rmtree(folder / "shards", ignore_errors=True)
-    return pair.result
+    return result
+
+
+def write_result(
+    folder: Path, result: Result, samples: pd.DataFrame, gallery: Mapping[str, npt.NDArray[Any]]
+) -> Result:
+    """Write the files of a result, the record with their digests last, and return that."""
+    contents = {"samples.parquet": samples_to_bytes(samples)}
+    if gallery:
+        contents["gallery.safetensors"] = save_arrays(dict(gallery))
+    for name, content in contents.items():
+        write_bytes(folder / name, content)
+    files = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+    result = result.model_copy(update={"files": files})
+    write_record(folder / "result.json", result)
+    return result
 
 
 def pair_from_outcomes(declared: Declared, outcomes: Sequence[ShardOutcome]) -> Pair:
@@ -271,18 +303,27 @@ def read_gallery(path: Path) -> Mapping[str, npt.NDArray[Any]]:
 
 
 def read_pair(folder: Path, run_id: str = "", run_url: str = "") -> Pair:
-    """Read a finished cell.
+    """Read a finished cell: its files are those that its record holds the digests of, its summary is that of its table.
 
     Raises:
         Damaged: A file is damaged; the message names it.
     """
     result = _result(folder)
     path = folder / "samples.parquet"
-    columns = _columns(path, path)
+    columns = _columns(io.BytesIO(_whole(result, path)), path)
     if (n := len(columns["index"])) != result.n:
         raise Damaged(f"{path} is damaged ({n} rows, {result.n} declared)")
     # cast, which copies, they keep nothing of the table alive: its own objects take more room than a hundred images
     columns = {name: _shared(array.astype(COLUMN_TYPES.get(name, array.dtype))) for name, array in columns.items()}
+    try:
+        made = summary(columns)
+    except (TypeError, ValueError) as error:
+        raise Damaged(f"{path} is damaged ({first_line(error)})") from None
+    for name in result.summary.keys() & made.keys():
+        if not np.isclose(result.summary[name], made[name], rtol=1e-9, atol=0, equal_nan=True):
+            raise Damaged(f"{path} is damaged (its {name} is {made[name]:g}, in result.json {result.summary[name]:g})")
+    if "gallery.safetensors" in result.files:
+        _whole(result, folder / "gallery.safetensors")
     gallery = read_gallery(folder / "gallery.safetensors")
     if isinstance(gallery, Gallery) and gallery:
         shown = [gallery.shapes.get(name) for name in ("index", "x", "x_adv", "label", "clean_pred", "adv_pred")]
@@ -291,9 +332,28 @@ def read_pair(folder: Path, run_id: str = "", run_url: str = "") -> Pair:
     return Pair(result, columns, gallery, run_id, run_url)
 
 
-def _result(folder: Path) -> Result:
+def _whole(result: Result, path: Path) -> bytes:
+    """A file beside a result, whose digest is the record's if that has one.
+
+    Raises:
+        Damaged: It is not, or the file cannot be read.
+    """
     try:
-        return read_record(folder / "result.json", Result, "result.json")
+        content = path.read_bytes()
+    except OSError as error:
+        raise Damaged(f"{path} is damaged ({first_line(error)})") from None
+    if hashlib.sha256(content).hexdigest() != result.files.get(path.name, hashlib.sha256(content).hexdigest()):
+        raise Damaged(f"{path} is damaged (its digest is not that in result.json)")
+    return content
+
+
+def _result(folder: Path) -> Result:
+    path = folder / "result.json"
+    try:
+        result = read_record(path, Result, "result.json")
+        if folder.parent.name == "cells":
+            seals.in_place(result.cell, path, folder.name)
+        return result
     except (UserError, OSError) as error:
         raise Damaged(str(error)) from None
 
@@ -306,7 +366,7 @@ def check_result(folder: Path) -> Result:
     """
     result = _result(folder)
     try:
-        rows = read_metadata(folder / "samples.parquet").num_rows
+        rows = read_metadata(io.BytesIO(_whole(result, folder / "samples.parquet"))).num_rows
     except (OSError, ValueError) as error:  # pyarrow's derive from these
         raise Damaged(f"{folder} is damaged ({first_line(error)})") from None
     if rows != result.n:

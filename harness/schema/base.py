@@ -7,8 +7,9 @@ from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-FORMAT: Final = 2
-"""The format that is written. 1 is that of records which do not say: what they lack has its default when it is read."""
+FORMAT: Final = 3
+"""The format that is written. 1 is that of records which do not say: what they lack has its default when it is read.
+From 3 on a record is sealed (:mod:`harness.records.seals`)."""
 
 Number = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
 """A float; null stands for one that is not finite, because JSON has none."""

@@ -127,12 +127,19 @@ class ShardFacts(Cost):
 
 
 class ShardRecord(ShardFacts, Provenance):
-    """Facts in a shard's file."""
+    """Facts in a shard's file.
+
+    Attributes:
+        place: Key and number, by which a file in another's place is known; "" in files of before there was one.
+    """
+
+    place: str = ""
 
 
 class Crafted(Cost, Provenance):
-    """Facts in a file of crafted images."""
+    """Facts in a file of crafted images; ``place`` as in a shard's."""
 
+    place: str = ""
     errors: tuple[str, ...] = ()
 
 
@@ -142,7 +149,10 @@ class Preparation(Document, Provenance):
     Attributes:
         fields: Plain fields of the attack that preparation set.
         tensors: Digests of the files beside it, by field.
+        key: Its own, "" in records of before there was one.
     """
+
+    key: str = ""
 
     fields: Json
     tensors: dict[str, str] = {}
@@ -170,6 +180,8 @@ class Result(Document, Declared, Cost):
         status: ``"ok"``; ``"crashed"`` if the attack raised; ``"invalid"`` if it returned invalid images or did
             nothing; ``"unclipped"`` if it may leave [0, 1].
         summary: :func:`harness.metrics.pairs.summary`, for readers of the file.
+        files: SHA-256 of the files beside it, by name; empty in records of before there were any, which nothing can
+            be verified against.
     """
 
     errors: tuple[str, ...] = ()
@@ -179,6 +191,7 @@ class Result(Document, Declared, Cost):
     harvest: Harvested | None = None
     status: Status
     summary: dict[str, Number] = {}
+    files: dict[str, str] = {}
 
     @property
     def failed(self) -> bool:

@@ -179,8 +179,9 @@ class ProbeFacts(Cost):
 
 
 class ProbeRecord(Document, Provenance):
-    """``health/KEY.json``."""
+    """``health/KEY.json``; ``key`` is "" in records of before there was one."""
 
+    key: str = ""
     facts: ProbeFacts
 
 

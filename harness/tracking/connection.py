@@ -35,7 +35,15 @@ BATCH: Final = 900
 
 def default_uri(home: Home) -> str:
     """The store used when nobody names another: SQLite in the home directory."""
-    return f"sqlite:///{(home.path / 'mlflow.db').resolve()}"
+    return _sqlite(home.path / "mlflow.db")
+
+
+def _sqlite(path: Path) -> str:
+    """Address of a database; what in its path would be taken for part of an address is quoted."""
+    plain = str(path.resolve())
+    quoted = plain.replace("%", "%25").replace("?", "%3F")
+    # MLflow makes the folders of what follows sqlite:///, without unquoting it
+    return f"sqlite:///{plain}" if quoted == plain else f"sqlite+pysqlite:///{quoted}"
 
 
 def store_uri(home: Home, given: str | None, *, part: str | None = None) -> str:
@@ -97,6 +105,13 @@ class Connection:
         Raises:
             Unreachable: The store did not answer.
         """
+        try:
+            self.uri.encode()
+        except UnicodeEncodeError:
+            shown = os.fsencode(self.uri).decode(errors="replace")
+            raise Unreachable(
+                f"{shown}: MLflow takes no path that is not UTF-8; name a store with --tracking-uri"
+            ) from None
         quiet_environment()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -114,7 +129,7 @@ class Connection:
         place = self.home.path / "mlflow.db"
         if not place.exists():
             part = place.with_name(f".{place.name}.{os.getpid()}.part")
-            connect(tracking_uri=f"sqlite:///{part.resolve()}").search_experiments(max_results=1)
+            connect(tracking_uri=_sqlite(part)).search_experiments(max_results=1)
             with contextlib.suppress(FileExistsError):  # another process was faster, and has perhaps written to it
                 os.link(part, place)
                 self._forget()

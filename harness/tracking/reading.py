@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-from typing import TypeVar
+from pathlib import Path
+from typing import NoReturn, TypeVar
 
 from ..errors import UserError
 from ..metrics.pairs import Board, Pair
-from ..records.boards import boards, certificate_facts, model_state, planted_facts, probe_facts
-from ..records.files import parse_record, read_json
+from ..records.boards import boards, certificate_facts, model_state, planted_facts, probe_facts, read_runs
+from ..records.files import is_aside, parse_record, read_json
+from ..records.home import Home
+from ..records.merge import same_numbers
 from ..records.plans import Spoiled, attempt
-from ..records.results import read_pair
+from ..records.results import Damaged, is_finished, read_pair
 from ..schema.certificates import CertificateEntry, CertificateFacts
 from ..schema.models import Card, ModelState
 from ..schema.plans import PlanRecord
@@ -45,7 +48,13 @@ def read_boards(connection: Connection, spoiled: Spoiled | None = None) -> list[
             return None
         run = pairs[key]
         folder = connection.artifacts(run)
-        return attempt(lambda: read_pair(folder, run.info.run_id, connection.url(run)), folder, spoiled)
+        found = attempt(lambda: read_pair(folder, run.info.run_id, connection.url(run)), folder, spoiled)
+        if found is not None and found.result.cell != key:
+            wrong = Damaged(f"{folder / 'result.json'} is damaged (it is that of {found.result.cell})")
+            return attempt(lambda: _raise(wrong), folder, spoiled)
+        if found is not None and (other := _otherwise(connection.home.cell(key), found)):
+            return attempt(lambda: _raise(other), folder, spoiled)
+        return found
 
     def model(key: str) -> ModelState:
         local = model_state(connection.home, key, spoiled)
@@ -72,3 +81,33 @@ def read_boards(connection: Connection, spoiled: Spoiled | None = None) -> list[
         return planted_facts(connection.home, planting) or tracked("planted", PlantedFacts, key, planting)
 
     return boards(plans, pair, model, facts, proved, planted)
+
+
+def _raise(error: UserError) -> NoReturn:
+    raise error
+
+
+def _otherwise(folder: Path, tracked: Pair) -> UserError | None:
+    """The error where a tracked result is not the one in the home; None where it is, or the home has none to trust."""
+    if not is_finished(folder):
+        return None
+    try:
+        here = read_pair(folder)
+    except UserError:
+        return None  # what was tracked is whole, and --from home names the damage
+    if same_numbers(here, tracked):
+        return None
+    return UserError(f"the tracked run {tracked.run_id} says otherwise than {folder}, which --from home reads")
+
+
+def tracked_otherwise(home: Home) -> list[str]:
+    """Lines on results of a home that its own MLflow store holds otherwise. Asks no server."""
+    found = []
+    for folder in sorted(home.path.glob("cells/*/")):
+        if is_aside(folder) or not is_finished(folder):
+            continue
+        run = attempt(lambda f=folder: read_runs(f), folder, lambda *_: None)  # type: ignore[misc]
+        copy = home.path / "mlflow-artifacts" / str((run or {}).get("home")) / "artifacts" / "result.json"
+        if copy.is_file() and copy.read_bytes() != (folder / "result.json").read_bytes():
+            found.append(f"{folder} says otherwise than what was tracked of it in {copy.parent}")
+    return found

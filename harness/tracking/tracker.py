@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 from ..errors import UserError, describe
 from ..leaderboard import bands_of, contradictions
 from ..metrics.pairs import Board, Pair, pair_rows
+from ..records import seals
 from ..records.boards import boards_from_home, certificate_facts, model_state, planted_facts, probe_facts
-from ..records.files import earlier, finite, flat, read_json, read_record, write_json, write_record
+from ..records.files import earlier, flat, json_text, read_json, read_record, sealed, write_json, write_record
 from ..records.home import Home
 from ..records.plans import Spoiled, attempt, read_plan, read_plans
 from ..records.results import is_finished, read_pair
@@ -155,7 +156,7 @@ class Tracker(Connection):
         # when it was first asked for, not when it was delivered: a store that is rebuilt keeps the order of plans
         asked = (self.home.plans / f"{plan.plan}.json").stat().st_mtime_ns // 10**6
         run_id = self._create("plan", plan.plan, name, None, tags, asked)
-        self.client.log_dict(run_id, finite(plan.model_dump()), "plan.json")
+        self.client.log_text(run_id, json_text(sealed(plan)), "plan.json")
         self.client.set_tag(run_id, "gauntlet.complete", "yes")
         return run_id
 
@@ -273,7 +274,7 @@ class Tracker(Connection):
                 }
                 for kind, each in asked.items():
                     if facts := {name: found.model_dump() for name, found in each.items() if found is not None}:
-                        self.guard(self.client.log_dict, run_id, finite(facts), f"{kind}-{plan.plan}.json")
+                        self._log_facts(run_id, f"{kind}-{plan.plan}.json", facts)
                 self.guard(self.client.set_terminated, run_id, "FAILED" if trouble else "FINISHED")
         trained = {m.model: model_state(self.home, m.model).status == "ok" for m in plan.models}
         judged = {pair.result.model for board in boards for pair in board.pairs}
@@ -303,6 +304,10 @@ class Tracker(Connection):
             if grade is not None:
                 tags[mlflow_name(f"trust.{suite}.{norm}")] = "; ".join((grade.grade, *grade.reasons))
         self.log(run_id, metrics=((name, v, 0) for name, v in values.items() if known.get(name) != v), tags=tags)
+
+    def _log_facts(self, run_id: str, name: str, facts: Mapping[str, Any]) -> None:
+        """Log facts by their keys as a sealed artifact."""
+        self.guard(self.client.log_text, run_id, json_text({**facts, seals.NAME: seals.BLANK}), name)
 
     def rebuild(self, spoiled: Spoiled | None = None) -> int:
         """Deliver whatever this store lacks of the home's records. Only while no other process works on the home.

@@ -6,10 +6,12 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from .. import identity
 from ..datasets.registry import Dataset
 from ..determinism import as_a_worker, full_float32, isolated
+from ..errors import UserError
 from ..external import external
 from ..external.reference import parse
 from ..planning.specs import ModelSpec
@@ -17,8 +19,11 @@ from ..records.files import write_record
 from ..records.home import Home
 from ..schema.models import Card
 from ..victims.adaptation import Remedy
+from ..victims.victim import OtherClasses
 from . import inspection
 from .inspection import LOOK
+
+PLACED: Final = "for a user's own set, --classes FILE or --classes imagenet says which outputs its classes are"
 
 
 @dataclass(frozen=True)
@@ -72,11 +77,14 @@ def admit(
     with as_a_worker(device), isolated(0, device):
         model = external.load(reference)
         full_float32()  # whatever its code has just asked for
-        _, (x, y) = data.test_sample(min(LOOK, len(data.x_test)))
+        _, (x, y) = data.test_sample(min(LOOK, len(data.y_test)))
         classes = len(data.info.classes)
-        found = inspection.inspect(
-            model, x, y, classes, device, remedy=remedy, stand_ins=stand_ins, batch=batch, thorough=thorough
-        )
+        try:
+            found = inspection.inspect(
+                model, x, y, classes, device, remedy=remedy, stand_ins=stand_ins, batch=batch, thorough=thorough
+            )
+        except OtherClasses as error:
+            raise UserError(f"{error}: {PLACED}") from None
         described = external.describe_model(model, reference, found.remedy, found.interface)
         defense = dataclasses.replace(described, called=called)
         behaviour = inspection.fingerprint(found.interface.around(model), data.info.shape, classes)

@@ -43,6 +43,15 @@ class MadeData:
         words = "&".join(f"{name}={value}" for name, value in self.arguments)
         return self.plugin.text(self.function) + (f"?{words}" if words else "")
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Lines that its owner should read: none."""
+        return ()
+
+    def missing(self) -> str:
+        """Why it cannot be read: what that is shows when the function is called."""
+        return ""
+
     def info(self) -> DatasetInfo:
         """Its declaration."""
         return self.load().info

@@ -25,6 +25,10 @@ class VictimError(UserError):
     """The model cannot be judged: wrong output shape, NaN logits. The message says which."""
 
 
+class OtherClasses(VictimError):
+    """The model has another number of outputs than the data set has classes."""
+
+
 _VOTE_SEED: Final = 0x5EED
 """No attack is seeded with it: seeds of shards are derived from declarations."""
 
@@ -268,7 +272,7 @@ class Victim(nn.Module):
         if len(shape) != 2 or shape[0] != n or shape[1] < 2:
             raise VictimError(f"the model returned shape {shape} for {n} images, expected logits ({n}, K) with K >= 2")
         if self.classes is not None and shape[1] != self.classes:
-            raise VictimError(f"the model returned {shape[1]} logits, the data set has {self.classes} classes")
+            raise OtherClasses(f"the model returned {shape[1]} logits, the data set has {self.classes} classes")
         if not logits.is_floating_point():
             raise VictimError(f"the model returned {logits.dtype}, expected floating-point logits")
 

@@ -72,7 +72,7 @@ def test_home_that_cannot_be_written(tmp_path: Path) -> None:
 
 def test_data_that_is_not_there(tmp_path: Path) -> None:
     result = call("train", "--dataset", "mnist", "--data-root", tmp_path, "--home", tmp_path / "home", "--jobs", 1)
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "mnist is not in" in result.stderr
     assert "--download" in result.stderr
     assert "Traceback" not in result.output

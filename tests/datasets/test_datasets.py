@@ -655,7 +655,8 @@ def test_image_folder_complaints(tmp_path: Path) -> None:
     path.write_bytes(b"nothing of the kind")
     assert message().startswith(f"{path} is damaged: it cannot be decoded")
     path.write_bytes(image_bytes(pixels(1, 5, 6, 3)[0]))
-    assert message() == f"{path} is 6x5 pixels, not 5x6 as the first: images must have one size"
+    same = "images must have one size, which --resize 256 --crop 224 give them"
+    assert message() == f"{path} is 6x5 pixels, not 5x6 as the first: {same}"
     path.write_bytes(image_bytes(pixels(1, 6, 5, 2)[0].view(np.uint16)[..., 0]))
     assert message().startswith(f"{path} has more than 8 bits a pixel")
     whole = image_bytes(pixels(1, 6, 5, 3)[0])

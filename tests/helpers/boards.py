@@ -11,9 +11,8 @@ import pandas as pd
 
 from harness.judging.shard import ShardOutcome
 from harness.metrics.pairs import DISTANCES, FLAGS, SAMPLE_COLUMNS, Board, Pair
-from harness.records.files import write_record
 from harness.records.home import Home
-from harness.records.results import samples_to_bytes
+from harness.records.results import write_result
 from harness.schema.models import Card, KnownModel, ModelEntry, ModelName
 from harness.schema.pairs import BatteryPair, Declared, PlannedPair, Result, ShardFacts
 from harness.schema.plans import PlanRecord
@@ -115,9 +114,7 @@ def plan(*pairs: PlannedPair, asked: Sequence[PlannedPair] | None = None, **fiel
 def write_pair(home: Home, pair: Pair, **fields: Any) -> Result:
     """Write a pair as a finished one of a home, some fields overridden."""
     found = Result(**dict(pair.result) | fields)
-    write_record(home.cell(found.cell) / "result.json", found)
-    (home.cell(found.cell) / "samples.parquet").write_bytes(samples_to_bytes(pair.samples))
-    return found
+    return write_result(home.cell(found.cell), found, pair.samples, {})
 
 
 def pair(distance: Any, clean: Any = None, norm: str = "linf", **meta: Any) -> Pair:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shlex
 import shutil
@@ -170,7 +171,8 @@ def newer(home: Home, field: str, old: str, new: str) -> None:
     """A later plan in which another key stands for the same names."""
     plan = next(file for file in home.plans.glob("*.json") if file.name != "newer.json")
     text = plan.read_text().replace(f'"{field}": "{old}"', f'"{field}": "{new}"')
-    (home.plans / "newer.json").write_text(text.replace('"command": "gauntlet', '"command": "later gauntlet'))
+    record = json.loads(text.replace('"command": "gauntlet', '"command": "later gauntlet'))
+    write_json(home.plans / "newer.json", record | {"plan": "newer"})
     later = plan.stat().st_mtime_ns + 10**9
     os.utime(home.plans / "newer.json", ns=(later, later))
 
@@ -224,3 +226,12 @@ def test_the_command_prints_all_of_it(home: Home) -> None:
         for word in (key, "made by: gauntlet run quick", "mlp-8", "declaration"):
             assert word in result.stdout
         assert ("asked for by: gauntlet" in result.stdout) == (key != unrun(home))
+
+
+def test_a_result_of_before_there_were_digests_is_unverified(home: Home) -> None:
+    path = home.cell(pair(home)) / "result.json"
+    assert read_json(path)["files"].keys() == {"samples.parquet", "gallery.safetensors"}
+    record = {name: value for name, value in read_json(path).items() if name not in ("seal", "files")}
+    write_json(path, record | {"format": 2})
+    found = explain(home, pair(home))
+    assert (found.state, found.reasons[0].rpartition(": ")[2]) == ("fresh", "unverified")

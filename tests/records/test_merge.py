@@ -12,13 +12,13 @@ import pytest
 
 from harness.errors import UserError
 from harness.leaderboard import leaderboard
-from harness.metrics.pairs import pair_rows
+from harness.metrics.pairs import pair_rows, summary
 from harness.records.boards import boards_from_home
 from harness.records.files import read_json, write_bytes, write_json
 from harness.records.home import Home
 from harness.records.merge import homes, merge
 from harness.records.plans import read_plans
-from harness.records.results import read_pair, samples_to_bytes
+from harness.records.results import read_pair, write_result
 from harness.schema.base import Provenance
 from harness.tracking.connection import default_uri
 from harness.tracking.tracker import Tracker
@@ -181,9 +181,11 @@ def test_a_killed_merge_is_gone_on_with(whole: Path, tmp_path: Path, monkeypatch
 def changed(home: Path, key: str) -> None:
     """Another number in one result."""
     folder = home / "cells" / key
-    samples = read_pair(folder).samples
+    pair = read_pair(folder)
+    samples = pair.samples
     samples.loc[0, "l2"] = 0.123
-    (folder / "samples.parquet").write_bytes(samples_to_bytes(samples))
+    result = pair.result.model_copy(update={"summary": summary(samples)})
+    write_result(folder, result, samples, dict(pair.gallery))
 
 
 def test_different_numbers_are_refused_by_name(whole: Path, copy: Path, tmp_path: Path) -> None:

@@ -14,8 +14,10 @@ from harness.errors import UserError
 from harness.judging.shard import GALLERY
 from harness.metrics.pairs import COLUMN_TYPES, DISTANCES, FLAGS, SAMPLE_COLUMNS
 from harness.records import results
+from harness.records.files import write_record
 from harness.records.results import (
     Damaged,
+    check_result,
     finish,
     is_finished,
     pair_from_outcomes,
@@ -75,7 +77,8 @@ def folder(tmp_path: Path) -> Path:
 def test_a_shard_comes_back_whole(folder: Path) -> None:
     found, noted = read_shard(shard_path(folder, 1))
     pd.testing.assert_frame_equal(found.samples, frame(10, 10, 1))
-    assert noted == ShardRecord(**dict(outcome(frame(1)).facts), **dict(MADE))
+    place = f"{folder.name}/00001"
+    assert noted == ShardRecord(**dict(outcome(frame(1)).facts), **dict(MADE), place=place)
     assert noted.made_with(MADE)
     assert set(found.gallery) == set(gallery(10))
     np.testing.assert_array_equal(found.gallery["x"], gallery(10)["x"])
@@ -227,6 +230,8 @@ def test_a_damaged_gallery_is_named(folder: Path, damage: Callable[[Path], None]
     assert_names(path, lambda: read_gallery(path))
     assert_names(path, lambda: read_pair(folder))
     path.unlink()
+    assert_names(path, lambda: read_pair(folder))
+    write_record(folder / "result.json", check_result(folder).model_copy(update={"files": {}}))  # of before it had them
     assert read_pair(folder).gallery == {}
 
 
@@ -247,9 +252,12 @@ def test_no_flipped_byte_reads_as_other_numbers(tmp_path: Path) -> None:
 
 
 def test_rows_or_columns_that_are_missing(folder: Path) -> None:
-    finish(folder, 3, META)
+    result = finish(folder, 3, META)
     path = folder / "samples.parquet"
     path.write_bytes(samples_to_bytes(frame(29)))
+    with pytest.raises(Damaged, match="its digest is not that in"):
+        read_pair(folder)
+    write_record(folder / "result.json", result.model_copy(update={"files": {}}))
     with pytest.raises(Damaged, match="29 rows, 30 declared"):
         read_pair(folder)
     path.write_bytes(samples_to_bytes(frame(30).drop(columns="adversarial")))

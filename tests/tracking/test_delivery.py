@@ -13,8 +13,10 @@ import pytest
 from click.testing import Result
 from mlflow.exceptions import RestException
 
+from harness.metrics.pairs import summary
 from harness.records.files import is_aside
 from harness.records.home import Home
+from harness.records.results import read_pair, write_result
 from harness.tracking.connection import default_uri
 from harness.tracking.tracker import Tracker
 from tests.helpers.commands import call, complaint
@@ -181,3 +183,17 @@ def test_a_damaged_card_says_what_to_delete(tracked: Path) -> None:
     shutil.rmtree(card.parent)
     assert start(tracked).exit_code == 0
     assert_tracked_once(tracked)
+
+
+@pytest.mark.parametrize("source", ["home", "mlflow"])
+def test_home_and_store_that_disagree_are_named(tracked: Path, tmp_path: Path, source: str) -> None:
+    """A result that was changed with care, its digests and all, still is not what was tracked."""
+    folder = tracked / "cells" / cells(tracked)[0]
+    pair = read_pair(folder)
+    samples = pair.samples
+    samples.loc[0, "l2"] = 0.125
+    changed = pair.result.model_copy(update={"summary": summary(samples)})
+    write_result(folder, changed, samples, dict(pair.gallery))
+    line = complaint(call("report", "--home", tracked, "--from", source, "--out", tmp_path / "out"))
+    assert f"{folder}" in line
+    assert "says otherwise than" in line

@@ -8,6 +8,7 @@ again, one that raised is not.
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -26,6 +27,9 @@ from .worker import NODES_GPUS, Carried, Reply, Shared, perform
 
 PATIENCE: Final = 60.0
 """Seconds that a run waits for a node that could take a task, once the last one is gone."""
+
+CARRIED: Final = 2**31
+"""Bytes of the largest data set that nodes are given a copy of."""
 
 KEPT: Final = 64
 """Models whose bytes stay in the object store, the latest used."""
@@ -173,6 +177,8 @@ class RayEngine:
         if not self._session.local:
             try:
                 data = source.load()
+                if sum(map(len, (data.y_train, data.y_test))) * math.prod(data.info.shape) > CARRIED:
+                    raise UserError("too large to be carried: every node must have it")
                 copy = self._ray.put([t.numpy() for t in (data.x_train, data.y_train, data.x_test, data.y_test)])
             except UserError:
                 copy = None  # not here; it may be there

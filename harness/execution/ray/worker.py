@@ -51,6 +51,10 @@ class Carried:
         """Its declaration: the driver's."""
         return self.declared
 
+    def missing(self) -> str:
+        """Nothing: it is here, or is fetched."""
+        return ""
+
     def load(self) -> Dataset:
         """The data set, read once a process.
 
