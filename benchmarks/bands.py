@@ -2,9 +2,9 @@
 
     python benchmarks/bands.py --home DIR --data-root DATA [--jobs 2] [--page]
 
-Trains, attacks and certifies what the home lacks, so that a run that was stopped goes on; ``--page`` runs nothing and writes
-the page from what is there. Two networks, the canonical budgets of MNIST, 100 images for the attacks of ``quick``, the first
-32 for the certificates; randomised smoothing once more at radii that its noise can prove.
+Trains, attacks and certifies what the home lacks, so that a run that was stopped goes on; ``--page`` runs nothing and
+writes the page from what is there. Two networks, the canonical budgets of MNIST, 100 images for the attacks of
+``quick``, the first 32 for the certificates; randomised smoothing once more at radii that its noise can prove.
 """
 
 from __future__ import annotations
@@ -101,14 +101,15 @@ def page(home: Path) -> str:
         "",
         "## The papers' defenses",
         "",
-        f"MNIST at its canonical budgets, seed 0, trained as declared by default (`gauntlet list defenses`), code of `{git_commit()}`.",
-        f"Certified and attacked are shares of the same first {images} images in percent; attacked is by the suite `quick`.",
+        "MNIST at its canonical budgets, seed 0, trained as declared by default (`gauntlet list defenses`), code of",
+        f"`{git_commit()}`. Certified and attacked are shares of the same first {images} images in percent; attacked is",
+        "by the suite `quick`.",
         "",
         *table(canonical, "linf"),
         "",
         *table(canonical, "l2"),
         "",
-        "Randomised smoothing proves no radius as large as those of MNIST in L2 with noise of sigma 0.25; at radii that it can:",
+        "With noise of sigma 0.25 randomised smoothing proves no radius as large as those of MNIST in L2; smaller ones:",
         "",
         *table(provable, "l2"),
         "",
