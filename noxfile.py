@@ -92,6 +92,20 @@ def fuzz(session: nox.Session) -> None:
     session.run("pytest", "tests_slow/test_bad_inputs.py", "-n0", "-s", "--timeout", "1500", *session.posargs)
 
 
+@nox.session(python=["3.11", "3.12", "3.13"])
+@nox.parametrize("versions", ["pinned", "lowest"])
+def compat(session: nox.Session, versions: str) -> None:
+    """Install the wheel in each Python, with the pinned and with the lowest declared versions, and run the quick suite.
+
+    The lowest need uv. Takes long; one alone: nox -s "compat-3.12(versions='lowest')".
+    """
+    session.env["UV_COMPILE_BYTECODE"] = "1"
+    session.install(*(["-c", CONSTRAINTS] if versions == "pinned" else ["--resolution", "lowest-direct"]), ".")
+    home = session.create_tmp()
+    with session.chdir(home):  # out of the checkout: what is imported is what was installed
+        session.run("python", "-m", "gauntlet", "run", "quick", "--samples", "40", "--home", "home", *session.posargs)
+
+
 @nox.session
 def lint(session: nox.Session) -> None:
     """Check style, formatting, and which package imports which."""
