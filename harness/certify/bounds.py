@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -18,9 +19,10 @@ from torch import Tensor, nn
 
 from ..threat import Threat
 from .balls import Ball, product
+from .layers import recorded
 from .nodes import Affine, Bent, Image, Interval, Largest, Node
 from .operators import Builder
-from .trace import Uncovered, trace
+from .trace import Trace, Uncovered, trace
 
 _WORK: Final = {"cpu": 2**22}
 """Coefficients that are kept of one node at once, by device."""
@@ -87,6 +89,13 @@ def prepare(model: nn.Module, x: Tensor) -> Network:
     return Network(model, x)
 
 
+@torch.no_grad()
+def taken_apart(model: nn.Module, x: Tensor, way: Callable[[nn.Module, Tensor], Trace]) -> Builder:
+    """The nodes of a model, by one way to find its operators."""
+    exact = x.device.type == "cpu"
+    return Builder(way(model, x), x, _unit(exact), 1.0 if exact else 16.0)
+
+
 @dataclass(eq=False)
 class Network:
     """A model taken apart, as it was then.
@@ -100,9 +109,10 @@ class Network:
     nodes: list[Node] = field(init=False)
 
     def __post_init__(self) -> None:
-        exact = self.example.device.type == "cpu"
-        with torch.no_grad():
-            built = Builder(trace(self.model, self.example), self.example, _unit(exact), 1.0 if exact else 16.0)
+        try:
+            built = taken_apart(self.model, self.example, recorded)
+        except Uncovered:
+            built = taken_apart(self.model, self.example, trace)
         self.output, self.tail = built.output, built.tail
         self.nodes = _needed(built.made, self.output)
         self.watched = _watched(self.nodes)

@@ -273,8 +273,10 @@ def _convolution(build: Builder, name: str, shape: Shape, _: Any, *args: Any) ->
 
 
 def _normalisation(build: Builder, name: str, shape: Shape, _: Any, *args: Any) -> Any:
-    x, weight, bias, mean, variance, _momentum, eps = args
+    x, weight, bias, mean, variance, *training, _momentum, eps = args
     _weights(name, weight, bias, mean, variance)
+    if any(training):
+        raise Uncovered(f"{name} across images")
     scale = (variance.double() + eps).rsqrt()
     scale = scale if weight is None else scale * weight.double()
     moved = mean.double() * scale
@@ -421,6 +423,7 @@ _MAKERS: Final[dict[str, Callable[..., Any]]] = {
     "aten.mm": _dense,
     "aten.convolution": _convolution,
     "aten._native_batch_norm_legit_no_training": _normalisation,
+    "aten.native_batch_norm": _normalisation,
     "aten.add": _sum,
     "aten.sub": _sum,
     "aten.mul": _product,

@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import torch
 from torch import Tensor, fx, nn
@@ -81,10 +81,10 @@ def trace(model: nn.Module, x: Tensor) -> Trace:
     example = x[:1].expand(_EXAMPLES, *x.shape[1:]).clone()
     batch = torch.export.Dim("images", min=1)
     program = _exported(model, example, ({0: batch},))
-    _watch(model, example)
+    watch(model, example)
     _check_writes(program)
     alone = _exported(model, example[:1], None)
-    if _outline(program.graph) != _outline(alone.graph) or not _same(program.constants, alone.constants):
+    if outline(program.graph) != outline(alone.graph) or not _same(program.constants, alone.constants):
         raise Uncovered("what it computes depends on the number of images")
     with _quiet():
         try:
@@ -141,7 +141,7 @@ def _check_writes(program: torch.export.ExportedProgram) -> None:
         raise Uncovered(f"it returns {len(signature.user_outputs)} things, expected logits alone")
 
 
-def _outline(graph: fx.Graph) -> list[Any]:
+def outline(graph: fx.Graph) -> list[Any]:
     """What a graph does, but for how many images: operators, settings, and shapes an image."""
     found: list[Any] = []
     place: dict[fx.Node, int] = {}
@@ -177,7 +177,22 @@ def _leaves(value: Any) -> Iterator[Any]:
         yield value
 
 
-class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Mode(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Watches the operators of a call. torch's compiler is kept off, but not imported to be told so."""
+
+    def __enter__(self) -> Self:
+        kind: Any = type(self)
+        if "torch._dynamo" in sys.modules and not hasattr(kind.__torch_dispatch__, "_torchdynamo_disable"):
+            kind.__torch_dispatch__ = torch.compiler.disable(kind.__torch_dispatch__)  # type: ignore[no-untyped-call]
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
+
+class _Operators(Mode):  # type: ignore[no-untyped-call]
     """Notes operators whose result Python sees: a number, or a shape that depends on values."""
 
     def __init__(self) -> None:
@@ -205,7 +220,7 @@ class _Functions(TorchFunctionMode):
 
 
 @torch.no_grad()
-def _watch(model: nn.Module, x: Tensor) -> None:
+def watch(model: nn.Module, x: Tensor) -> None:
     """Call a model as it is, once, and see that no value of a tensor reaches Python.
 
     Raises:

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.export.pt2_archive._package import load_pt2
 
 from ..errors import UserError, said
 from ..user_code import process_state
@@ -79,6 +78,9 @@ def from_export(path: Path) -> nn.Module:
     Raises:
         UserError: It is none, holds what would run code, or cannot be used; see :class:`Exported`.
     """
+    # torch's tracer comes with it, which takes a process as long to import as torch does
+    from torch.export.pt2_archive._package import load_pt2
+
     try:
         archive.refuse_code(path)
         with process_state.kept(), archive.tensors_only():

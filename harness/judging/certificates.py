@@ -9,12 +9,10 @@ from typing import Any, Final, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
 from .. import determinism, identity
 from ..certify import Certificate, Network, prepare
-from ..certify.trace import Uncovered
+from ..certify.trace import Mode, Uncovered
 from ..errors import describe
 from ..planning.specs import Certification
 from ..schema.certificates import CertificateFacts, CertifiedLevel
@@ -156,19 +154,22 @@ def _bounds(
     return found, ""
 
 
-class _Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Meter(Mode):  # type: ignore[no-untyped-call]
     """Counts floating-point operations, and those of every linear bound on the way down from where it is needed."""
 
     def __init__(self) -> None:
+        from torch.utils.flop_counter import flop_registry  # imports triton
+
         super().__init__()  # type: ignore[no-untyped-call]
+        self.known = flop_registry
         self.flops = 0
         self.rows = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         operation = func._overloadpacket
-        if operation in flop_registry:
-            self.flops += flop_registry[operation](*args, **(kwargs or {}), out_val=out)
+        if operation in self.known:
+            self.flops += self.known[operation](*args, **(kwargs or {}), out_val=out)
         elif operation.__name__ in _UNITS:
             first = out[0] if isinstance(out, tuple) else out
             self.rows += first.numel() * self.flops

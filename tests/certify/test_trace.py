@@ -20,7 +20,6 @@ from harness.certify.trace import Uncovered
 from harness.external.exported_program import house
 from harness.external.external import Normalised
 from harness.external.interface import Interface
-from harness.models.registry import build_model
 from harness.threat import Threat
 from harness.victims.victim import Victim
 
@@ -358,10 +357,3 @@ def test_what_cannot_be_traced_is_refused() -> None:
         scripted = torch.jit.trace(Plain().eval(), torch.rand(2, 1, 2, 2))
     for model in (house(scripted, "it"), Victim(Plain())):
         assert proved(model).uncovered
-
-
-@pytest.mark.parametrize("name", ["lenet", "resnet", "allconv", "maxout", "conv-maxout", "mlp-sigmoid-20"])
-def test_architectures_of_the_house_are_covered(name: str) -> None:
-    torch.manual_seed(0)
-    model = build_model(name, (1, 8, 8), 10).eval().requires_grad_(False)
-    prepare(model, torch.rand(1, 1, 8, 8))
