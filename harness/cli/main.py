@@ -494,6 +494,25 @@ def verify(bundle: Path, device: str, **options: Any) -> None:
 
 
 @cli.command()
+@click.argument("home", metavar="HOME", type=click.Path(path_type=Path))
+@click.argument("images", metavar="IMAGES", type=click.Path(path_type=Path))
+@click.option("--by", required=True, metavar="NAME", help="Who found the images.")
+@click.option("--source", default="", metavar="TEXT", help="Where they are from: a paper, an address.")
+@click.option("--of", default="", metavar="MODEL", help="Which model: the beginning of its key, or its name.")
+@_options("dataset", "data", "download", "model", "defense", *_MINE)
+def lower(home: Path, images: Path, device: str, **options: Any) -> None:
+    """Let somebody's adversarial images lower a home's numbers.
+
+    IMAGES is FILE.safetensors, FILE.npz, FILE.npy or FILE.pt of tensors: the whole test set, or some of it with their
+    positions. Each is judged; those that break the model within a budget count from now on as an attack named after who
+    found them, and the rest is named and does nothing. No number can rise.
+    """
+    from .publishing import lower_home
+
+    lower_home(home, images, device=check_device(resolve_device(device)), **options)
+
+
+@cli.command()
 @click.argument("before", metavar="HOME_A", type=click.Path(path_type=Path))
 @click.argument("after", metavar="HOME_B", type=click.Path(path_type=Path))
 @click.option("--csv", type=click.Path(path_type=Path, dir_okay=False), help="Write every number, moved or not.")

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ..execution.jobs import Source
     from ..planning.specs import ModelSpec
     from ..publishing.verify import Verification
+    from ..schema.models import ModelEntry
     from ..training.defense import Defense
 
 
@@ -115,6 +116,7 @@ def publish_home(
             by=by,
             licence=licence,
             weights_at=weights_at if no_weights else None,
+            absent=lambda name: say(f"not there, though it was asked for: {name}", "yellow"),
         )
         write(target, files)
     manifest = files[MANIFEST]
@@ -183,3 +185,84 @@ def show(done: Verification) -> None:
     if done.manifest:
         say(f"SHA-256 of the manifest: {done.manifest}", "dim")
     say(done.verdict, "green" if done.holds else "red")
+
+
+def lower_home(
+    home: Path,
+    images: Path,
+    *,
+    of: str,
+    by: str,
+    source: str,
+    device: str,
+    tracking_uri: str | None,
+    models: Sequence[str],
+    defenses: Sequence[str],
+    **options: Any,
+) -> None:
+    """Let somebody's images count in a home, and say what fell.
+
+    Raises:
+        UserError: Nothing was run there, the file cannot be read, or several models may be meant.
+    """
+    import math
+
+    from ..environment import command_line
+    from ..execution.runner import deliver, exclusive
+    from ..planning.declared import model_spec
+    from ..publishing.archive import check_folder
+    from ..publishing.images import read
+    from ..publishing.lower import lower, moved
+    from ..records.boards import boards_from_home
+    from ..records.home import Home, no_runs
+    from ..records.plans import read_plans
+    from ..tracking.connection import store_uri
+    from ..tracking.tracker import Tracker
+    from .console import waiting
+
+    if not by.strip() or not by.isprintable():
+        raise UserError("--by says who found the images: a line of text")
+    place = Home(home)
+    if not place.plans.is_dir():
+        raise no_runs(home)
+    data_options, guests = split(options)
+    with exclusive(place, say):
+        for kind in ("models", "cells", "plans", "witnesses"):
+            if (place.path / kind).is_dir():
+                check_folder(place.path / kind)
+        plans, before = read_plans(place), boards_from_home(place)
+        entry = _chosen(of, [model for plan in plans for model in plan.models if model.ranked])
+        sources = find_data({entry.dataset}, **data_options)
+        if entry.dataset not in sources:
+            raise UserError(f"{entry.dataset} is a data set of your own: name it with --dataset, as it was run with")
+        guests |= {"device": device, "tracking_uri": tracking_uri}
+        kinds, brought = known(models, defenses, sources, **guests)
+        spec = model_spec(entry.declaration, kinds, brought)
+        data = sources[entry.dataset].load()
+        size = data.info.test_size
+        given = read(images, size, 4 * size * math.prod(data.info.shape))
+        how: dict[str, Any] = {"by": by, "source": source, "device": device, "command": command_line()}
+        done = lower(place, before, plans, spec, entry, data, given, **how)
+        complain([visible(line) for line in done.refused])
+        tracker = Tracker(place, store_uri(place, tracking_uri))
+        for plan, cell in done.pairs:
+            tracker.mark(plan, cell)
+        fell = moved(before, boards_from_home(place), entry.model) if done.pairs else []
+    trouble = deliver(tracker) if done.pairs else ""
+    for suite, norm, eps, was, now in fell:
+        say(f"{suite}, {norm} {eps_text(eps)}: {100 * was:.2f} % -> {100 * now:.2f} %")
+    what = f"{done.counted} of {len(given)} images break {entry.architecture} {entry.defense} within a budget"
+    say(f"{what}; {len(fell)} accuracies fell" if fell else f"{what}; no accuracy fell")
+    if trouble:
+        waiting(trouble, len(tracker.waiting()), place.pending)
+
+
+def _chosen(of: str, entries: Sequence[ModelEntry]) -> ModelEntry:
+    """The model that is meant."""
+    each = {entry.model: entry for entry in entries}  # the newest entry of each
+    names = {key: f"{entry.architecture} {entry.defense} seed {entry.seed}" for key, entry in each.items()}
+    fitting = [key for key, name in names.items() if key.startswith(of) or of in name]
+    if len(fitting) == 1:
+        return each[fitting[0]]
+    choices = ", ".join(f"{key} ({name})" for key, name in names.items())
+    raise UserError(f"of which model are the images? --of takes the beginning of a key: {choices}")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,7 +24,7 @@ from ..records.checkpoints import whole_model
 from ..records.files import finite, json_text, sealed
 from ..records.home import Home, no_runs
 from ..records.plans import read_plans
-from ..records.results import is_finished
+from ..records.results import check_result, is_finished
 from ..schema.base import Origin, Provenance
 from ..schema.bundles import MANIFEST, ImageHashes, Manifest, Numbers
 from ..schema.models import Card
@@ -43,6 +43,7 @@ def bundle(
     by: str = "",
     licence: str = "CC-BY-4.0",
     weights_at: str | None = None,
+    absent: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Content]:
     """Files of a bundle by path below it.
 
@@ -52,6 +53,7 @@ def bundle(
         by: Who measured.
         licence: Of the bundle, as SPDX names it.
         weights_at: Address where the weights can be had, which are left out then; ``None`` puts them in.
+        absent: Told of each file that a plan asks for and that is not there.
 
     Raises:
         UserError: Nothing was run, a file is damaged, or a data set is missing.
@@ -64,6 +66,11 @@ def bundle(
     if not any(board.pairs for board in boards):
         raise no_runs(home.path)
     files: dict[str, Content] = {}
+
+    def asked(path: Path) -> None:
+        if not _add(files, home, path):
+            absent(path.relative_to(home.path).as_posix())
+
     cards: dict[str, Card] = {}
     for key in _unique(model.model for plan in plans for model in plan.models):
         folder = home.model(key)
@@ -77,17 +84,23 @@ def bundle(
                 _add(files, home, file)
         elif (folder / "failed.json").exists():
             _add(files, home, folder / "failed.json")
+        else:
+            absent(f"models/{key}/card.json")
     for plan in plans:
         _add(files, home, home.plans / f"{plan.plan}.json")
-        for asked in plan.certificates:
-            for shard in range(asked.shards):
-                _add(files, home, home.certificate(asked.certificate, shard))
+        for one in plan.certificates:
+            for shard in range(one.shards):
+                asked(home.certificate(one.certificate, shard))
         for look in plan.probes:
-            _add(files, home, home.health(look.probe))
+            asked(home.health(look.probe))
         for look in plan.plantings:
-            _add(files, home, home.planted(look.probe))
+            asked(home.planted(look.probe))
+    for cell in _unique(pair.cell for plan in plans for pair in plan.cells):
+        if not is_finished(home.cell(cell)):
+            absent(f"cells/{cell}/result.json")
     for cell in _unique(pair.cell for plan in plans for pair in (*plan.cells, *plan.battery)):
         if is_finished(home.cell(cell)):
+            witnesses.of_pair(home.cell(cell), check_result(home.cell(cell)))
             for name in PAIR:
                 _add(files, home, home.cell(cell) / name)
     images = {}
@@ -153,9 +166,11 @@ def _sizes(boards: Sequence[Board]) -> dict[str, int]:
     return dict(sorted(found.items()))
 
 
-def _add(files: dict[str, Content], home: Home, path: Path) -> None:
+def _add(files: dict[str, Content], home: Home, path: Path) -> bool:
+    """Put a file in, if it is there."""
     if path.exists():
         files[path.relative_to(home.path).as_posix()] = path
+    return path.exists()
 
 
 def _bytes(content: Content) -> bytes:

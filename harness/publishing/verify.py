@@ -321,8 +321,8 @@ class _Bundle:
                 if facts.weights != card.sha256:
                     self._say(f"{path}: its images are of other weights of the model")
                 parts.append((f"witnesses/{key}/{path.name}", rows))
-        for cell in pairs:
-            if (own := witnesses.of_pair(self._home.cell(cell))) is not None:
+        for cell, pair in pairs.items():
+            if (own := witnesses.of_pair(self._home.cell(cell), pair.result)) is not None:
                 own["cell"] = np.full(len(own["index"]), cell, dtype=object)
                 parts.append((f"cells/{cell}/{witnesses.FILE}", own))
         for name, rows in parts:

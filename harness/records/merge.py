@@ -221,6 +221,7 @@ class _Merge:
                 raise _Refused(f"other numbers than those in {target} ({who})")
             return False
         self._fits(pair.result)
+        witnesses.of_pair(source, pair.result)
         for name in ("gallery.safetensors", witnesses.FILE, "samples.parquet", "result.json"):
             if (source / name).exists():
                 self._copy(source / name, target / name)

@@ -339,7 +339,7 @@ def read_pair(folder: Path, run_id: str = "", run_url: str = "") -> Pair:
     """
     result = _result(folder)
     path = folder / "samples.parquet"
-    columns = _columns(io.BytesIO(_whole(result, path)), path)
+    columns = _columns(io.BytesIO(whole(result, path)), path)
     if (n := len(columns["index"])) != result.n:
         raise Damaged(f"{path} is damaged ({n} rows, {result.n} declared)")
     # cast, which copies, they keep nothing of the table alive: its own objects take more room than a hundred images
@@ -351,8 +351,8 @@ def read_pair(folder: Path, run_id: str = "", run_url: str = "") -> Pair:
     for name in result.summary.keys() & made.keys():
         if not np.isclose(result.summary[name], made[name], rtol=1e-9, atol=0, equal_nan=True):
             raise Damaged(f"{path} is damaged (its {name} is {made[name]:g}, in result.json {result.summary[name]:g})")
-    for name in result.files.keys() & {"gallery.safetensors", "witnesses.parquet"}:
-        _whole(result, folder / name)
+    if "gallery.safetensors" in result.files:
+        whole(result, folder / "gallery.safetensors")
     gallery = read_gallery(folder / "gallery.safetensors")
     if isinstance(gallery, Gallery) and gallery:
         shown = [gallery.shapes.get(name) for name in ("index", "x", "x_adv", "label", "clean_pred", "adv_pred")]
@@ -361,7 +361,7 @@ def read_pair(folder: Path, run_id: str = "", run_url: str = "") -> Pair:
     return Pair(result, columns, gallery, run_id, run_url)
 
 
-def _whole(result: Result, path: Path) -> bytes:
+def whole(result: Result, path: Path) -> bytes:
     """A file beside a result, whose digest is the record's if that has one.
 
     Raises:
@@ -395,7 +395,7 @@ def check_result(folder: Path) -> Result:
     """
     result = _result(folder)
     try:
-        rows = read_metadata(io.BytesIO(_whole(result, folder / "samples.parquet"))).num_rows
+        rows = read_metadata(io.BytesIO(whole(result, folder / "samples.parquet"))).num_rows
     except (OSError, ValueError) as error:  # pyarrow's derive from these
         raise Damaged(f"{folder} is damaged ({first_line(error)})") from None
     if rows != result.n:

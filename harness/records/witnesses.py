@@ -22,11 +22,12 @@ from safetensors.numpy import save as save_arrays
 
 from ..errors import first_line
 from ..metrics.pairs import DISTANCES
+from ..schema.pairs import Result
 from ..schema.witnesses import WitnessFacts
 from . import seals
 from .files import parse_record, sealed_facts, write_bytes
 from .home import Home
-from .results import PACKED, Damaged, bounded, opened, shard_path
+from .results import PACKED, Damaged, bounded, opened, shard_path, whole
 
 Mode = Literal["none", "worst-case", "all"]
 MODES: Final[tuple[Mode, ...]] = ("none", "worst-case", "all")
@@ -104,14 +105,14 @@ def of_shards(folder: Path, shards: int) -> Rows | None:
     return _joined(parts) if parts else None
 
 
-def of_pair(folder: Path) -> Rows | None:
+def of_pair(folder: Path, result: Result) -> Rows | None:
     """Witnesses beside a finished pair's result, None where they were not kept.
 
     Raises:
-        Damaged: The file cannot be read.
+        Damaged: The file cannot be read, or is another than the record says.
     """
     path = folder / FILE
-    return unpack(path.read_bytes(), path) if path.exists() else None
+    return unpack(whole(result, path), path) if FILE in result.files else None
 
 
 def tables(home: Home, model: str) -> list[Path]:
