@@ -3,7 +3,7 @@
     python benchmarks/bench_witnesses.py [--suites linf,l2] [--dataset digits] [--model mlp-100-100] [--images 100]
         [--data-root DATA]
 
-Each suite is run on a standard and an adversarially trained network in a fresh home, which is published and verified. Of
+Each suite is run on a standard and an adversarially trained network in a fresh home, published and verified. Of
 sizes the share is that of the images as they are, float32; of passes that of what the attacks took.
 """
 

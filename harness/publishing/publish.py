@@ -100,9 +100,11 @@ def bundle(
             absent(f"cells/{cell}/result.json")
     for cell in _unique(pair.cell for plan in plans for pair in (*plan.cells, *plan.battery)):
         if is_finished(home.cell(cell)):
-            witnesses.of_pair(home.cell(cell), check_result(home.cell(cell)))
+            result = check_result(home.cell(cell))
+            witnesses.of_pair(home.cell(cell), result)
             for name in PAIR:
-                _add(files, home, home.cell(cell) / name)
+                if name != witnesses.FILE or name in result.files:
+                    _add(files, home, home.cell(cell) / name)
     images = {}
     for name, n in _sizes(boards).items():
         if name not in data:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import shutil
 import zipfile
@@ -35,10 +36,10 @@ def accuracies(home: Home, key: str) -> dict[tuple[str, float], float]:
     return {(norm, eps): worst_case(board.by_model[key], norm, eps).accuracy for norm, grid in grids for eps in grid}
 
 
-def contents(home: Home) -> dict[Path, bytes]:
-    """Files that numbers are made of."""
-    kinds = ("cells", "plans", "witnesses")
-    return {path: path.read_bytes() for kind in kinds for path in (home.path / kind).rglob("*.*")}
+def contents(home: Home) -> dict[str, str]:
+    """Digests of the files that numbers are made of."""
+    paths = [path for kind in ("cells", "plans", "witnesses") for path in (home.path / kind).rglob("*.*")]
+    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths if path.is_file()}
 
 
 def forget(home: Home, key: str, places: list[int]) -> None:
@@ -53,6 +54,11 @@ def forget(home: Home, key: str, places: list[int]) -> None:
         samples.loc[rows, ["l0", "l1", "l2", "linf", "rms"]] = np.nan
         result = found.result.model_copy(update={"summary": {}})
         write_result(folder, result, samples, dict(found.gallery))
+    (path,) = witnesses.tables(home, key)
+    table, facts = witnesses.read_table(path)
+    path.unlink()
+    kept = ~np.isin(table["index"], places)
+    witnesses.merge(path, {name: value[kept] for name, value in table.items()}, facts, set())
 
 
 def test_ten_images_lower_exactly_what_they_break(home: Home, digits: Dataset, tmp_path: Path) -> None:
@@ -70,7 +76,7 @@ def test_ten_images_lower_exactly_what_they_break(home: Home, digits: Dataset, t
     images = {}
     for place in reached:
         mine = np.flatnonzero(table["index"] == place)
-        images[place] = torch.from_numpy(table["x_adv"][mine[table["linf"][mine].argmin()]])
+        images[place] = torch.tensor(table["x_adv"][mine[table["linf"][mine].argmin()]])
     images[right[0]] = clean[right[0]]
     images[right[1]] = clean[right[1]].clone().fill_(torch.nan)
     images[right[2]] = torch.zeros(1, 9, 9)
