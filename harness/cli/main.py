@@ -13,7 +13,7 @@ import click
 from rich.markup import escape
 
 from ..environment import cores
-from ..errors import UserError
+from ..errors import UserError, visible
 from ..options import number
 from ..redaction import without_password
 from .commands import run_suite
@@ -32,11 +32,11 @@ class Cli(click.Group):
         try:
             return super().invoke(ctx)
         except UserError as error:
-            complaints.print(f"gauntlet: {escape(str(error))}", style="red", soft_wrap=True)
+            complaints.print(f"gauntlet: {escape(visible(str(error)))}", style="red", soft_wrap=True)
             ctx.exit(2)
         except OSError as error:
             what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-            complaints.print(f"gauntlet: {escape(what)}", style="red", soft_wrap=True)
+            complaints.print(f"gauntlet: {escape(visible(what))}", style="red", soft_wrap=True)
             ctx.exit(2)
         except KeyboardInterrupt:
             complaints.print("gauntlet: interrupted; the same command again goes on from here", style="yellow")

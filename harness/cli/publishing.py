@@ -181,7 +181,7 @@ def show(done: Verification) -> None:
         console.print(table)
     for note in done.notes:
         say(note, "dim")
-    complain([visible(line) for line in done.problems])
+    complain(done.problems)
     if done.manifest:
         say(f"SHA-256 of the manifest: {done.manifest}", "dim")
     say(done.verdict, "green" if done.holds else "red")
@@ -243,7 +243,7 @@ def lower_home(
         given = read(images, size, 4 * size * math.prod(data.info.shape))
         how: dict[str, Any] = {"by": by, "source": source, "device": device, "command": command_line()}
         done = lower(place, before, plans, spec, entry, data, given, **how)
-        complain([visible(line) for line in done.refused])
+        complain(done.refused)
         tracker = Tracker(place, store_uri(place, tracking_uri))
         for plan, cell in done.pairs:
             tracker.mark(plan, cell)

@@ -42,19 +42,35 @@ def referee(home: Home, spec: ModelSpec, info: DatasetInfo, device: str) -> Vict
 
 
 def _check_size(home: Home, spec: ModelSpec, info: DatasetInfo) -> None:
-    """Look at the sizes that are declared before memory is taken for them: a name may stand for any number of units."""
-    for part in (*spec.parents, spec):
-        if part is not spec:
-            _check_size(home, part, info)
+    """Look at the sizes that are declared before memory is taken for them: a name may stand for any number of units.
+
+    Raises:
+        UserError: The weights have others.
+    """
+    for part in spec.parents:
+        _check_size(home, part, info)
     path = home.model(spec.key) / "weights.safetensors"
-    if spec.parents or not path.exists():
+    made = _sketch(spec, info)
+    if made is None or not path.exists():
         return
     with opened(path) as file:
         there = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-    with torch.device("meta"):
-        made: nn.Module = spec.defense.build(spec.architecture, info)
     if {name: tuple(value.shape) for name, value in made.state_dict().items()} != there:
         raise UserError(f"{path} does not fit its declaration ({spec.architecture})")
+
+
+def _sketch(spec: ModelSpec, info: DatasetInfo) -> nn.Module | None:
+    """A model without memory behind it; None where it cannot be made so."""
+    if spec.front is not None or not spec.defense.trainable:
+        return None
+    base = _sketch(spec.base, info) if spec.base is not None else None
+    if spec.base is not None and base is None:
+        return None
+    try:
+        with torch.device("meta"):
+            return spec.defense.build(spec.architecture, info, base)
+    except (RuntimeError, NotImplementedError):  # it computes while it is made
+        return None
 
 
 @dataclass
