@@ -44,10 +44,8 @@ def test_what_a_record_names_is_not_run(tmp_path: Path) -> None:
         {"defense": {**record["defense"], "is": f"{evil}:Evil"}},
         {"defense": {**record["defense"], "is": "external"}},
         {"defense": {**record["defense"], "version": 99}},
-        {"defense": {**record["defense"], "lr": [1]}},
         {"defense": {}},
         {"defense": None},
-        {"seed": "0"},
         {"base": record["defense"]},
         {"is": "Cell"},
     ):
