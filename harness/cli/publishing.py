@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ..datasets.registry import Dataset
     from ..execution.jobs import Source
     from ..planning.specs import ModelSpec
-    from ..publishing.verify import Verification
+    from ..publishing.verification import Verification
     from ..schema.models import ModelEntry
     from ..training.defense import Defense
 

@@ -11,11 +11,16 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from harness.errors import UserError, visible
 from harness.publishing import archive
+from harness.records import witnesses
 from harness.records.home import Home
+from harness.records.results import Damaged
 from harness.schema.bundles import MANIFEST
 from tests.helpers.commands import call, complaint
 
@@ -145,3 +150,11 @@ def test_a_key_leads_nowhere_else(tmp_path: Path, key: str) -> None:
 
 def test_terminals_are_not_commanded() -> None:
     assert visible("a\x1b[2Jb\r\nc\u202eé") == "a\\x1b[2Jb\\r\\nc\\u202eé"
+
+
+def test_tables_that_stand_for_gigabytes_are_not_read() -> None:
+    buffer = io.BytesIO()
+    parquet.write_table(pa.table({"index": pa.array(np.zeros(2**24 + 1, np.int8))}), buffer, compression="zstd")
+    assert buffer.tell() < 2**20
+    with pytest.raises(Damaged, match="it claims 16777217 rows"):
+        witnesses.unpack(buffer.getvalue(), Path("w.parquet"))
