@@ -24,7 +24,9 @@ from ..records.witnesses import Rows
 from ..threat import Threat
 from ..victims.victim import Victim
 
-LARGEST: Final = 65536
+LARGEST: Final = 2**31
+"""Bytes of a batch that is made as a record says."""
+
 AT_ONCE: Final = 128
 """Images that are judged at once; where that leads to another label than the run's, as many as there."""
 
@@ -114,7 +116,8 @@ class Asked:
                 some = np.arange(start, min(start + AT_ONCE, n))
                 self._ask(found, some, images[some], x[some], y[some], np.arange(len(some)))
         left = np.flatnonzero(found["adv_pred"] != rows["adv_pred"])
-        for some, batch in _together(left, rows["batch"], rows["place"]):
+        most = LARGEST // max(1, images[:1].nbytes)
+        for some, batch in _together(left, rows["batch"], rows["place"], most):
             fill = torch.zeros(batch, dtype=torch.int64).fill_(int(some[0]))
             fill[rows["place"][some]] = torch.from_numpy(some)
             self._ask(found, some, images[fill], x[fill], y[fill], rows["place"][some])
@@ -135,13 +138,13 @@ class Asked:
 
 
 def _together(
-    left: npt.NDArray[np.int64], batch: npt.NDArray[np.int64], place: npt.NDArray[np.int64]
+    left: npt.NDArray[np.int64], batch: npt.NDArray[np.int64], place: npt.NDArray[np.int64], most: int
 ) -> Iterator[tuple[npt.NDArray[np.int64], int]]:
-    """Rows that can be judged in one batch of a run: of one size, at different places."""
+    """Rows that can be judged in one batch of a run: of one size, ``most`` at most, at different places."""
     bins: dict[int, list[dict[int, int]]] = {}
     for row in left.tolist():
         size, at = int(batch[row]), int(place[row])
-        if not 0 <= at < size <= LARGEST:
+        if not 0 <= at < size <= most:
             continue
         known: Sequence[dict[int, int]] = bins.setdefault(size, [])
         free = next((each for each in known if at not in each), None)

@@ -8,7 +8,7 @@ tensors, and its declarations name what is registered here.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -209,19 +209,7 @@ class _Bundle:
         """By norm the smallest distance at which a witness breaks each image; inf where none does."""
         position = {place: row for row, place in enumerate(index.tolist())}
         nearby = {name: np.full(len(index), np.inf) for name in DISTANCES}
-        card = read_card(self._home.model(key) / "card.json")
-        parts: list[tuple[str, Rows]] = []
-        for path in witnesses.tables(self._home, key):
-            if path.stem.isdigit():
-                rows, facts = witnesses.read_table(path)
-                if facts.weights != card.sha256:
-                    self._say(f"{path}: its images are of other weights of the model")
-                parts.append((f"witnesses/{key}/{path.name}", rows))
-        for cell, pair in pairs.items():
-            if (own := witnesses.of_pair(self._home.cell(cell), pair.result)) is not None:
-                own["cell"] = np.full(len(own["index"]), cell, dtype=object)
-                parts.append((f"cells/{cell}/{witnesses.FILE}", own))
-        for name, rows in parts:
+        for name, rows in self._rows(key, pairs):
             known = np.array([place in position for place in rows["index"].tolist()], bool)
             if not known.all() or tuple(rows["x_adv"].shape[1:]) != tuple(x.shape[1:]):
                 self._say(f"{name}: it holds images that were not judged")
@@ -236,6 +224,20 @@ class _Bundle:
                 np.minimum.at(nearby[norm], at[good], found[norm][good])
             self._tables(name, rows, found, good, pairs)
         return nearby
+
+    def _rows(self, key: str, pairs: Mapping[str, Pair]) -> Iterator[tuple[str, Rows]]:
+        """Witnesses of a model, file by file: together they may not fit into memory."""
+        card = read_card(self._home.model(key) / "card.json")
+        for path in witnesses.tables(self._home, key):
+            if path.stem.isdigit():
+                rows, facts = witnesses.read_table(path)
+                if facts.weights != card.sha256:
+                    self._say(f"{path}: its images are of other weights of the model")
+                yield f"witnesses/{key}/{path.name}", rows
+        for cell, pair in pairs.items():
+            if (own := witnesses.of_pair(self._home.cell(cell), pair.result)) is not None:
+                own["cell"] = np.full(len(own["index"]), cell, dtype=object)
+                yield f"cells/{cell}/{witnesses.FILE}", own
 
     def _tables(
         self, name: str, rows: Rows, found: Rows, good: npt.NDArray[np.bool_], pairs: Mapping[str, Pair]
