@@ -107,6 +107,17 @@ def compat(session: nox.Session, versions: str) -> None:
 
 
 @nox.session
+def verify(session: nox.Session) -> None:
+    """Check a bundle's numbers without attacking: ``-- BUNDLE``. Without one: 500 single changes, each to be named."""
+    if session.posargs and not session.posargs[0].startswith("-"):
+        install(session)
+        session.run("gauntlet", "verify", *session.posargs)
+        return
+    install(session, "tests")
+    session.run("pytest", "tests/publishing", "-n0", *session.posargs, env={"GAUNTLET_CHANGES": "500"})
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Check style, formatting, and which package imports which."""
     session.install("-c", CONSTRAINTS, *nox.project.dependency_groups(pyproject(), "lint"))

@@ -48,6 +48,7 @@ SECTIONS = (
     ),
     Section("What the harness adds, and what a second job gives", "bench_harness"),
     Section("What it costs to keep what attacks meet", "bench_harvest", "--models lenet --images 40"),
+    Section("What it costs to keep and to judge witnesses again", "bench_witnesses", "--model mlp-32 --images 60"),
     Section("Growth with pairs in a home", "bench_store", "--pairs 1000,10000"),
     Section("Growth with images per pair", "bench_store", "--pairs 1000 --images 50,359"),
     Section("Growth with pairs, tracked", "bench_store", "--pairs 240,480 --tracked"),

@@ -24,6 +24,11 @@ def printable(text: str) -> str:
     return text.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
+def visible(text: str) -> str:
+    """A text of a stranger's, without what a terminal would take for a command: such characters are written out."""
+    return "".join(mark if mark.isprintable() else repr(mark)[1:-1] for mark in printable(text))
+
+
 def first_line(error: Exception) -> str:
     """What an error says, in one line; its type if it says nothing."""
     lines = str(error).strip().splitlines()

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ..execution.runner import Report
     from ..planning.plan import Plan
     from ..records.home import Home
+    from ..records.witnesses import Mode
     from ..tracking.tracker import Tracker
 
 
@@ -37,6 +38,7 @@ def run_plans(
     download: bool,
     tracker: Tracker | None = None,
     budget: float = math.inf,
+    witnesses: Mode = "worst-case",
 ) -> list[Report]:
     """Run what is missing of plans, one after the other, each with its progress shown.
 
@@ -61,6 +63,7 @@ def run_plans(
             if plan.models:
                 with Display(plan, place, console) as display:
                     how: dict[str, Any] = {"tracker": tracker, "observe": display, "engine": workers, "until": until}
+                    how["witnesses"] = witnesses
                     ended.append(run(plan, context, jobs=jobs or cores(), command=command, **how))
     if any(report.stopped for report in ended):
         left = estimate(plans, place, "cpu" if engine is not None else device)
@@ -101,6 +104,7 @@ def run_suite(
     engine: Cluster | None = None,
     dry_run: bool = False,
     budget: str | None = None,
+    witnesses: Mode = "worst-case",
     **options: Any,
 ) -> None:
     """Run what is missing of a command line (training alone, without a suite), and show how it ended.
@@ -124,7 +128,7 @@ def run_suite(
         suite, home=home, device=here, tracking_uri=tracking_uri, thorough=not dry_run, **options
     )
     if dry_run:
-        foresee([made], home, here)
+        foresee([made], home, here, witnesses)
         return
     place = Home(home).create()
     for guest in guests:
@@ -133,7 +137,7 @@ def run_suite(
     uri = store_uri(place, tracking_uri, part=options.get("part"))
     tracker = Tracker(place, uri) if suite is not None else None
     how: dict[str, Any] = {"jobs": jobs, "device": device, "engine": engine, "download": options["download"]}
-    ended = run_plans([made], place, sources, **how, tracker=tracker, budget=seconds)
+    ended = run_plans([made], place, sources, **how, tracker=tracker, budget=seconds, witnesses=witnesses)
     spoiled = False
     if tracker is None:
         console.print(trained_table(made, place))

@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from ..errors import UserError
+from ..errors import UserError, visible
 from ..schema.eps import eps_text
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def complain(lines: Sequence[str]) -> None:
     """Failures, each once."""
     for line, times in Counter(lines).items():
         more = f" (and {times - 1} times more)" if times > 1 else ""
-        complaints.print(f"gauntlet: {escape(line)}{more}", style="red", soft_wrap=True)
+        complaints.print(f"gauntlet: {escape(visible(line))}{more}", style="red", soft_wrap=True)
 
 
 class Spoils:
@@ -94,7 +94,7 @@ class Spoils:
         what = "left out"
         if path.name in self._again and isinstance(error, Damaged):
             what = f"kept as {set_aside(path).name}; the same command again computes it"
-        complaints.print(f"gauntlet: {escape(f'{error}; {what}')}", style="red", soft_wrap=True)
+        complaints.print(f"gauntlet: {escape(visible(f'{error}; {what}'))}", style="red", soft_wrap=True)
 
 
 def waiting(trouble: str, results: int, pending: Path) -> None:

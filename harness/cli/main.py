@@ -13,7 +13,7 @@ import click
 from rich.markup import escape
 
 from ..environment import cores
-from ..errors import UserError
+from ..errors import UserError, visible
 from ..options import number
 from ..redaction import without_password
 from .commands import run_suite
@@ -32,11 +32,11 @@ class Cli(click.Group):
         try:
             return super().invoke(ctx)
         except UserError as error:
-            complaints.print(f"gauntlet: {escape(str(error))}", style="red", soft_wrap=True)
+            complaints.print(f"gauntlet: {escape(visible(str(error)))}", style="red", soft_wrap=True)
             ctx.exit(2)
         except OSError as error:
             what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-            complaints.print(f"gauntlet: {escape(what)}", style="red", soft_wrap=True)
+            complaints.print(f"gauntlet: {escape(visible(what))}", style="red", soft_wrap=True)
             ctx.exit(2)
         except KeyboardInterrupt:
             complaints.print("gauntlet: interrupted; the same command again goes on from here", style="yellow")
@@ -246,6 +246,14 @@ OPTIONS: dict[str, Callable[[Callable[..., Any]], Callable[..., Any]]] = {
         metavar="TIME",
         help="Begin nothing after this time (90s, 150m, 2.5h); say what is left and what it costs.",
     ),
+    "witnesses": click.option(
+        "--witnesses",
+        type=click.Choice(["none", "worst-case", "all"]),
+        default="worst-case",
+        show_default=True,
+        help="Images that broke a model and are kept, so that others can judge them again (gauntlet verify): of each "
+        "model the nearest in every norm, those of all pairs, or none.",
+    ),
     "tracking": click.option("--tracking-uri", help="MLflow store (MLFLOW_TRACKING_URI). Default: SQLite in the home."),
 }
 
@@ -275,11 +283,13 @@ def list_(what: str) -> None:
 @cli.command()
 @click.argument("suite")
 @_options("dataset", "model", "defense", "seeds", "samples", "attack", "add-attack", "eps", "norm", "cascade", "home")
-@_options("data", "download", "certify")
+@_options("data", "download", "certify", "witnesses")
 @_options("device", "part", "no-surrogate", "victim", "name", "mean", "std", "remedy", "stand-in", "batch", "tracking")
 @click.option("--profile", help="Where SUITE is a study, of which: smoke, cpu (default), night or full.")
 @click.pass_context
-def plan(ctx: click.Context, /, suite: str, home: Path, device: str, profile: str | None, **options: Any) -> None:
+def plan(
+    ctx: click.Context, /, suite: str, home: Path, device: str, profile: str | None, witnesses: str, **options: Any
+) -> None:
     """List a suite's model-attack pairs and what they may cost.
 
     Says which of them are done. SUITE may be a study: then it lists what gauntlet reproduce would do.
@@ -301,7 +311,7 @@ def plan(ctx: click.Context, /, suite: str, home: Path, device: str, profile: st
     if profile is not None:
         raise UserError(f"{suite} is no study: only studies have profiles")
     made, _, _ = make_plan(suite, home=home, device=check_device(device), thorough=False, **options)
-    foresee([made], home, device)
+    foresee([made], home, device, witnesses)
 
 
 @cli.command()
@@ -323,6 +333,7 @@ def train(**options: Any) -> None:
     "download",
     "part",
     "certify",
+    "witnesses",
     "no-surrogate",
     "victim",
     "name",
@@ -438,6 +449,67 @@ def sync(homes: Sequence[Path], home: Path, tracking_uri: str | None) -> None:
     from .commands import sync_homes
 
     sync_homes(homes, home=home, tracking_uri=tracking_uri)
+
+
+@cli.command()
+@click.argument("home", metavar="HOME", type=click.Path(path_type=Path))
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Folder, FILE.tar or FILE.zip. Default: HOME/bundle. A bundle that is there is replaced.",
+)
+@click.option("--by", default="", metavar="NAME", help="Who measured; stands in the manifest and CITATION.cff.")
+@click.option("--licence", default="CC-BY-4.0", show_default=True, metavar="SPDX", help="Licence of the bundle.")
+@click.option("--no-weights", is_flag=True, help="Leave the models' weights out; their digests stay.")
+@click.option("--weights-at", default="", metavar="ADDRESS", help="With --no-weights: where they can be had.")
+@_options("dataset", "data", "download")
+def publish(home: Path, **options: Any) -> None:
+    """Write a home's results as a bundle that others can verify.
+
+    Holds manifest, models, tables of every image, the images that broke the models, certificates, versions, licence and
+    CITATION.cff. The same home makes the same bytes.
+    """
+    from .publishing import publish_home
+
+    publish_home(home, **options)
+
+
+_MINE = ("victim", "name", "mean", "std", "remedy", "stand-in", "batch", "tracking", "device")
+
+
+@cli.command()
+@click.argument("bundle", metavar="BUNDLE", type=click.Path(path_type=Path))
+@click.option("--digest", default="", metavar="SHA256", help="What the manifest must have.")
+@_options("dataset", "data", "download", "model", "defense", *_MINE)
+def verify(bundle: Path, device: str, **options: Any) -> None:
+    """Check a bundle's numbers, without attacking.
+
+    Every file is held against the manifest, every image that broke a model is judged again, counts, intervals and ranks
+    are made anew. No code of the bundle is run; what is a user's own in it is named with --model, --defense, --victim
+    or --dataset. Exit status 0: every accuracy is at most what the bundle says.
+    """
+    from .publishing import verify_bundle
+
+    verify_bundle(bundle, device=check_device(resolve_device(device)), **options)
+
+
+@cli.command()
+@click.argument("home", metavar="HOME", type=click.Path(path_type=Path))
+@click.argument("images", metavar="IMAGES", type=click.Path(path_type=Path))
+@click.option("--by", required=True, metavar="NAME", help="Who found the images.")
+@click.option("--source", default="", metavar="TEXT", help="Where they are from: a paper, an address.")
+@click.option("--of", default="", metavar="MODEL", help="Which model: the beginning of its key, or its name.")
+@_options("dataset", "data", "download", "model", "defense", *_MINE)
+def lower(home: Path, images: Path, device: str, **options: Any) -> None:
+    """Let somebody's adversarial images lower a home's numbers.
+
+    IMAGES is FILE.safetensors, FILE.npz, FILE.npy or FILE.pt of tensors: the whole test set, or some of it with their
+    positions. Each is judged; those that break the model within a budget count from now on as an attack named after who
+    found them, and the rest is named and does nothing. No number can rise.
+    """
+    from .publishing import lower_home
+
+    lower_home(home, images, device=check_device(resolve_device(device)), **options)
 
 
 @cli.command()

@@ -76,7 +76,7 @@ def make_plan(
         for note in source.notes:
             console.print(note, style="yellow", markup=False, soft_wrap=True)
     infos = {name: source.info() for name, source in sources.items()}
-    brought = _guests(list(sources.values()), thorough=thorough, **guests)
+    brought = guests_of(list(sources.values()), thorough=thorough, **guests)
     # who brings a model asks for the others by name
     chosen = defenses or (() if brought and not models else DEFAULT_DEFENSES)
     trainers = [parse_chain(text, known_defenses()) for text in chosen]
@@ -91,7 +91,7 @@ def make_plan(
     return take_part(made, *share) if share is not None else made, sources, brought
 
 
-def _guests(
+def guests_of(
     sources: Sequence[Source],
     *,
     victims: Sequence[str],
@@ -179,7 +179,9 @@ def default_model(shape: tuple[int, int, int]) -> str:
     return "mlp-100-100" if shape[0] == 1 else "resnet"
 
 
-def foresee(plans: Sequence[Plan], home: Path, device: str, *, titles: bool = False) -> None:
+def foresee(
+    plans: Sequence[Plan], home: Path, device: str, witnesses: str = "worst-case", *, titles: bool = False
+) -> None:
     """Show the pairs of plans, what of them is done, and a line with what the rest may cost.
 
     With ``titles`` they are a study's.
@@ -200,7 +202,25 @@ def foresee(plans: Sequence[Plan], home: Path, device: str, *, titles: bool = Fa
     if not titles:  # what a study crafts on is its own
         for line in surrogates(plans, Home(home), found.training_of):
             console.print(line, markup=False, soft_wrap=True)
+        console.print(room(plans, witnesses), style="dim", markup=False, soft_wrap=True)
     console.print(str(found), style="dim", markup=False, soft_wrap=True)
+
+
+def room(plans: Sequence[Plan], witnesses: str) -> str:
+    """A line with the disk that witnesses may take."""
+    from ..records.witnesses import size
+
+    if witnesses == "none":
+        return "witnesses: none are kept, so that nobody can judge the numbers again"
+    victims = {(cell.victim.key, cell.n): (cell.victim.dataset, plan) for plan in plans for cell in plan.battery}
+    most = [size(plan.infos[data].shape, n, len(plan.budgets[data])) for (_, n), (data, plan) in victims.items()]
+    more = ""
+    if witnesses == "all":
+        cells = {
+            cell.key: size(plan.infos[cell.victim.dataset].shape, cell.n, 1) for plan in plans for cell in plan.cells
+        }
+        more = f", and those of every pair {sum(cells.values()) / 1e6:.3g} MB"
+    return f"witnesses: at most {sum(most) / 1e6:.3g} MB of images that break the models{more}, before compression"
 
 
 def resolve_device(device: str, *, ray: bool = False, gpus: float | None = None) -> str:

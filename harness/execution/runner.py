@@ -10,7 +10,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Final
@@ -20,10 +20,12 @@ from filelock import FileLock, Timeout
 from ..errors import UserError, describe
 from ..planning.plan import Plan
 from ..planning.specs import Cell
+from ..records import witnesses as records_of_witnesses
 from ..records.home import Home
 from ..records.plans import model_name, plan_record, write_plan
 from ..records.provenance import declare
 from ..records.results import finish
+from ..records.witnesses import Mode
 from ..tracking.connection import Unreachable
 from ..tracking.tracker import Tracker
 from .jobs import Certify, Context, Examine, Job, Judge, Plant, Train
@@ -119,8 +121,9 @@ def deliver(tracker: Tracker) -> str:
 class Recorder:
     """Finishes cells and tracks them, in a thread beside the driver, so that no worker waits for either."""
 
-    def __init__(self, plan: Plan, home: Home, tracker: Tracker | None, watch: Watch) -> None:
+    def __init__(self, plan: Plan, home: Home, tracker: Tracker | None, watch: Watch, witnesses: Mode) -> None:
         self._plan, self._home, self._tracker, self._watch = plan, home, tracker, watch
+        self._mode = witnesses
         self._queue: queue.SimpleQueue[Cell | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, daemon=True)
         self._stopping = threading.Event()
@@ -161,7 +164,19 @@ class Recorder:
         declared = declare(self._home, cell, self._plan)
         if self._tracker is not None:
             self._tracker.mark(self._plan.key, cell.key)  # before the result: a kill between them loses nothing
-        finish(self._home.cell(cell.key), cell.shards, declared)
+        finish(self._home.cell(cell.key), cell.shards, declared, self._keep(cell, declared.weights))
+
+    def _keep(self, cell: Cell, weights: Mapping[str, str]) -> bytes | None:
+        """Let a cell's witnesses into the table of its model, before its shards go; all of them if all are kept."""
+        folder = self._home.cell(cell.key)
+        rows = records_of_witnesses.of_shards(folder, cell.shards) if self._mode != "none" else None
+        if rows is None:
+            return None
+        victim = cell.victim.key
+        norms = self._plan.budgets[cell.victim.dataset]
+        how: dict[str, str] = {"model": victim, "weights": weights[victim], "part": cell.part}
+        records_of_witnesses.keep(self._home, cell.key, rows, norms, **how)
+        return records_of_witnesses.pack(rows) if self._mode == "all" else None
 
     def _deliver(self, *, last: bool = False) -> None:
         """Deliver every waiting result; a store that did not answer is asked now and then, and once more at the end."""
@@ -196,12 +211,14 @@ def run(
     observe: Callable[[Watch], None] = lambda watch: None,
     engine: Engine | None = None,
     until: float = math.inf,
+    witnesses: Mode = "worst-case",
 ) -> Report:
     """Run what is missing of a plan.
 
     The command line is for the record; ``observe`` is called several times per second with the state of the run.
     Without an engine, made for this context, the work is that of ``jobs`` processes of this machine. After
-    ``until``, on :func:`time.monotonic`'s clock, no task is begun, and those under way are finished.
+    ``until``, on :func:`time.monotonic`'s clock, no task is begun, and those under way are finished. Of the images that
+    break a model those are kept that ``witnesses`` says.
 
     Raises:
         UserError: The home cannot be used.
@@ -225,7 +242,7 @@ def run(
             tracker.mark_untracked(plan.key, (cell.key for cell in plan.cells))
             if graph.left or tracker.waiting():
                 tracker.reopen()
-        recorder = Recorder(plan, home, tracker, watch)
+        recorder = Recorder(plan, home, tracker, watch, witnesses)
         for key, left in graph.shards_left.items():
             if left == 0:
                 recorder.add(graph.cells[key])

@@ -36,6 +36,7 @@ from ..records.plans import model_name
 from ..records.prepared import read_prepared, write_prepared
 from ..records.provenance import made_of, origin, provenance
 from ..records.results import shard_samples, write_shard
+from ..records.witnesses import pack
 from ..schema.certificates import CertificateRecord
 from ..schema.models import Card, EpochLine, FailedTraining
 from ..schema.probes import PlantedRecord, ProbeRecord
@@ -205,7 +206,7 @@ class Worker:
             crafted=crafted,
             standing=standing(home, cell, shard, before).to(x.device) if cell.cascaded else None,
         )
-        write_shard(home.cell(cell.key), shard, outcome, provenance(home, cell))
+        write_shard(home.cell(cell.key), shard, outcome, provenance(home, cell), pack(outcome.witnesses))
 
     def _examine(self, look: Probe) -> None:
         home, spec = self.context.home, look.model

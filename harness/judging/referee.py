@@ -31,6 +31,8 @@ class Verdict:
         crashed: The attack raised.
         distances: Norm name (and ``"rms"``) to distance, float64, NaN unless adversarial (without a box:
             unless misclassified).
+        images: What was judged, float32 (N, C, H, W): clamped, and a file of 8 bits where that counts; the clean
+            image where nothing could be judged.
     """
 
     clean_pred: Tensor
@@ -46,6 +48,7 @@ class Verdict:
     wrong_shape: Tensor
     crashed: Tensor
     distances: dict[str, Tensor]
+    images: Tensor
 
     @property
     def valid(self) -> Tensor:
@@ -146,6 +149,7 @@ def judge(
         wrong_shape=wrong_shape,
         crashed=crashed,
         distances={name: torch.where(reached, value, nan) for name, value in distances.items()},
+        images=images,
     )
 
 
@@ -202,7 +206,8 @@ def better_of(
 
     changed = {name: best(name) for name in ("adv_pred", "adversarial", "wrong_share", "survives_rounding", "as_file")}
     distances = {name: torch.where(taken, second.distances[name], old) for name, old in verdict.distances.items()}
-    return replace(verdict, **changed, distances=distances), taken
+    images = torch.where(per_sample(taken, x), second.images, verdict.images)
+    return replace(verdict, **changed, distances=distances, images=images), taken
 
 
 def as_images(x_adv: object, x: Tensor) -> Tensor | None:

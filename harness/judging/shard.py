@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
@@ -109,11 +109,13 @@ class ShardOutcome:
 
     Attributes:
         samples: Frame of :data:`harness.metrics.pairs.SAMPLE_COLUMNS`.
+        witnesses: The images that broke the model, as they were judged; see :func:`_witnesses`. Empty: not kept.
     """
 
     samples: pd.DataFrame
     facts: ShardFacts
     gallery: dict[str, npt.NDArray[Any]]
+    witnesses: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
 
 
 def run_shard(
@@ -155,7 +157,7 @@ def run_shard(
     Raises:
         VictimError: The model cannot be judged.
     """
-    clean_pred, logits, unsteady = _clean_labels(bench.referee, x, y)
+    clean_pred, logits, unsteady = clean_labels(bench.referee, x, y)
     correct = clean_pred == y
     if standing is not None and crafted is None:  # judging images that are there already costs next to nothing
         correct = correct & standing
@@ -181,7 +183,8 @@ def run_shard(
         answers=_answers_after(bench, x, logits),
         harvest=harvested,
     )
-    return ShardOutcome(samples, facts, _gallery(verdict, index, x, y, chosen, x_adv))
+    gallery = _gallery(verdict, index, x, y, chosen, x_adv)
+    return ShardOutcome(samples, facts, gallery, _witnesses(verdict, index, chosen))
 
 
 def _with_harvest(
@@ -202,7 +205,7 @@ def _with_harvest(
     return better, facts, torch.where(per_sample(taken, x), kept, x if returned is None else returned)
 
 
-def _clean_labels(victim: Victim, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor | None, int]:
+def clean_labels(victim: Victim, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor | None, int]:
     """The victim's labels (N,) and logits (N, K), and how many images it gives another label when asked again.
 
     A model that draws is asked twice for the label that it gives most often. Where the two differ, for no seed reaches
@@ -305,3 +308,18 @@ def _gallery(
         "adv_pred": verdict.adv_pred[:GALLERY],
     }
     return {name: np.ascontiguousarray(value.cpu().numpy()) for name, value in arrays.items()}
+
+
+def _witnesses(verdict: Verdict, index: Tensor, chosen: Tensor) -> dict[str, npt.NDArray[Any]]:
+    """What the referee found adversarial, a row an image: position in the test set, distances, label, and the image.
+
+    ``batch`` and ``place`` say in how large a batch it was judged and where in it: with others the last bits of the
+    logits differ, and so do draws.
+    """
+    found = verdict.adversarial & verdict.clean_correct
+    rows = {"index": index.to(chosen.device)[chosen][found], "adv_pred": verdict.adv_pred[found]}
+    rows["place"] = found.nonzero().squeeze(1)
+    rows["batch"] = torch.full_like(rows["place"], len(found))
+    rows |= {name: verdict.distances[name][found] for name in DISTANCES}
+    rows["x_adv"] = verdict.images[found]
+    return {name: np.ascontiguousarray(value.cpu().numpy()) for name, value in rows.items()}

@@ -19,7 +19,7 @@ from ..schema.pairs import BatteryPair
 from ..schema.plans import PlanRecord
 from ..schema.probes import PlantedFacts, PlantedRecord, ProbeFacts, ProbeRecord
 from . import seals
-from .checkpoints import read_card
+from .checkpoints import read_card, weights_standing
 from .files import read_json, read_record
 from .home import Home, no_runs
 from .plans import Spoiled, attempt, read_plans
@@ -45,12 +45,13 @@ def boards(
 
     Where a trainer or an attack was declared anew under the same name (a bumped version, a changed default), the newest
     plan's model or pair stands and the older one is left out. Plans come oldest first; of budgets the newest count.
+    Images that somebody submitted are in the battery of their model alone, and no later plan takes them out.
     """
     found = []
     asked = frozenset(cell.cell for record in plans for cell in record.cells)
     for suite in dict.fromkeys(record.suite for record in plans):
         mine = [record for record in plans if record.suite == suite]
-        sets = dict.fromkeys((cell.dataset, cell.n) for record in mine for cell in record.battery)
+        sets = dict.fromkeys((cell.dataset, cell.n) for record in mine for cell in record.battery if not cell.submitted)
         found += [_board(mine, asked, suite, dataset, n, pair, model, facts, proved, planted) for dataset, n in sets]
     return found
 
@@ -74,9 +75,14 @@ def _board(
     probes: dict[str, dict[str, str]] = {}
     certificates: dict[str, dict[str, CertificateEntry]] = {}
     plantings: dict[str, dict[str, str]] = {}
+    submitted: dict[str, dict[str, BatteryPair]] = {}  # likewise
     out: dict[str, tuple[str, ...]] = {}  # by model key, what its newest plan leaves out
     for record in plans:
         here = [cell for cell in record.battery if (cell.dataset, cell.n) == (dataset, n)]
+        for cell in here:
+            if cell.submitted:
+                submitted.setdefault(cell.model, {})[cell.pair_name] = cell
+        here = [cell for cell in here if not cell.submitted]
         if not here:
             continue
         budgets = record.budgets[dataset]
@@ -118,7 +124,7 @@ def _board(
     models = dict(sorted(models.items(), key=lambda item: (first[item[0][:-1]], item[0][-1])))
     for entry in models.values():
         key = entry.model
-        cells, left = battery[key], out[key]
+        cells, left = battery[key] | submitted.get(key, {}), out[key]
         results = {name: pair(cell.cell) for name, cell in cells.items()}
         pairs += [_as_called(result, entry) for result in results.values() if result is not None]
         none = [name for name, result in results.items() if result is None and cells[name].attack not in left]
@@ -221,6 +227,8 @@ def boards_from_home(home: Home, store: str | None = None, spoiled: Spoiled | No
         found = read_pair(folder, run_id=run_id)
         if other := found.result.misplaced(declared[key]):
             raise Damaged(f"{folder / 'result.json'} is damaged (its {other} is not that of its plan)")
+        if declared[key].submitted and (now := weights_standing(home, found.result.weights)).state != "fresh":
+            raise Damaged(f"{folder} is of other weights ({now.reason}): submit its images again")
         return found
 
     return boards(

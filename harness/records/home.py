@@ -14,6 +14,17 @@ def no_runs(path: Path) -> UserError:
     return UserError(f"no runs in {path}; make some with: gauntlet run quick --home {path}")
 
 
+def plain(key: str) -> str:
+    """A key that is the name of a file or folder.
+
+    Raises:
+        UserError: It is none: it leads elsewhere.
+    """
+    if key in ("", ".", "..") or any(mark in key for mark in "/\\\0"):
+        raise UserError(f"{key!r} is no key: it has to be the name of a file")
+    return key
+
+
 @dataclass(frozen=True)
 class Home:
     """The folder that holds everything a user's runs produce (``--home``, ``GAUNTLET_HOME``).
@@ -21,8 +32,11 @@ class Home:
     ``models/KEY``: checkpoint and card. ``cells/KEY``: result of a pair. ``prepared/``, ``crafted/``: what
     attacks learned from training data, and images that several cells share. ``health/``: facts of probes.
     ``planted/``: what attacks find of planted adversarials. ``certificates/KEY``: what is proved of a model, shard by
-    shard. ``plans/KEY.json``: what each command asked for. ``pending/``: results that the tracking server has not got
-    yet. ``mlflow.db`` and ``mlflow-artifacts/``: the default tracking store. ``report/``: the pages.
+    shard. ``witnesses/KEY``: the nearest images that broke a model. ``plans/KEY.json``: what each command asked for.
+    ``pending/``: results that the tracking server has not got yet. ``mlflow.db`` and ``mlflow-artifacts/``: the default
+    tracking store. ``report/``: the pages.
+
+    A key is a name, and never leads out of the home: records of others' hold keys, too.
     """
 
     path: Path
@@ -53,6 +67,7 @@ class Home:
             "health",
             "planted",
             "certificates",
+            "witnesses",
             "plans",
             "pending",
             "progress",
@@ -64,31 +79,35 @@ class Home:
 
     def model(self, key: str) -> Path:
         """Folder of a model."""
-        return self.path / "models" / key
+        return self.path / "models" / plain(key)
 
     def cell(self, key: str) -> Path:
         """Folder of a pair."""
-        return self.path / "cells" / key
+        return self.path / "cells" / plain(key)
 
     def prepared(self, key: str) -> Path:
         """File of a prepared attack's fields."""
-        return self.path / "prepared" / f"{key}.json"
+        return self.path / "prepared" / f"{plain(key)}.json"
 
     def crafted(self, key: str, shard: int) -> Path:
         """File of one shard of crafted images."""
-        return self.path / "crafted" / key / f"{shard:05d}.safetensors"
+        return self.path / "crafted" / plain(key) / f"{shard:05d}.safetensors"
 
     def health(self, key: str) -> Path:
         """File of a probe's facts."""
-        return self.path / "health" / f"{key}.json"
+        return self.path / "health" / f"{plain(key)}.json"
 
     def certificate(self, key: str, shard: int) -> Path:
         """File of one shard of a certificate."""
-        return self.path / "certificates" / key / f"{shard:05d}.json"
+        return self.path / "certificates" / plain(key) / f"{shard:05d}.json"
 
     def planted(self, key: str) -> Path:
         """File of what attacks found of planted adversarials."""
-        return self.path / "planted" / f"{key}.json"
+        return self.path / "planted" / f"{plain(key)}.json"
+
+    def witnesses(self, key: str) -> Path:
+        """Folder of the nearest images that broke a model."""
+        return self.path / "witnesses" / plain(key)
 
     @property
     def plans(self) -> Path:

@@ -1,8 +1,8 @@
 """Merge homes: parts of a plan that ran on several machines, or a home to be rebuilt.
 
 What is merged is what a run leaves to be kept: models, results, shards of unfinished pairs, what attacks prepared and
-crafted, facts of probes, certificates, plans. Everything is checked as it is read. MLflow's runs, reports and whatever
-was set aside stay where they are: both can be made again from the rest.
+crafted, facts of probes, certificates, witnesses, plans. Everything is checked as it is read. MLflow's runs, reports
+and whatever was set aside stay where they are: both can be made again from the rest.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from ..schema.base import Provenance
 from ..schema.certificates import CertificateRecord
 from ..schema.models import Card, FailedTraining
 from ..schema.probes import PlantedRecord, ProbeRecord
+from . import witnesses
 from .boards import read_probe
 from .checkpoints import whole_model
 from .crafted import read_crafted
@@ -31,7 +32,7 @@ from .plans import attempt, read_plan
 from .prepared import prepared_record, tensor_files
 from .results import is_finished, read_pair, read_shard
 
-KEPT = ("models", "cells", "prepared", "crafted", "health", "planted", "certificates", "plans")
+KEPT = ("models", "cells", "prepared", "crafted", "health", "planted", "certificates", "witnesses", "plans")
 """Folders that are merged."""
 
 
@@ -108,6 +109,9 @@ class _Merge:
         for key in self._names("certificates", folders=True):
             for file in sorted((self._source.path / "certificates" / key).glob("*.json")):
                 self._check("certificates", file, lambda _, path=file: self._certificate(path), key)  # type: ignore[misc]
+        for key in self._names("witnesses", folders=True):
+            for file in witnesses.tables(self._source, key):
+                self._check("witnesses", file, lambda _, path=file: self._table(path), key)  # type: ignore[misc]
         for key in self._names("crafted", folders=True):
             for file in sorted((self._source.path / "crafted" / key).glob("*.safetensors")):
                 self._part("crafted", file, lambda path: read_crafted(path)[1])
@@ -217,7 +221,8 @@ class _Merge:
                 raise _Refused(f"other numbers than those in {target} ({who})")
             return False
         self._fits(pair.result)
-        for name in ("gallery.safetensors", "samples.parquet", "result.json"):
+        witnesses.of_pair(source, pair.result)
+        for name in ("gallery.safetensors", witnesses.FILE, "samples.parquet", "result.json"):
             if (source / name).exists():
                 self._copy(source / name, target / name)
         shutil.rmtree(target / "shards", ignore_errors=True)
@@ -267,6 +272,16 @@ class _Merge:
         self._fits(record)
         self._copy(source, target)
         return True
+
+    def _table(self, source: Path) -> bool:
+        """A chunk of a model's witnesses: of two, the nearer image of each sample is kept."""
+        target = self._into.path / source.relative_to(self._source.path)
+        rows, facts = witnesses.read_table(source)
+        self._fits(Provenance(weights={source.parent.name: facts.weights}))
+        if self._mended(target, lambda: witnesses.read_table(target, images=False)) is None:
+            self._copy(source, target)
+            return True
+        return witnesses.merge(target, rows, facts, set(rows["cell"].tolist()))
 
     def _prepared(self, key: str) -> bool | None:
         source, target = self._source.prepared(key), self._into.prepared(key)

@@ -17,6 +17,7 @@ from ..external.external import words as victim_words
 from ..options import written
 from ..planning.plan import Plan
 from ..planning.specs import Cell, ModelSpec
+from ..schema.bundles import MANIFEST, Manifest
 from ..schema.certificates import CertificateEntry
 from ..schema.models import ModelEntry, ModelName
 from ..schema.pairs import BatteryPair, PlannedPair
@@ -24,7 +25,7 @@ from ..schema.plans import PlanRecord, ProbeEntry
 from ..user_code.plugins import architecture_argument, origin_of
 from . import seals
 from .files import read_record, set_aside, write_record
-from .home import Home
+from .home import Home, plain
 
 T = TypeVar("T")
 
@@ -168,6 +169,9 @@ def read_plans(home: Home, spoiled: Spoiled | None = None) -> list[PlanRecord]:
         UserError: One is damaged, and nobody is to be told.
     """
     files = sorted(home.plans.glob("*.json"), key=lambda file: (file.stat().st_mtime_ns, file.name))
+    if (listed := home.path / MANIFEST).exists():  # of a bundle, whose files may have been copied in any order
+        order = read_record(listed, Manifest, "the manifest").plans
+        files = [home.plans / f"{plain(key)}.json" for key in order]
     return [record for file in files if (record := attempt(lambda f=file: read_plan(f), file, spoiled))]  # type: ignore[misc]
 
 

@@ -31,6 +31,13 @@ from ..schema.pairs import Answers, Declared, Harvested, Result, ShardFacts, Sha
 from . import seals
 from .files import parse_record, read_record, sealed_facts, write_bytes, write_record
 
+PACKED: Final = "witnesses"
+"""Name of a packed table of witnesses in a file of tensors; see :mod:`harness.records.witnesses`."""
+
+MOST_ROWS: Final = 2**24
+MOST_BYTES: Final = 2**31
+"""Of a table that is read, without compression."""
+
 _KINDS: Final[Mapping[type, str]] = {bool: "b", int: "iu", float: "fiu"}
 """NumPy's letters for the types of columns."""
 
@@ -54,6 +61,7 @@ def _columns(source: Path | io.BytesIO, name: Path) -> dict[str, npt.NDArray[Any
     try:
         # past pandas, which takes as long again: a report reads thousands
         with ParquetFile(source, page_checksum_verification=True) as file:
+            bounded(file.metadata)
             table = file.read(use_threads=False)
             columns = {column: table.column(column).to_numpy() for column in table.column_names}
     except Exception as error:  # damaged bytes make pyarrow and pandas raise a dozen types
@@ -65,6 +73,17 @@ def _columns(source: Path | io.BytesIO, name: Path) -> dict[str, npt.NDArray[Any
         if columns[column].dtype.kind not in _KINDS[kind]:
             raise Damaged(f"{name} is damaged ({column} is {columns[column].dtype})")
     return columns
+
+
+def bounded(table: Any) -> None:
+    """Refuse a parquet file, by its metadata, that would not fit into memory: a few bytes may stand for gigabytes.
+
+    Raises:
+        ValueError: It would not.
+    """
+    total = sum(table.row_group(number).total_byte_size for number in range(table.num_row_groups))
+    if table.num_rows > MOST_ROWS or total > MOST_BYTES:
+        raise ValueError(f"it claims {table.num_rows} rows and {total} bytes")
 
 
 def _shared(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -88,9 +107,13 @@ def read_samples(path: Path) -> pd.DataFrame:
         raise Damaged(f"{path} is damaged ({first_line(error)})") from None
 
 
-def write_shard(folder: Path, shard: int, outcome: ShardOutcome, made: Provenance) -> None:
+def write_shard(
+    folder: Path, shard: int, outcome: ShardOutcome, made: Provenance, witnesses: bytes | None = None
+) -> None:
     """Keep one finished shard as a single file, so that it is there whole or not at all."""
     packed = {f"gallery.{name}": value for name, value in outcome.gallery.items()}
+    if witnesses is not None:
+        packed[PACKED] = np.frombuffer(witnesses, dtype=np.uint8)
     packed["samples"] = np.frombuffer(samples_to_bytes(outcome.samples), dtype=np.uint8)
     path = shard_path(folder, shard)
     facts = ShardRecord(**dict(outcome.facts), **dict(made), place=f"{folder.name}/{path.stem}")
@@ -138,7 +161,7 @@ def read_shard(path: Path) -> tuple[ShardOutcome, ShardRecord]:
     """
     with opened(path) as file:
         seals.check(path.read_bytes(), path)
-        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        arrays = {name: file.get_tensor(name) for name in file.keys() if name != PACKED}  # noqa: SIM118
         packed = io.BytesIO(arrays.pop("samples").tobytes())
         facts = parse_record((file.metadata() or {})["facts"], ShardRecord, path)
         seals.in_place(facts.place, path, f"{path.parents[1].name}/{path.stem}")
@@ -163,25 +186,31 @@ def shard_samples(folder: Path, shard: int) -> pd.DataFrame:
     return samples[samples["shard"] == shard]
 
 
-def finish(folder: Path, shards: int, declared: Declared) -> Result:
-    """Merge a cell's shards into its result, and write it.
+def finish(folder: Path, shards: int, declared: Declared, witnesses: bytes | None = None) -> Result:
+    """Merge a cell's shards into its result, and write it, with a packed table of witnesses if there is to be one.
 
     Raises:
         Damaged: A shard cannot be read.
     """
     pair = pair_from_outcomes(declared, [read_shard(shard_path(folder, number))[0] for number in range(shards)])
-    result = write_result(folder, pair.result, pair.samples, pair.gallery)
+    result = write_result(folder, pair.result, pair.samples, pair.gallery, witnesses)
     shutil.rmtree(folder / "shards", ignore_errors=True)
     return result
 
 
 def write_result(
-    folder: Path, result: Result, samples: pd.DataFrame, gallery: Mapping[str, npt.NDArray[Any]]
+    folder: Path,
+    result: Result,
+    samples: pd.DataFrame,
+    gallery: Mapping[str, npt.NDArray[Any]],
+    witnesses: bytes | None = None,
 ) -> Result:
     """Write the files of a result, the record with their digests last, and return that."""
     contents = {"samples.parquet": samples_to_bytes(samples)}
     if gallery:
         contents["gallery.safetensors"] = save_arrays(dict(gallery))
+    if witnesses is not None:
+        contents["witnesses.parquet"] = witnesses
     for name, content in contents.items():
         write_bytes(folder / name, content)
     files = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
@@ -310,7 +339,7 @@ def read_pair(folder: Path, run_id: str = "", run_url: str = "") -> Pair:
     """
     result = _result(folder)
     path = folder / "samples.parquet"
-    columns = _columns(io.BytesIO(_whole(result, path)), path)
+    columns = _columns(io.BytesIO(whole(result, path)), path)
     if (n := len(columns["index"])) != result.n:
         raise Damaged(f"{path} is damaged ({n} rows, {result.n} declared)")
     # cast, which copies, they keep nothing of the table alive: its own objects take more room than a hundred images
@@ -323,7 +352,7 @@ def read_pair(folder: Path, run_id: str = "", run_url: str = "") -> Pair:
         if not np.isclose(result.summary[name], made[name], rtol=1e-9, atol=0, equal_nan=True):
             raise Damaged(f"{path} is damaged (its {name} is {made[name]:g}, in result.json {result.summary[name]:g})")
     if "gallery.safetensors" in result.files:
-        _whole(result, folder / "gallery.safetensors")
+        whole(result, folder / "gallery.safetensors")
     gallery = read_gallery(folder / "gallery.safetensors")
     if isinstance(gallery, Gallery) and gallery:
         shown = [gallery.shapes.get(name) for name in ("index", "x", "x_adv", "label", "clean_pred", "adv_pred")]
@@ -332,7 +361,7 @@ def read_pair(folder: Path, run_id: str = "", run_url: str = "") -> Pair:
     return Pair(result, columns, gallery, run_id, run_url)
 
 
-def _whole(result: Result, path: Path) -> bytes:
+def whole(result: Result, path: Path) -> bytes:
     """A file beside a result, whose digest is the record's if that has one.
 
     Raises:
@@ -366,7 +395,7 @@ def check_result(folder: Path) -> Result:
     """
     result = _result(folder)
     try:
-        rows = read_metadata(io.BytesIO(_whole(result, folder / "samples.parquet"))).num_rows
+        rows = read_metadata(io.BytesIO(whole(result, folder / "samples.parquet"))).num_rows
     except (OSError, ValueError) as error:  # pyarrow's derive from these
         raise Damaged(f"{folder} is damaged ({first_line(error)})") from None
     if rows != result.n:

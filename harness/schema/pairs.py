@@ -24,6 +24,7 @@ class BatteryPair(Record):
         source: Model that the images are crafted on, "" if that is the victim.
         cascade: Whether the attack meets only what earlier ones left.
         needs_a_boundary: Whether the attack walks along the decision boundary, which a model that draws has not.
+        submitted: Whether it is somebody's images (``gauntlet lower``): part of no suite, and counted in it for ever.
     """
 
     cell: str
@@ -36,6 +37,7 @@ class BatteryPair(Record):
     source: str
     cascade: bool = False
     needs_a_boundary: bool = False
+    submitted: bool = False
 
     @property
     def threat(self) -> str:

@@ -69,9 +69,8 @@ def planned_again(line: str, monkeypatch: pytest.MonkeyPatch, home: Path) -> dic
     program, *words = shlex.split(line)
     done = call(*words)
     assert (program, done.exit_code) == ("gauntlet", 0), done.output
-    taken = {
-        name: value for name, value in found.items() if name not in ("jobs", "engine", "dry_run", "home", "budget")
-    }
+    aside = ("jobs", "engine", "dry_run", "home", "budget", "witnesses")
+    taken = {name: value for name, value in found.items() if name not in aside}
     made, _, _ = make_plan(taken.pop("suite"), home=home, **taken)
     return {cell.key: cell for cell in made.cells}
 

@@ -1,0 +1,1 @@
+"""Numbers for others: bundles published and verified, and images of others that lower a number."""

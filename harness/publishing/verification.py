@@ -1,0 +1,116 @@
+"""What a verification finds; and its first step, every file held against the manifest."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..errors import UserError
+from ..records import seals
+from ..records.files import read_record
+from ..schema.bundles import MANIFEST, Manifest
+from . import archive
+
+
+@dataclass(frozen=True)
+class Proved:
+    """What witnesses prove of one model at one eps.
+
+    Attributes:
+        model: Its name.
+        claimed: Images of ``n`` that the bundle says stand.
+        at_most: Images that may stand, for all that was judged here.
+        certified: Share of the images looked at for which the bundle holds a certificate; NaN without one.
+    """
+
+    model: str
+    suite: str
+    norm: str
+    eps: float
+    n: int
+    claimed: int
+    at_most: int
+    certified: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether as much was proved as is claimed."""
+        return self.at_most <= self.claimed
+
+
+@dataclass
+class Verification:
+    """What came of it.
+
+    Attributes:
+        problems: Lines, each naming something that does not hold.
+        notes: Lines that are to be read, and are no problem.
+        witnesses: Witnesses that the referee agreed to.
+        images: Images that models were asked about here.
+        passes: Images that the attacks sent through them, forward and backward.
+        manifest: SHA-256 of the manifest.
+    """
+
+    proved: list[Proved] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    models: int = 0
+    witnesses: int = 0
+    images: int = 0
+    passes: float = 0.0
+    manifest: str = ""
+
+    @property
+    def holds(self) -> bool:
+        """Whether everything does."""
+        return not self.problems and bool(self.proved) and all(one.holds for one in self.proved)
+
+    @property
+    def verdict(self) -> str:
+        """One line."""
+        if not self.holds:
+            short = sum(not one.holds for one in self.proved)
+            why = f"{len(self.problems)} problems"
+            why += f", {short} of {len(self.proved)} accuracies not proved" if short else ""
+            return f"does not hold: {why if self.proved or self.problems else 'there is nothing to prove'}"
+        share = f", {self.images / self.passes:.2%} of the attacks' passes" if self.passes else ""
+        return (
+            f"holds: {len(self.proved)} accuracies of {self.models} models are at most what they are said to be; "
+            f"{self.witnesses} witnesses judged again with {self.images} passes{share}"
+        )
+
+
+def check_manifest(folder: Path, done: Verification, expected: str) -> Manifest | None:
+    """The manifest, with every file held against it; None where there is none that can be read."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        done.problems.append(f"{MANIFEST} is missing: this is no bundle of gauntlet publish")
+        return None
+    try:
+        content = path.read_bytes()
+        done.manifest = hashlib.sha256(content).hexdigest()
+        manifest = read_record(path, Manifest, "the manifest")
+        if not seals.check(content, path):
+            raise UserError(f"{path} has no seal")
+    except UserError as error:
+        done.problems.append(within(str(error), folder))
+        return None
+    if expected and done.manifest != expected.lower():
+        done.problems.append(f"{MANIFEST} has the digest {done.manifest}, and not the one that was given")
+    there = set(archive.names(folder)) - {MANIFEST}
+    vouched = {f"models/{key}/weights.safetensors": sha for key, sha in manifest.weights.items()}
+    for name in sorted({*there, *manifest.files}):
+        wanted = manifest.files.get(name) or vouched.get(name)  # weights may be fetched by who verifies
+        if wanted is None:
+            done.problems.append(f"{name} is not in the manifest")
+        elif name not in there:
+            done.problems.append(f"{name} is missing")
+        elif hashlib.sha256((folder / name).read_bytes()).hexdigest() != wanted:
+            done.problems.append(f"{name} was changed (its digest is not the manifest's)")
+    return manifest
+
+
+def within(text: str, folder: Path) -> str:
+    """A text about files of a folder, which it does not name."""
+    return text.replace(f"{folder}/", "")
