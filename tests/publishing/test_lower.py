@@ -138,8 +138,8 @@ def test_what_breaks_nothing_changes_nothing(home: Home, digits: Dataset, tmp_pa
 def _bomb(path: Path) -> None:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         head = io.BytesIO()
-        np.lib.format.write_array_header_1_0(head, {"descr": "<f4", "fortran_order": False, "shape": (2**26,)})
-        archive.writestr("images.npy", head.getvalue() + bytes(2**28))
+        np.lib.format.write_array_header_1_0(head, {"descr": "<f4", "fortran_order": False, "shape": (2**22,)})
+        archive.writestr("images.npy", head.getvalue() + bytes(2**24))
 
 
 def _pickle(path: Path) -> None:
