@@ -137,6 +137,12 @@ OPTIONS: dict[str, Callable[[Callable[..., Any]], Callable[..., Any]]] = {
         help="Budgets in place of the data set's: 8/255 (of linf, or of the one --norm), linf=4/255,8/255; "
         "repeatable. Norms that it says nothing of are left out.",
     ),
+    "targets": click.option(
+        "--targets",
+        metavar="next|random|CLASS",
+        help="Targeted attacks: an image counts as broken only where it is classified as its target: the class after "
+        "its own, a random one, or one class for all, by number or name. Another battery, ranked apart.",
+    ),
     "norm": click.option("--norm", "norms", multiple=True, metavar="NORM", help="Only these norms: linf, l2, l1, l0."),
     "jobs": click.option("--jobs", type=click.IntRange(min=1), help="Worker processes. Default: one per core."),
     "device": click.option(
@@ -253,8 +259,8 @@ def list_(what: str) -> None:
 
 @cli.command()
 @click.argument("suite")
-@_options("dataset", "model", "defense", "seeds", "samples", "attack", "add-attack", "eps", "norm", "cascade", "home")
-@_options("data", "download", "certify")
+@_options("dataset", "model", "defense", "seeds", "samples", "attack", "add-attack", "eps", "norm", "targets")
+@_options("cascade", "home", "data", "download", "certify")
 @_options("device", "part", "no-surrogate", "victim", "name", "mean", "std", "remedy", "stand-in", "batch", "tracking")
 @click.option("--profile", help="Where SUITE is a study, of which: smoke, cpu (default), night or full.")
 @click.pass_context
@@ -294,8 +300,8 @@ def train(**options: Any) -> None:
 
 @cli.command("run")
 @click.argument("suite")
-@_options("dataset", "model", "defense", "seeds", "samples", "attack", "add-attack", "eps", "norm", "cascade", "jobs")
-@_options("device", "home", "data")
+@_options("dataset", "model", "defense", "seeds", "samples", "attack", "add-attack", "eps", "norm", "targets")
+@_options("cascade", "jobs", "device", "home", "data")
 @_options(
     "engine",
     "budget",

@@ -39,6 +39,7 @@ def make_plan(
     add_attacks: Sequence[str] = (),
     eps: Sequence[str] = (),
     norms: Sequence[str] = (),
+    targets: str | None = None,
     **guests: Any,
 ) -> tuple[Plan, dict[str, Source], list[AdmittedModel]]:
     """The plan of a command line, where its data sets come from, and the models that the user brings.
@@ -54,21 +55,22 @@ def make_plan(
     from ..user_code.plugin_data import source as find_source
     from ..user_code.plugins import architecture
     from .battery import battery as find_battery
-    from .parsing import parse_chain, parse_seeds
+    from .parsing import goal_of, parse_chain, parse_seeds
 
     share = parse_part(part) if part is not None else None
-    if suite is not None:
-        asked = find_battery(suite, find_suite(suite), added=add_attacks, eps=eps, norms=norms)
-        battery, words = asked.suite, asked.words
-        for note in asked.notes:
-            console.print(note, style="yellow", markup=False, soft_wrap=True)
-    else:
-        battery, words = Suite(name="train", summary="", attacks={}, budgets={}), ()
     sources: dict[str, Source] = {}
     for name in datasets or ("digits",):
         source = find_source(name, root=data_root, download=download)
         sources[source.info().name] = source
     infos = {name: source.info() for name, source in sources.items()}
+    if suite is not None:
+        goal = goal_of(targets, infos.values()) if targets is not None else None
+        asked = find_battery(suite, find_suite(suite), added=add_attacks, eps=eps, norms=norms, goal=goal)
+        battery, words = asked.suite, asked.words
+        for note in asked.notes:
+            console.print(note, style="yellow", markup=False, soft_wrap=True)
+    else:
+        battery, words = Suite(name="train", summary="", attacks={}, budgets={}), ()
     brought = _guests(list(sources.values()), thorough=thorough, **guests)
     # who brings a model asks for the others by name
     chosen = defenses or (() if brought and not models else DEFAULT_DEFENSES)

@@ -15,12 +15,14 @@ from rich.text import Text
 
 from ..attacks.base import Attack
 from ..errors import UserError
+from ..goal import goal_text
 from ..planning.plan import Plan
 from ..planning.specs import ModelSpec
 from ..records.checkpoints import card, has_model
 from ..records.home import Home
 from ..records.results import is_finished
 from ..schema.eps import eps_text
+from ..schema.goals import UNTARGETED
 from ..user_code import plugins
 
 if TYPE_CHECKING:
@@ -127,7 +129,8 @@ def suites() -> Table:
 
 def plan_table(plan: Plan, home: Home) -> Table:
     """The cells of a plan and their state."""
-    table = _table("data set", "model", "defense", "seed", "attack", "threat", "images", "cell", "state")
+    goal = goal_text(plan.suite.goal)
+    table = _table("data set", "model", "defense", "seed", "attack", "threat", "goal", "images", "cell", "state")
     states: Counter[str] = Counter()
     for cell in plan.cells:
         spec = cell.victim
@@ -140,6 +143,7 @@ def plan_table(plan: Plan, home: Home) -> Table:
             str(spec.seed),
             escape(cell.attack.label),
             str(cell.threat),
+            goal,
             str(cell.n),
             cell.key,
             state,
@@ -156,6 +160,7 @@ def plan_table(plan: Plan, home: Home) -> Table:
             str(spec.seed),
             "certificate",
             f"{asked.norm} {', '.join(f'{eps:.4g}' for eps in asked.grid)}",
+            goal,
             f"first {asked.n}" if asked.passes is None else f"at most {asked.n}",
             asked.key,
             "done" if done else "to do",
@@ -284,6 +289,7 @@ def moved_table(moved: DataFrame, most: int = 50) -> Table:
         about = f" from {row['source']}" if row["source"] else ""
         about += f" of {row['suite']}" if row["suite"] else ""
         about += f", {row['part']} images" if row["part"] != "test" else ""
+        about += f", {row['goal']}" if row["goal"] != UNTARGETED and not row["suite"] else ""  # a suite's name has it
         other = "" if row["matched"] == "key" else ", another version"
         sides = [
             f"{row[f'accuracy_{side}']:.1%}" if row[f"accuracy_{side}"] >= 0 else row[f"status_{side}"] for side in "ab"

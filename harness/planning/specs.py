@@ -13,6 +13,7 @@ from ..attacks.base import Attack
 from ..attacks.transfer import inner
 from ..datasets.registry import DatasetInfo, Half
 from ..errors import UserError
+from ..goal import Goal
 from ..threat import Norm, Threat
 from ..training.defense import Defense
 from ..training.on_trained import OnTrainedModel
@@ -129,6 +130,7 @@ class Cell:
         after: In a cascade the key of the cell before this one: the attack sees what it and all before it left.
         floor: In a cascade the eps at which an image must still stand to be attacked.
         part: Whose images: those of the test part, or, where a paper measured on them, those of the training part.
+        goal: Targets that images have to be taken for; None: any wrong label will do.
     """
 
     name: ClassVar[str] = "Cell"
@@ -142,6 +144,7 @@ class Cell:
     after: str = ""
     floor: float | None = None
     part: Half = dataclasses.field(default="test", metadata={"identity": "set"})
+    goal: Goal | None = dataclasses.field(default=None, metadata={"identity": "set"})
 
     @cached_property
     def key(self) -> str:
@@ -163,8 +166,8 @@ class Cell:
         """Identity of the crafted images that this cell shares with every other victim of its source."""
         if self.source is None:
             return None
-        part = () if self.part == "test" else (self.part,)
-        return identity.key("crafted", self.source, inner(self.attack), self.threat, self.n, self.batch, *part)
+        more = [*([] if self.part == "test" else [self.part]), *([] if self.goal is None else [self.goal])]
+        return identity.key("crafted", self.source, inner(self.attack), self.threat, self.n, self.batch, *more)
 
     @property
     def crafter(self) -> ModelSpec:
@@ -197,7 +200,8 @@ class Cell:
         return self.floor is not None
 
     def __str__(self) -> str:
-        return f"{self.victim}: {self.attack.label} ({self.threat})"
+        aim = f", {self.goal}" if self.goal is not None else ""
+        return f"{self.victim}: {self.attack.label} ({self.threat}{aim})"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ from ..datasets.registry import DatasetInfo, dataset_names
 from ..errors import UserError
 from ..external.external import External
 from ..external.external import words as victim_words
+from ..goal import goal_text
 from ..options import written
 from ..planning.plan import Plan
 from ..planning.specs import Cell, ModelSpec
@@ -55,6 +56,7 @@ def pair_record(cell: Cell, info: DatasetInfo, command: str = "") -> PlannedPair
         norm=cell.threat.norm,
         eps=cell.threat.eps,
         source=source,
+        goal=goal_text(cell.goal),
         n=cell.n,
         part=cell.part,
         batch=cell.batch,
@@ -86,7 +88,7 @@ def command(plan: Plan, cell: Cell) -> str:
         return ""
     chosen = ["--attack", cell.attack.label]
     if cell.cascaded:
-        chosen = ["--cascade", *(["--no-surrogate"] if plan.left_out else [])]
+        chosen = ["--cascade", *(["--no-surrogate"] if plan.without_transfers else [])]
     return shlex.join([*words, "--samples", str(cell.n), *chosen])
 
 
@@ -144,6 +146,7 @@ def plan_record(plan: Plan, command_line: str) -> PlanRecord:
             CertificateEntry(certificate=c.key, model=c.model.key, norm=c.norm, shards=c.shards)
             for c in plan.certifications
         ),
+        goal=goal_text(plan.suite.goal),
         plantings=tuple(ProbeEntry(probe=p.key, model=p.model.key, norm=p.threat.norm) for p in plan.plantings),
     )
 

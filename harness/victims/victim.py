@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -81,6 +81,8 @@ class Victim(nn.Module):
         cost: Running :class:`PassCount`; see :meth:`counted` for the cost of a block of code.
         harvest: What is met in forward passes, while an attack runs whose finds are kept; see :meth:`harvesting`.
         rows: Images of it that the batches of this view belong to, int64 (M,); None: all of them. See :meth:`of`.
+        target: Classes that images are to be taken for, int64 (M,), one () for all, or None. See :meth:`towards`.
+        aimed: Whether it answers target or not; if not, a view with a target answers as the model does.
         grid: Steps of [0, 1] that images are rounded to; the remedy's, but in :meth:`as_floats`.
         chunk: Most images that the model is called with at once, ``None`` for any number; see :meth:`narrow`.
         precision: What images are handed to the model as: float32, but for a copy in float64 that gradients are held
@@ -102,11 +104,13 @@ class Victim(nn.Module):
         self.votes = votes
         model = model if own else duplicate(model)
         self.model = give_gradients(model, self.remedy.stand_ins).to(device).eval().requires_grad_(False)
-        self.classes = classes
+        self.classes = self._outputs = classes
         self.device = torch.device(device)
         self.cost = PassCount()
         self.harvest: Harvest | None = None
         self.rows: Tensor | None = None
+        self.target: Tensor | None = None
+        self.aimed = False
         self.grid = self.remedy.grid
         self._memory = _Memory()
         self.precision = torch.float32
@@ -144,7 +148,7 @@ class Victim(nn.Module):
         logits = logits / scale if scale != 1 else logits
         if self.harvest is not None:
             self.harvest.note(x.detach(), logits.detach(), self.rows)
-        return logits
+        return _target_or_not(logits, self.target) if self.aimed and self.target is not None else logits
 
     @contextmanager
     def as_floats(self) -> Iterator[None]:
@@ -173,15 +177,35 @@ class Victim(nn.Module):
         Args:
             rows: Positions (M,) of images, each at most once, or a mask (N,).
         """
-        if self.harvest is None:
+        if self.harvest is None and self.target is None:
             return self
+        changed: dict[str, Tensor] = {}
+        if self.harvest is not None:
+            changed["rows"] = (self.harvest.everyone if self.rows is None else self.rows)[rows]
+        if self.target is not None and self.target.dim():
+            changed["target"] = self.target[rows]
+        return self._view(**changed)
+
+    def towards(self, target: Tensor, *, aimed: bool) -> Victim:
+        """This victim for an attack with targets, int64 (M,) for the images of this view, or () for any batch.
+
+        With ``aimed`` it answers two logits, of anything else and of the target: the largest of the others' and the
+        target's. Whoever attacks label 0 of it, without a word of targets, attacks towards them: its decision is
+        whether the model says the target, its margin that of Carlini & Wagner (2017, section IV.A, f_6). Batches must
+        belong to images, see :meth:`of`. Otherwise it answers as ever, for an attack that looks at :attr:`target`.
+        """
+        return self._view(target=target, aimed=aimed, classes=2 if aimed else self.classes)
+
+    def _view(self, **changed: Any) -> Victim:
+        """The same with something else in place; model, passes, hooks and all else are shared."""
         view = object.__new__(type(self))
-        view.__dict__ = self.__dict__ | {"rows": (self.harvest.everyone if self.rows is None else self.rows)[rows]}
+        view.__dict__ = self.__dict__ | changed
         return view
 
     def split(self, x: Tensor, size: int) -> tuple[Victim, ...]:
         """A view for each part of a batch of all images, of this view, that ``torch.split(x, size)`` makes."""
         whole = None if self.harvest is None else self.harvest.everyone if self.rows is None else self.rows
+        whole = self.target if whole is None and self.target is not None and self.target.dim() else whole
         if whole is None or len(x) != len(whole):
             return (self,) * max(1, -(-len(x) // size))
         places = torch.arange(len(x), device=x.device)
@@ -267,8 +291,8 @@ class Victim(nn.Module):
         shape = tuple(logits.shape)
         if len(shape) != 2 or shape[0] != n or shape[1] < 2:
             raise VictimError(f"the model returned shape {shape} for {n} images, expected logits ({n}, K) with K >= 2")
-        if self.classes is not None and shape[1] != self.classes:
-            raise VictimError(f"the model returned {shape[1]} logits, the data set has {self.classes} classes")
+        if self._outputs is not None and shape[1] != self._outputs:
+            raise VictimError(f"the model returned {shape[1]} logits, the data set has {self._outputs} classes")
         if not logits.is_floating_point():
             raise VictimError(f"the model returned {logits.dtype}, expected floating-point logits")
 
@@ -360,6 +384,17 @@ class Victim(nn.Module):
 def rounded(x: Tensor, steps: int = 255) -> Tensor:
     """Images on a grid of so many steps of [0, 1]: 255 as an image file of 8 bits holds them."""
     return (x * steps).round() / steps
+
+
+def _target_or_not(logits: Tensor, target: Tensor) -> Tensor:
+    """Logits (N, 2) of whatever is not the target, and of the target: the largest of the others', and its own."""
+    if target.dim() and len(target) != len(logits):
+        raise ValueError(
+            f"a batch of {len(logits)} images for {len(target)} targets: say victim.of(rows) for whose it is"
+        )
+    column = target.expand(len(logits)).unsqueeze(1)
+    others = logits.scatter(1, column, -torch.inf).amax(1, keepdim=True)
+    return torch.cat([others, logits.gather(1, column)], 1)
 
 
 def _finite(logits: Tensor) -> Tensor:
