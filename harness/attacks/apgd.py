@@ -66,6 +66,7 @@ class APGD(Attack):
     name: ClassVar[str] = "apgd"
     norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2", "l1")
     targeting: ClassVar[Targeting] = "itself"
+    averages_losses: ClassVar[bool] = True
 
     loss: Loss = "ce"
     targets: int = 0

@@ -40,6 +40,9 @@ class Attack(ABC):
     toolkit: ClassVar[str] = "gauntlet"
     norms: ClassVar[tuple[Norm, ...]] = NORMS
     """Norms it can be asked for."""
+    averages_losses: ClassVar[bool] = False
+    """Whether all its gradients are of :func:`harness.victims.victim.input_gradient`, which averages the losses of an
+    ensemble's members."""
 
     @property
     def kind(self) -> Kind:

@@ -40,6 +40,7 @@ class Gradient(Attack):
     norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2", "l1")
     family: ClassVar[Family] = "one-step"
     targeting: ClassVar[Targeting] = "rows"
+    averages_losses: ClassVar[bool] = True
 
     p: float | None = None
     objective: Objective = "loss"

@@ -81,6 +81,7 @@ class MinimumNorm(Attack):
     name: ClassVar[str] = "fmn"
     kind: ClassVar[Kind] = "minimal"
     targeting: ClassVar[Targeting] = "rows"
+    averages_losses: ClassVar[bool] = True
 
     steps: int = 100
     restarts: int = 1

@@ -10,6 +10,7 @@ from typing import Any, get_type_hints
 
 from ..attacks.base import Attack
 from ..attacks.toolkits.unlisted import UnlistedArt, UnlistedFoolbox, toolkit_attack
+from ..attacks.transfer import Ensemble
 from ..errors import UserError, unknown
 from ..goal import Goal
 from ..options import convert, literal, number, pairs
@@ -45,8 +46,12 @@ def battery(
     eps: Sequence[str] = (),
     norms: Sequence[str] = (),
     goal: Goal | None = None,
+    surrogates: Ensemble | None = None,
+    named: Sequence[str] = (),
 ) -> Battery:
-    """A suite with attacks added to it, in some norms, at budgets of the user's, with targets.
+    """A suite with attacks added to it, in some norms, at budgets of the user's, with targets, transfers from others.
+
+    ``named`` is what to type for the surrogates.
 
     What is asked of a model is then another battery, and has a name and a leaderboard of its own. What both have in
     common is measured once.
@@ -58,6 +63,9 @@ def battery(
     if goal is not None:
         suite = suite.towards(goal)
         words += ["--targets", goal.text]
+    if surrogates is not None:
+        suite = suite.crafted_on(surrogates)
+        words += named
     for text in dict.fromkeys(added):
         suite, said = with_attack(suite, text)
         notes += said

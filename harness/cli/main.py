@@ -220,6 +220,21 @@ OPTIONS: dict[str, Callable[[Callable[..., Any]], Callable[..., Any]]] = {
         help="Leave out attacks that need another trained model (transfers): nothing is trained for them, and no "
         "model gets a better grade than B.",
     ),
+    "surrogate": click.option(
+        "--surrogate",
+        "surrogates",
+        multiple=True,
+        metavar="MODEL",
+        help="What transfers are crafted on in place of the suite's: ARCHITECTURE[/DEFENSE[:key=value,...]], a network "
+        "that is trained for it, or a trained model as --victim names one; several are one source, an ensemble.",
+    ),
+    "ensemble": click.option(
+        "--ensemble",
+        type=click.Choice(["logits", "loss"]),
+        default="logits",
+        show_default=True,
+        help="What is averaged over several --surrogate: logits, or the loss, for apgd, fmn and gradient alone.",
+    ),
     "part": click.option(
         "--part",
         metavar="I/N",
@@ -260,7 +275,7 @@ def list_(what: str) -> None:
 @cli.command()
 @click.argument("suite")
 @_options("dataset", "model", "defense", "seeds", "samples", "attack", "add-attack", "eps", "norm", "targets")
-@_options("cascade", "home", "data", "download", "certify")
+@_options("cascade", "home", "data", "download", "certify", "surrogate", "ensemble")
 @_options("device", "part", "no-surrogate", "victim", "name", "mean", "std", "remedy", "stand-in", "batch", "tracking")
 @click.option("--profile", help="Where SUITE is a study, of which: smoke, cpu (default), night or full.")
 @click.pass_context
@@ -308,6 +323,8 @@ def train(**options: Any) -> None:
     "download",
     "part",
     "certify",
+    "surrogate",
+    "ensemble",
     "no-surrogate",
     "victim",
     "name",

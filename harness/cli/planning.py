@@ -10,8 +10,10 @@ from ..errors import UserError
 from .console import console
 
 if TYPE_CHECKING:
+    from ..attacks.transfer import Ensemble
     from ..execution.jobs import Source
     from ..execution.ray.engine import Cluster
+    from ..models.ensemble import Average
     from ..planning.plan import Plan
     from ..trust.admission import AdmittedModel
 
@@ -40,6 +42,8 @@ def make_plan(
     eps: Sequence[str] = (),
     norms: Sequence[str] = (),
     targets: str | None = None,
+    surrogates: Sequence[str] = (),
+    ensemble: Average = "logits",
     **guests: Any,
 ) -> tuple[Plan, dict[str, Source], list[AdmittedModel]]:
     """The plan of a command line, where its data sets come from, and the models that the user brings.
@@ -58,6 +62,7 @@ def make_plan(
     from .parsing import goal_of, parse_chain, parse_seeds
 
     share = parse_part(part) if part is not None else None
+    crafting: list[AdmittedModel] = []
     sources: dict[str, Source] = {}
     for name in datasets or ("digits",):
         source = find_source(name, root=data_root, download=download)
@@ -65,7 +70,16 @@ def make_plan(
     infos = {name: source.info() for name, source in sources.items()}
     if suite is not None:
         goal = goal_of(targets, infos.values()) if targets is not None else None
-        asked = find_battery(suite, find_suite(suite), added=add_attacks, eps=eps, norms=norms, goal=goal)
+        told: dict[str, Any] = {"added": add_attacks, "eps": eps, "norms": norms, "goal": goal}
+        if ensemble != "logits" and len(surrogates) < 2:
+            raise UserError("--ensemble says what is averaged over several --surrogate: name two")
+        if surrogates:
+            if no_surrogate:
+                raise UserError("--surrogate names what --no-surrogate leaves out: drop one of the two")
+            told["surrogates"], crafting = _surrogates(surrogates, ensemble, list(sources.values()), **guests)
+            told["named"] = [word for text in surrogates for word in ("--surrogate", text)]
+            told["named"] += ["--ensemble", ensemble] if ensemble != "logits" else []
+        asked = find_battery(suite, find_suite(suite), **told)
         battery, words = asked.suite, asked.words
         for note in asked.notes:
             console.print(note, style="yellow", markup=False, soft_wrap=True)
@@ -86,7 +100,41 @@ def make_plan(
     if aimless := [label for label in made.left_out if not label.startswith("transfer:")]:
         line = f"left out, having no targeted form: {', '.join(aimless)}"
         console.print(line, style="yellow", markup=False, soft_wrap=True)
-    return take_part(made, *share) if share is not None else made, sources, brought
+    return take_part(made, *share) if share is not None else made, sources, [*brought, *crafting]
+
+
+def _surrogates(
+    texts: Sequence[str],
+    average: Average,
+    sources: Sequence[Source],
+    *,
+    home: Path,
+    device: str,
+    tracking_uri: str | None,
+    **others: Any,
+) -> tuple[Ensemble, list[AdmittedModel]]:
+    """What transfers are to be crafted on, and those of it that are there already, looked at on every data set."""
+    from defenses import known
+
+    from ..attacks.transfer import Ensemble
+    from ..records.home import Home
+    from ..tracking.connection import store_uri
+    from ..trust.admission import admit
+    from .parsing import parse_surrogate
+
+    members: list[Any] = []
+    found = []
+    for place, text in enumerate(texts):
+        declared = parse_surrogate(text, known(), twins=list(texts[:place]).count(text))
+        if declared is not None:
+            members.append(declared)
+            continue
+        for source in sources:
+            uri = store_uri(Home(home), tracking_uri)
+            guest = admit(text, source.load(), device=device, fetched=home / "fetched", tracking_uri=uri)
+            found.append(guest)
+            members.append(guest.spec)
+    return Ensemble(members=tuple(members), average=average), found
 
 
 def _guests(
@@ -192,8 +240,8 @@ def foresee(plans: Sequence[Plan], home: Path, device: str, *, titles: bool = Fa
         if titles:
             table.title = f"{plan.suite.name}: {plan.suite.summary}"
         console.print(table)
-        if plan.left_out:
-            console.print(f"left out: {', '.join(plan.left_out)}", markup=False, soft_wrap=True)
+        if transfers := [label for label in plan.left_out if label.startswith("transfer:")]:
+            console.print(f"left out: {', '.join(transfers)}", markup=False, soft_wrap=True)
     found = estimate(plans, Home(home), device)
     if not titles:  # what a study crafts on is its own
         for line in surrogates(plans, Home(home), found.training_of):

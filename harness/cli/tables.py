@@ -214,7 +214,7 @@ def surrogates(plans: Sequence[Plan], home: Home, seconds: Mapping[str, float]) 
 
     kinds: dict[str, list[ModelSpec]] = {}
     for plan in plans:
-        for spec in plan.crafters:
+        for spec in (spec for spec in plan.crafters if not spec.members and spec.defense.trainable):
             name = f"{spec.architecture} {spec.label(plan.infos[spec.dataset])} on {spec.dataset}"
             if spec not in kinds.setdefault(name, []):
                 kinds[name].append(spec)

@@ -12,11 +12,12 @@ from typing import Final
 from .. import identity
 from ..attacks.as_floats import AsFloats
 from ..attacks.base import Attack, fits
-from ..attacks.transfer import Transfer
+from ..attacks.transfer import Ensemble, Source, Transfer
 from ..datasets.registry import DatasetInfo
 from ..errors import UserError, unknown
 from ..models.registry import check_architecture
 from ..threat import Norm, Threat
+from ..training.averaging import Averaging
 from ..training.defense import Defense
 from .specs import (
     CERTIFIED_FEW,
@@ -70,8 +71,9 @@ class Plan:
     @property
     def crafters(self) -> tuple[ModelSpec, ...]:
         """Models that nobody asked to judge, and that images are transferred from."""
-        sources = {cell.source.key for cell in self.cells if cell.source is not None} - self.ranked
-        return tuple(spec for spec in self.models if spec.key in sources)
+        sources = [cell.source for cell in self.cells if cell.source is not None]
+        keys = {spec.key for source in sources for spec in (source, *source.members)} - self.ranked
+        return tuple(spec for spec in self.models if spec.key in keys)
 
     @property
     def without_transfers(self) -> bool:
@@ -334,17 +336,40 @@ def _both_ways(attacks: Sequence[tuple[Attack, Attack]], spec: ModelSpec) -> lis
 
 
 def _source(attack: Attack, victim: ModelSpec, info: DatasetInfo) -> ModelSpec | None:
-    """What a transfer is crafted on: a twin of the victim, or the data set's surrogate where we cannot train a twin."""
+    """What a transfer is crafted on: a twin of the victim, or the data set's surrogate where we cannot train a twin.
+
+    Or an ensemble, of which the victim is no part.
+    """
     if not isinstance(attack, Transfer):
         return None
+    if not isinstance(attack.defense, Ensemble):
+        alone = Source(defense=attack.defense, architecture=attack.architecture, seed_offset=attack.seed_offset)
+        return _trained(alone, victim, info, seed=0)
+    each = (
+        member if isinstance(member, ModelSpec) else _trained(member, victim, info, seed=member.seed_offset)
+        for member in attack.defense.members
+    )
+    members = {spec.key: spec for spec in each if spec.dataset == info.name}
+    if len(members) > 1:
+        members.pop(victim.key, None)
+    if not members:
+        raise UserError(f"{attack.label}: none of its models is of {info.name}")
+    if len(members) == 1:
+        return next(iter(members.values()))
+    averaging = Averaging(average=attack.defense.average)
+    return ModelSpec(dataset=info.name, architecture="ensemble", defense=averaging, members=tuple(members.values()))
+
+
+def _trained(source: Source, victim: ModelSpec, info: DatasetInfo, *, seed: int) -> ModelSpec:
+    """A source for a victim; ``seed`` is that of a surrogate for a model of a user's."""
     if not victim.root.defense.trainable:
-        architecture, trainer = recipe(info, attack.defense, attack.architecture)
-        return ModelSpec(dataset=info.name, architecture=architecture, defense=trainer)
+        architecture, trainer = recipe(info, source.defense, source.architecture)
+        return ModelSpec(dataset=info.name, architecture=architecture, defense=trainer, seed=seed)
     return dataclasses.replace(
         victim,
-        architecture=attack.architecture or victim.architecture,
-        defense=attack.defense.resolve(info),
-        seed=victim.seed + attack.seed_offset,
+        architecture=source.architecture or victim.architecture,
+        defense=source.defense.resolve(info),
+        seed=victim.seed + source.seed_offset,
         base=None,
         front=None,
     )

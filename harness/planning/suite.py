@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
+from .. import identity
+from ..attacks.apgd import APGD
 from ..attacks.base import Attack
+from ..attacks.transfer import Ensemble, Transfer
 from ..datasets.registry import DatasetInfo
 from ..errors import UserError
 from ..goal import Goal
 from ..schema.eps import eps_text
 from ..threat import Norm
+
+STEPS: Final = 20
+"""Of the APGD that images are crafted with where a suite transfers none, as in those that do."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +77,20 @@ class Suite:
         if self.goal is not None:
             raise UserError(f"suite {self.name} has its targets already")
         return replace(self, goal=goal)
+
+    def crafted_on(self, ensemble: Ensemble) -> Suite:
+        """The battery with its transfers crafted on other models: another one, under a name that says so.
+
+        Where it has none in a norm that APGD attacks in, it gets APGD of :data:`STEPS` steps.
+        """
+        attacks: dict[Norm, tuple[Attack, ...]] = {}
+        for norm, asked in self.attacks.items():
+            crafting = [attack.attack for attack in asked if isinstance(attack, Transfer)]
+            if not crafting and norm in APGD.norms:
+                crafting = [APGD(steps=STEPS)]
+            moved = {identity.key(one): Transfer(attack=one, defense=ensemble) for one in crafting}
+            attacks[norm] = (*(attack for attack in asked if not isinstance(attack, Transfer)), *moved.values())
+        return replace(self, name=f"{self.base} from {ensemble.label}", attacks=attacks)
 
     def grid(self, info: DatasetInfo) -> dict[Norm, tuple[float, ...]]:
         """Eps values per norm of this suite, on that data set."""

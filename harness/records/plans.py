@@ -41,7 +41,9 @@ def pair_record(cell: Cell, info: DatasetInfo, command: str = "") -> PlannedPair
     """What people want to know of a pair: the part of its result known beforehand, and the command that measures it."""
     source = ""
     if cell.source is not None:
-        source = f"{cell.source.architecture} {cell.source.label(info)} seed {cell.source.seed}"
+        source = cell.source.label(info)
+        if not cell.source.members:
+            source = f"{cell.source.architecture} {source} seed {cell.source.seed}"
     return PlannedPair(
         **dict(model_name(cell.victim, info)),
         model=cell.victim.key,

@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from .. import determinism
 from ..errors import UserError
+from ..models.ensemble import Ensemble
 from .adaptation import Remedy
 from .bpda import give_gradients
 from .duplicates import duplicate
@@ -85,6 +86,7 @@ class Victim(nn.Module):
         aimed: Whether it answers target or not; if not, a view with a target answers as the model does.
         grid: Steps of [0, 1] that images are rounded to; the remedy's, but in :meth:`as_floats`.
         chunk: Most images that the model is called with at once, ``None`` for any number; see :meth:`narrow`.
+        nets: Networks that one pass goes through: the members of an ensemble, else 1.
         precision: What images are handed to the model as: float32, but for a copy in float64 that gradients are held
             against (:mod:`harness.trust.slopes`).
     """
@@ -104,6 +106,7 @@ class Victim(nn.Module):
         self.votes = votes
         model = model if own else duplicate(model)
         self.model = give_gradients(model, self.remedy.stand_ins).to(device).eval().requires_grad_(False)
+        self.nets = len(self.model.members) if isinstance(self.model, Ensemble) else 1
         self.classes = self._outputs = classes
         self.device = torch.device(device)
         self.cost = PassCount()
@@ -196,6 +199,13 @@ class Victim(nn.Module):
         """
         return self._view(target=target, aimed=aimed, classes=2 if aimed else self.classes)
 
+    @property
+    def members(self) -> tuple[Victim, ...]:
+        """Views of the members of an ensemble whose losses are to be averaged; none of any other model."""
+        if not (isinstance(self.model, Ensemble) and self.model.average == "loss"):
+            return ()
+        return tuple(self._view(model=member, nets=1) for member in self.model.members)
+
     def _view(self, **changed: Any) -> Victim:
         """The same with something else in place; model, passes, hooks and all else are shared."""
         view = object.__new__(type(self))
@@ -213,7 +223,7 @@ class Victim(nn.Module):
 
     def _once(self, x: Tensor) -> Tensor:
         """One call of the model."""
-        self.cost.forwards += len(x)
+        self.cost.forwards += len(x) * self.nets
         logits = self.answers(x)
         if self.remedy.probabilities:
             return logits.clamp_min(torch.finfo(logits.dtype).tiny).log()
@@ -283,7 +293,7 @@ class Victim(nn.Module):
 
     def _count_backward(self, grad: Tensor | None) -> None:
         if grad is not None:  # None: a function of the model's own passes no gradient on
-            self.cost.backwards += len(grad) * self.remedy.draws
+            self.cost.backwards += len(grad) * self.remedy.draws * self.nets
 
     def _check(self, logits: object, n: int) -> None:
         if not isinstance(logits, Tensor):
@@ -417,13 +427,19 @@ def input_gradient(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Value, gradient and logits of an objective, (N,) of logits (N, K), in one forward and one backward pass.
 
+    Of an ensemble whose losses are averaged the mean of the objective over its members, and of their logits.
+
     Returns:
         ``(values (N,), gradient like x, logits (N, K))``, all detached. The objective is summed over the
         batch, so a sample's gradient does not depend on the batch size.
     """
     with torch.enable_grad():
         x = x.detach().requires_grad_(True)
-        logits = victim(x)
-        values = objective(logits)
+        if isinstance(victim, Victim) and victim.members:
+            each = [member(x) for member in victim.members]
+            values, logits = torch.stack([objective(one) for one in each]).mean(0), torch.stack(each).mean(0)
+        else:
+            logits = victim(x)
+            values = objective(logits)
         (grad,) = torch.autograd.grad(values.sum(), x)
     return values.detach(), grad, logits.detach()
