@@ -19,12 +19,13 @@ from .schema.probes import Side
 from .trust.grade import Trust, trust
 
 LEADERBOARD_COLUMNS: Final = (
-    "rank", "dataset", "architecture", "defense", "suite", "norm", "eps", "seeds", "n", "clean_accuracy",
-    "worst_case_accuracy", "worst_case_low", "worst_case_high", "strongest_attack", "trust", "certified",
-    "certified_attacked", "certified_n", "certificate", "planted_found", "planted_black_box",
+    "rank", "dataset", "architecture", "defense", "suite", "goal", "norm", "eps", "seeds", "n", "clean_accuracy",
+    "worst_case_accuracy", "worst_case_low", "worst_case_high", "success_on_correct", "strongest_attack", "trust",
+    "certified", "certified_attacked", "certified_n", "certificate", "planted_found", "planted_black_box",
 )  # fmt: skip
-"""Columns of ``leaderboard.csv``: a row per model (over its seeds) and eps. No rank: see :func:`leaderboard`. The last
-four are of :class:`harness.metrics.certificates.Band`."""
+"""Columns of ``leaderboard.csv``: a row per model (over its seeds) and eps. No rank: see :func:`leaderboard`. ``goal``
+and ``success_on_correct`` are as in :data:`harness.metrics.pairs.PAIR_COLUMNS`, of all attacks together; ``certified``
+to ``certificate`` are of :class:`harness.metrics.certificates.Band`."""
 
 PLANTED_SIDES: Final[dict[str, Side]] = {"planted_found": "gradients", "planted_black_box": "black_box"}
 """Columns of planted adversarials, and whose attacks looked for them."""
@@ -73,8 +74,14 @@ def leaderboard(board: Board) -> pd.DataFrame:
     these images; two members of one group may well differ from each other. Where images differ, no test is made and
     accuracy alone decides.
 
+    With targets (:attr:`~harness.metrics.pairs.Board.goal`) ``worst_case_accuracy`` is the share of images that no
+    attack led to theirs.
+
     Returns:
         :data:`LEADERBOARD_COLUMNS` and :data:`EXTRA_COLUMNS`.
+
+    Raises:
+        UserError: The board's pairs are of different goals.
     """
     rows: list[dict[str, Any]] = []
     for model in _models(board):
@@ -120,6 +127,7 @@ def _row(board: Board, model: _Model, norm: str, eps: float) -> dict[str, Any]:
         "architecture": model.architecture,
         "defense": model.defense,
         "suite": board.suite,
+        "goal": board.goal,
         "norm": norm,
         "eps": eps,
         "seeds": len(model.seeds),
@@ -130,6 +138,7 @@ def _row(board: Board, model: _Model, norm: str, eps: float) -> dict[str, Any]:
         "std": _std([case.accuracy for case in worst]),
         "worst_case_low": low,
         "worst_case_high": high,
+        "success_on_correct": _mean([case.success for case in worst]),
         "strongest_attack": _strongest(worst),
         "certified": _mean([one.certified for one in bands]),
         "certified_attacked": _mean([one.attacked for one in bands]),

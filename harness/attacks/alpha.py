@@ -13,7 +13,7 @@ from ..errors import UserError
 from ..options import check_choices
 from ..threat import EXPONENT, Norm, Threat, dual_exponent, magnitude, per_sample, steepest
 from ..victims.victim import Victim
-from .base import Attack, Kind
+from .base import Attack, Kind, Targeting
 from .class_jacobian import candidate_gradients, chunk_size, class_gradients
 from .line_search import diameter, first_crossing
 
@@ -122,6 +122,7 @@ class Alpha(Attack):
 
     name: ClassVar[str] = "alpha"
     norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2", "l1")
+    targeting: ClassVar[Targeting] = "rows"
 
     mode: Kind = "budget"
     length: Literal["search", "closed"] = "search"

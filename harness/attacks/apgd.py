@@ -17,8 +17,8 @@ from ..victims.victim import Victim, input_gradient
 from ._apgd_l1 import Sparse
 from ._apgd_linf_l2 import Dense
 from ._apgd_state import Front
-from .base import Attack
-from .line_search import CHUNK, is_fooled
+from .base import Attack, Targeting
+from .line_search import CHUNK, is_fooled, is_taken_for
 from .losses import Loss, dlr_classes, likely_rivals, objective
 from .per_image_rng import Draws
 
@@ -65,6 +65,8 @@ class APGD(Attack):
 
     name: ClassVar[str] = "apgd"
     norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2", "l1")
+    targeting: ClassVar[Targeting] = "itself"
+    averages_losses: ClassVar[bool] = True
 
     loss: Loss = "ce"
     targets: int = 0
@@ -90,12 +92,16 @@ class APGD(Attack):
         """Propose one image for each, within eps and the box."""
         if not len(x):
             return x
-        rivals = _rivals(victim, x, y, self.targets) if self.targets else None
+        aims, rivals = victim.target, None
+        if self.targets and aims is None:
+            rivals = _rivals(victim, x, y, self.targets)
+        runs = self.restarts * (max(self.targets, 1) if rivals is None else rivals.shape[1])
         out, score = x.clone(), x.new_full((len(x),), -math.inf)
         draws, left = Draws(x), torch.arange(len(x), device=x.device)
-        for number in range(self.restarts * (1 if rivals is None else rivals.shape[1])):
+        for number in range(runs):
             target = None if rivals is None else rivals[left, number % rivals.shape[1]]
-            found, value = self._climb(victim.of(left), x[left], y[left], target, threat, draws.fork(number).of(left))
+            own = y[left] if aims is None else aims[left]
+            found, value = self._climb(victim.of(left), x[left], own, target, threat, draws.fork(number).of(left))
             better = value > score[left]
             out[left[better]], score[left[better]] = found[better], value[better]
             left = left[value < math.inf]
@@ -106,7 +112,10 @@ class APGD(Attack):
     def _climb(
         self, victim: Victim, x: Tensor, y: Tensor, target: Tensor | None, threat: Threat, draws: Draws
     ) -> tuple[Tensor, Tensor]:
-        """One run: best points like ``x`` and their untargeted loss (N,), infinite where an image left as fooled."""
+        """One run: best points like ``x`` and their untargeted loss (N,), infinite where an image left as fooled.
+
+        ``y`` are labels to be left or, of a victim with targets, the targets to be reached.
+        """
         assert threat.eps is not None
         pace: Dense | Sparse
         if threat.norm == "l1":
@@ -133,12 +142,14 @@ class APGD(Attack):
     def _look(self, victim: Victim, front: Front, *, differentiate: bool) -> Tensor:
         """Evaluate the present points; which are clearly fooled, bool (N,)."""
         losses, scores, grads, hits = [], [], [], []
+        aimed = victim.target is not None
         for rows in torch.arange(len(front.rows), device=front.rows.device).split(CHUNK):  # type: ignore[no-untyped-call]
             view = victim.of(front.rows[rows])
             y, target = front.y[rows], None if front.target is None else front.target[rows]
 
             def climbed(logits: Tensor, y: Tensor = y, target: Tensor | None = target) -> Tensor:
-                return objective(self.loss, logits, y, target)
+                loss = objective(self.loss, logits, y, target)
+                return -loss if aimed else loss
 
             if differentiate:
                 loss, grad, logits = input_gradient(view, front.now[rows], climbed)
@@ -149,7 +160,7 @@ class APGD(Attack):
                     loss = climbed(logits)
             losses.append(loss)
             scores.append(loss if target is None else objective(self.loss, logits, y))
-            hits.append(is_fooled(logits, y))
+            hits.append(is_taken_for(logits, y) if aimed else is_fooled(logits, y))
         front.note(torch.cat(losses), torch.cat(scores), torch.cat(grads) if grads else torch.zeros_like(front.now))
         return torch.cat(hits)
 

@@ -18,6 +18,8 @@ Kind = Literal["budget", "minimal"]
 Access = Literal["gradients", "scores", "decisions", "none"]
 Family = Literal["noise", "transformation", "transfer", "one-step", "iterated", "minimum-norm", "score", "decision"]
 """Sorts of attacks whose strengths can be held against one another: what health checks compare."""
+Targeting = Literal["itself", "rows", "groups", "no"]
+"""How an attack is led to targets; see :attr:`Attack.targeting`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +40,9 @@ class Attack(ABC):
     toolkit: ClassVar[str] = "gauntlet"
     norms: ClassVar[tuple[Norm, ...]] = NORMS
     """Norms it can be asked for."""
+    averages_losses: ClassVar[bool] = False
+    """Whether all its gradients are of :func:`harness.victims.victim.input_gradient`, which averages the losses of an
+    ensemble's members."""
 
     @property
     def kind(self) -> Kind:
@@ -81,6 +86,20 @@ class Attack(ABC):
     def needs_a_boundary(self) -> bool:
         """Whether it walks along the decision boundary, which a model that draws does not have: suites leave it out."""
         return False
+
+    @property
+    def targeting(self) -> Targeting:
+        """How it is led to a target for each image; see :func:`.targeted.propose`.
+
+        * ``"itself"``: it looks at :attr:`~harness.victims.victim.Victim.target` where that is not None.
+        * ``"rows"``: it knows nothing of targets, and asks about part of its images, or in parts, through
+          ``victim.of(rows)`` alone.
+        * ``"groups"``: it knows nothing of either, and is called for each target by itself.
+        * ``"no"``: it has no targeted form; a targeted battery leaves it out, and names it.
+
+        By default ``"groups"``, which is right for every attack; ``"no"`` for one that learns from training images.
+        """
+        return "no" if self.prepares else "groups"
 
     def for_classes(self, count: int) -> Attack | None:
         """What takes this attack's place in a suite where there are ``count`` classes, at least 2.
@@ -192,6 +211,11 @@ class Wrapped(Attack):
     def family(self) -> Family:
         """As the other."""
         return self.attack.family
+
+    @property
+    def targeting(self) -> Targeting:
+        """As the other."""
+        return self.attack.targeting
 
     @property
     def supported_norms(self) -> tuple[Norm, ...]:

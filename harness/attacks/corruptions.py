@@ -23,7 +23,7 @@ from torch import Tensor
 from ..errors import UserError
 from ..threat import Norm, Threat
 from ..victims.victim import Victim
-from .base import Access, Attack, Family
+from .base import Access, Attack, Family, Targeting
 from .per_image_rng import Draws
 
 Bytes = npt.NDArray[np.uint8]
@@ -35,6 +35,7 @@ class Transformation(Attack):
 
     norms: ClassVar[tuple[Norm, ...]] = ("linf",)
     family: ClassVar[Family] = "transformation"
+    targeting: ClassVar[Targeting] = "rows"
 
     def check(self, threat: Threat) -> None:
         """Raise UserError for an eps below 1: cut down to a smaller ball it would be another transformation."""

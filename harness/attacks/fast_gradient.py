@@ -13,7 +13,7 @@ from ..errors import UserError
 from ..options import check_choices
 from ..threat import EXPONENT, Norm, Threat, magnitude, per_sample, steepest
 from ..victims.victim import Victim, input_gradient
-from .base import Attack, Family, Kind
+from .base import Attack, Family, Kind, Targeting
 from .line_search import CHUNK, diameter, first_crossing, log_odds
 
 Objective = Literal["loss", "probability", "log-odds"]
@@ -39,6 +39,8 @@ class Gradient(Attack):
     name: ClassVar[str] = "gradient"
     norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2", "l1")
     family: ClassVar[Family] = "one-step"
+    targeting: ClassVar[Targeting] = "rows"
+    averages_losses: ClassVar[bool] = True
 
     p: float | None = None
     objective: Objective = "loss"

@@ -13,7 +13,7 @@ from ..errors import UserError
 from ..threat import Norm, Threat, magnitude, per_sample, project_ball
 from ..victims.victim import Victim, input_gradient
 from ._apgd_l1 import project_l1_box
-from .base import Attack, Kind
+from .base import Attack, Kind, Targeting
 from .line_search import CHUNK, diameter, is_fooled, log_odds, shorten
 from .losses import objective
 from .per_image_rng import Draws
@@ -80,6 +80,8 @@ class MinimumNorm(Attack):
 
     name: ClassVar[str] = "fmn"
     kind: ClassVar[Kind] = "minimal"
+    targeting: ClassVar[Targeting] = "rows"
+    averages_losses: ClassVar[bool] = True
 
     steps: int = 100
     restarts: int = 1

@@ -17,7 +17,7 @@ from ..threat import Norm, Threat
 from ..victims.victim import Victim
 from ._lbfgsb import minimise
 from ._targeted import TargetedLoss, projected
-from .base import Attack, Kind
+from .base import Attack, Kind, Targeting
 from .line_search import shorten
 
 Weight = float | Literal["dataset", "image"]
@@ -78,6 +78,11 @@ class LBFGS(Attack):
             raise UserError(f"error_rate must be in (0, 1], got {self.error_rate}")
         if min(self.searches, self.search_images, self.memory, self.max_evaluations) < 1 or not self.tol > 0:
             raise UserError("searches, search_images, memory, max_evaluations must be >= 1 and tol > 0")
+
+    @property
+    def targeting(self) -> Targeting:
+        """Towards the target instead of :attr:`target`, unless that is a class or c is to be learned."""
+        return "no" if self.prepares or self.target == "given" else "rows"
 
     @property
     def seeks_the_nearest(self) -> bool:

@@ -31,9 +31,18 @@ def log_odds(logits: Tensor, y: Tensor) -> Tensor:
 
 def is_fooled(logits: Tensor, y: Tensor) -> Tensor:
     """Which images are misclassified by a clear margin; logits (N, K), labels (N,), result bool (N,)."""
+    return _margin(logits, y) > CLEAR * logits.abs().amax(1)
+
+
+def is_taken_for(logits: Tensor, target: Tensor) -> Tensor:
+    """Which images are classified as their target by a clear margin; logits (N, K), targets (N,), result bool (N,)."""
+    return _margin(logits, target) < -CLEAR * logits.abs().amax(1)
+
+
+def _margin(logits: Tensor, y: Tensor) -> Tensor:
+    """By how much the largest other logit exceeds that of a class, (N,)."""
     other = logits.scatter(1, y.unsqueeze(1), -torch.inf).amax(1)
-    margin = other - logits.gather(1, y.unsqueeze(1)).squeeze(1)
-    return margin > CLEAR * logits.abs().amax(1)
+    return other - logits.gather(1, y.unsqueeze(1)).squeeze(1)
 
 
 @torch.no_grad()

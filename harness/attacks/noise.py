@@ -13,7 +13,7 @@ from ..errors import UserError
 from ..options import check_choices
 from ..threat import Norm, Threat, magnitude, per_sample
 from ..victims.victim import Victim
-from .base import Access, Attack, Family, Kind
+from .base import Access, Attack, Family, Kind, Targeting
 from .line_search import CHUNK, log_odds
 
 
@@ -30,6 +30,7 @@ class Noise(Attack):
     name: ClassVar[str] = "noise"
     norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2", "l1")
     family: ClassVar[Family] = "noise"
+    targeting: ClassVar[Targeting] = "rows"
 
     distribution: Literal["gaussian", "uniform", "signs"] = "gaussian"
     draws: int = 1
@@ -90,6 +91,7 @@ class Gaussian(Attack):
     name: ClassVar[str] = "gaussian"
     kind: ClassVar[Kind] = "minimal"
     access: ClassVar[Access] = "none"
+    targeting: ClassVar[Targeting] = "rows"
     everywhere: ClassVar[bool] = True
 
     std: float

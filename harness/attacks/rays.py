@@ -12,7 +12,7 @@ from torch import Tensor
 from ..errors import UserError
 from ..threat import Norm, Threat, magnitude, per_sample
 from ..victims.victim import Victim
-from .base import Access, Attack, Kind
+from .base import Access, Attack, Kind, Targeting
 from .fmn import always_wrong, settle
 from .line_search import CHUNK, diameter
 from .per_image_rng import Draws
@@ -66,6 +66,7 @@ class RayS(Attack):
     norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2", "l1")
     kind: ClassVar[Kind] = "minimal"
     access: ClassVar[Access] = "decisions"
+    targeting: ClassVar[Targeting] = "rows"
 
     queries: int = 2000
 

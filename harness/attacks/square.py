@@ -13,7 +13,7 @@ from torch import Tensor
 from ..errors import UserError
 from ..threat import Norm, Threat, magnitude, per_sample
 from ..victims.victim import Victim
-from .base import Access, Attack
+from .base import Access, Attack, Targeting
 from .line_search import CHUNK, is_fooled
 from .losses import objective
 from .per_image_rng import Draws
@@ -58,6 +58,7 @@ class Square(Attack):
     name: ClassVar[str] = "square"
     norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2", "l1")
     access: ClassVar[Access] = "scores"
+    targeting: ClassVar[Targeting] = "rows"
 
     queries: int = 5000
     p_init: float = 0.8

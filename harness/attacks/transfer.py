@@ -8,9 +8,71 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from .. import identity
+from ..errors import UserError
+from ..models.ensemble import Average
+from ..options import check_choices
 from ..threat import Threat
 from ..victims.victim import Victim
 from .base import Access, Attack, Family, Wrapped
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A model that images are crafted on: of the victim's data set and, unless said otherwise, of its architecture.
+
+    Attributes:
+        defense: Its :class:`harness.training.trainer.Trainer`.
+        architecture: ``None``: the victim's.
+        seed_offset: Added to the victim's seed, so that a victim can meet its own twin.
+    """
+
+    name: ClassVar[str] = "source"
+
+    defense: Any
+    architecture: str | None = None
+    seed_offset: int = 0
+
+    @property
+    def label(self) -> str:
+        """Architecture, defense and offset, as far as they are said."""
+        words = [self.architecture or "", getattr(self.defense, "name", "standard")]
+        return "/".join(filter(None, words)) + (f" seed +{self.seed_offset}" if self.seed_offset > 1 else "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ensemble:
+    """Several models as one source of transfers.
+
+    A victim that is one of them meets images of the others alone.
+
+    Attributes:
+        members: :class:`Source`, or a :class:`harness.planning.specs.ModelSpec` of a model that is there already.
+        average: What is averaged. ``"logits"``: every attack meets the mean of the models' logits. ``"loss"``: an
+            attack of ours that climbs a loss by gradients (:attr:`~.base.Attack.averages_losses`) climbs the mean of
+            the models' losses, so that no model with large logits drowns the others.
+
+    Raises:
+        UserError: No member, or one twice; nothing that can be averaged.
+    """
+
+    name: ClassVar[str] = "ensemble"
+
+    members: tuple[Any, ...]
+    average: Average = "logits"
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        if not self.members:
+            raise UserError("an ensemble has members: Ensemble(members=(Source(...), Source(...)))")
+        if len({identity.key(member) for member in self.members}) < len(self.members):
+            raise UserError("an ensemble has each of its members once")
+
+    @property
+    def label(self) -> str:
+        """Its members, and what is averaged where that is the loss."""
+        named = " + ".join(getattr(member, "label_alone", "") or member.label for member in self.members)
+        return f"ensemble of {named}{', loss' if self.average == 'loss' else ''}" if len(self.members) > 1 else named
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,9 +84,13 @@ class Transfer(Wrapped):
     samples (also those that the source gets wrong), once, and serve every victim.
 
     Attributes:
-        defense: The :class:`harness.training.trainer.Trainer` of the source model.
+        defense: The :class:`harness.training.trainer.Trainer` of the source model, or an :class:`Ensemble` of sources,
+            which say the rest themselves.
         architecture: Of the source; ``None``: the victim's.
         seed_offset: Added to the victim's seed, so that a victim can meet its own twin.
+
+    Raises:
+        UserError: An attack that climbs no mean of losses on an ensemble that averages them.
     """
 
     name = "transfer"
@@ -35,9 +101,18 @@ class Transfer(Wrapped):
     architecture: str | None = None
     seed_offset: int = 0
 
+    def __post_init__(self) -> None:
+        if isinstance(self.defense, Ensemble) and self.defense.average == "loss" and not self.attack.averages_losses:
+            raise UserError(
+                f"{self.attack.label} climbs no loss of ours, so none can be averaged (apgd, fmn and gradient do): "
+                "average logits"
+            )
+
     @property
     def label(self) -> str:
         """The crafting attack's label, marked as transferred, and the source's defense if it has one."""
+        if isinstance(self.defense, Ensemble):
+            return f"transfer:{self.attack.label}:{self.defense.label}"
         defense = getattr(self.defense, "name", "standard")
         return f"transfer:{self.attack.label}" + (f":{defense}" if defense != "standard" else "")
 

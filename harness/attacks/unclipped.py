@@ -11,7 +11,7 @@ from ..errors import UserError
 from ..threat import Threat
 from ..victims.victim import Victim
 from .alpha import Alpha
-from .base import Wrapped
+from .base import Targeting, Wrapped
 from .fast_gradient import Gradient
 from .line_search import diameter, first_crossing
 
@@ -35,6 +35,7 @@ class Unclipped(Wrapped):
 
     name: ClassVar[str] = "unclipped"
     boxed: ClassVar[bool] = False
+    targeting: ClassVar[Targeting] = "no"
 
     attack: Alpha | Gradient
 

@@ -10,7 +10,9 @@ from typing import Any, get_type_hints
 
 from ..attacks.base import Attack
 from ..attacks.toolkits.unlisted import UnlistedArt, UnlistedFoolbox, toolkit_attack
+from ..attacks.transfer import Ensemble
 from ..errors import UserError, unknown
+from ..goal import Goal
 from ..options import convert, literal, number, pairs
 from ..planning.suite import Suite
 from ..schema.eps import eps_text
@@ -37,9 +39,19 @@ class Battery:
 
 
 def battery(
-    name: str, suite: Suite, *, added: Sequence[str] = (), eps: Sequence[str] = (), norms: Sequence[str] = ()
+    name: str,
+    suite: Suite,
+    *,
+    added: Sequence[str] = (),
+    eps: Sequence[str] = (),
+    norms: Sequence[str] = (),
+    goal: Goal | None = None,
+    surrogates: Ensemble | None = None,
+    named: Sequence[str] = (),
 ) -> Battery:
-    """A suite with attacks added to it, in some norms, at budgets of the user's.
+    """A suite with attacks added to it, in some norms, at budgets of the user's, with targets, transfers from others.
+
+    ``named`` is what to type for the surrogates.
 
     What is asked of a model is then another battery, and has a name and a leaderboard of its own. What both have in
     common is measured once.
@@ -48,6 +60,12 @@ def battery(
         UserError: An attack, norm or eps that cannot be read, or of which the suite has nothing.
     """
     words, notes = [absolute(name)], list[str]()
+    if goal is not None:
+        suite = suite.towards(goal)
+        words += ["--targets", goal.text]
+    if surrogates is not None:
+        suite = suite.crafted_on(surrogates)
+        words += named
     for text in dict.fromkeys(added):
         suite, said = with_attack(suite, text)
         notes += said
@@ -70,7 +88,7 @@ def battery(
     words += [word for norm in kept for word in ("--norm", norm)]
     attacks = {norm: suite.attacks[norm] for norm in kept}
     return Battery(
-        dataclasses.replace(suite, name=f"{suite.name} in {', '.join(kept)}", attacks=attacks),
+        dataclasses.replace(suite, name=f"{suite.base} in {', '.join(kept)}", attacks=attacks),
         tuple(words),
         tuple(notes),
     )
@@ -147,7 +165,7 @@ def with_attack(suite: Suite, text: str) -> tuple[Suite, list[str]]:
         notes.append(f"{passed}; no health check counts it, because our tables do not list it")
         notes += [f"{attack.label} is left out where it fails its self-test: {fault}" for fault in faults.values()]
     more = {norm: (*members, *([attack] if norm in norms else [])) for norm, members in suite.attacks.items()}
-    return dataclasses.replace(suite, name=f"{suite.name} + {attack.label}", attacks=more), notes
+    return dataclasses.replace(suite, name=f"{suite.base} + {attack.label}", attacks=more), notes
 
 
 def _faults(attack: Attack, norms: Sequence[Norm]) -> dict[Norm, str]:

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from ..errors import UserError, visible
 from ..schema.eps import eps_text
+from ..schema.goals import measured
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -119,7 +120,8 @@ def print_leaderboard(boards: Sequence[Board], made: Plan) -> None:
             grid = sorted(group["eps"].unique())
             eps = made.infos[str(dataset)].eps.get(cast("Norm", norm), grid[0])
             eps = eps if eps in grid else grid[0]
-            what = f"worst case of all attacks with its 95 % interval, ranked at eps {eps_text(eps)}"
+            left = f", {measured(board.goal)}," if board.targeted else ""
+            what = f"worst case of all attacks{left} with its 95 % interval, ranked at eps {eps_text(eps)}"
             title = f"{dataset}, {norm}, {board.suite}, {n} images: {what}"
             # intervals beside accuracies where no line breaks, else below them, else at one eps, so that no word breaks
             for stacked, shown in ((False, grid), (True, grid), (True, [eps])):

@@ -158,6 +158,12 @@ OPTIONS: dict[str, Callable[[Callable[..., Any]], Callable[..., Any]]] = {
         help="Budgets in place of the data set's: 8/255 (of linf, or of the one --norm), linf=4/255,8/255; "
         "repeatable. Norms that it says nothing of are left out.",
     ),
+    "targets": click.option(
+        "--targets",
+        metavar="next|random|CLASS",
+        help="Targeted attacks: an image counts as broken only where it is classified as its target: the class after "
+        "its own, a random one, or one class for all, by number or name. Another battery, ranked apart.",
+    ),
     "norm": click.option("--norm", "norms", multiple=True, metavar="NORM", help="Only these norms: linf, l2, l1, l0."),
     "jobs": click.option("--jobs", type=click.IntRange(min=1), help="Worker processes. Default: one per core."),
     "device": click.option(
@@ -235,6 +241,21 @@ OPTIONS: dict[str, Callable[[Callable[..., Any]], Callable[..., Any]]] = {
         help="Leave out attacks that need another trained model (transfers): nothing is trained for them, and no "
         "model gets a better grade than B.",
     ),
+    "surrogate": click.option(
+        "--surrogate",
+        "surrogates",
+        multiple=True,
+        metavar="MODEL",
+        help="What transfers are crafted on in place of the suite's: ARCHITECTURE[/DEFENSE[:key=value,...]], a network "
+        "that is trained for it, or a trained model as --victim names one; several are one source, an ensemble.",
+    ),
+    "ensemble": click.option(
+        "--ensemble",
+        type=click.Choice(["logits", "loss"]),
+        default="logits",
+        show_default=True,
+        help="What is averaged over several --surrogate: logits, or the loss, for apgd, fmn and gradient alone.",
+    ),
     "part": click.option(
         "--part",
         metavar="I/N",
@@ -282,8 +303,8 @@ def list_(what: str) -> None:
 
 @cli.command()
 @click.argument("suite")
-@_options("dataset", "model", "defense", "seeds", "samples", "attack", "add-attack", "eps", "norm", "cascade", "home")
-@_options("data", "download", "certify", "witnesses")
+@_options("dataset", "model", "defense", "seeds", "samples", "attack", "add-attack", "eps", "norm", "targets")
+@_options("cascade", "home", "data", "download", "certify", "witnesses", "surrogate", "ensemble")
 @_options("device", "part", "no-surrogate", "victim", "name", "mean", "std", "remedy", "stand-in", "batch", "tracking")
 @click.option("--profile", help="Where SUITE is a study, of which: smoke, cpu (default), night or full.")
 @click.pass_context
@@ -325,8 +346,8 @@ def train(**options: Any) -> None:
 
 @cli.command("run")
 @click.argument("suite")
-@_options("dataset", "model", "defense", "seeds", "samples", "attack", "add-attack", "eps", "norm", "cascade", "jobs")
-@_options("device", "home", "data")
+@_options("dataset", "model", "defense", "seeds", "samples", "attack", "add-attack", "eps", "norm", "targets")
+@_options("cascade", "jobs", "device", "home", "data")
 @_options(
     "engine",
     "budget",
@@ -334,6 +355,8 @@ def train(**options: Any) -> None:
     "part",
     "certify",
     "witnesses",
+    "surrogate",
+    "ensemble",
     "no-surrogate",
     "victim",
     "name",

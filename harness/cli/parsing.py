@@ -6,11 +6,14 @@ import dataclasses
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
 from ..attacks.base import Attack
+from ..attacks.transfer import Source
 from ..errors import UserError, unknown
+from ..goal import Goal, parse_goal
+from ..models.registry import check_architecture
 from ..options import convert, pairs
 from ..training.defense import Defense
 from ..training.on_trained import OnTrainedModel
@@ -18,6 +21,7 @@ from ..user_code.plugins import split
 from ..victims.adaptation import Remedy
 
 if TYPE_CHECKING:
+    from ..datasets.registry import DatasetInfo
     from ..execution.ray.engine import Cluster
 
 
@@ -100,6 +104,34 @@ def declared(kind: type[Declared], settings: str, noun: str) -> Declared:
         if unset and field.name not in values:
             raise UserError(f"{kind.name}: {field.name} has no default; name it as {kind.name}:{field.name}=...")
     return kind(**values)
+
+
+def parse_surrogate(text: str, known: Mapping[str, type[Defense]], twins: int) -> Source | None:
+    """Read ``ARCHITECTURE[/DEFENSE[:key=value,...]]``, a network to be trained; None where a model is named instead.
+
+    ``twins``: of how many others of that command it is a twin, from which it differs by its seed.
+
+    Raises:
+        UserError: An unknown architecture, defense or hyperparameter; a defense that needs a base.
+    """
+    if re.match(r".+\.(py|pt2)\b|\w+:", text.partition("/")[0]) or text.startswith((".", "/", "~")):
+        return None
+    architecture, _, defense = text.partition("/")
+    check_architecture(architecture)
+    (trainer,) = parse_chain(defense or "standard", known)
+    return Source(defense=trainer, architecture=architecture, seed_offset=1 + twins)
+
+
+def goal_of(text: str, infos: Iterable[DatasetInfo]) -> Goal:
+    """Read ``--targets``: ``next``, ``random``, or a class by its number or name, the same on every data set.
+
+    Raises:
+        UserError: It is none of these.
+    """
+    found = [parse_goal(text, info.classes) for info in infos]
+    if any(goal != found[0] for goal in found):
+        raise UserError(f"--targets {text} is another class on each data set: name them in commands of their own")
+    return found[0]
 
 
 def parse_remedy(texts: Sequence[str], stand_ins: Sequence[str]) -> Remedy | None:

@@ -10,8 +10,10 @@ from ..errors import UserError
 from .console import console
 
 if TYPE_CHECKING:
+    from ..attacks.transfer import Ensemble
     from ..execution.jobs import Source
     from ..execution.ray.engine import Cluster
+    from ..models.ensemble import Average
     from ..planning.plan import Plan
     from ..trust.admission import AdmittedModel
 
@@ -42,6 +44,9 @@ def make_plan(
     resize: str | None = None,
     crop: str | None = None,
     classes: str | None = None,
+    targets: str | None = None,
+    surrogates: Sequence[str] = (),
+    ensemble: Average = "logits",
     **guests: Any,
 ) -> tuple[Plan, dict[str, Source], list[AdmittedModel]]:
     """The plan of a command line, where its data sets come from, and the models that the user brings.
@@ -58,16 +63,10 @@ def make_plan(
     from ..user_code.plugin_data import source as find_source
     from ..user_code.plugins import architecture
     from .battery import battery as find_battery
-    from .parsing import parse_chain, parse_seeds
+    from .parsing import goal_of, parse_chain, parse_seeds
 
     share = parse_part(part) if part is not None else None
-    if suite is not None:
-        asked = find_battery(suite, find_suite(suite), added=add_attacks, eps=eps, norms=norms)
-        battery, words = asked.suite, asked.words
-        for note in asked.notes:
-            console.print(note, style="yellow", markup=False, soft_wrap=True)
-    else:
-        battery, words = Suite(name="train", summary="", attacks={}, budgets={}), ()
+    crafting: list[AdmittedModel] = []
     sources: dict[str, Source] = {}
     for name in datasets or ("digits",):
         name = with_options(name, resize=resize, crop=crop, classes=classes)
@@ -76,6 +75,23 @@ def make_plan(
         for note in source.notes:
             console.print(note, style="yellow", markup=False, soft_wrap=True)
     infos = {name: source.info() for name, source in sources.items()}
+    if suite is not None:
+        goal = goal_of(targets, infos.values()) if targets is not None else None
+        told: dict[str, Any] = {"added": add_attacks, "eps": eps, "norms": norms, "goal": goal}
+        if ensemble != "logits" and len(surrogates) < 2:
+            raise UserError("--ensemble says what is averaged over several --surrogate: name two")
+        if surrogates:
+            if no_surrogate:
+                raise UserError("--surrogate names what --no-surrogate leaves out: drop one of the two")
+            told["surrogates"], crafting = _surrogates(surrogates, ensemble, list(sources.values()), **guests)
+            told["named"] = [word for text in surrogates for word in ("--surrogate", text)]
+            told["named"] += ["--ensemble", ensemble] if ensemble != "logits" else []
+        asked = find_battery(suite, find_suite(suite), **told)
+        battery, words = asked.suite, asked.words
+        for note in asked.notes:
+            console.print(note, style="yellow", markup=False, soft_wrap=True)
+    else:
+        battery, words = Suite(name="train", summary="", attacks={}, budgets={}), ()
     brought = guests_of(list(sources.values()), thorough=thorough, **guests)
     # who brings a model asks for the others by name
     chosen = defenses or (() if brought and not models else DEFAULT_DEFENSES)
@@ -88,7 +104,44 @@ def make_plan(
     chosen_pairs: dict[str, Any] = {"samples": samples, "only": attacks, "cascade": cascade, "certify": certify}
     chosen_pairs |= {"words": words}
     made = plan(battery, wanted, infos, **chosen_pairs, arguments=arguments, transfers=not no_surrogate)
-    return take_part(made, *share) if share is not None else made, sources, brought
+    if aimless := [label for label in made.left_out if not label.startswith("transfer:")]:
+        line = f"left out, having no targeted form: {', '.join(aimless)}"
+        console.print(line, style="yellow", markup=False, soft_wrap=True)
+    return take_part(made, *share) if share is not None else made, sources, [*brought, *crafting]
+
+
+def _surrogates(
+    texts: Sequence[str],
+    average: Average,
+    sources: Sequence[Source],
+    *,
+    home: Path,
+    device: str,
+    tracking_uri: str | None,
+    **others: Any,
+) -> tuple[Ensemble, list[AdmittedModel]]:
+    """What transfers are to be crafted on, and those of it that are there already, looked at on every data set."""
+    from defenses import known
+
+    from ..attacks.transfer import Ensemble
+    from ..records.home import Home
+    from ..tracking.connection import store_uri
+    from ..trust.admission import admit
+    from .parsing import parse_surrogate
+
+    members: list[Any] = []
+    found = []
+    for place, text in enumerate(texts):
+        declared = parse_surrogate(text, known(), twins=list(texts[:place]).count(text))
+        if declared is not None:
+            members.append(declared)
+            continue
+        for source in sources:
+            uri = store_uri(Home(home), tracking_uri)
+            guest = admit(text, source.load(), device=device, fetched=home / "fetched", tracking_uri=uri)
+            found.append(guest)
+            members.append(guest.spec)
+    return Ensemble(members=tuple(members), average=average), found
 
 
 def guests_of(
@@ -196,8 +249,8 @@ def foresee(
         if titles:
             table.title = f"{plan.suite.name}: {plan.suite.summary}"
         console.print(table)
-        if plan.left_out:
-            console.print(f"left out: {', '.join(plan.left_out)}", markup=False, soft_wrap=True)
+        if transfers := [label for label in plan.left_out if label.startswith("transfer:")]:
+            console.print(f"left out: {', '.join(transfers)}", markup=False, soft_wrap=True)
     found = estimate(plans, Home(home), device)
     if not titles:  # what a study crafts on is its own
         for line in surrogates(plans, Home(home), found.training_of):

@@ -16,12 +16,14 @@ from rich.text import Text
 
 from ..attacks.base import Attack
 from ..errors import UserError
+from ..goal import goal_text
 from ..planning.plan import Plan
 from ..planning.specs import ModelSpec
 from ..records.checkpoints import card, has_model
 from ..records.home import Home
 from ..records.results import is_finished
 from ..schema.eps import eps_text
+from ..schema.goals import UNTARGETED
 from ..user_code import plugins
 
 if TYPE_CHECKING:
@@ -140,7 +142,8 @@ def suites() -> Table:
 
 def plan_table(plan: Plan, home: Home) -> Table:
     """The cells of a plan and their state."""
-    table = _table("data set", "model", "defense", "seed", "attack", "threat", "images", "cell", "state")
+    goal = goal_text(plan.suite.goal)
+    table = _table("data set", "model", "defense", "seed", "attack", "threat", "goal", "images", "cell", "state")
     states: Counter[str] = Counter()
     for cell in plan.cells:
         spec = cell.victim
@@ -153,6 +156,7 @@ def plan_table(plan: Plan, home: Home) -> Table:
             str(spec.seed),
             escape(cell.attack.label),
             str(cell.threat),
+            goal,
             str(cell.n),
             cell.key,
             state,
@@ -169,6 +173,7 @@ def plan_table(plan: Plan, home: Home) -> Table:
             str(spec.seed),
             "certificate",
             f"{asked.norm} {', '.join(f'{eps:.4g}' for eps in asked.grid)}",
+            goal,
             f"first {asked.n}" if asked.passes is None else f"at most {asked.n}",
             asked.key,
             "done" if done else "to do",
@@ -222,7 +227,7 @@ def surrogates(plans: Sequence[Plan], home: Home, seconds: Mapping[str, float]) 
 
     kinds: dict[str, list[ModelSpec]] = {}
     for plan in plans:
-        for spec in plan.crafters:
+        for spec in (spec for spec in plan.crafters if not spec.members and spec.defense.trainable):
             name = f"{spec.architecture} {spec.label(plan.infos[spec.dataset])} on {spec.dataset}"
             if spec not in kinds.setdefault(name, []):
                 kinds[name].append(spec)
@@ -297,6 +302,7 @@ def moved_table(moved: DataFrame, most: int = 50) -> Table:
         about = f" from {row['source']}" if row["source"] else ""
         about += f" of {row['suite']}" if row["suite"] else ""
         about += f", {row['part']} images" if row["part"] != "test" else ""
+        about += f", {row['goal']}" if row["goal"] != UNTARGETED and not row["suite"] else ""  # a suite's name has it
         other = "" if row["matched"] == "key" else ", another version"
         sides = [
             f"{row[f'accuracy_{side}']:.1%}" if row[f"accuracy_{side}"] >= 0 else row[f"status_{side}"] for side in "ab"

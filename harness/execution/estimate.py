@@ -22,6 +22,7 @@ from ..attacks.transfer import inner
 from ..datasets.registry import Dataset, DatasetInfo
 from ..external.external import External, restore
 from ..judging.certificates import cost as certificate_cost
+from ..models.ensemble import Ensemble
 from ..models.purifier import Purified, purifier
 from ..planning.plan import Plan
 from ..planning.specs import Cell, Certification, ModelSpec
@@ -246,6 +247,8 @@ def judged(spec: ModelSpec, infos: Mapping[str, DatasetInfo], front: ModelSpec |
         assert spec.defense.reference is not None
         return restore(spec.defense.reference, spec.defense).eval()
     base = judged(spec.base, infos, spec.front) if spec.base is not None else None
+    if spec.members:
+        base = Ensemble(judged(part, infos) for part in spec.members)
     model = spec.defense.build(spec.architecture, infos[spec.dataset], base)
     return model if front is None else Purified(purifier(judged(front, infos), str(front)), model)
 

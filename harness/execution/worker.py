@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from ..attacks.base import Attack
 from ..attacks.transfer import inner
 from ..datasets.registry import Dataset
 from ..determinism import full_float32, seed_everything
+from ..errors import UserError
 from ..judging.certificates import prove
 from ..judging.proposal import Bench
 from ..judging.shard import craft, prepare, run_shard
@@ -49,6 +50,15 @@ from .jobs import Certify, Context, Craft, Examine, Job, Judge, Plant, Prepare, 
 
 UNTRAINED_SAMPLES = 1000
 """Images that the accuracies of a model without training of its own are measured on."""
+
+
+class Batch(NamedTuple):
+    """Images under attack: positions in the data set (N,), images (N, C, H, W), labels (N,), targets (N,) if any."""
+
+    places: Tensor
+    x: Tensor
+    y: Tensor
+    target: Tensor | None
 
 
 def setup(context: Context) -> Callable[[Job], Any]:
@@ -155,11 +165,22 @@ class Worker:
         full_float32()  # whatever a user's code has just asked for
         return model, len(info.classes)
 
-    def _batch(self, cell: Cell, shard: int) -> tuple[Tensor, Tensor, Tensor]:
-        data = self._data(cell.victim)
+    def _batch(self, cell: Cell, shard: int) -> Batch:
+        """A shard's images, without those whose class is the target of all."""
+        data, part = self._data(cell.victim), cell.shard_slice(shard)
         sample = data.test_sample if cell.part == "test" else data.train_sample
-        index, (x, y) = sample(cell.n, cell.shard_slice(shard))
-        return index, x.to(self.context.device), y.to(self.context.device)
+        places, (x, y) = sample(cell.n, part)
+        target = None
+        if cell.goal is not None:
+            aims = cell.goal.targets(y.numpy(), range(part.start, part.stop), len(data.info.classes))
+            target = torch.from_numpy(aims)
+            kept = target != y
+            if not kept.any():
+                raise UserError(
+                    f"{cell}: of class {cell.goal.target} are all images of shard {shard}: take more at once"
+                )
+            places, x, y, target = places[kept], x[kept], y[kept], target[kept].to(self.context.device)
+        return Batch(places, x.to(self.context.device), y.to(self.context.device), target)
 
     def _prepare(self, cell: Cell) -> None:
         key = cell.prepared_key
@@ -182,15 +203,15 @@ class Worker:
 
     def _craft(self, cell: Cell, shard: int) -> None:
         assert cell.crafted_key is not None
-        _, x, y = self._batch(cell, shard)
+        _, x, y, target = self._batch(cell, shard)
         victim = self._bench(cell.crafter).attacked
-        proposal = craft(victim, self._ready(cell), cell.threat, x, y, cell.shard_seed(shard))
+        proposal = craft(victim, self._ready(cell), cell.threat, x, y, cell.shard_seed(shard), target=target)
         facts = provenance(self.context.home, cell, judged=False)
         write_proposal(self.context.home.crafted(cell.crafted_key, shard), proposal, facts)
 
     def _judge(self, cell: Cell, shard: int, before: tuple[str, ...]) -> None:
         home = self.context.home
-        index, x, y = self._batch(cell, shard)
+        index, x, y, target = self._batch(cell, shard)
         crafted = None
         if cell.crafted_key is not None:
             crafted = read_proposal(home.crafted(cell.crafted_key, shard))
@@ -204,9 +225,16 @@ class Worker:
             seed=cell.shard_seed(shard),
             shard=shard,
             crafted=crafted,
-            standing=standing(home, cell, shard, before).to(x.device) if cell.cascaded else None,
+            standing=standing(home, cell, shard, before, len(x)).to(x.device) if cell.cascaded else None,
+            target=target,
         )
-        write_shard(home.cell(cell.key), shard, outcome, provenance(home, cell), pack(outcome.witnesses))
+        write_shard(
+            home.cell(cell.key),
+            shard,
+            outcome,
+            provenance(home, cell),
+            pack(outcome.witnesses) if outcome.witnesses else None,
+        )
 
     def _examine(self, look: Probe) -> None:
         home, spec = self.context.home, look.model
@@ -264,11 +292,10 @@ class Worker:
         return say
 
 
-def standing(home: Home, cell: Cell, shard: int, before: Sequence[str]) -> Tensor:
-    """Which images of a shard no earlier attack of a cascade broke at the cell's eps; bool (n,)."""
+def standing(home: Home, cell: Cell, shard: int, before: Sequence[str], n: int) -> Tensor:
+    """Which of a shard's n images no earlier attack of a cascade broke at the cell's eps; bool (n,)."""
     assert cell.floor is not None
-    part = cell.shard_slice(shard)
-    stands = np.ones(part.stop - part.start, dtype=bool)
+    stands = np.ones(n, dtype=bool)
     for key in before:
         stands &= ~broken(shard_samples(home.cell(key), shard), cell.threat.norm, cell.floor)
     return torch.from_numpy(stands)

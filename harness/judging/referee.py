@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ..goal import reached
 from ..threat import BOX_TOLERANCE, EXPONENT, TOLERANCE, Threat, magnitude, per_sample, root_mean_square
 from ..victims.victim import Victim, rounded
 
@@ -17,12 +18,15 @@ class Verdict:
 
     Attributes:
         clean_pred: Victim's label for the clean image, int64.
-        clean_correct: Whether that is the true one.
+        stands: Whether the clean image is not broken as it is: the label is the true one or, with targets, not the
+            target.
         adv_pred: Victim's label for the returned image, -1 where it is invalid. Of an attack without a box also for
             images outside [0, 1], as they are.
-        adversarial: Valid and misclassified; False for every image of an attack without a box.
-        wrong_share: Share of the victim's votes that were wrong, float32; NaN where there is no label.
-        survives_rounding: Adversarial, and still misclassified after rounding to 8 bits, as an image file would.
+        adversarial: Valid and broken, that is misclassified or, with targets, taken for its target (see
+            :func:`harness.goal.reached`); False for every image of an attack without a box.
+        wrong_share: Share of the victim's votes that were wrong or, with targets, for the target, float32; NaN where
+            there is no label.
+        survives_rounding: Adversarial, and still so after rounding to 8 bits, as an image file would.
         as_file: Adversarial as a file of 8 bits alone, which is what label and distances are of.
         over_budget: Farther from the clean image than the threat allows.
         out_of_box: Some value outside [0, 1].
@@ -36,7 +40,7 @@ class Verdict:
     """
 
     clean_pred: Tensor
-    clean_correct: Tensor
+    stands: Tensor
     adv_pred: Tensor
     adversarial: Tensor
     wrong_share: Tensor
@@ -65,13 +69,14 @@ def judge(
     clean_pred: Tensor | None = None,
     *,
     boxed: bool = True,
+    target: Tensor | None = None,
 ) -> Verdict:
     """Judge what an attack returned.
 
     An image is adversarial if it has the right shape, is finite, lies in [0, 1] and within the budget, and the
-    victim, asked here and now, gives it another label than the true one. Nothing that the attack or its toolkit
-    says about success is looked at. An image that the model gets right counts all the same if it is misclassified as
-    a file of 8 bits, and lies within the budget as such: that image exists, the float beside it does not.
+    victim, asked here and now, gives it another label than the true one; with targets, that of its target. Nothing that
+    the attack or its toolkit says about success is looked at. An image that stands counts all the same if it is broken
+    as a file of 8 bits, and lies within the budget as such: that image exists, the float beside it does not.
 
     An attack without a box is heard, and scores nothing: its images go to the victim unclamped, the labels they get
     are in ``adv_pred`` and those outside [0, 1] in ``out_of_box``, but none is adversarial, so that no worst case,
@@ -85,6 +90,7 @@ def judge(
         threat: What the attack was allowed.
         clean_pred: Labels of ``x`` if they are known already.
         boxed: Whether the images have to lie in [0, 1]; False for studies of papers that leave it.
+        target: Classes (N,) that images have to be taken for; None: any but the true one.
 
     Raises:
         VictimError: The victim itself cannot be judged (NaN logits on a valid image).
@@ -115,21 +121,21 @@ def judge(
         # logits differ, and an image on the boundary would be judged on other numbers than the attack saw
         ballots = victim.ballots(torch.where(per_sample(valid, x), images, x))
         adv_pred = torch.where(valid, ballots.argmax(1), adv_pred)
-        wrong_share = torch.where(valid, _wrong_share(ballots, y), wrong_share)
-    reached = valid & (adv_pred != y)
-    adversarial = reached & boxed
+        wrong_share = torch.where(valid, _wrong_share(ballots, y, target), wrong_share)
+    broken = valid & reached(adv_pred, y, target)
+    adversarial = broken & boxed
     survives = as_file = no
     if boxed and valid.any():
         files = torch.where(per_sample(valid, x), as_files(x, images, threat), x)
         ballots = victim.ballots(files)
-        wrong = valid & (ballots.argmax(1) != y)
+        wrong = valid & reached(ballots.argmax(1), y, target)
         survives = adversarial & wrong
         as_file = wrong & ~adversarial & threat.within(x, files)
         if as_file.any():
             adv_pred = torch.where(as_file, ballots.argmax(1), adv_pred)
-            wrong_share = torch.where(as_file, _wrong_share(ballots, y), wrong_share)
+            wrong_share = torch.where(as_file, _wrong_share(ballots, y, target), wrong_share)
             images = torch.where(per_sample(as_file, x), files, images)
-            survives, adversarial, reached = survives | as_file, adversarial | as_file, reached | as_file
+            survives, adversarial, broken = survives | as_file, adversarial | as_file, broken | as_file
 
     delta = images.double() - x.double()
     distances = {name: magnitude(delta, name) for name in EXPONENT}  # type: ignore[arg-type]
@@ -137,7 +143,7 @@ def judge(
     nan = torch.full((n,), torch.nan, dtype=torch.float64, device=x.device)
     return Verdict(
         clean_pred=clean_pred,
-        clean_correct=clean_pred == y,
+        stands=~reached(clean_pred, y, target),
         adv_pred=adv_pred,
         adversarial=adversarial,
         wrong_share=wrong_share,
@@ -148,14 +154,15 @@ def judge(
         non_finite=~finite,
         wrong_shape=wrong_shape,
         crashed=crashed,
-        distances={name: torch.where(reached, value, nan) for name, value in distances.items()},
+        distances={name: torch.where(broken, value, nan) for name, value in distances.items()},
         images=images,
     )
 
 
-def _wrong_share(ballots: Tensor, y: Tensor) -> Tensor:
-    """Share of the votes (N, K) that labels (N,) did not get, float32 (N,)."""
-    return 1 - ballots.gather(1, y.unsqueeze(1)).squeeze(1) / ballots.sum(1)
+def _wrong_share(ballots: Tensor, y: Tensor, target: Tensor | None) -> Tensor:
+    """Share of the votes (N, K) that labels (N,) did not get, or that targets (N,) did, float32 (N,)."""
+    share = ballots.gather(1, (y if target is None else target).unsqueeze(1)).squeeze(1) / ballots.sum(1)
+    return 1 - share if target is None else share
 
 
 def as_files(x: Tensor, images: Tensor, threat: Threat) -> Tensor:
@@ -174,6 +181,7 @@ def better_of(
     threat: Threat,
     *,
     nearest: bool,
+    target: Tensor | None = None,
 ) -> tuple[Verdict, Tensor]:
     """Judge what an attack met on its way as well, where what it returned failed, or lies farther.
 
@@ -187,18 +195,19 @@ def better_of(
         kept: Points like ``x``, NaN where there is none.
         threat: What the attack was allowed.
         nearest: Whether a nearer one is better than one that was returned, as of attacks that look for the nearest.
+        target: As for :func:`judge`.
 
     Returns:
-        The better of both verdicts for each image that the model gets right, and where it is that on the kept point,
+        The better of both verdicts for each image that stands as it is, and where it is that on the kept point,
         bool (N,).
     """
-    there = verdict.clean_correct & ~kept.flatten(1).isnan().any(1)
+    there = verdict.stands & ~kept.flatten(1).isnan().any(1)
     size, returned = threat.distance(x, kept), verdict.distances[threat.norm]
     nearer = size < returned * (1 - TOLERANCE)  # False for NaN
     asked = there & (~verdict.adversarial | (nearer & nearest))
     if not asked.any():
         return verdict, asked
-    second = judge(victim, x, y, torch.where(per_sample(asked, x), kept, x), threat, verdict.clean_pred)
+    second = judge(victim, x, y, torch.where(per_sample(asked, x), kept, x), threat, verdict.clean_pred, target=target)
     taken = asked & second.adversarial
 
     def best(name: str) -> Tensor:

@@ -14,8 +14,10 @@ from torch import Tensor
 
 from .. import determinism
 from ..attacks.base import Attack
+from ..attacks.targeted import propose
 from ..errors import describe
-from ..metrics.pairs import DISTANCES, FLAGS, SAMPLE_COLUMNS
+from ..goal import reached
+from ..metrics.pairs import DISTANCES, FLAGS, NO_TARGET, SAMPLE_COLUMNS
 from ..schema.base import Cost
 from ..schema.pairs import Answers, Harvested, ShardFacts
 from ..threat import Threat, per_sample
@@ -39,11 +41,20 @@ counts in any case; but attacks mean to stop a little beyond the boundary, by a 
 
 
 def craft(
-    victim: Victim, attack: Attack, threat: Threat, x: Tensor, y: Tensor, seed: int, *, harvest: bool = False
+    victim: Victim,
+    attack: Attack,
+    threat: Threat,
+    x: Tensor,
+    y: Tensor,
+    seed: int,
+    *,
+    harvest: bool = False,
+    target: Tensor | None = None,
 ) -> Proposal:
     """Call an attack on copies of the images, seeded, with its passes counted. An exception becomes a record.
 
-    With ``harvest`` the proposal also holds what was met in forward passes, also of an attack that raised.
+    With ``harvest`` the proposal also holds what was met in forward passes, also of an attack that raised. With targets
+    (N,) the attack is after these (:func:`harness.attacks.targeted.propose`).
 
     So does a change of the model's weights, which are put back: the attack worked on another model than the one
     that is judged, and whatever is attacked next on this copy would too. An attack that runs out of memory is begun
@@ -53,14 +64,23 @@ def craft(
         VictimError: The model itself is at fault, not the attack.
     """
     try:
-        return victim.sparing(len(x), lambda: _craft(victim, attack, threat, x, y, seed, harvest))
+        return victim.sparing(len(x), lambda: _craft(victim, attack, threat, x, y, seed, harvest, target))
     except torch.OutOfMemoryError as error:
         return Proposal(None, 0.0, 0, 0, (f"out of memory, even image by image: {describe(error)}",))
 
 
-def _craft(victim: Victim, attack: Attack, threat: Threat, x: Tensor, y: Tensor, seed: int, harvest: bool) -> Proposal:
+def _craft(
+    victim: Victim,
+    attack: Attack,
+    threat: Threat,
+    x: Tensor,
+    y: Tensor,
+    seed: int,
+    harvest: bool,
+    target: Tensor | None,
+) -> Proposal:
     determinism.seed_everything(seed)
-    met = Harvest(x, y, threat, draws=victim.remedy.stochastic) if harvest else None
+    met = Harvest(x, y, threat, draws=victim.remedy.stochastic, target=target) if harvest else None
     errors: tuple[str, ...] = ()
     x_adv: object = None
     seconds = 0.0
@@ -70,7 +90,7 @@ def _craft(victim: Victim, attack: Attack, threat: Threat, x: Tensor, y: Tensor,
             with victim.guarded(), victim.harvesting(met), torch.enable_grad():
                 start = time.perf_counter()
                 try:
-                    x_adv = attack(victim, x.clone(), y.clone(), threat)
+                    x_adv = propose(attack, victim, x.clone(), y.clone(), threat, target)
                 finally:
                     if x.is_cuda:
                         torch.cuda.synchronize(x.device)
@@ -131,12 +151,14 @@ def run_shard(
     crafted: Proposal | None = None,
     standing: Tensor | None = None,
     harvest: bool = True,
+    target: Tensor | None = None,
 ) -> ShardOutcome:
     """Attack and judge one batch.
 
     Images that the model gets wrong as they are count as lost and are not attacked, unless the attack asks for them
     (:attr:`~harness.attacks.base.Attack.everywhere`) or ``crafted`` brings images that were made on another model for
-    the whole batch.
+    the whole batch. With targets those are lost that it takes for their target as they are; what it gets wrong
+    otherwise stands, and is attacked.
 
     Whatever adversarials the attack met on its way count as well (:mod:`harness.victims.harvest`), if the referee
     agrees: not of images crafted elsewhere, which another model was asked about, nor of an attack without a box.
@@ -153,38 +175,44 @@ def run_shard(
         crafted: Images for all of ``x`` from another model, for a transfer cell.
         standing: In a cascade, which images are still to be attacked, bool (N,).
         harvest: False judges what is returned alone, to be held against what is counted.
+        target: Classes (N,) that images have to be taken for, each another than its label; None: any but that.
 
     Raises:
         VictimError: The model cannot be judged.
     """
-    clean_pred, logits, unsteady = clean_labels(bench.referee, x, y)
-    correct = clean_pred == y
+    clean_pred, logits, unsteady = clean_labels(bench.referee, x, y, target)
+    stands = ~reached(clean_pred, y, target)
     if standing is not None and crafted is None:  # judging images that are there already costs next to nothing
-        correct = correct & standing
-    chosen = correct if crafted is None and not attack.everywhere else torch.ones_like(correct)
+        stands = stands & standing
+    chosen = stands if crafted is None and not attack.everywhere else torch.ones_like(stands)
+    aims = None if target is None else target[chosen]
     proposal = crafted
     if proposal is None and chosen.any():
-        proposal = craft(bench.attacked, attack, threat, x[chosen], y[chosen], seed, harvest=harvest and attack.boxed)
+        how: dict[str, Any] = {"harvest": harvest and attack.boxed, "target": aims}
+        proposal = craft(bench.attacked, attack, threat, x[chosen], y[chosen], seed, **how)
     if proposal is None:
         proposal = Proposal(x[chosen], 0.0, 0, 0)
-    verdict = judge(bench.referee, x[chosen], y[chosen], proposal.x_adv, threat, clean_pred[chosen], boxed=attack.boxed)
+    clean = clean_pred[chosen]
+    verdict = judge(bench.referee, x[chosen], y[chosen], proposal.x_adv, threat, clean, boxed=attack.boxed, target=aims)
     harvested, x_adv = None, proposal.x_adv
     if proposal.harvest is not None:
         verdict, harvested, x_adv = _with_harvest(bench.referee, attack, proposal, proposal.harvest, verdict)
-    samples = _frame(verdict, index, y, clean_pred, chosen, correct, shard, boxed=attack.boxed)
+    samples = _frame(verdict, index, y, clean_pred, chosen, stands, shard, target, boxed=attack.boxed)
     facts = ShardFacts(
         seconds=proposal.seconds,
         forwards=proposal.forwards,
         backwards=proposal.backwards,
         errors=proposal.errors,
-        unchanged=_unchanged(proposal.x_adv, x[chosen], correct[chosen]),
+        unchanged=_unchanged(proposal.x_adv, x[chosen], stands[chosen]),
         boxed=attack.boxed,
         unsteady=unsteady,
         answers=_answers_after(bench, x, logits),
         harvest=harvested,
     )
     gallery = _gallery(verdict, index, x, y, chosen, x_adv)
-    return ShardOutcome(samples, facts, gallery, _witnesses(verdict, index, chosen))
+    # one that reaches its target proves nothing of other targets, and tables of witnesses tell no targets apart
+    kept = _witnesses(verdict, index, chosen) if target is None else {}
+    return ShardOutcome(samples, facts, gallery, kept)
 
 
 def _with_harvest(
@@ -194,7 +222,8 @@ def _with_harvest(
     if met.points is None:
         return verdict, Harvested(unattributed=met.unattributed), proposal.x_adv
     kept, (x, y) = met.points, (met.x, met.y)
-    better, taken = better_of(referee, x, y, verdict, kept, met.threat, nearest=attack.seeks_the_nearest)
+    how: dict[str, Any] = {"nearest": attack.seeks_the_nearest, "target": met.target}
+    better, taken = better_of(referee, x, y, verdict, kept, met.threat, **how)
     closer = better.distances[met.threat.norm] < (1 - NEARER) * verdict.distances[met.threat.norm]  # False for NaN
     facts = Harvested(
         lost=int((taken & ~verdict.adversarial).sum()),
@@ -205,17 +234,19 @@ def _with_harvest(
     return better, facts, torch.where(per_sample(taken, x), kept, x if returned is None else returned)
 
 
-def clean_labels(victim: Victim, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor | None, int]:
+def clean_labels(
+    victim: Victim, x: Tensor, y: Tensor, target: Tensor | None = None
+) -> tuple[Tensor, Tensor | None, int]:
     """The victim's labels (N,) and logits (N, K), and how many images it gives another label when asked again.
 
     A model that draws is asked twice for the label that it gives most often. Where the two differ, for no seed reaches
-    its random numbers, the image counts as wrong: an attack could choose its draw. Logits are None then.
+    its random numbers, the one that breaks the image counts: an attack could choose its draw. Logits are None then.
     """
     if victim.votes is None:
         logits = victim.logits(x)
         return logits.argmax(1), logits, 0
     first, second = victim.predict(x), victim.predict(x)
-    return torch.where(first == y, second, first), None, int((first != second).sum())
+    return torch.where(reached(first, y, target), first, second), None, int((first != second).sum())
 
 
 def _answers_after(bench: Bench, x: Tensor, logits: Tensor | None) -> Answers:
@@ -257,6 +288,7 @@ def _frame(
     chosen: Tensor,
     attacked: Tensor,
     shard: int,
+    target: Tensor | None,
     *,
     boxed: bool,
 ) -> pd.DataFrame:
@@ -275,13 +307,14 @@ def _frame(
     columns: dict[str, Any] = {
         "index": index.cpu().numpy(),
         "label": labels,
+        "target": np.full(n, NO_TARGET) if target is None else target.cpu().numpy(),
         "clean_pred": clean,
         "clean_correct": clean == labels,
         "attacked": attacked.cpu().numpy(),
         "adv_pred": spread(verdict.adv_pred, -1),
-        "adversarial": spread(verdict.adversarial & verdict.clean_correct, False),
+        "adversarial": spread(verdict.adversarial & verdict.stands, False),
         "wrong_share": spread(verdict.wrong_share, np.nan),
-        "survives_rounding": spread(verdict.survives_rounding & verdict.clean_correct, False),
+        "survives_rounding": spread(verdict.survives_rounding & verdict.stands, False),
         **{flag: spread(getattr(verdict, flag), False) for flag in FLAGS},
         **{name: spread(verdict.distances[name], np.nan) for name in DISTANCES},
         "shard": np.full(n, shard, dtype=np.int32),
@@ -316,7 +349,7 @@ def _witnesses(verdict: Verdict, index: Tensor, chosen: Tensor) -> dict[str, npt
     ``batch`` and ``place`` say in how large a batch it was judged and where in it: with others the last bits of the
     logits differ, and so do draws.
     """
-    found = verdict.adversarial & verdict.clean_correct
+    found = verdict.adversarial & verdict.stands
     rows = {"index": index.to(chosen.device)[chosen][found], "adv_pred": verdict.adv_pred[found]}
     rows["place"] = found.nonzero().squeeze(1)
     rows["batch"] = torch.full_like(rows["place"], len(found))

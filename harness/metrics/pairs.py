@@ -2,7 +2,8 @@
 
 Everything here works on plain frames (:data:`SAMPLE_COLUMNS`), so a table can be rebuilt from records alone.
 An image counts as broken at eps if the victim errs on the clean image, or if some attack returned a valid
-image at distance <= eps that the victim gets wrong. Images whose adversarial was never found have no distance:
+image at distance <= eps that the victim gets wrong; with targets, if it says the target of either
+(:func:`harness.goal.reached`). Images whose adversarial was never found have no distance:
 they are censored, never zero.
 """
 
@@ -18,12 +19,18 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from ..errors import UserError
+from ..goal import reached
 from ..schema.certificates import CertificateFacts
+from ..schema.goals import UNTARGETED
 from ..schema.models import KnownModel
 from ..schema.pairs import Result
 from ..schema.probes import ProbeFacts
 
 TOLERANCE: Final = 1e-4  # of harness.threat, which this module may not import: it would bring torch along
+
+NO_TARGET: Final = -1
+"""Target of images for which any wrong label will do."""
 
 FLAGS: Final = ("over_budget", "out_of_box", "non_finite", "wrong_shape", "crashed")
 """Ways for a returned image to be invalid. An invalid image never counts as a success."""
@@ -31,30 +38,34 @@ FLAGS: Final = ("over_budget", "out_of_box", "non_finite", "wrong_shape", "crash
 DISTANCES: Final = ("l0", "l1", "l2", "linf", "rms")
 
 SAMPLE_COLUMNS: Final = (
-    "index", "label", "clean_pred", "clean_correct", "attacked", "adv_pred", "adversarial", "wrong_share",
+    "index", "label", "target", "clean_pred", "clean_correct", "attacked", "adv_pred", "adversarial", "wrong_share",
     "survives_rounding", *FLAGS, *DISTANCES, "shard",
 )  # fmt: skip
-"""Columns of ``samples.parquet``, a row per image: position in the test set, true label, prediction on the
-clean image, whether that is right, whether the attack was called, prediction on the returned image (-1: none),
-whether that is a valid adversarial (never, if the attack may leave [0, 1]), share of the judge's draws that got it
-wrong (0 or 1 for a deterministic model, NaN where nothing was judged), whether an adversarial is still one after
-rounding to 8 bits, the flags, its distances (NaN unless adversarial; of an unclipped attack,
-which has no adversarials, unless misclassified), its shard."""
+"""Columns of ``samples.parquet``, a row per image: position in the test set, true label, target
+(:data:`NO_TARGET`: any wrong label will do), prediction on the clean image, whether that is right, whether the attack
+was called, prediction on the returned image (-1: none), whether that is a valid adversarial (never, if the attack may
+leave [0, 1]), share of the judge's draws that got it wrong, or said the target (0 or 1 for a deterministic model, NaN
+where nothing was judged), whether an adversarial is still one after rounding to 8 bits, the flags, its distances (NaN
+unless adversarial; of an unclipped attack, which has no adversarials, unless misclassified), its shard."""
 
 COLUMN_TYPES: Final[Mapping[str, type]] = {
     **dict.fromkeys(SAMPLE_COLUMNS, bool),
-    **dict.fromkeys(("index", "label", "clean_pred", "adv_pred", "shard"), int),
+    **dict.fromkeys(("index", "label", "target", "clean_pred", "adv_pred", "shard"), int),
     **dict.fromkeys(("wrong_share", *DISTANCES), float),
 }
 """What the columns hold."""
 
 PAIR_COLUMNS: Final = (
-    "dataset", "architecture", "defense", "seed", "suite", "attack", "toolkit", "norm", "eps", "source", "n",
-    "clean_accuracy", "success_rate", "robust_accuracy", "robust_accuracy_low", "robust_accuracy_high", "median_l2",
-    "median_linf", "mean_rms", "survives_rounding", "forwards", "backwards", "seconds", "invalid", "status", "run_id",
+    "dataset", "architecture", "defense", "seed", "suite", "goal", "attack", "toolkit", "norm", "eps", "source", "n",
+    "clean_accuracy", "success_rate", "success_on_correct", "robust_accuracy", "robust_accuracy_low",
+    "robust_accuracy_high", "median_l2", "median_linf", "mean_rms", "survives_rounding", "forwards", "backwards",
+    "seconds", "invalid", "status", "run_id",
 )  # fmt: skip
 """Columns of ``pairs.csv``: a row per model, attack and eps. A minimal attack runs once and has a row for every
-eps of the suite, with the same ``run_id``; passes are per attacked image, seconds for the whole cell."""
+eps of the suite, with the same ``run_id``; passes are per attacked image, seconds for the whole cell. ``goal`` is
+"untargeted", or says which targets images had: ``robust_accuracy`` is then the share of images that were not taken for
+theirs, and no robust accuracy in the usual sense. ``success_on_correct`` is the share of correctly classified images
+that the attack broke within eps; ``success_rate`` that of all attacked ones, at any distance."""
 
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
@@ -90,6 +101,11 @@ class Pair:
     def columns(self) -> Mapping[str, npt.NDArray[Any]]:
         """The records as arrays: a report looks at each a dozen times, and a frame takes its time each time."""
         return {name: np.asarray(self.records[name], kind) for name, kind in COLUMN_TYPES.items()}
+
+    @cached_property
+    def stands(self) -> Bools:
+        """See :func:`stands`."""
+        return stands(self.columns)
 
     @cached_property
     def summary(self) -> Mapping[str, float]:
@@ -135,6 +151,26 @@ class Board:
         """Pairs by key of their model, in order of appearance."""
         return by_model(self.pairs)
 
+    @cached_property
+    def goal(self) -> str:
+        """What all of its attacks are after, see :class:`harness.goal.Goal`.
+
+        Raises:
+            UserError: They are not after the same: such numbers cannot be ranked together.
+        """
+        goals = sorted({pair.result.goal for pair in self.pairs})
+        if len(goals) > 1:
+            raise UserError(
+                f"suite {self.suite} has results of different goals ({'; '.join(goals)}), which are not ranked "
+                "together: give the suites names of their own"
+            )
+        return goals[0] if goals else UNTARGETED
+
+    @property
+    def targeted(self) -> bool:
+        """Whether images count as broken only where they are taken for their target."""
+        return self.goal != UNTARGETED
+
 
 def wilson(successes: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
     """Wilson score interval of a proportion; (NaN, NaN) for n = 0. ``successes`` may be a mean over seeds."""
@@ -154,10 +190,24 @@ def limit(eps: float) -> float:
     return eps * (1 + TOLERANCE) + 1e-9
 
 
-def broken(samples: Samples, norm: str, eps: float) -> Bools:
-    """Which images are lost at (norm, eps): misclassified clean, or a valid adversarial lies within eps."""
-    result: Bools = ~np.asarray(samples["clean_correct"], bool) | found_within(samples, norm, eps)
+def stands(samples: Samples) -> Bools:
+    """Which images are not lost as they are: classified correctly or, with targets, not as their target."""
+    target, clean = np.asarray(samples["target"], int), np.asarray(samples["clean_pred"], int)
+    any_label = target == NO_TARGET
+    lost = np.where(any_label, ~np.asarray(samples["clean_correct"], bool), reached(clean, clean, target))
+    result: Bools = ~lost
     return result
+
+
+def broken(samples: Samples, norm: str, eps: float) -> Bools:
+    """Which images are lost at (norm, eps): as they are, see :func:`stands`, or a valid adversarial lies within eps."""
+    return ~stands(samples) | found_within(samples, norm, eps)
+
+
+def success_on_correct(samples: Samples, norm: str, eps: float) -> float:
+    """Share of correctly classified images for which a valid adversarial lies within eps; NaN without such images."""
+    correct = np.asarray(samples["clean_correct"], bool)
+    return float(found_within(samples, norm, eps)[correct].mean()) if correct.any() else math.nan
 
 
 def found_within(samples: Samples, norm: str, eps: float) -> Bools:
@@ -220,12 +270,13 @@ def rows_of(board: Board, pair: Pair) -> list[dict[str, Any]]:
     for eps in board.budgets[result.dataset][result.norm] if result.eps is None else [result.eps]:
         left = n - int(broken(pair.columns, result.norm, eps).sum())
         low, high = wilson(left, n)
-        accuracy = left / n if n else math.nan
+        accuracy, success = left / n if n else math.nan, success_on_correct(pair.columns, result.norm, eps)
         if result.failed:  # what a failed attack left standing is no accuracy
-            accuracy = low = high = common["success_rate"] = math.nan
+            accuracy = low = high = success = common["success_rate"] = math.nan
         if result.cascade:
-            accuracy = low = high = math.nan
+            accuracy = low = high = success = math.nan
         robust = {"robust_accuracy": accuracy, "robust_accuracy_low": low, "robust_accuracy_high": high}
+        robust |= {"success_on_correct": success}
         rows.append(common | robust | {"eps": eps, "survives_rounding": rounding(pair.columns, result.norm, eps)})
     return rows
 
@@ -250,10 +301,10 @@ def reference(pairs: Sequence[Pair]) -> Pair:
 
 
 def reach(pair: Pair, images: npt.NDArray[Any], norm: str) -> Floats:
-    """Distance at which a pair lost each image: 0 for a clean error, inf where it found none or did not look."""
+    """Distance at which a pair lost each image: 0 for one lost as it is, inf where it found none or did not look."""
     columns = pair.columns
     distance = np.where(columns["adversarial"], columns[norm], math.inf)
-    distance = np.where(columns["clean_correct"], np.where(np.isnan(distance), math.inf, distance), 0.0)
+    distance = np.where(pair.stands, np.where(np.isnan(distance), math.inf, distance), 0.0)
     own = columns["index"]
     if np.array_equal(own, images):  # nearly always; looking up is slow
         return distance
@@ -268,20 +319,20 @@ def nearest(pairs: Sequence[Pair], norm: str) -> pd.DataFrame:
     An adversarial found under one norm counts under every norm, at its distance there.
 
     Returns:
-        Index: image. Columns ``clean_correct``, ``distance`` (0 where the clean image is misclassified, inf
-        where nothing broke it: an upper bound of the true distance is all an attack can give) and ``attack``
-        (label of the attack that came nearest, "" where none).
+        Index: image. Columns ``stands`` (as it is), ``distance`` (0 where it does not, inf where nothing broke it: an
+        upper bound of the true distance is all an attack can give) and ``attack`` (label of the attack that came
+        nearest, "" where none).
     """
-    judged = reference(pairs).columns
-    images, correct = judged["index"], judged["clean_correct"]
-    distance = np.where(correct, math.inf, 0.0)
+    judged = reference(pairs)
+    images, start = judged.columns["index"], judged.stands
+    distance = np.where(start, math.inf, 0.0)
     attack = np.full(len(images), "", dtype=object)
     for pair in pairs:
         found = reach(pair, images, norm)
         closer = found < distance
         distance[closer] = found[closer]
         attack[closer] = pair.result.attack
-    columns = {"clean_correct": correct, "distance": distance, "attack": attack}
+    columns = {"stands": start, "distance": distance, "attack": attack}
     return pd.DataFrame(columns, index=pd.Index(images, name="index"))
 
 
@@ -296,8 +347,9 @@ class WorstCase:
         low: Lower end of its 95 % Wilson interval.
         high: Upper end.
         strongest: Label of the attack with the lowest accuracy on its own, "" if none broke anything.
-        broken_by: Images lost to each attack (label to count), clean errors left out.
+        broken_by: Images lost to each attack (label to count), without those lost as they are.
         alone: Images lost to that attack and no other.
+        success: Share of the correctly classified images that some attack broke; NaN without such images.
     """
 
     accuracy: float
@@ -307,27 +359,29 @@ class WorstCase:
     strongest: str
     broken_by: Mapping[str, int]
     alone: Mapping[str, int]
+    success: float
 
 
 def worst_case(pairs: Sequence[Pair], norm: str, eps: float) -> WorstCase:
     """Per-sample worst case over a model's attacks, at one norm and eps."""
-    judged = reference(pairs).columns
-    images, correct = judged["index"], judged["clean_correct"]
+    judged = reference(pairs)
+    images, start, correct = judged.columns["index"], judged.stands, judged.columns["clean_correct"]
     hits: dict[str, Bools] = {}
     for pair in pairs:
-        lost = (reach(pair, images, norm) <= limit(eps)) & correct
+        lost = (reach(pair, images, norm) <= limit(eps)) & start
         label = pair.result.attack
         hits[label] = hits[label] | lost if label in hits else lost
     stack = np.stack(list(hits.values()))
     total = stack.sum(0)
-    survived = int((correct & (total == 0)).sum())
+    survived = int((start & (total == 0)).sum())
     n = len(correct)
     counts = {label: int(lost.sum()) for label, lost in hits.items()}
     alone = {label: int((lost & (total == 1)).sum()) for label, lost in hits.items()}
     strongest = max(counts, key=lambda label: (counts[label], alone[label]))
     low, high = wilson(survived, n)
+    success = float((total > 0)[correct].mean()) if correct.any() else math.nan
     return WorstCase(
-        survived / n if n else math.nan, low, high, n, strongest if counts[strongest] else "", counts, alone
+        survived / n if n else math.nan, low, high, n, strongest if counts[strongest] else "", counts, alone, success
     )
 
 

@@ -54,9 +54,10 @@ def _model(
     given = declaration["defense"]
     names = {field.name for field in dataclasses.fields(kind)}
     fields = {name: _plain(value) for name, value in given.items() if name in names}
-    parts = {
+    parts: dict[str, Any] = {
         name: model_spec(declaration[name], defenses, brought) for name in ("base", "front") if declaration.get(name)
     }
+    parts["members"] = tuple(model_spec(member, defenses, brought) for member in declaration.get("members", ()))
     return ModelSpec(
         dataset=declaration["dataset"],
         architecture=declaration["architecture"],

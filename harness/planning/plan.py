@@ -12,11 +12,12 @@ from typing import Final
 from .. import identity
 from ..attacks.as_floats import AsFloats
 from ..attacks.base import Attack, fits
-from ..attacks.transfer import Transfer
+from ..attacks.transfer import Ensemble, Source, Transfer
 from ..datasets.registry import DatasetInfo
 from ..errors import UserError, unknown
 from ..models.registry import check_architecture
 from ..threat import Norm, Threat
+from ..training.averaging import Averaging
 from ..training.defense import Defense
 from .specs import (
     CERTIFIED_FEW,
@@ -70,8 +71,14 @@ class Plan:
     @property
     def crafters(self) -> tuple[ModelSpec, ...]:
         """Models that nobody asked to judge, and that images are transferred from."""
-        sources = {cell.source.key for cell in self.cells if cell.source is not None} - self.ranked
-        return tuple(spec for spec in self.models if spec.key in sources)
+        sources = [cell.source for cell in self.cells if cell.source is not None]
+        keys = {spec.key for source in sources for spec in (source, *source.members)} - self.ranked
+        return tuple(spec for spec in self.models if spec.key in keys)
+
+    @property
+    def without_transfers(self) -> bool:
+        """Whether attacks were left out that are crafted on another model."""
+        return any(label.startswith("transfer:") for label in self.left_out)
 
     @cached_property
     def key(self) -> str:
@@ -133,7 +140,9 @@ def plan(
     that draws at random is spared attacks that need a boundary to walk along: they would raise, and say nothing.
     Attacks are taken as they are for the data set's number of classes (:meth:`Attack.for_classes`).
     Transfers to a model of a user's are crafted on a surrogate, one for all of a data set
-    (:mod:`harness.planning.surrogate`); where there is nothing to train one on, transfers are left out.
+    (:mod:`harness.planning.surrogate`); where there is nothing to train one on, transfers are left out. A suite with
+    targets leaves out what cannot be led to them (:attr:`Attack.targeting`), and asks for no certificates: these are of
+    any change of the label.
 
     Args:
         suite: The battery.
@@ -152,18 +161,23 @@ def plan(
 
     Raises:
         UserError: No image, or no attack of that label; a cascade of chosen attacks; no attack for so few classes;
-            nothing but transfers, and none are asked for.
+            nothing but transfers, and none are asked for; nothing that has a targeted form; certificates with targets.
     """
     left_out: tuple[str, ...] = ()
     if not (transfers and _all_train(models, infos)):
         suite, left_out = _without_transfers(suite, only)
+    if suite.goal is not None:
+        if certify:
+            raise UserError("a certificate is of any change of the label: certify without targets")
+        suite, aimless = _with_targets(suite, only)
+        left_out, certify = (*left_out, *aimless), 0
     if cascade and only:
         raise UserError("a cascade runs the whole battery; choose attacks, or a cascade")
     if samples is not None and samples < 1:
         raise UserError(f"samples must be at least 1, got {samples}")
     labels = {attack.label for attacks in suite.attacks.values() for attack in attacks}
     sets = {spec.dataset: infos[spec.dataset] for spec in models}.values()
-    fitted = {each.label for attacks in suite.attacks.values() for i in sets for _, each in _fitting(attacks, i)}
+    fitted = {each.label for attacks in suite.attacks.values() for i in sets for _, each in _fitting(attacks, i, suite)}
     for pattern in only:
         if not any(fits(label, [pattern]) for label in labels | fitted):
             raise unknown(f"attack in suite {suite.name}", pattern, sorted(labels))
@@ -176,7 +190,7 @@ def plan(
         grid = suite.grid(info)
         last = ""
         for norm, attacks in suite.attacks.items():
-            for declared, attack in _both_ways(_fitting(attacks, info), spec):
+            for declared, attack in _both_ways(_fitting(attacks, info, suite), spec):
                 if attack.needs_a_boundary and spec.defense.remedy.stochastic:
                     continue
                 wanted = not only or fits(declared.label, only) or fits(attack.label, only)
@@ -193,6 +207,7 @@ def plan(
                         batch=suite.batch,
                         after=last if cascade else "",
                         floor=(min(grid[norm]) if eps is None else eps) if cascade else None,
+                        goal=suite.goal,
                     )
                     last = cell.key
                     battery.setdefault(cell.key, cell)
@@ -253,6 +268,21 @@ def _without_transfers(suite: Suite, only: Sequence[str]) -> tuple[Suite, tuple[
     return dataclasses.replace(suite, attacks={norm: asked for norm, asked in stay.items() if asked}), tuple(labels)
 
 
+def _with_targets(suite: Suite, only: Sequence[str]) -> tuple[Suite, tuple[str, ...]]:
+    """A suite without what cannot be led to targets, and the labels that this takes."""
+    attacks = [attack for norm in suite.attacks.values() for attack in norm]
+    labels = tuple(dict.fromkeys(attack.label for attack in attacks if attack.targeting == "no"))
+    kept = {norm: tuple(a for a in asked if a.targeting != "no") for norm, asked in suite.attacks.items()}
+    kept = {norm: asked for norm, asked in kept.items() if asked}
+    if attacks and not kept:
+        raise UserError(f"suite {suite.name}: none of its attacks has a targeted form")
+    there = {attack.label for asked in kept.values() for attack in asked}
+    for label in labels:
+        if any(fits(label, [pattern]) and not any(fits(other, [pattern]) for other in there) for pattern in only):
+            raise UserError(f"{label} has no targeted form: choose another attack, or no targets")
+    return dataclasses.replace(suite, attacks=kept), labels
+
+
 def _probes(suite: Suite, spec: ModelSpec, info: DatasetInfo, samples: int | None) -> list[Probe]:
     """A look in every norm in which the suite asks for the worst case, at the eps that defenses train at."""
     found = []
@@ -287,7 +317,7 @@ def _planting(suite: Suite, look: Probe, info: DatasetInfo) -> Planting | None:
     """The test that belongs to a probe: of attacks that search the model itself, if one of them has gradients."""
     attacks = tuple(
         attack
-        for _, attack in _fitting(suite.attacks[look.threat.norm], info)
+        for _, attack in _fitting(suite.attacks[look.threat.norm], info, suite)
         if attack.family in SEARCHES and not (attack.needs_a_boundary and look.model.defense.remedy.stochastic)
     )
     if not any(attack.access == "gradients" for attack in attacks):
@@ -295,15 +325,18 @@ def _planting(suite: Suite, look: Probe, info: DatasetInfo) -> Planting | None:
     return Planting(model=look.model, threat=look.threat, n=min(look.n, PLANTED_SAMPLES), attacks=attacks)
 
 
-def _fitting(attacks: Sequence[Attack], info: DatasetInfo) -> list[tuple[Attack, Attack]]:
+def _fitting(attacks: Sequence[Attack], info: DatasetInfo, suite: Suite) -> list[tuple[Attack, Attack]]:
     """Attacks as declared, and as they are for a data set's number of classes: each of these once, and not without any.
+
+    Led to a target by answers "target or not" an attack meets two classes, however many there are.
 
     Raises:
         UserError: None of them works with so few classes, and nothing would be left to judge by.
     """
     found: dict[str, tuple[Attack, Attack]] = {}
     for declared in attacks:
-        attack = declared.for_classes(len(info.classes))
+        two = suite.goal is not None and declared.targeting != "itself"
+        attack = declared.for_classes(2 if two else len(info.classes))
         if attack is not None:
             found.setdefault(identity.key(attack), (declared, attack))
     if attacks and not found:
@@ -322,17 +355,40 @@ def _both_ways(attacks: Sequence[tuple[Attack, Attack]], spec: ModelSpec) -> lis
 
 
 def _source(attack: Attack, victim: ModelSpec, info: DatasetInfo) -> ModelSpec | None:
-    """What a transfer is crafted on: a twin of the victim, or the data set's surrogate where we cannot train a twin."""
+    """What a transfer is crafted on: a twin of the victim, or the data set's surrogate where we cannot train a twin.
+
+    Or an ensemble, of which the victim is no part.
+    """
     if not isinstance(attack, Transfer):
         return None
+    if not isinstance(attack.defense, Ensemble):
+        alone = Source(defense=attack.defense, architecture=attack.architecture, seed_offset=attack.seed_offset)
+        return _trained(alone, victim, info, seed=0)
+    each = (
+        member if isinstance(member, ModelSpec) else _trained(member, victim, info, seed=member.seed_offset)
+        for member in attack.defense.members
+    )
+    members = {spec.key: spec for spec in each if spec.dataset == info.name}
+    if len(members) > 1:
+        members.pop(victim.key, None)
+    if not members:
+        raise UserError(f"{attack.label}: none of its models is of {info.name}")
+    if len(members) == 1:
+        return next(iter(members.values()))
+    averaging = Averaging(average=attack.defense.average)
+    return ModelSpec(dataset=info.name, architecture="ensemble", defense=averaging, members=tuple(members.values()))
+
+
+def _trained(source: Source, victim: ModelSpec, info: DatasetInfo, *, seed: int) -> ModelSpec:
+    """A source for a victim; ``seed`` is that of a surrogate for a model of a user's."""
     if not victim.root.defense.trainable:
-        architecture, trainer = recipe(info, attack.defense, attack.architecture)
-        return ModelSpec(dataset=info.name, architecture=architecture, defense=trainer)
+        architecture, trainer = recipe(info, source.defense, source.architecture)
+        return ModelSpec(dataset=info.name, architecture=architecture, defense=trainer, seed=seed)
     return dataclasses.replace(
         victim,
-        architecture=attack.architecture or victim.architecture,
-        defense=attack.defense.resolve(info),
-        seed=victim.seed + attack.seed_offset,
+        architecture=source.architecture or victim.architecture,
+        defense=source.defense.resolve(info),
+        seed=victim.seed + source.seed_offset,
         base=None,
         front=None,
     )

@@ -13,7 +13,9 @@ from ..attacks.base import Attack
 from ..attacks.transfer import inner
 from ..datasets.registry import DatasetInfo, Half
 from ..errors import UserError
+from ..goal import Goal
 from ..threat import Norm, Threat
+from ..training.averaging import Averaging
 from ..training.defense import Defense
 from ..training.on_trained import OnTrainedModel
 
@@ -42,9 +44,11 @@ class ModelSpec:
         defense: Resolved: no hyperparameter is left to the data set.
         seed: Number of the training run, 0, 1, ...
         front: Model whose purifier is put in front of the base, if any: the defense is built upon both together.
+        members: Of an ensemble (:class:`harness.training.averaging.Averaging`), at least two.
 
     Raises:
-        UserError: A base or front that the defense needs is missing; a front without a base; parts of another data set.
+        UserError: A base or front that the defense needs is missing; a front without a base; parts of another data set;
+            an ensemble without members, or one of models that attacks have to see through a remedy.
     """
 
     name: ClassVar[str] = "ModelSpec"
@@ -55,8 +59,14 @@ class ModelSpec:
     seed: int = 0
     base: ModelSpec | None = None
     front: ModelSpec | None = dataclasses.field(default=None, metadata={"identity": "set"})
+    members: tuple[ModelSpec, ...] = dataclasses.field(default=(), metadata={"identity": "set"})
 
     def __post_init__(self) -> None:
+        if isinstance(self.defense, Averaging) != (len(self.members) > 1):
+            raise UserError("an ensemble has at least two members: ModelSpec(defense=Averaging(), members=...)")
+        for part in self.members:
+            if part.defense.remedy:
+                raise UserError(f"{part} is attacked through a remedy ({part.defense.remedy}): no ensemble can hold it")
         if isinstance(self.defense, OnTrainedModel):
             if self.base is None:
                 raise self.defense.baseless()
@@ -76,7 +86,7 @@ class ModelSpec:
     @property
     def parents(self) -> tuple[ModelSpec, ...]:
         """Models that have to be trained before this one."""
-        return tuple(part for part in (self.base, self.front) if part is not None)
+        return tuple(part for part in (self.base, self.front, *self.members) if part is not None)
 
     @property
     def root(self) -> ModelSpec:
@@ -102,11 +112,20 @@ class ModelSpec:
         """
         return self._said(lambda spec: spec.defense.label(info))
 
+    @property
+    def label_alone(self) -> str:
+        """Name as a member of an ensemble that is declared."""
+        called = getattr(self.defense, "called", "") or self.architecture
+        return called if not self.defense.trainable else str(self)
+
     def __str__(self) -> str:
         return f"{self.architecture} {self._said(lambda spec: spec.defense.name)} seed {self.seed}"
 
     def _said(self, name: Callable[[ModelSpec], str]) -> str:
         own = name(self)
+        if self.members:
+            each = (f"{part.architecture} {part._said(name)} seed {part.seed}" for part in self.members)
+            own += f" of {' + '.join(each)}"
         if self.front is not None:
             own += f" [front: {self.front.architecture} {self.front._said(name)}{self._seed_of(self.front)}]"
         if self.base is None:
@@ -129,6 +148,7 @@ class Cell:
         after: In a cascade the key of the cell before this one: the attack sees what it and all before it left.
         floor: In a cascade the eps at which an image must still stand to be attacked.
         part: Whose images: those of the test part, or, where a paper measured on them, those of the training part.
+        goal: Targets that images have to be taken for; None: any wrong label will do.
     """
 
     name: ClassVar[str] = "Cell"
@@ -142,6 +162,7 @@ class Cell:
     after: str = ""
     floor: float | None = None
     part: Half = dataclasses.field(default="test", metadata={"identity": "set"})
+    goal: Goal | None = dataclasses.field(default=None, metadata={"identity": "set"})
 
     @cached_property
     def key(self) -> str:
@@ -163,8 +184,8 @@ class Cell:
         """Identity of the crafted images that this cell shares with every other victim of its source."""
         if self.source is None:
             return None
-        part = () if self.part == "test" else (self.part,)
-        return identity.key("crafted", self.source, inner(self.attack), self.threat, self.n, self.batch, *part)
+        more = [*([] if self.part == "test" else [self.part]), *([] if self.goal is None else [self.goal])]
+        return identity.key("crafted", self.source, inner(self.attack), self.threat, self.n, self.batch, *more)
 
     @property
     def crafter(self) -> ModelSpec:
@@ -197,7 +218,8 @@ class Cell:
         return self.floor is not None
 
     def __str__(self) -> str:
-        return f"{self.victim}: {self.attack.label} ({self.threat})"
+        aim = f", {self.goal}" if self.goal is not None else ""
+        return f"{self.victim}: {self.attack.label} ({self.threat}{aim})"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
+from .. import identity
+from ..attacks.apgd import APGD
 from ..attacks.base import Attack
+from ..attacks.transfer import Ensemble, Transfer
 from ..datasets.registry import DatasetInfo
 from ..errors import UserError
+from ..goal import Goal
 from ..schema.eps import eps_text
 from ..threat import Norm
+
+STEPS: Final = 20
+"""Of the APGD that images are crafted with where a suite transfers none, as in those that do."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +29,8 @@ class Suite:
         budgets: eps values per norm; ``None``: the data set's canonical ones.
         samples: Images, unless the user says otherwise.
         batch: Images a shard.
+        goal: Targets that images have to be taken for; ``None``: any wrong label will do. The name ends with it, so
+            that no table can hold targeted and untargeted results as those of one suite.
     """
 
     name: str
@@ -29,12 +39,20 @@ class Suite:
     budgets: Mapping[Norm, tuple[float, ...]] | None = None
     samples: int = 1000
     batch: int = 250
+    goal: Goal | None = None
 
     def __post_init__(self) -> None:
+        if self.goal is not None and self.base == self.name:
+            object.__setattr__(self, "name", f"{self.name}, {self.goal}")
         for norm, attacks in self.attacks.items():
             for attack in attacks:
                 if norm not in attack.supported_norms:
                     raise ValueError(f"suite {self.name}: {attack.label} has no {norm} form")
+
+    @property
+    def base(self) -> str:
+        """Its name without the goal."""
+        return self.name if self.goal is None else self.name.removesuffix(f", {self.goal}")
 
     def at(self, budgets: Mapping[Norm, tuple[float, ...]]) -> Suite:
         """The battery in some norms at other budgets, ascending: another battery, under a name that says so.
@@ -48,7 +66,31 @@ class Suite:
         shown = ", ".join(f"{norm} {' '.join(map(eps_text, budgets[norm]))}" for norm in kept)
         attacks = {norm: self.attacks[norm] for norm in kept}
         grid = {norm: tuple(budgets[norm]) for norm in kept}
-        return replace(self, name=f"{self.name} at {shown}", attacks=attacks, budgets=grid)
+        return replace(self, name=f"{self.base} at {shown}", attacks=attacks, budgets=grid)
+
+    def towards(self, goal: Goal) -> Suite:
+        """The battery with targets: another one, under a name that says so.
+
+        Raises:
+            UserError: It has targets already.
+        """
+        if self.goal is not None:
+            raise UserError(f"suite {self.name} has its targets already")
+        return replace(self, goal=goal)
+
+    def crafted_on(self, ensemble: Ensemble) -> Suite:
+        """The battery with its transfers crafted on other models: another one, under a name that says so.
+
+        Where it has none in a norm that APGD attacks in, it gets APGD of :data:`STEPS` steps.
+        """
+        attacks: dict[Norm, tuple[Attack, ...]] = {}
+        for norm, asked in self.attacks.items():
+            crafting = [attack.attack for attack in asked if isinstance(attack, Transfer)]
+            if not crafting and norm in APGD.norms:
+                crafting = [APGD(steps=STEPS)]
+            moved = {identity.key(one): Transfer(attack=one, defense=ensemble) for one in crafting}
+            attacks[norm] = (*(attack for attack in asked if not isinstance(attack, Transfer)), *moved.values())
+        return replace(self, name=f"{self.base} from {ensemble.label}", attacks=attacks)
 
     def grid(self, info: DatasetInfo) -> dict[Norm, tuple[float, ...]]:
         """Eps values per norm of this suite, on that data set."""

@@ -100,12 +100,12 @@ def lower(
     ]
     verdict = _joined(parts)
     places = index[at].tolist()
-    for place, good, wrong in zip(places, verdict.clean_correct.tolist(), verdict.adversarial.tolist(), strict=True):
+    for place, good, wrong in zip(places, verdict.stands.tolist(), verdict.adversarial.tolist(), strict=True):
         if not good:
             done.refused.append(f"image {place}: the model gets the clean image wrong, which counts as lost already")
         elif not wrong:
             done.refused.append(f"image {place}: the model gives it the true label")
-    broken = (verdict.adversarial & verdict.clean_correct).cpu().numpy()
+    broken = (verdict.adversarial & verdict.stands).cpu().numpy()
     sizes = {name: verdict.distances[name].cpu().numpy() for name in DISTANCES}
     within: npt.NDArray[np.bool_] = np.zeros(len(rows), bool)
     for board in mine:

@@ -100,6 +100,9 @@ class _Bundle:
         self._entries = {model.model: model for plan in plans for model in plan.models}
         boards = boards_from_home(self._home, spoiled=lambda _, error: self._say(str(error)))
         self._compare(boards)
+        for suite in sorted({board.suite for board in boards if board.targeted}):
+            self._done.notes.append(f"{suite}: numbers of images with targets are compared, and not judged again")
+        boards = [board for board in boards if not board.targeted]
         for name, place in self._manifest.images.items():
             self._images(name, place)
         for model in sorted({key for board in boards for key in board.by_model}):

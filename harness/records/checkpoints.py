@@ -17,6 +17,7 @@ from .. import identity
 from ..datasets.registry import DatasetInfo
 from ..errors import UserError
 from ..external.external import External, restore
+from ..models.ensemble import Ensemble
 from ..models.purifier import Purified, purifier
 from ..planning.specs import ModelSpec
 from ..schema.models import Card
@@ -122,8 +123,14 @@ def _mend(folder: Path) -> str:
 
 
 def save_model(home: Home, spec: ModelSpec, model: nn.Module, facts: Card) -> None:
-    """Write weights as safetensors, then the card that makes them count, with its declaration and digests filled in."""
-    weights = save_tensors({name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()})
+    """Write weights as safetensors, then the card that makes them count, with its declaration and digests filled in.
+
+    An ensemble has none of its own: its file says which its members have.
+    """
+    if spec.members:
+        weights = save_tensors({}, metadata=digests(home, spec.members))
+    else:
+        weights = save_tensors({name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()})
     folder = home.model(spec.key)
     write_bytes(folder / "weights.safetensors", weights)
     made = {
@@ -175,7 +182,8 @@ def load_model(home: Home, spec: ModelSpec, info: DatasetInfo) -> nn.Module:
     model = spec.defense.build(spec.architecture, info, load_base(home, spec, info))
     try:
         tensors: dict[str, Tensor] = load_tensors(content)
-        model.load_state_dict(tensors)
+        if not spec.members:
+            model.load_state_dict(tensors)
     except (SafetensorError, RuntimeError) as error:
         raise UserError(
             f"the checkpoint {file} does not fit its declaration ({' '.join(str(error).split())[:200]}); {mend}"
@@ -186,9 +194,13 @@ def load_model(home: Home, spec: ModelSpec, info: DatasetInfo) -> nn.Module:
 def load_base(home: Home, spec: ModelSpec, info: DatasetInfo) -> nn.Module | None:
     """What a model is built upon: its base, behind the purifier of its front if it has one; None if it has no base.
 
+    Of an ensemble its members.
+
     Raises:
         UserError: As :func:`load_model`; or the front has no purifier.
     """
+    if spec.members:
+        return Ensemble(load_model(home, part, info) for part in spec.members)
     if spec.base is None:
         return None
     base = load_model(home, spec.base, info)

@@ -30,26 +30,26 @@ INCOMPLETE: Final = "incomplete"
 """Status of a model that lacks pairs of its battery, asked for or not: what the rest left is not what all would."""
 
 COLUMNS: Final = (
-    "state", "dataset", "architecture", "defense", "seed", "suite", "attack", "source", "part", "norm", "eps",
-    "matched", "cell_a", "cell_b", "status_a", "status_b", "n_a", "n_b", "accuracy_a", "accuracy_b", "difference",
-    "low", "high", "only_a", "only_b", "test", "p_value",
+    "state", "dataset", "architecture", "defense", "seed", "suite", "attack", "source", "goal", "part", "norm",
+    "eps", "matched", "cell_a", "cell_b", "status_a", "status_b", "n_a", "n_b", "accuracy_a", "accuracy_b",
+    "difference", "low", "high", "only_a", "only_b", "test", "p_value",
 )  # fmt: skip
 """Columns of :func:`differences`, a row per model's worst case or a pair, and eps.
 
 ``suite``: whose worst case it is, with ``attack`` "worst case" and the model's keys in ``cell_a`` and ``cell_b``; "" of
-a pair, which several suites may share. ``part``: whose images, "test" or "train". ``matched``: ``"key"`` (the same
-declaration) or ``"name"`` (another version of it). ``accuracy``: share of images that stand at that eps; NaN of a pair
-in a cascade. ``difference``: b minus a, with its 95 % interval. ``only_a``: images that stand in a alone. ``test``:
-``"paired"`` on the same images, else ``"intervals"``. ``eps`` is infinite where no plan says at which eps a minimal
-attack is judged: whatever it found counts."""
+a pair, which several suites may share. ``goal``: "untargeted", or which targets images had. ``part``: whose images,
+"test" or "train". ``matched``: ``"key"`` (the same declaration) or ``"name"`` (another version of it). ``accuracy``:
+share of images that stand at that eps; NaN of a pair in a cascade. ``difference``: b minus a, with its 95 % interval.
+``only_a``: images that stand in a alone. ``test``: ``"paired"`` on the same images, else ``"intervals"``. ``eps`` is
+infinite where no plan says at which eps a minimal attack is judged: whatever it found counts."""
 
-NAME: Final = (*ModelName.model_fields, "attack", "norm", "eps", "source", "cascade", "part")
+NAME: Final = (*ModelName.model_fields, "attack", "norm", "eps", "source", "goal", "cascade", "part")
 """What two versions of one pair have in common."""
 
 _NUMBERS: Final = ("ok", "unclipped")
 """Status of pairs that have a number; the others failed."""
 
-_SHOWN: Final = (*ModelName.model_fields, "suite", "attack", "source", "part", "norm")
+_SHOWN: Final = (*ModelName.model_fields, "suite", "attack", "source", "goal", "part", "norm")
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,7 @@ class _Judged:
     status: str
     left_out: frozenset[str]
     budgets: frozenset[tuple[str, float]]
+    goal: str
 
     def number(self, norm: str, eps: float) -> _Number | None:
         """Its worst case, None where it was not judged."""
@@ -165,6 +166,7 @@ def worst_cases(
             found = [side.budgets if side is not None else frozenset() for side in (one, other)]
             for norm, eps in sorted(found[0] | found[1]):
                 names = named | {"attack": "worst case", "source": "", "part": "test", "norm": norm}
+                names["goal"] = next(side.goal for side in (one, other) if side is not None)
                 sides = [side.number(norm, eps) if side else None for side in (one, other)]
                 rows.append(_row(names, eps, sides[0], sides[1], matched))
     return rows
@@ -191,7 +193,7 @@ def _judged(
             grids: Mapping[str, Sequence[float]] = board.budgets[model.dataset]
             budgets = frozenset((norm, float(eps)) for norm in norms for eps in grids[norm])
             name = (board.suite, *model.names)
-            judged.setdefault(name, {})[pairs[0].n] = _Judged(key, pairs, status, left_out, budgets)
+            judged.setdefault(name, {})[pairs[0].n] = _Judged(key, pairs, status, left_out, budgets, board.goal)
     return judged
 
 

@@ -14,6 +14,7 @@ from ..datasets.registry import DatasetInfo, dataset_names
 from ..errors import UserError
 from ..external.external import External
 from ..external.external import words as victim_words
+from ..goal import goal_text
 from ..options import written
 from ..planning.plan import Plan
 from ..planning.specs import Cell, ModelSpec
@@ -42,7 +43,9 @@ def pair_record(cell: Cell, info: DatasetInfo, command: str = "") -> PlannedPair
     """What people want to know of a pair: the part of its result known beforehand, and the command that measures it."""
     source = ""
     if cell.source is not None:
-        source = f"{cell.source.architecture} {cell.source.label(info)} seed {cell.source.seed}"
+        source = cell.source.label(info)
+        if not cell.source.members:
+            source = f"{cell.source.architecture} {source} seed {cell.source.seed}"
     return PlannedPair(
         **dict(model_name(cell.victim, info)),
         model=cell.victim.key,
@@ -57,6 +60,7 @@ def pair_record(cell: Cell, info: DatasetInfo, command: str = "") -> PlannedPair
         norm=cell.threat.norm,
         eps=cell.threat.eps,
         source=source,
+        goal=goal_text(cell.goal),
         n=cell.n,
         part=cell.part,
         batch=cell.batch,
@@ -88,7 +92,7 @@ def command(plan: Plan, cell: Cell) -> str:
         return ""
     chosen = ["--attack", cell.attack.label]
     if cell.cascaded:
-        chosen = ["--cascade", *(["--no-surrogate"] if plan.left_out else [])]
+        chosen = ["--cascade", *(["--no-surrogate"] if plan.without_transfers else [])]
     return shlex.join([*words, "--samples", str(cell.n), *chosen])
 
 
@@ -146,6 +150,7 @@ def plan_record(plan: Plan, command_line: str) -> PlanRecord:
             CertificateEntry(certificate=c.key, model=c.model.key, norm=c.norm, shards=c.shards)
             for c in plan.certifications
         ),
+        goal=goal_text(plan.suite.goal),
         plantings=tuple(ProbeEntry(probe=p.key, model=p.model.key, norm=p.threat.norm) for p in plan.plantings),
     )
 

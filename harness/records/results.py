@@ -24,8 +24,9 @@ from safetensors.numpy import save as save_arrays
 
 from ..errors import UserError, first_line
 from ..judging.shard import GALLERY, ShardOutcome
-from ..metrics.pairs import COLUMN_TYPES, FLAGS, Pair, summary
+from ..metrics.pairs import COLUMN_TYPES, FLAGS, NO_TARGET, Pair, summary
 from ..schema.base import Provenance
+from ..schema.goals import UNTARGETED
 from ..schema.models import Agreement
 from ..schema.pairs import Answers, Declared, Harvested, Result, ShardFacts, ShardRecord, Status
 from . import seals
@@ -64,6 +65,7 @@ def _columns(source: Path | io.BytesIO, name: Path) -> dict[str, npt.NDArray[Any
             bounded(file.metadata)
             table = file.read(use_threads=False)
             columns = {column: table.column(column).to_numpy() for column in table.column_names}
+            columns.setdefault("target", np.full(table.num_rows, NO_TARGET))  # of before there were targets
     except Exception as error:  # damaged bytes make pyarrow and pandas raise a dozen types
         raise Damaged(f"{name} is damaged ({first_line(error)})") from None
     missing = [column for column in COLUMN_TYPES if column not in columns]
@@ -237,6 +239,7 @@ def pair_from_outcomes(declared: Declared, outcomes: Sequence[ShardOutcome]) -> 
         errors.add("the attack returned every image unchanged")
     result = Result(
         **dict(declared),
+        of_target=declared.n - len(samples) if declared.goal != UNTARGETED else 0,
         seconds=sum(fact.seconds for fact in facts),
         forwards=sum(fact.forwards for fact in facts) / attacked,
         backwards=sum(fact.backwards for fact in facts) / attacked,
@@ -340,8 +343,8 @@ def read_pair(folder: Path, run_id: str = "", run_url: str = "") -> Pair:
     result = _result(folder)
     path = folder / "samples.parquet"
     columns = _columns(io.BytesIO(whole(result, path)), path)
-    if (n := len(columns["index"])) != result.n:
-        raise Damaged(f"{path} is damaged ({n} rows, {result.n} declared)")
+    if (n := len(columns["index"])) != (rows := result.n - result.of_target):
+        raise Damaged(f"{path} is damaged ({n} rows, {rows} declared)")
     # cast, which copies, they keep nothing of the table alive: its own objects take more room than a hundred images
     columns = {name: _shared(array.astype(COLUMN_TYPES.get(name, array.dtype))) for name, array in columns.items()}
     try:
@@ -398,6 +401,6 @@ def check_result(folder: Path) -> Result:
         rows = read_metadata(io.BytesIO(whole(result, folder / "samples.parquet"))).num_rows
     except (OSError, ValueError) as error:  # pyarrow's derive from these
         raise Damaged(f"{folder} is damaged ({first_line(error)})") from None
-    if rows != result.n:
+    if rows != result.n - result.of_target:
         raise Damaged(f"{folder} is damaged (result.json and samples.parquet do not belong together)")
     return result

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from .base import Cost, Document, Json, Number, Origin, Provenance, Record
 from .eps import eps_text
+from .goals import UNTARGETED
 from .models import Agreement, ModelName
 
 Norm = Literal["l0", "l1", "l2", "linf", "rms"]
@@ -25,6 +26,7 @@ class BatteryPair(Record):
         cascade: Whether the attack meets only what earlier ones left.
         needs_a_boundary: Whether the attack walks along the decision boundary, which a model that draws has not.
         submitted: Whether it is somebody's images (``gauntlet lower``): part of no suite, and counted in it for ever.
+        goal: What it is after, see :class:`harness.goal.Goal`.
     """
 
     cell: str
@@ -38,6 +40,7 @@ class BatteryPair(Record):
     cascade: bool = False
     needs_a_boundary: bool = False
     submitted: bool = False
+    goal: str = UNTARGETED
 
     @property
     def threat(self) -> str:
@@ -46,12 +49,13 @@ class BatteryPair(Record):
 
     @property
     def pair_name(self) -> str:
-        """Attack and threat for people: the same in every version of it."""
-        return f"{self.attack}{f' from {self.source}' if self.source else ''} ({self.threat})"
+        """Attack and threat for people, and the goal if it is targeted: the same in every version of it."""
+        about = f"{f' from {self.source}' if self.source else ''}{f', {self.goal}' if self.goal != UNTARGETED else ''}"
+        return f"{self.attack}{about} ({self.threat})"
 
     def misplaced(self, other: BatteryPair) -> str:
         """Name of the first thing that another record of the same pair says otherwise; "" if none."""
-        declared = ("cell", "model", "dataset", "n", "attack", "norm", "eps", "source")
+        declared = ("cell", "model", "dataset", "n", "attack", "norm", "eps", "source", "goal")
         return next((name for name in declared if getattr(self, name) != getattr(other, name)), "")
 
 
@@ -179,6 +183,7 @@ class Result(Document, Declared, Cost):
     Attributes:
         errors: What the attack raised, each once.
         unchanged: See :class:`ShardFacts`; so the next three, over all shards.
+        of_target: Of the ``n`` images those whose class is the target, which are left out.
         status: ``"ok"``; ``"crashed"`` if the attack raised; ``"invalid"`` if it returned invalid images or did
             nothing; ``"unclipped"`` if it may leave [0, 1].
         summary: :func:`harness.metrics.pairs.summary`, for readers of the file.
@@ -191,6 +196,7 @@ class Result(Document, Declared, Cost):
     unsteady: int = 0
     answers: Answers = {}
     harvest: Harvested | None = None
+    of_target: int = 0
     status: Status
     summary: dict[str, Number] = {}
     files: dict[str, str] = {}

@@ -8,6 +8,7 @@ from pydantic import model_validator
 
 from .base import Document, Record
 from .certificates import CertificateEntry
+from .goals import UNTARGETED
 from .models import ModelEntry
 from .pairs import BatteryPair, PlannedPair
 
@@ -29,6 +30,7 @@ class PlanRecord(Document):
         battery: All pairs of the suite, also those not asked for.
         left_out: Labels of attacks that were left out of the battery on purpose.
         plantings: Tests on planted adversarials, as the probes.
+        goal: What the suite's attacks are after.
     """
 
     plan: str
@@ -43,6 +45,7 @@ class PlanRecord(Document):
     left_out: tuple[str, ...] = ()
     certificates: tuple[CertificateEntry, ...] = ()
     plantings: tuple[ProbeEntry, ...] = ()
+    goal: str = UNTARGETED
 
     @model_validator(mode="after")
     def _has_budgets(self) -> Self:

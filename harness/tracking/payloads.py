@@ -13,6 +13,7 @@ from ..metrics.pairs import Board, Pair, nearest, pair_rows, worst_case
 from ..metrics.pairs import curve as accuracy_curve
 from ..schema.base import Cost
 from ..schema.eps import eps_text
+from ..schema.goals import UNTARGETED, measured
 from ..schema.probes import ProbeFacts
 
 if TYPE_CHECKING:
@@ -36,12 +37,24 @@ def pair_metrics(pair: Pair, budgets: Mapping[str, Sequence[float]]) -> dict[str
     values |= {f"cost/{name}": getattr(result, name) for name in Cost.model_fields}
     values |= {f"harvest/{name}": float(count) for name, count in dict(result.harvest or ()).items()}
     board = Board(suite="", budgets={result.dataset: budgets}, pairs=[pair])
+    left = left_metric(result.goal)
     for row in pair_rows(board).to_dict("records"):
         where = f"{row['norm']} {row['eps']:g}"
-        values[f"robust_accuracy/{where}"] = row["robust_accuracy"]
-        values[f"robust_accuracy_low/{where}"] = row["robust_accuracy_low"]
-        values[f"robust_accuracy_high/{where}"] = row["robust_accuracy_high"]
+        values[f"{left}/{where}"] = row["robust_accuracy"]
+        values[f"{left}_low/{where}"] = row["robust_accuracy_low"]
+        values[f"{left}_high/{where}"] = row["robust_accuracy_high"]
+        values[f"success_on_correct/{where}"] = row["success_on_correct"]
     return values
+
+
+def left_metric(goal: str) -> str:
+    """Name of the metric for the share of images that stand: with targets it is no robust accuracy."""
+    return "robust_accuracy" if goal == UNTARGETED else "not_taken_for_target"
+
+
+def of_goal(goal: str, values: Mapping[str, float]) -> dict[str, float]:
+    """Metrics of a model's run, which all of its suites share: those of a targeted one under its goal."""
+    return dict(values) if goal == UNTARGETED else {mlflow_name(f"{goal}/{name}"): v for name, v in values.items()}
 
 
 def curve_points(pair: Pair, budgets: Mapping[str, Sequence[float]]) -> list[tuple[float, float]]:
@@ -72,7 +85,9 @@ def model_metrics(
         scores = []
         for norm, grid in budgets.items():
             for eps in grid:
-                values[f"worst/{norm} {eps:g}"] = worst_case(pairs, norm, eps).accuracy
+                case = worst_case(pairs, norm, eps)
+                values[f"worst/{norm} {eps:g}"] = case.accuracy
+                values[f"success_on_correct/{norm} {eps:g}"] = case.success
             wanted = min((eps for eps in grid if eps >= reference.get(norm, 0.0)), default=max(grid))
             scores.append(values[f"worst/{norm} {wanted:g}"])
         values["score/worst_case"] = min(scores)
@@ -100,7 +115,7 @@ def planted_metrics(facts: Mapping[str, ProbeFacts]) -> dict[str, float]:
     return values
 
 
-def attack_table(rows: pd.DataFrame, values: Mapping[str, float]) -> dict[str, Any]:
+def attack_table(rows: pd.DataFrame, values: Mapping[str, float], goal: str = UNTARGETED) -> dict[str, Any]:
     """A model's attacks as an MLflow table.
 
     The UI's comparison groups by the first column and compares the second: attacks against models as it stands.
@@ -121,7 +136,7 @@ def attack_table(rows: pd.DataFrame, values: Mapping[str, float]) -> dict[str, A
         where = f"{row['norm']} {eps_text(row['eps'])}"
         data.append([f"{where}: {row['attack']}", share, row["toolkit"], row["status"], row["n"], row["invalid"]])
         data[-1].append(round(row["seconds"], 3))
-    columns = ["attack", "robust accuracy", "toolkit", "status", "images", "invalid", "seconds"]
+    columns = ["attack", measured(goal), "toolkit", "status", "images", "invalid", "seconds"]
     return {"columns": columns, "data": data}
 
 

@@ -8,9 +8,11 @@ nor left half written.
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from ..errors import UserError, describe
 from ..leaderboard import bands_of, contradictions
@@ -22,6 +24,7 @@ from ..records.home import Home
 from ..records.plans import Spoiled, attempt, read_plan, read_plans
 from ..records.results import is_finished, read_pair
 from ..schema.base import Record
+from ..schema.goals import UNTARGETED
 from ..schema.models import ModelEntry, ModelName
 from ..schema.plans import Marker, PlanRecord
 from ..trust.grade import Trust, trust
@@ -31,8 +34,10 @@ from .payloads import (
     attack_table,
     certificate_metrics,
     curve_points,
+    left_metric,
     mlflow_name,
     model_metrics,
+    of_goal,
     pair_metrics,
     planted_metrics,
     reproduce_note,
@@ -41,6 +46,10 @@ from .payloads import (
 if TYPE_CHECKING:
     import pandas as pd
     from mlflow.entities import Run
+
+
+TABLES: Final = "mlflow.loggedArtifacts"
+"""Tag by which the UI knows of tables among a run's artifacts."""
 
 
 class Tracker(Connection):
@@ -152,7 +161,12 @@ class Tracker(Connection):
 
     def _log_plan(self, plan: PlanRecord) -> str:
         name = f"{plan.suite} on {', '.join(sorted(plan.budgets))}"
-        tags = {"suite": plan.suite, "command": plan.command, "mlflow.note.content": reproduce_note(plan.command)}
+        tags = {
+            "suite": plan.suite,
+            "goal": plan.goal,
+            "command": plan.command,
+            "mlflow.note.content": reproduce_note(plan.command),
+        }
         # when it was first asked for, not when it was delivered: a store that is rebuilt keeps the order of plans
         asked = (self.home.plans / f"{plan.plan}.json").stat().st_mtime_ns // 10**6
         run_id = self._create("plan", plan.plan, name, None, tags, asked)
@@ -182,20 +196,22 @@ class Tracker(Connection):
 
     def _log_pair(self, pair: Pair, plan: PlanRecord, parent: str) -> str:
         result = pair.result
-        named = ("dataset", "architecture", "defense", "seed", "attack", "toolkit", "norm", "eps", "source", "status")
+        named = ("dataset", "architecture", "defense", "seed", "attack", "toolkit", "norm", "eps", "source", "goal")
         tags = {name: getattr(result, name) for name in named} | {
             "suite": plan.suite,
+            "status": result.status,
             "gauntlet.model": result.model,
             "git_commit": result.git_commit,
             "command": result.command,
             "mlflow.note.content": reproduce_note(result.command),
             **{f"version.{name}": version for name, version in result.versions.items()},
         }
-        run_id = self._create("pair", result.cell, f"{result.attack} {result.threat}", parent, tags)
+        about = f", {result.goal}" if result.goal != UNTARGETED else ""
+        run_id = self._create("pair", result.cell, f"{result.attack} {result.threat}{about}", parent, tags)
         values = pair_metrics(pair, plan.budgets[result.dataset])
         metrics = [(name, value, 0) for name, value in values.items()]
         metrics += [
-            ("robust_accuracy_over_eps", value, round(EPS_STEPS * eps))
+            (f"{left_metric(result.goal)}_over_eps", value, round(EPS_STEPS * eps))
             for eps, value in curve_points(pair, plan.budgets[result.dataset])
         ]
         self.log(run_id, metrics=metrics, params=flat(result.declaration))
@@ -229,10 +245,11 @@ class Tracker(Connection):
         The model's run carries ``acc/<attack> <norm> <eps>``, ``worst/<norm> <eps>``, ``score/worst_case`` (the
         lowest of its norms, each at the eps that defenses train at), ``score/clean``, ``cost/...`` and the
         attacks as the table ``attacks.json``: what the UI's charts and comparison show. ``certified/<norm> <eps>`` is
-        what is proved to stand, ``certified_attacked/...`` what no attack broke of the same images. A model with a
-        pair missing or failed, or with an image both certified and broken, has no worst case, its run says why in the
-        tag ``no_rank`` and ends as failed. One of which not all of the suite's pairs were asked for has none either
-        and says so, and is no failure.
+        what is proved to stand, ``certified_attacked/...`` what no attack broke of the same images. With targets all
+        of these names begin with the goal, for a model has one run over all suites. A model with a pair missing or
+        failed, or with an image both certified and broken, has no worst case, its run says why in the tag ``no_rank``
+        and ends as failed. One of which not all of the suite's pairs were asked for has none either and says so, and
+        is no failure.
 
         Raises:
             UserError: The store refused, or a file is damaged.
@@ -259,8 +276,8 @@ class Tracker(Connection):
                 remarks = {one.norm: one.remark for one in bands if one.remark}
                 values |= planted_metrics(board.health.get(key, {}))
                 grades = {norm: trust(board, key, norm) for norm in budgets}
-                tags = {f"certificate.{plan.suite}.{norm}": said for norm, said in remarks.items()}
-                self.guard(self._summarise, run_id, values, mine, why, plan.suite, grades, tags)
+                tags = {mlflow_name(f"certificate.{plan.suite}.{norm}"): said for norm, said in remarks.items()}
+                self.guard(self._summarise, run_id, values, mine, why, plan, grades, tags)
                 asked: dict[str, dict[str, Record | None]] = {
                     "health": {one.probe: probe_facts(self.home, one.probe) for one in plan.probes if one.model == key},
                     "certificates": {
@@ -292,18 +309,24 @@ class Tracker(Connection):
         values: Mapping[str, float],
         rows: pd.DataFrame,
         no_rank: Sequence[str],
-        suite: str,
+        plan: PlanRecord,
         grades: Mapping[str, Trust | None],
         more: Mapping[str, str],
     ) -> None:
-        known = self.client.get_run(run_id).data.metrics
-        self.client.log_dict(run_id, attack_table(rows, values), "attacks.json")
-        tags = {"no_rank": "; ".join(no_rank), "mlflow.loggedArtifacts": '[{"path": "attacks.json", "type": "table"}]'}
+        known, goal, targeted = self.client.get_run(run_id).data, plan.goal, plan.goal != UNTARGETED
+        file = f"attacks-{re.sub(r'[^a-z0-9]+', '-', goal)}.json" if targeted else "attacks.json"
+        self.client.log_dict(run_id, attack_table(rows, values, goal), file)
+        tables = {one["path"]: one for one in json.loads(known.tags.get(TABLES, "[]"))}
+        tables[file] = {"path": file, "type": "table"}
+        tags = {f"no_rank.{goal}" if targeted else "no_rank": "; ".join(no_rank)}
+        tags = {mlflow_name(name): said for name, said in tags.items()} | {TABLES: json.dumps(list(tables.values()))}
         tags |= more
+        values = of_goal(goal, values)
         for norm, grade in grades.items():
             if grade is not None:
-                tags[mlflow_name(f"trust.{suite}.{norm}")] = "; ".join((grade.grade, *grade.reasons))
-        self.log(run_id, metrics=((name, v, 0) for name, v in values.items() if known.get(name) != v), tags=tags)
+                tags[mlflow_name(f"trust.{plan.suite}.{norm}")] = "; ".join((grade.grade, *grade.reasons))
+        metrics = ((name, v, 0) for name, v in values.items() if known.metrics.get(name) != v)
+        self.log(run_id, metrics=metrics, tags=tags)
 
     def _log_facts(self, run_id: str, name: str, facts: Mapping[str, Any]) -> None:
         """Log facts by their keys as a sealed artifact."""

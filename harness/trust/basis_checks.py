@@ -35,7 +35,7 @@ def _images(question: Question, evidence: Evidence) -> Check:
 def _chance(question: Question, evidence: Evidence) -> Check:
     """The lower end of the 95 % interval of the clean accuracy against what a blind guess gets."""
     judged = reference(evidence.everything)
-    labels, n, right = judged.columns["label"], judged.n, int(evidence.correct.sum())
+    labels, n, right = judged.columns["label"], judged.n, int(judged.columns["clean_correct"].sum())
     if not n:
         return question.graded("B", "no image was judged", Power(0, 1))
     # older records do not name the classes

@@ -173,9 +173,8 @@ class Evidence:
 
     @cached_property
     def correct(self) -> Bools:
-        """Which of them it gets right as they are."""
-        right: Bools = reference(self.everything).columns["clean_correct"]
-        return right
+        """Which of them are not lost as they are: it gets them right or, with targets, takes them for no target."""
+        return reference(self.everything).stands
 
     @cached_property
     def _reaches(self) -> dict[int, Floats]:
@@ -191,7 +190,7 @@ class Evidence:
         return [pair for pair in pairs if pair.result.family in families]
 
     def lost(self, pairs: Iterable[Pair], eps: float) -> Bools:
-        """Images (N,) that the model gets right and some of these pairs broke within eps."""
+        """Images (N,) that are not lost as they are, and that some of these pairs broke within eps."""
         hit = np.zeros(len(self.images), bool)
         for pair in pairs:
             hit |= self._reaches[id(pair)] <= limit(eps)

@@ -407,7 +407,7 @@ class Garden:
         """What the referee confirms, and what noise finds of it."""
         referee = plot.sow(self.referee())
         verdict = judge(referee, plot.x, plot.y, plot.x_adv, self.threat)
-        good = good & verdict.adversarial & verdict.clean_correct
+        good = good & verdict.adversarial & verdict.stands
         good &= ~plot.grid | (rounded(plot.x_adv, LEVELS) == plot.x_adv).flatten(1).all(1)
         good &= ~self._met(referee, "trial")
         met = self._met(referee, "fresh")

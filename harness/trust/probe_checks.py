@@ -240,6 +240,8 @@ def _stochastic(question: Question, evidence: Evidence) -> Check:
 
 def _strength(question: Question, evidence: Evidence) -> Check:
     """What is left on the probe's images: the first that the model gets right, in the order of the test set."""
+    if evidence.board.targeted:
+        return question.skipped("the probe's attack has no targets, and vouches for no battery that has", "B")
     facts = evidence.facts
     if facts is None:
         grade: Grade = "B" if evidence.of(ITERATED) else "C"  # then nobody vouches for the battery

@@ -124,7 +124,8 @@ def _transfer(question: Question, evidence: Evidence) -> Check:
     """Where transfers that the suite declares did not run, those that did (if any) answer at best a B."""
     answer = _alone(question, evidence, {"transfer"}, WHITE_BOX, "transferred images")
     board, model = evidence.board, evidence.model
-    left = [label for label in board.left_out.get(model, ()) if concerns(label, evidence.norm)]
+    left = [label for label in board.left_out.get(model, ()) if label.startswith("transfer:")]
+    left = [label for label in left if concerns(label, evidence.norm)]
     if left and answer.grade == "A":
         return question.skipped("not asked: transfers from other models were left out", "B", _TRANSFERS)
     gone = [*board.unasked.get(model, ()), *board.missing.get(model, ())]

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch._C._functorch import is_functorch_wrapped_tensor
 
+from ..goal import reached
 from ..threat import BOX_TOLERANCE, TOLERANCE, Threat, magnitude, per_sample
 
 
@@ -30,6 +31,7 @@ class Harvest:
         y: Their true labels, int64 (N,).
         threat: What the attack is allowed.
         draws: Whether the victim draws at random.
+        target: Classes (N,) that images have to be taken for; None: any but their own.
 
     Attributes:
         whole: Whether all rows of a batch are compared, or those that are wrong picked out first: the same is kept.
@@ -37,8 +39,10 @@ class Harvest:
         points: What was kept, like ``x``, NaN for images of which nothing was; None if nothing was at all.
     """
 
-    def __init__(self, x: Tensor, y: Tensor, threat: Threat, *, draws: bool = False) -> None:
-        self.x, self.y, self.threat, self.draws = x, y, threat, draws
+    def __init__(
+        self, x: Tensor, y: Tensor, threat: Threat, *, draws: bool = False, target: Tensor | None = None
+    ) -> None:
+        self.x, self.y, self.threat, self.draws, self.target = x, y, threat, draws, target
         self.nearest = threat.eps is None and not draws
         self.whole = x.is_cuda
         self.everyone = torch.arange(len(x), device=x.device)
@@ -64,7 +68,8 @@ class Harvest:
             self._strange += len(x)
             return
         by_place = rows is None
-        wrong = logits.argmax(1) != (self.y if rows is None else self.y[rows])
+        whose = slice(None) if rows is None else rows
+        wrong = reached(logits.argmax(1), self.y[whose], None if self.target is None else self.target[whose])
         if not self.whole:
             hits = wrong.nonzero().squeeze(1)
             rows = hits if rows is None else rows[hits]
@@ -104,8 +109,10 @@ class Harvest:
             distance = magnitude(x - self.x[rows], self.threat.norm)
             return torch.where(distance > 0, distance, torch.inf)
         if self.draws:
-            own = logits.gather(1, self.y[rows].unsqueeze(1)).squeeze(1)
-            return (own - logits.amax(1)).to(self._bar.dtype)
+            aim = (self.y if self.target is None else self.target)[rows].unsqueeze(1)
+            own = logits.gather(1, aim).squeeze(1)
+            margin = own - logits.amax(1) if self.target is None else logits.scatter(1, aim, -torch.inf).amax(1) - own
+            return margin.to(self._bar.dtype)
         return torch.zeros_like(self._bar[rows])
 
     def _near(self, x: Tensor, rows: Tensor, by_place: bool) -> Tensor:

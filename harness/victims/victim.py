@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from .. import determinism
 from ..errors import UserError
+from ..models.ensemble import Ensemble
 from .adaptation import Remedy
 from .bpda import give_gradients
 from .duplicates import duplicate
@@ -85,8 +86,11 @@ class Victim(nn.Module):
         cost: Running :class:`PassCount`; see :meth:`counted` for the cost of a block of code.
         harvest: What is met in forward passes, while an attack runs whose finds are kept; see :meth:`harvesting`.
         rows: Images of it that the batches of this view belong to, int64 (M,); None: all of them. See :meth:`of`.
+        target: Classes that images are to be taken for, int64 (M,), one () for all, or None. See :meth:`towards`.
+        aimed: Whether it answers target or not; if not, a view with a target answers as the model does.
         grid: Steps of [0, 1] that images are rounded to; the remedy's, but in :meth:`as_floats`.
         chunk: Most images that the model is called with at once, ``None`` for any number; see :meth:`narrow`.
+        nets: Networks that one pass goes through: the members of an ensemble, else 1.
         precision: What images are handed to the model as: float32, but for a copy in float64 that gradients are held
             against (:mod:`harness.trust.slopes`).
     """
@@ -106,11 +110,14 @@ class Victim(nn.Module):
         self.votes = votes
         model = model if own else duplicate(model)
         self.model = give_gradients(model, self.remedy.stand_ins).to(device).eval().requires_grad_(False)
-        self.classes = classes
+        self.nets = len(self.model.members) if isinstance(self.model, Ensemble) else 1
+        self.classes = self._outputs = classes
         self.device = torch.device(device)
         self.cost = PassCount()
         self.harvest: Harvest | None = None
         self.rows: Tensor | None = None
+        self.target: Tensor | None = None
+        self.aimed = False
         self.grid = self.remedy.grid
         self._memory = _Memory()
         self.precision = torch.float32
@@ -148,7 +155,7 @@ class Victim(nn.Module):
         logits = logits / scale if scale != 1 else logits
         if self.harvest is not None:
             self.harvest.note(x.detach(), logits.detach(), self.rows)
-        return logits
+        return _target_or_not(logits, self.target) if self.aimed and self.target is not None else logits
 
     @contextmanager
     def as_floats(self) -> Iterator[None]:
@@ -177,15 +184,42 @@ class Victim(nn.Module):
         Args:
             rows: Positions (M,) of images, each at most once, or a mask (N,).
         """
-        if self.harvest is None:
+        if self.harvest is None and self.target is None:
             return self
+        changed: dict[str, Tensor] = {}
+        if self.harvest is not None:
+            changed["rows"] = (self.harvest.everyone if self.rows is None else self.rows)[rows]
+        if self.target is not None and self.target.dim():
+            changed["target"] = self.target[rows]
+        return self._view(**changed)
+
+    def towards(self, target: Tensor, *, aimed: bool) -> Victim:
+        """This victim for an attack with targets, int64 (M,) for the images of this view, or () for any batch.
+
+        With ``aimed`` it answers two logits, of anything else and of the target: the largest of the others' and the
+        target's. Whoever attacks label 0 of it, without a word of targets, attacks towards them: its decision is
+        whether the model says the target, its margin that of Carlini & Wagner (2017, section IV.A, f_6). Batches must
+        belong to images, see :meth:`of`. Otherwise it answers as ever, for an attack that looks at :attr:`target`.
+        """
+        return self._view(target=target, aimed=aimed, classes=2 if aimed else self.classes)
+
+    @property
+    def members(self) -> tuple[Victim, ...]:
+        """Views of the members of an ensemble whose losses are to be averaged; none of any other model."""
+        if not (isinstance(self.model, Ensemble) and self.model.average == "loss"):
+            return ()
+        return tuple(self._view(model=member, nets=1) for member in self.model.members)
+
+    def _view(self, **changed: Any) -> Victim:
+        """The same with something else in place; model, passes, hooks and all else are shared."""
         view = object.__new__(type(self))
-        view.__dict__ = self.__dict__ | {"rows": (self.harvest.everyone if self.rows is None else self.rows)[rows]}
+        view.__dict__ = self.__dict__ | changed
         return view
 
     def split(self, x: Tensor, size: int) -> tuple[Victim, ...]:
         """A view for each part of a batch of all images, of this view, that ``torch.split(x, size)`` makes."""
         whole = None if self.harvest is None else self.harvest.everyone if self.rows is None else self.rows
+        whole = self.target if whole is None and self.target is not None and self.target.dim() else whole
         if whole is None or len(x) != len(whole):
             return (self,) * max(1, -(-len(x) // size))
         places = torch.arange(len(x), device=x.device)
@@ -193,7 +227,7 @@ class Victim(nn.Module):
 
     def _once(self, x: Tensor) -> Tensor:
         """One call of the model."""
-        self.cost.forwards += len(x)
+        self.cost.forwards += len(x) * self.nets
         logits = self.answers(x)
         if self.remedy.probabilities:
             return logits.clamp_min(torch.finfo(logits.dtype).tiny).log()
@@ -263,7 +297,7 @@ class Victim(nn.Module):
 
     def _count_backward(self, grad: Tensor | None) -> None:
         if grad is not None:  # None: a function of the model's own passes no gradient on
-            self.cost.backwards += len(grad) * self.remedy.draws
+            self.cost.backwards += len(grad) * self.remedy.draws * self.nets
 
     def _check(self, logits: object, n: int) -> None:
         if not isinstance(logits, Tensor):
@@ -271,8 +305,8 @@ class Victim(nn.Module):
         shape = tuple(logits.shape)
         if len(shape) != 2 or shape[0] != n or shape[1] < 2:
             raise VictimError(f"the model returned shape {shape} for {n} images, expected logits ({n}, K) with K >= 2")
-        if self.classes is not None and shape[1] != self.classes:
-            raise OtherClasses(f"the model returned {shape[1]} logits, the data set has {self.classes} classes")
+        if self._outputs is not None and shape[1] != self._outputs:
+            raise OtherClasses(f"the model returned {shape[1]} logits, the data set has {self._outputs} classes")
         if not logits.is_floating_point():
             raise VictimError(f"the model returned {logits.dtype}, expected floating-point logits")
 
@@ -366,6 +400,17 @@ def rounded(x: Tensor, steps: int = 255) -> Tensor:
     return (x * steps).round() / steps
 
 
+def _target_or_not(logits: Tensor, target: Tensor) -> Tensor:
+    """Logits (N, 2) of whatever is not the target, and of the target: the largest of the others', and its own."""
+    if target.dim() and len(target) != len(logits):
+        raise ValueError(
+            f"a batch of {len(logits)} images for {len(target)} targets: say victim.of(rows) for whose it is"
+        )
+    column = target.expand(len(logits)).unsqueeze(1)
+    others = logits.scatter(1, column, -torch.inf).amax(1, keepdim=True)
+    return torch.cat([others, logits.gather(1, column)], 1)
+
+
 def _finite(logits: Tensor) -> Tensor:
     """The logits, if all are finite: NaN would read as class 0."""
     bad = ~torch.isfinite(logits).all(1)
@@ -386,13 +431,19 @@ def input_gradient(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Value, gradient and logits of an objective, (N,) of logits (N, K), in one forward and one backward pass.
 
+    Of an ensemble whose losses are averaged the mean of the objective over its members, and of their logits.
+
     Returns:
         ``(values (N,), gradient like x, logits (N, K))``, all detached. The objective is summed over the
         batch, so a sample's gradient does not depend on the batch size.
     """
     with torch.enable_grad():
         x = x.detach().requires_grad_(True)
-        logits = victim(x)
-        values = objective(logits)
+        if isinstance(victim, Victim) and victim.members:
+            each = [member(x) for member in victim.members]
+            values, logits = torch.stack([objective(one) for one in each]).mean(0), torch.stack(each).mean(0)
+        else:
+            logits = victim(x)
+            values = objective(logits)
         (grad,) = torch.autograd.grad(values.sum(), x)
     return values.detach(), grad, logits.detach()

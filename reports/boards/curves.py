@@ -11,7 +11,7 @@ import numpy as np
 from harness.metrics.pairs import Floats, curve, wilson
 
 from ..drawing.charts import Axes, Chart, Line, Point, nice_ticks, path, spaced_ticks, thin, ticks
-from ..drawing.html import PALETTE
+from ..drawing.html import PALETTE, heading
 from ..drawing.text import budget_text, norm_name
 from .results import SuiteResults
 from .rows import Entry
@@ -41,7 +41,9 @@ class Curve:
     seeds: bool = False
 
 
-def eps_chart(curves: Sequence[Curve], norm: str, budgets: Sequence[float], levels: int) -> Chart:
+def eps_chart(
+    curves: Sequence[Curve], norm: str, budgets: Sequence[float], levels: int, measure: str = "robust accuracy"
+) -> Chart:
     """Chart of robust accuracy over eps: the mean over seeds of what all attacks together leave.
 
     Args:
@@ -49,11 +51,12 @@ def eps_chart(curves: Sequence[Curve], norm: str, budgets: Sequence[float], leve
         norm: The norm of the horizontal axis.
         budgets: Canonical eps, ascending, at least one.
         levels: Images hold k/levels.
+        measure: What that share of images is called.
     """
     end = 1.2 * max(budgets) or 1.0
     if norm == "linf":
         end = max(min(end, 1.0), *budgets)  # no image of [0, 1] is farther away
-    axes = Axes(f"\u03b5 in {norm_name(norm)} distance", "robust accuracy, %", end, 100)
+    axes = Axes(f"\u03b5 in {norm_name(norm)} distance", f"{measure}, %", end, 100)
     grid = np.union1d(np.linspace(0, end, POINTS + 1), np.asarray(budgets, float))
     at = [int(np.searchsorted(grid, eps)) for eps in budgets]
 
@@ -81,7 +84,7 @@ def eps_chart(curves: Sequence[Curve], norm: str, budgets: Sequence[float], leve
         )
     texts = [budget_text(norm, eps, levels) for eps in budgets]
     return Chart(
-        title=f"Robust accuracy over \u03b5 in {norm_name(norm)}",
+        title=f"{heading(measure)} over \u03b5 in {norm_name(norm)}",
         axes=axes,
         lines=lines,
         x_ticks=ticks(nice_ticks(end), axes.x),
@@ -120,5 +123,5 @@ def curves(
             if entry.n and norm in results.bounded
         ]
         if lines:
-            found.append(eps_chart(lines, norm, results.budgets[norm], results.levels))
+            found.append(eps_chart(lines, norm, results.budgets[norm], results.levels, results.measure))
     return found

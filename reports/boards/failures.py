@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from ..drawing.text import percent, plural, threat_text
+from ..drawing.text import percent, plural
 from .results import SuiteResults
 from .rows import Entry, Failure, Record
 
@@ -69,7 +69,7 @@ def _failure(
     results: SuiteResults, entry: Entry, record: Record, status: str, reason: str, errors: Sequence[str] = ()
 ) -> Failure:
     result = record.pair.result
-    what = f"{record.column.name}, {threat_text(result.norm, result.eps, results.levels)}"
+    what = f"{record.column.name}, {results.threat(result.norm, result.eps)}"
     return Failure(entry.name, str(result.seed), what, status, reason, errors, record)
 
 

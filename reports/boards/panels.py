@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..drawing.text import is_number, threat_text
+from ..drawing.text import is_number
 from .results import SuiteResults
 from .rows import Column, Entry, Gain, HeatCell, HeatRow, Panel, Record, column
 
@@ -35,7 +35,7 @@ def _panel(results: SuiteResults, anchor: str, norm: str, eps: float) -> Panel:
         anchor=anchor,
         norm=norm,
         eps=eps,
-        text=threat_text(norm, eps, results.levels),
+        text=results.threat(norm, eps),
         rankings=rankings,
         columns=columns,
         heat=heat,

@@ -12,11 +12,12 @@ import pandas as pd
 from harness.leaderboard import bands_of, contradictions
 from harness.metrics.certificates import Band
 from harness.metrics.pairs import FLAGS, Board, Bools, Pair, WorstCase, by_model, limit, nearest, rows_of, worst_case
+from harness.schema.goals import measured
 from harness.schema.models import KnownModel
 from harness.trust.grade import Trust, trust
 
 from ..drawing import names
-from ..drawing.text import NORM_NAMES, counts, unbounded
+from ..drawing.text import NORM_NAMES, counts, threat_text, unbounded
 from .rows import Column, Entry, Record, column
 
 
@@ -47,6 +48,26 @@ class SuiteResults:
     def title(self) -> str:
         """Suite and data set."""
         return f"{self.board.suite} on {self.dataset}"
+
+    @property
+    def goal(self) -> str:
+        """What the attacks are after."""
+        return self.board.goal
+
+    @property
+    def measure(self) -> str:
+        """What the share of images is called that no attack broke."""
+        return measured(self.goal)
+
+    @cached_property
+    def of_target(self) -> int:
+        """Images that are left out because their class is the target."""
+        return max((pair.result.of_target for pair in self.pairs), default=0)
+
+    def threat(self, norm: str, eps: float | None) -> str:
+        """Norm and eps in words, and the goal where it is a targeted one: what stands over every table."""
+        text = threat_text(norm, eps, self.levels)
+        return f"{text}, {self.goal}" if self.board.targeted else text
 
     @property
     def budgets(self) -> Mapping[str, Sequence[float]]:
@@ -151,7 +172,8 @@ class SuiteResults:
     def _record(self, anchor: str, pair: Pair) -> Record:
         columns = ("eps", "robust_accuracy", "robust_accuracy_low", "robust_accuracy_high")
         # the rows of pairs.csv, so that the page cannot show an accuracy that the file withholds
-        accuracies = [tuple(float(row[name]) for name in columns) for row in rows_of(self.board, pair)]
+        rows = rows_of(self.board, pair)
+        accuracies = [tuple(float(row[name]) for name in columns) for row in rows]
         samples = pair.columns
         flags = {flag: int(pair.summary[f"invalid_{flag}"]) for flag in FLAGS}
         distance = samples[pair.result.norm][samples["adversarial"]]
@@ -163,6 +185,7 @@ class SuiteResults:
             problem=counts(flags.items()),
             met=int(samples["attacked"].sum()) if pair.result.cascade else None,
             broke=[(eps, int((distance <= limit(eps)).sum())) for eps, *_ in accuracies],
+            success=[float(row["success_on_correct"]) for row in rows],
         )
 
     def worst(self, entry: Entry, norm: str, eps: float) -> list[WorstCase]:

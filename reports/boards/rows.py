@@ -170,6 +170,8 @@ class Record:
         problem: What was invalid about the returned images, in words.
         met: Images that the attack was called for, in a cascade what still stood; None outside of cascades.
         broke: (eps, images broken within it) at every eps it is judged at.
+        success: Share of the correctly classified images that it broke, at every eps it is judged at; NaN where
+            accuracies are.
     """
 
     anchor: str
@@ -179,6 +181,7 @@ class Record:
     problem: str
     met: int | None = None
     broke: Sequence[tuple[float, int]] = ()
+    success: Sequence[float] = ()
 
     @property
     def column(self) -> Column:
@@ -192,9 +195,8 @@ class Record:
 
     @property
     def unchanged(self) -> float:
-        """Share of the attacked images, of those the model had right, that came back as they were."""
-        samples = self.pair.columns
-        attacked = int((samples["attacked"] & samples["clean_correct"]).sum())
+        """Share of the attacked images, of those that stood, that came back as they were."""
+        attacked = int((self.pair.columns["attacked"] & self.pair.stands).sum())
         return self.pair.result.unchanged / attacked if attacked else 0.0
 
 

@@ -9,7 +9,6 @@ from ..boards.curves import curves, distinct
 from ..boards.rows import Column, Entry, HeatCell
 from ..boards.section import Section
 from ..drawing.html import page
-from ..drawing.text import threat_text
 from .paired_tests import EntryPair, PairedTest, paired_test
 
 
@@ -60,7 +59,7 @@ def threat_rows(section: Section, two: EntryPair, norm: str) -> list[ThreatRow]:
     """The comparison at every eps of a norm."""
     return [
         ThreatRow(
-            text=threat_text(norm, eps, section.levels),
+            text=section.threat(norm, eps),
             at_reference=eps == section.reference(norm),
             test=paired_test(section, two.a, two.b, norm, eps),
             trust=(_grade(section, two.a, norm, eps), _grade(section, two.b, norm, eps)),

@@ -14,7 +14,7 @@ from harness.metrics.comparison import Comparison, contrast, images
 from ..boards.rows import Entry
 from ..boards.section import Section
 from ..drawing import names
-from ..drawing.text import both, plural, threat_text
+from ..drawing.text import both, plural
 
 FEW: Final = 8
 """Models up to which every pair gets a page; beyond, neighbours in rank do."""
@@ -131,7 +131,7 @@ def matrices(section: Section, norm: str) -> list[Matrix]:
         if len(entries) > 1 and all(comparable(entries[0], entry) for entry in entries):
             lines = [_row(section, entry, entries, norm, eps, pages) for entry in entries]
             found.append((n, lines, left_out))
-    text = threat_text(norm, eps, section.levels)
+    text = section.threat(norm, eps)
     return [Matrix(f"{text}, {plural(one[0], 'image')}" if len(found) > 1 else text, *one) for one in found]
 
 

@@ -90,7 +90,8 @@ class ImageResults:
 
     @cached_property
     def _correct(self) -> Bools:
-        return reference(self.pairs).columns["clean_correct"]
+        """Images that are not lost as they are."""
+        return reference(self.pairs).stands
 
     @cached_property
     def _reaches(self) -> Floats:

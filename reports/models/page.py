@@ -16,7 +16,7 @@ from ..boards.section import Section
 from ..boards.trust import TrustSummary, trust_summary
 from ..comparison.paired_tests import EntryPair, PairedTest, paired_test
 from ..drawing.html import page
-from ..drawing.text import threat_text, unbounded
+from ..drawing.text import unbounded
 from .attacks import AttackResult, attack_results
 from .classes import class_rows, share
 from .images import AttackStrip, ImageResults
@@ -86,7 +86,7 @@ def _view(section: Section, entry: Entry, norm: str) -> NormView:
     return NormView(
         norm=norm,
         eps=eps,
-        text=threat_text(norm, eps, section.levels),
+        text=section.threat(norm, eps),
         trust=trust_summary(section, entry, norm),
         images=images,
         strips=images.strips(eps),
@@ -119,4 +119,4 @@ def _against(
     other = two.b if entry.page == two.a.page else two.a
     threats = [(norm, section.reference(norm)) for norm in norms if other.attacked(norm)]
     tests = [paired_test(section, entry, other, norm, eps) for norm, eps in threats]
-    return other, two.page, [(threat_text(one.norm, one.eps, section.levels), one) for one in tests]
+    return other, two.page, [(section.threat(one.norm, one.eps), one) for one in tests]

@@ -8,6 +8,7 @@ from typing import Any
 from ..boards.rows import HeatCell, Panel, column
 from ..boards.section import Section
 from ..comparison.paired_tests import entry_pairs, paired_test
+from ..drawing.html import heading
 from ..drawing.markdown import code, table
 from ..drawing.markdown import escape as md
 from ..drawing.text import (
@@ -20,11 +21,11 @@ from ..drawing.text import (
     p_text,
     percent,
     planted_text,
+    plural,
     points,
     points_interval,
     rank_text,
     spread,
-    threat_text,
 )
 
 
@@ -37,7 +38,8 @@ def render(sections: Sequence[Section], title: str, command: str) -> str:
         f"{MISSING} means that there is no number. A model with a missing, crashed or invalid pair, with trust D or",
         "under some of the suite's attacks only has no rank, and its worst case is an upper bound (\u2264). Models",
         "whose worst cases cannot be told apart from the best of a group share its rank (1=). A band `certified ...",
-        "attacked` says what is proved to stand and what no attack broke, of the same images.",
+        "attacked` says what is proved to stand and what no attack broke, of the same images. Success on correct is",
+        "the share of the correctly classified images that some attack broke.",
         "",
         "Trust says how far the evaluation can be believed: "
         + "; ".join(f"**{grade}** {means}" for grade, means in GRADE_MEANS.items())
@@ -55,18 +57,22 @@ def render(sections: Sequence[Section], title: str, command: str) -> str:
 
 def _section(section: Section) -> Iterator[str]:
     yield from (f"## {md(section.title)}", "")
+    if section.board.targeted:
+        left = f", {plural(section.of_target, 'image')} of the target's own class left out" if section.of_target else ""
+        yield f"**{heading(md(section.goal))}**: an image is broken only where it is classified as its target{left}."
+        yield from (f"Numbers below are the {md(section.measure)}, and **no robust accuracy**.", "")
     for panel in section.panels:
         yield from (f"### {md(panel.text)}", "")
         for n, rows in panel.rankings:
             yield from _ranking(n, rows)
-        yield from _heat(panel)
+        yield from _heat(panel, section.measure)
     yield from _versus(section)
-    for heading, lines in (
+    for title, lines in (
         ("Failures and invalid results", (*section.failures, *section.cautions)),
         ("Not asked for", section.omissions),
     ):
         if lines:
-            yield from (f"### {heading}", "")
+            yield from (f"### {title}", "")
             yield from table(
                 ("model", "seed", "what", "status", "reason"),
                 ([md(f.entry), md(f.seed), md(f.what), md(f.status), md(f.reason)] for f in lines),
@@ -81,7 +87,7 @@ def _section(section: Section) -> Iterator[str]:
                 md(p.result.architecture),
                 md(p.result.seed),
                 md(column(p).name),
-                md(threat_text(p.result.norm, p.result.eps, section.levels)),
+                md(section.threat(p.result.norm, p.result.eps)),
                 md(p.result.status),
                 code(p.run_id) if p.run_id else MISSING,
                 code(p.result.command or ""),
@@ -95,12 +101,23 @@ def _section(section: Section) -> Iterator[str]:
 def _ranking(n: int, rows: Sequence[dict[str, Any]] | Sequence[Any]) -> Iterator[str]:
     if n:
         yield from (f"n = {integer(n)} images", "")
-    head = ("rank", "defense", "architecture", "clean", "worst case", "trust", "planted", "95 % interval", "seeds")
+    head = (
+        "rank",
+        "defense",
+        "architecture",
+        "clean",
+        "worst case",
+        "trust",
+        "planted",
+        "95 % interval",
+        "success on correct",
+        "seeds",
+    )
     proved = [row.get("certified_n") or row.get("certificate") for row in rows]
     bands = [[_band(row, n)] if any(proved) else [] for row in rows]
     last = ("strongest attack", "certified ... attacked")[: 1 + any(proved)]
     lines = ([*_ranking_row(row), *band] for row, band in zip(rows, bands, strict=True))
-    yield from table((*head, *last), lines, "rllrrlrrrlr"[: len(head) + len(last)])
+    yield from table((*head, *last), lines, "rllrrlrrrrlr"[: len(head) + len(last)])
     notes = [f"- {md(row['entry'].name)} has no rank: {md(row['note'])}" for row in rows if row["note"]]
     notes += [
         f"- {md(row['entry'].name)} has trust {row['trust']}: {md(row['trust_reasons'])}"
@@ -135,6 +152,7 @@ def _ranking_row(row: Any) -> list[str]:
         row["trust"] or MISSING,
         planted_text(row),
         md(interval(row.get("worst_case_low"), row.get("worst_case_high"))),
+        percent(row.get("success_on_correct")),
         integer(row.get("seeds")) if worst != MISSING else MISSING,
         md(row.get("strongest_attack") or MISSING),
     ]
@@ -148,7 +166,7 @@ def _versus(section: Section) -> Iterator[str]:
         here = [two for two in pairs if two.a.attacked(norm) and two.b.attacked(norm)]
         if not here:
             continue
-        yield from (f"### Who is significantly better, {md(threat_text(norm, eps, section.levels))}", "")
+        yield from (f"### Who is significantly better, {md(section.threat(norm, eps))}", "")
         yield "Differences of the worst cases in percentage points, on the same images; an exact paired test, not"
         yield from ("corrected for the number of comparisons.", "")
         found = [paired_test(section, two.a, two.b, norm, eps) for two in here]
@@ -169,11 +187,11 @@ def _versus(section: Section) -> Iterator[str]:
         )
 
 
-def _heat(panel: Panel) -> Iterator[str]:
+def _heat(panel: Panel, measure: str) -> Iterator[str]:
     if not panel.columns:
         return
     heads = [md(attack.name) + (" (control)" if attack.control else "") for attack in panel.columns]
-    yield from (f"Robust accuracy under each attack alone, {panel.text}", "")
+    yield from (f"{heading(md(measure))} under each attack alone, {panel.text}", "")
     yield from table(
         ("defense", "architecture", "worst case", *heads),
         (

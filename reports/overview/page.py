@@ -10,7 +10,6 @@ from ..boards.curves import curves
 from ..boards.rows import Entry, column
 from ..boards.section import Section
 from ..comparison.paired_tests import matrices
-from ..drawing import text
 from ..drawing.html import page
 from .gallery import PER_SECTION, PER_STRIP, AttackedImage, choose, pictures
 
@@ -62,7 +61,7 @@ def strips(section: Section) -> list[tuple[str, list[GalleryRow]]]:
             shown = pictures(pair, per_strip) if pair else []
             if pair and shown:
                 anchor = next(r.anchor for r in section.records[entry.anchor] if r.pair is pair)
-                threat = text.threat_text(norm, pair.result.eps, section.levels)
+                threat = section.threat(norm, pair.result.eps)
                 rows.append(GalleryRow(entry, column(pair).name, threat, pair.result.seed, anchor, shown))
         if rows:
             found.append((norm, rows))

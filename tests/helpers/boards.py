@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from harness.judging.shard import ShardOutcome
-from harness.metrics.pairs import DISTANCES, FLAGS, SAMPLE_COLUMNS, Board, Pair
+from harness.metrics.pairs import DISTANCES, FLAGS, NO_TARGET, SAMPLE_COLUMNS, Board, Pair
 from harness.records.home import Home
 from harness.records.results import write_result
 from harness.schema.models import Card, KnownModel, ModelEntry, ModelName
@@ -47,6 +47,7 @@ def frame(
     values: dict[str, Any] = {
         "index": np.arange(n) if index is None else np.asarray(index, int),
         "label": label,
+        "target": np.full(n, NO_TARGET),
         "clean_pred": np.where(clean, label, (label + 1) % 10),
         "clean_correct": clean,
         "attacked": called,

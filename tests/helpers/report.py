@@ -51,6 +51,7 @@ def frame(clean: Any, norm: str, distance: Any, flags: Mapping[str, Any] | None 
     values: dict[str, Any] = {
         "index": np.arange(n),
         "label": np.arange(n) % 10,
+        "target": np.full(n, -1),
         "clean_pred": np.where(clean, np.arange(n) % 10, (np.arange(n) + 1) % 10),
         "clean_correct": clean,
         "attacked": clean,
@@ -122,7 +123,7 @@ def _spoil(
 def facts(pairs: Sequence[Pair], norm: str, eps: float, n: int = 40) -> dict[str, Any]:
     """What a probe finds on a model that hides nothing: its attack leaves what the battery leaves."""
     found = nearest(pairs, norm)
-    right = found["distance"][found["clean_correct"]].to_numpy(float)[:n]
+    right = found["distance"][found["stands"]].to_numpy(float)[:n]
     left = float((right > limit(eps)).mean())
     seen = {
         "probabilities": False, "detached": False, "inner_optimisation": False, "zero_gradient": 0.0,

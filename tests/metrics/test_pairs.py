@@ -242,9 +242,11 @@ class TestPairRows:
         samples = frame([0.05, NAN, NAN, NAN], attacked=[True, True, False, False])
         (whole, part) = (record(samples, attack=name, cascade=name == "part") for name in ("whole", "part"))
         rows = pair_rows(Board("quick", BUDGETS, [whole, part])).set_index("attack")
-        assert rows.loc["part", ["robust_accuracy", "robust_accuracy_low", "robust_accuracy_high"]].isna().all()
+        withheld = ["robust_accuracy", "robust_accuracy_low", "robust_accuracy_high", "success_on_correct"]
+        assert rows.loc["part", withheld].isna().all()
+        assert rows.loc["whole", "success_on_correct"] == 0.25
         assert rows.loc["part", "success_rate"] == 0.5
-        others = [name for name in PAIR_COLUMNS if not name.startswith("robust") and name != "attack"]
+        others = [name for name in PAIR_COLUMNS if name not in (*withheld, "attack")]
         pd.testing.assert_series_equal(rows.loc["part", others], rows.loc["whole", others], check_names=False)
         assert rows.loc["whole", "robust_accuracy"] == 0.75
 

@@ -37,6 +37,7 @@ def samples(broken: int) -> pd.DataFrame:
     found = np.arange(N) < broken
     label = np.arange(N) % 10
     frame = pd.DataFrame({"index": np.arange(N), "label": label, "clean_pred": label, "clean_correct": True})
+    frame["target"] = -1
     frame["attacked"] = True
     frame["wrong_share"] = found.astype(float)
     frame["survives_rounding"] = found

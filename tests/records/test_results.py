@@ -43,6 +43,7 @@ def frame(n: int, start: int = 0, shard: int = 0) -> pd.DataFrame:
     values: dict[str, Any] = {
         "index": index,
         "label": index % 10,
+        "target": np.full(n, -1),
         "clean_pred": np.where(clean, index % 10, 0),
         "clean_correct": clean,
         "attacked": clean,

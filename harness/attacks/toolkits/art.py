@@ -62,11 +62,11 @@ class Art(Foreign):
             estimator = _estimator(victim, x, classes, probabilities=entry.outputs == "probabilities")
             labels = _labels(entry, victim, x, y, classes)
             images = np.ascontiguousarray(x.cpu().numpy())
-            arguments = self._arguments(entry, x, threat)
+            arguments = self._arguments(entry, x, threat, targeted=victim.target is not None)
             x_adv = _RECIPES[entry.recipe](getattr(evasion, self.attack), estimator, arguments, images, labels)
         return torch.from_numpy(np.ascontiguousarray(x_adv, np.float32))
 
-    def _arguments(self, entry: ArtCapability, x: Tensor, threat: Threat) -> dict[str, Any]:
+    def _arguments(self, entry: ArtCapability, x: Tensor, threat: Threat, *, targeted: bool) -> dict[str, Any]:
         options: dict[str, Any] = dict(self.options)
         ratio = options.pop("step_ratio", None)
         if ratio is None:
@@ -81,7 +81,7 @@ class Art(Foreign):
         filled = {
             "batch_size": 1 if entry.one_by_one else len(x),
             "verbose": False,
-            "targeted": False,
+            "targeted": targeted,
             "norm": EXPONENT[threat.norm] if threat.norm == "linf" else int(EXPONENT[threat.norm]),
             "eps": float(eps),
             "eps_step": float(eps * ratio),
@@ -137,8 +137,8 @@ def _count(victim: Victim, x: Tensor) -> int:
 
 
 def _labels(entry: ArtCapability, victim: Victim, x: Tensor, y: Tensor, classes: int) -> Array:
-    """One-hot labels (N, K): the truth, or the target of an attack that knows nothing else."""
-    if entry.targeted == "only":
+    """One-hot labels (N, K): the truth, or the target of an attack that has one."""
+    if entry.targeted == "only" or victim.target is not None:
         y = rivals(victim, x, y)
         if entry.target == "common":
             y = y.mode().values.expand_as(y)

@@ -22,7 +22,7 @@ from torch import Tensor
 from ...errors import UserError
 from ...threat import Norm, Threat
 from ...victims.victim import Victim
-from ..base import Access, Attack, Family, Kind
+from ..base import Access, Attack, Family, Kind, Targeting
 from .capability import Capability, Value, find, refuse
 
 
@@ -83,6 +83,11 @@ class Foreign(Attack):
     def access(self) -> Access:
         """What it needs of the victim."""
         return self.capability.access
+
+    @property
+    def targeting(self) -> Targeting:
+        """By the toolkit's own targeted form where the table says that it has one, and this adapter can call it."""
+        return "itself" if self.capability.aims else "no"
 
     @property
     def family(self) -> Family:
@@ -165,7 +170,9 @@ def load(module: str, package: str) -> Any:
 
 @torch.no_grad()
 def rivals(victim: Victim, x: Tensor, y: Tensor) -> Tensor:
-    """Target of targeted attacks: the most likely wrong class of each image, int64 (N,)."""
+    """Target of targeted attacks, int64 (N,): the victim's, or else the most likely wrong class of each image."""
+    if victim.target is not None:
+        return victim.target.to(y.device)
     logits: Tensor = victim(x)
     wrong = logits.scatter(1, y[:, None].to(logits.device), -torch.inf)
     return wrong.argmax(1).to(y.device)

@@ -28,8 +28,9 @@ class Capability:
     Attributes:
         short: Name for people, unique over both toolkits and our own attacks.
         norms: Norms it can be asked for; all four where it measures none (rotations, blur).
-        targeted: Whether it has a targeted form. Attacks always run untargeted, except ``"only"``, which aim at
-            the rival: the most likely wrong class of the clean image.
+        targeted: Whether it has a targeted form. Attacks run untargeted, except ``"only"``, which aim at the rival, the
+            most likely wrong class of the clean image; in a battery with targets (:class:`harness.goal.Goal`) both
+            ``"only"`` and ``"yes"`` aim at these.
         options: Every hyperparameter a declaration may set, with the value it has otherwise. Mostly the toolkit's
             own; a comment in the table says where not.
         choices: Options that take one of a few values.
@@ -62,6 +63,11 @@ class Capability:
     min_classes: int = 2
     fewer: Mapping[str, Value] = field(default_factory=dict, hash=False)
     smoke: Mapping[str, Value] = field(default_factory=dict, hash=False)
+
+    @property
+    def aims(self) -> bool:
+        """Whether it can be led to a target of its own for each image."""
+        return self.targeted != "no"
 
     def under(self, options: Mapping[str, Value]) -> Capability:
         """The record that holds under these options: norms, kind or refusal may depend on them."""
@@ -109,6 +115,12 @@ class ArtCapability(Capability):
     draws: bool = False
     litters: bool = False
     recipe: Recipe = "plain"
+
+    @property
+    def aims(self) -> bool:
+        """Not one that has a common target, nor one that walks from an image of the target, which it is not given."""
+        walks = self.access == "decisions" or self.recipe == "starts"
+        return self.targeted != "no" and self.target == "rival" and not walks
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -65,8 +65,11 @@ class Foolbox(Foreign):
             def model_of(rows: Tensor) -> Any:
                 return foolbox.PyTorchModel(victim.of(rows), bounds=(0, 1), device=victim.device)
 
-            return _from_starts(attack, getattr(foolbox.attacks, start)(**STARTS[start]), model_of, x, y)
-        if entry.targeted == "only":
+            init = getattr(foolbox.attacks, start)(**STARTS[start])
+            if victim.target is not None:
+                return _from_targets(attack, foolbox.criteria.TargetedMisclassification, model_of, x, victim.target)
+            return _from_starts(attack, init, model_of, x, y)
+        if entry.targeted == "only" or victim.target is not None:
             criterion = foolbox.criteria.TargetedMisclassification(rivals(victim, x, y))
         else:
             criterion = foolbox.criteria.Misclassification(y)
@@ -103,6 +106,33 @@ def _from_starts(attack: Any, init: Any, model_of: Callable[[Tensor], Any], x: T
         good = adversarial(starts, rows)
         if good.all():
             x_adv[rows] = attack.run(model_of(rows), x[rows], y[rows], starting_points=starts[rows])
+            break
+        rows = rows[good]
+    return x_adv
+
+
+def _from_targets(attack: Any, criterion: Any, model_of: Callable[[Tensor], Any], x: Tensor, target: Tensor) -> Tensor:
+    """Attack from the nearest image of the batch that is taken for the target.
+
+    Images without one, and those that are taken for it themselves, come back as they are.
+    """
+
+    def labels(images: Tensor, rows: Tensor) -> Tensor:
+        with torch.no_grad():
+            return cast(Tensor, model_of(rows)(images).argmax(1))
+
+    rows = torch.arange(len(x), device=x.device)
+    found = labels(x, rows)
+    distance = torch.cdist(x.flatten(1), x.flatten(1))
+    nearest = distance.masked_fill(found.unsqueeze(0) != target.unsqueeze(1), torch.inf).min(1)
+    x_adv = x.clone()
+    rows = (nearest.values.isfinite() & (found != target)).nonzero().squeeze(1)
+    while len(rows):
+        # as above: another batch size may change a label, and one image without a start stops the whole batch
+        starts = x[nearest.indices[rows]]
+        good = labels(starts, rows) == target[rows]
+        if good.all():
+            x_adv[rows] = attack.run(model_of(rows), x[rows], criterion(target[rows]), starting_points=starts)
             break
         rows = rows[good]
     return x_adv
