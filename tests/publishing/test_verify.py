@@ -106,7 +106,7 @@ def test_every_broken_image_has_a_witness_at_its_distance(published: tuple[Path,
         for norm in board.budgets["digits"]:
             told = nearest(pairs, norm)
             found = pd.Series(table[norm]).groupby(table["index"]).min()
-            told = told[told["clean_correct"] & np.isfinite(told["distance"])]
+            told = told[told["stands"] & np.isfinite(told["distance"])]
             assert found[told.index].tolist() == told["distance"].tolist()
 
 
