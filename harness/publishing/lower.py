@@ -83,6 +83,7 @@ def lower(
     full_float32()
     done = Lowered()
     mine = [board for board in boards if entry.model in board.by_model and entry.dataset in board.budgets]
+    mine = [board for board in mine if not board.targeted]
     if not mine:
         raise UserError(f"nothing of {entry.architecture} {entry.defense} was judged: there is no number to lower")
     n = max(reference(board.by_model[entry.model]).n for board in mine)

@@ -69,8 +69,8 @@ def test_ten_images_lower_exactly_what_they_break(home: Home, digits: Dataset, t
     index, (x, _) = digits.test_sample(30)
     clean = dict(zip(index.tolist(), x, strict=True))
     reached = told[(told["distance"] > 0) & (told["distance"] <= limit(0.1))].index.tolist()[:4]
-    wrong = told[~told["clean_correct"]].index.tolist()
-    right = told[told["clean_correct"] & ~told.index.isin(reached)].index.tolist()
+    wrong = told[~told["stands"]].index.tolist()
+    right = told[told["stands"] & ~told.index.isin(reached)].index.tolist()
     assert len(reached) == 4
     assert len(right) >= 5
     images = {}
