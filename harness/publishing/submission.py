@@ -139,7 +139,9 @@ class Submission:
 
         there = np.zeros(n, bool)
         there[at] = True
-        columns: dict[str, Any] = {name: judged[name] for name in ("index", "label", "clean_pred", "clean_correct")}
+        columns: dict[str, Any] = {
+            name: judged[name] for name in ("index", "label", "target", "clean_pred", "clean_correct")
+        }
         columns |= {"attacked": there, "adversarial": there}
         columns["adv_pred"] = spread(self.verdict.adv_pred, -1, np.int64)
         columns["wrong_share"] = spread(self.verdict.wrong_share, np.nan, np.float32)
