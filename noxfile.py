@@ -116,6 +116,20 @@ def report(session: nox.Session) -> None:
 
 
 @nox.session
+def verify(session: nox.Session) -> None:
+    """Check published bundles without attacking, e.g. ``nox -s verify -- BUNDLE``."""
+    install(session)
+    session.run("gauntlet", "verify", *session.posargs)
+
+
+@nox.session
+def board(session: nox.Session) -> None:
+    """Make a site of the bundles in a folder, e.g. ``nox -s board -- FOLDER``."""
+    install(session)
+    session.run("gauntlet", "board", *session.posargs)
+
+
+@nox.session
 def ui(session: nox.Session) -> None:
     """Open the MLflow UI on the runs."""
     install(session)

@@ -134,7 +134,7 @@ def verify(
         expected: SHA-256 that the manifest must have; "" takes any.
     """
     done = Verification()
-    manifest = _manifest(folder, done, expected)
+    manifest = checked_manifest(folder, done, expected)
     if manifest is None or done.problems:
         return done  # nothing is made of what is not what was published
     try:
@@ -146,7 +146,7 @@ def verify(
     return done
 
 
-def _manifest(folder: Path, done: Verification, expected: str) -> Manifest | None:
+def checked_manifest(folder: Path, done: Verification, expected: str) -> Manifest | None:
     """The manifest, with every file held against it."""
     path = folder / MANIFEST
     if not path.is_file():
