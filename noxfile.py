@@ -141,6 +141,13 @@ def report(session: nox.Session) -> None:
 
 
 @nox.session
+def board(session: nox.Session) -> None:
+    """Make a site of the bundles in a folder, e.g. ``nox -s board -- FOLDER``."""
+    install(session)
+    session.run("gauntlet", "board", *session.posargs)
+
+
+@nox.session
 def ui(session: nox.Session) -> None:
     """Open the MLflow UI on the runs."""
     install(session)

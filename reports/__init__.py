@@ -10,12 +10,15 @@ import pandas as pd
 
 from harness.leaderboard import LEADERBOARD_COLUMNS, leaderboard
 from harness.metrics.pairs import PAIR_COLUMNS, Board, pair_rows
-from harness.records.files import write_bytes
+from harness.records.files import csv_text, write_bytes
+from harness.schema.board import BundleEntry
 from harness.studies.findings import CLAIM_COLUMNS
 from harness.studies.record import JUDGEMENT_COLUMNS, StudyRecord
 
 from .boards.section import Section, sections
 from .boards.trust import CHECK_COLUMNS, check_rows
+from .bundles import board as bundles_board
+from .bundles.standings import threats
 from .comparison import page as comparison_page
 from .comparison.paired_tests import entry_pairs
 from .drawing.html import MARK
@@ -30,7 +33,7 @@ from .studies.figures import headed, picture_sheet
 from .studies.summary import summary
 from .studies.view import item_views
 
-__all__ = ["summary", "write", "write_study"]
+__all__ = ["summary", "write", "write_board", "write_study"]
 
 FOLDERS = ("models", "compare")
 """Where pages are that come and go with the models."""
@@ -60,9 +63,9 @@ def write(
     frames = [leaderboard(board) for board in boards]
     found = sections(boards, frames)
     contents = {
-        "leaderboard.csv": _csv(frames, LEADERBOARD_COLUMNS),
-        "pairs.csv": _csv([pair_rows(board) for board in boards], PAIR_COLUMNS),
-        "checks.csv": _csv([check_rows(found)], CHECK_COLUMNS),
+        "leaderboard.csv": csv_text(_frame(frames, LEADERBOARD_COLUMNS)),
+        "pairs.csv": csv_text(_frame([pair_rows(board) for board in boards], PAIR_COLUMNS)),
+        "checks.csv": csv_text(_frame([check_rows(found)], CHECK_COLUMNS)),
         "leaderboard.md": markdown.render(found, title, command),
         **dict(_pages(found)),
         "index.html": overview_page.render(found, title, command),
@@ -70,6 +73,28 @@ def write(
     written = _write(out, contents)
     _sweep(out, set(written))
     return written
+
+
+def write_board(
+    entries: Sequence[BundleEntry], out: Path, *, title: str = "Adversarial robustness board"
+) -> list[Path]:
+    """Write what many bundles say into a directory: ``board.csv``, ``board.md`` and the self-contained ``index.html``.
+
+    The same entries give the same bytes.
+
+    Returns:
+        The files written, the page last.
+
+    Raises:
+        OSError: ``out`` cannot be written to.
+    """
+    found = threats(entries)
+    contents = {
+        "board.csv": csv_text(bundles_board.frame(found)),
+        "board.md": bundles_board.markdown(entries, found, title),
+        "index.html": bundles_board.render(entries, found, title),
+    }
+    return _write(out, contents)
 
 
 def write_study(record: StudyRecord, out: Path) -> list[Path]:
@@ -125,10 +150,14 @@ def _pages(sections: Sequence[Section]) -> Iterator[tuple[str, str]]:
             yield f"compare/{two.page}.html", comparison_page.render(section, two)
 
 
-def _csv(frames: Sequence[pd.DataFrame], columns: Sequence[str], numbers: str | None = None) -> str:
+def _csv(frames: Sequence[pd.DataFrame], columns: Sequence[str]) -> str:
+    return str(_frame(frames, columns).to_csv(index=False, lineterminator="\n"))
+
+
+def _frame(frames: Sequence[pd.DataFrame], columns: Sequence[str]) -> pd.DataFrame:
     filled = [frame for frame in frames if len(frame)]  # an empty frame would spoil the others' types
     frame = pd.concat(filled, ignore_index=True) if filled else pd.DataFrame(columns=list(columns))
-    return str(frame.to_csv(index=False, columns=list(columns), lineterminator="\n", float_format=numbers))
+    return frame[list(columns)]
 
 
 def _write(out: Path, contents: Mapping[str, str | bytes]) -> list[Path]:

@@ -32,7 +32,7 @@ PLANNED = {"run", "reproduce", "search", "train"}
 
 CALLED = {"plan", "list"}
 
-PARSED = {"report", "diff", "sync", "explain", "ui", "doctor", "publish", "verify", "lower"}
+PARSED = {"report", "diff", "sync", "explain", "ui", "doctor", "board", "export", "publish", "verify", "lower"}
 """Commands whose options are read, and no more: they need a home with results, or serve until they are stopped."""
 
 EXEMPT = {

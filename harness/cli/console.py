@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 import sys
+import unicodedata
 from collections import Counter
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderableType, RenderHook, RenderResult
 from rich.markup import escape
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
@@ -26,9 +28,35 @@ if TYPE_CHECKING:
     from ..studies.record import StudyRecord
     from ..threat import Norm
 
+
+class _Visible:
+    """Something printed. What a terminal would take for a command is written out: records may be a stranger's."""
+
+    def __init__(self, inner: RenderableType) -> None:
+        self._inner = inner
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for segment in console.render(self._inner, options):
+            if segment.control or segment.text.replace("\n", "").isprintable():
+                yield segment
+            else:
+                yield Segment("".join(map(_written_out, segment.text)), segment.style)
+
+
+def _written_out(mark: str) -> str:
+    return mark if mark == "\n" or unicodedata.category(mark)[0] != "C" else repr(mark)[1:-1]
+
+
+class _WriteOut(RenderHook):
+    def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
+        return [_Visible(one) for one in renderables]
+
+
 # where nobody measures the width (a pipe, a log) tables are wide rather than broken
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
 complaints = Console(stderr=True, highlight=False)
+for each in (console, complaints):
+    each.push_render_hook(_WriteOut())
 
 
 def print_search(scores: pd.DataFrame) -> None:

@@ -15,7 +15,6 @@ from rich.markup import escape
 from ..environment import cores
 from ..errors import UserError, visible
 from ..options import number
-from ..redaction import without_password
 from .commands import run_suite
 from .console import Spoils, complain, complaints, console, waiting, write_report
 from .planning import check_device, foresee, make_plan, resolve_device
@@ -431,6 +430,7 @@ def report(home: Path, tracking_uri: str | None, source: str, out: Path | None) 
     Writes leaderboard.csv, pairs.csv, checks.csv, leaderboard.md and index.html, with pages for models and comparisons.
     """
     from ..execution.runner import deliver
+    from ..publishing.strangers import check_home
     from ..records.boards import boards_from_home
     from ..records.home import Home, no_runs
     from ..tracking.connection import Unreachable, store_uri
@@ -440,6 +440,7 @@ def report(home: Path, tracking_uri: str | None, source: str, out: Path | None) 
     place = Home(home)
     if not home.exists():
         raise no_runs(home)
+    check_home(home)
     spoils, trouble = Spoils(), ""
     apart: list[str] = []
     if source == "home":
@@ -469,8 +470,11 @@ def sync(homes: Sequence[Path], home: Path, tracking_uri: str | None) -> None:
     Equal results of one pair are one. Different ones are refused by name and change nothing; damaged files are named
     and left behind; the rest is merged.
     """
+    from ..publishing.strangers import check_home
     from .commands import sync_homes
 
+    for each in (*homes, home):
+        check_home(each)
     sync_homes(homes, home=home, tracking_uri=tracking_uri)
 
 
@@ -536,6 +540,48 @@ def lower(home: Path, images: Path, device: str, **options: Any) -> None:
 
 
 @cli.command()
+@click.argument("folder", metavar="FOLDER", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="Folder to write to. Default: FOLDER/board.")
+@click.option("--title", default="Robustness board", show_default=True, help="Heading of the page.")
+def board(folder: Path, **options: Any) -> None:
+    """Make a site and a table of the bundles in a folder.
+
+    Writes index.html, board.md and board.csv: every model's lowest number, its history, who evaluated it, and a link to
+    every bundle. Each is held against its manifest, and not judged again (gauntlet verify does). Needs no network.
+    """
+    from .publishing import board_of
+
+    board_of(folder, **options)
+
+
+@cli.command()
+@click.argument("home", metavar="HOME|BUNDLE", type=click.Path(path_type=Path))
+@click.option("--format", "form", required=True, type=click.Choice(["robustbench", "every-eval-ever"]), help="Whose.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder to write to. Default: HOME-FORMAT beside it.")
+@click.option("--by", default="", metavar="NAME", help="Who measured: authors, organization.")
+@click.option("--title", default="", metavar="TEXT", help="Of the paper behind the models. Default: the defense.")
+@click.option("--link", default="", metavar="ADDRESS", help="Of that paper, or where the results can be had.")
+@click.option("--venue", default="", metavar="TEXT", help="Where it was published.")
+@click.option(
+    "--relationship",
+    type=click.Choice(["first_party", "third_party", "collaborative", "other"]),
+    default="first_party",
+    show_default=True,
+    help="Of who measured to the models.",
+)
+@_options("dataset", "data", "download")
+def export(home: Path, **options: Any) -> None:
+    """Write results in RobustBench's or Every Eval Ever's format.
+
+    robustbench: the model-info JSON, the adversarial images as one .pt tensor, and the forms that claims are made by,
+    filled in. every-eval-ever: a JSON file for each model, schema 0.3.0.
+    """
+    from .publishing import export_home
+
+    export_home(home, **options)
+
+
+@cli.command()
 @click.argument("before", metavar="HOME_A", type=click.Path(path_type=Path))
 @click.argument("after", metavar="HOME_B", type=click.Path(path_type=Path))
 @click.option("--csv", type=click.Path(path_type=Path, dir_okay=False), help="Write every number, moved or not.")
@@ -545,8 +591,11 @@ def diff(before: Path, after: Path, csv: Path | None) -> None:
     What all attacks of a suite together left of each model, and the same pairs or other versions of them under the same
     names; on the same images with an exact paired test. Pairs of a cascade count in the worst case alone.
     """
+    from ..publishing.strangers import check_home
     from .commands import diff_homes
 
+    for each in (before, after):
+        check_home(each)
     diff_homes(before, after, csv)
 
 
@@ -558,10 +607,12 @@ def explain(key: str, home: Path) -> None:
 
     KEY is that of a pair or a model, or the beginning of one.
     """
+    from ..publishing.strangers import check_home
     from ..records.explain import explain as explain_key
     from ..records.home import Home
     from .tables import explanation, versions
 
+    check_home(home)
     console.print(explanation(explain_key(Home(home), key, versions())))
 
 
@@ -570,31 +621,13 @@ def explain(key: str, home: Path) -> None:
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address that the server listens on.")
 @click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True, help="Its port.")
 def ui(home: Path, tracking_uri: str | None, host: str, port: int) -> None:
-    """Open the MLflow UI on the runs."""
-    from ..external.mlflow_model import quiet_environment
-    from ..records.home import Home, no_runs
-    from ..tracking.connection import Unreachable, default_uri, store_uri
-    from ..tracking.payloads import ui_links
-    from ..tracking.tracker import Tracker
+    """Open the MLflow UI on models against attacks.
 
-    place = Home(home)
-    uri = store_uri(place, tracking_uri)
-    if uri == default_uri(place) and not (home / "mlflow.db").exists():
-        raise no_runs(home)
-    quiet_environment()
-    try:
-        experiment = Tracker(place, uri).experiment
-    except Unreachable as error:
-        raise UserError(f"cannot open the tracking store ({error})") from None
-    remote = uri.startswith(("http://", "https://"))
-    for name, link in ui_links(without_password(uri) if remote else f"http://{host}:{port}", experiment).items():
-        console.print(f"models against attacks, {name}: {link}", soft_wrap=True, markup=False)
-    if remote:
-        return  # it has a server of its own
-    os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
-    command += ["--host", host, "--port", str(port)]
-    os.execv(sys.executable, command)
+    Says where once the server answers.
+    """
+    from .ui import serve
+
+    serve(home, tracking_uri, host, port)
 
 
 @cli.command()

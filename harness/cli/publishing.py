@@ -6,6 +6,7 @@ import hashlib
 import sys
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -266,3 +267,68 @@ def _chosen(of: str, entries: Sequence[ModelEntry]) -> ModelEntry:
         return each[fitting[0]]
     choices = ", ".join(f"{key} ({name})" for key, name in names.items())
     raise UserError(f"of which model are the images? --of takes the beginning of a key: {choices}")
+
+
+def export_home(
+    home: Path,
+    *,
+    form: str,
+    out: Path | None,
+    by: str,
+    title: str,
+    link: str,
+    venue: str,
+    relationship: str,
+    **data: Any,
+) -> None:
+    """Write a home's or bundle's results in the format of others.
+
+    Raises:
+        UserError: Nothing was run there, something is damaged, or a data set is missing.
+    """
+    from ..publishing.archive import opened
+    from ..publishing.export import Paper, every_eval_ever, robustbench
+    from ..publishing.strangers import check_home
+    from ..records.files import write_bytes
+    from ..records.home import Home, no_runs
+    from ..records.plans import read_plans
+
+    target = out or home.with_name(f"{home.name}-{form}")
+    check_home(home)
+    with nullcontext(home) if home.is_dir() else opened(home) as folder:
+        place = Home(folder)
+        if not place.plans.is_dir():
+            raise no_runs(home)
+        if form == "robustbench":
+            wanted = {cell.dataset for plan in read_plans(place) for cell in plan.battery}
+            paper = Paper(title=title, link=link, authors=by, venue=venue)
+            files = robustbench(place, loaded(find_data(wanted, **data)), paper, lambda line: say(line, "yellow"))
+        else:
+            files = every_eval_ever(place, by=by or "anonymous", relationship=relationship, at=link)
+        count = 0
+        for name, content in files:
+            write_bytes(target / name, content)
+            count += 1
+    say(f"wrote {target}: {count} files")
+
+
+def board_of(folder: Path, *, out: Path | None, title: str) -> None:
+    """Write the board of a folder of bundles, and name those that do not count.
+
+    Raises:
+        UserError: There is no bundle.
+        SystemExit: One of them does not count.
+    """
+    import reports
+
+    from ..publishing.board import bundles
+
+    target = out or folder / "board"
+    entries = bundles(folder, target)
+    complain([f"{entry.name}: {line}" for entry in entries for line in entry.trouble])
+    for file in reports.write_board(entries, target, title=title):
+        say(f"wrote {file}", "dim")
+    whole = [entry for entry in entries if not entry.trouble]
+    say(f"{len(whole)} of {len(entries)} bundles count, with {sum(len(entry.claims) for entry in whole)} claims")
+    if len(whole) < len(entries):
+        sys.exit(1)

@@ -18,7 +18,7 @@ from ..metrics.pairs import Bools, Pair, broken, wilson
 from ..schema.models import ModelName, ModelState
 from ..schema.plans import PlanRecord
 from .boards import boards
-from .files import is_aside, write_bytes
+from .files import csv_text, is_aside, write_bytes
 from .home import Home, no_runs
 from .plans import Spoiled, attempt, read_plans
 from .results import is_finished, read_pair
@@ -312,4 +312,4 @@ def _standing(pair: Pair, samples: pd.DataFrame, eps: float) -> Bools:
 
 def write(frame: pd.DataFrame, path: Path) -> None:
     """Write the whole frame as CSV."""
-    write_bytes(path, frame.to_csv(index=False, lineterminator="\n").encode())
+    write_bytes(path, csv_text(frame).encode())

@@ -7,7 +7,7 @@ import os
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from pydantic import ValidationError
 
@@ -15,7 +15,13 @@ from ..errors import UserError, printable
 from ..schema.base import FORMAT, Record
 from . import seals
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 T = TypeVar("T", bound=Record)
+
+FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "\n")
+"""What a cell begins with that a spreadsheet runs (OWASP, "CSV Injection")."""
 
 ASIDE: Final = ".damaged-"
 """What the name of a file or folder that was set aside goes on with."""
@@ -40,6 +46,17 @@ def write_bytes(path: Path, content: bytes) -> None:
 def write_json(path: Path, value: Any) -> None:
     """:func:`write_bytes` of :func:`json_text`."""
     write_bytes(path, json_text(value).encode())
+
+
+def csv_text(frame: pd.DataFrame, **how: Any) -> str:
+    """A frame as CSV, without its index; a text that a spreadsheet would take for a formula begins with ``'``."""
+    texts = frame.select_dtypes(exclude=["number", "bool", "datetime"]).columns
+    plain = frame.assign(**{str(name): frame[name].map(_no_formula) for name in texts})
+    return str(plain.to_csv(index=False, lineterminator="\n", **how))
+
+
+def _no_formula(value: Any) -> Any:
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
 
 
 def json_text(value: Any) -> str:

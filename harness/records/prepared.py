@@ -19,6 +19,7 @@ from ..schema.base import Cost, Provenance
 from ..schema.pairs import Preparation
 from . import seals
 from .files import read_record, write_bytes, write_record
+from .home import plain
 
 
 def write_prepared(path: Path, attack: Attack, ready: Attack, cost: Cost, made: Provenance) -> None:
@@ -85,4 +86,4 @@ def _is_weights(value: Any) -> bool:
 
 
 def _beside(path: Path, field: str) -> Path:
-    return path.with_name(f"{path.stem}.{field}.safetensors")
+    return path.with_name(plain(f"{path.stem}.{field}.safetensors"))

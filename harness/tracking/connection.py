@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import logging
 import math
 import os
 import sqlite3
+import time
 import uuid
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import urlparse
 from urllib.request import url2pathname
 
@@ -22,15 +24,41 @@ from ..records.boards import read_runs
 from ..records.files import T, read_record, set_aside, write_bytes, write_json
 from ..records.home import Home
 from ..redaction import without_password, without_password_of
+from .payloads import is_judgement
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Run
+    from mlflow.entities import LoggedModel, Run
 
 EXPERIMENT: Final = "gauntlet"
 
+MOVED: Final = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+)
+"""Where a database holds addresses below the home."""
+
 BATCH: Final = 900
 """Metrics a call: MLflow takes 1000."""
+
+
+WITHOUT_MODELS: Final = ("ENDPOINT_NOT_FOUND", "NOT_IMPLEMENTED", "FEATURE_DISABLED")
+"""Answers of a server that knows no MLflow models: it is older than the client."""
+
+
+class Judged(NamedTuple):
+    """What numbers are of: an MLflow model ("": none), and the images it was judged on, by name and digest."""
+
+    model: str
+    dataset: str
+    digest: str
+
+    def link(self, metric: str) -> dict[str, str]:
+        """What a metric says of it, if it is one that models are compared by."""
+        if not self.model or not is_judgement(metric):
+            return {}
+        return {"model_id": self.model, "dataset_name": self.dataset, "dataset_digest": self.digest}
 
 
 def default_uri(home: Home) -> str:
@@ -140,7 +168,7 @@ class Connection:
             found = connection.execute("SELECT artifact_location FROM experiments WHERE name = ?", (EXPERIMENT,))
             for (before,) in found.fetchall():
                 if before != artifacts:  # the home was moved, and MLflow keeps absolute addresses
-                    for table, column in (("experiments", "artifact_location"), ("runs", "artifact_uri")):
+                    for table, column in MOVED:
                         change = f"UPDATE {table} SET {column} = replace({column}, ?, ?)"
                         connection.execute(change, (before, artifacts))
             connection.commit()
@@ -226,11 +254,22 @@ class Connection:
         metrics: Iterable[tuple[str, float, int]] = (),
         params: Mapping[str, Any] | None = None,
         tags: Mapping[str, str] | None = None,
+        of: Judged | None = None,
     ) -> None:
-        """Log to a run: finite metrics (name, value, step), the first hundred params (MLflow takes no more), tags."""
+        """Log to a run: metrics (name, value, step), the first hundred params (MLflow takes no more), tags.
+
+        Of metrics those that are finite. What says how well a model was judged is its MLflow model's as well, ``of``
+        which it is said. These are dated: of two values of one date MLflow shows the larger, and a number that fell
+        would stand.
+        """
         from mlflow.entities import Metric, Param, RunTag
 
-        finite = [Metric(name, value, 0, step) for name, value, step in metrics if math.isfinite(value)]
+        now = 0 if of is None else time.time_ns() // 10**6
+        finite = [
+            Metric(name, value, now, step, **(of.link(name) if of is not None else {}))
+            for name, value, step in metrics
+            if math.isfinite(value)
+        ]
         for start in range(BATCH, len(finite), BATCH):
             self.client.log_batch(run, metrics=finite[start : start + BATCH])
         self.client.log_batch(
@@ -239,6 +278,53 @@ class Connection:
             params=[Param(name, str(value)[:5000]) for name, value in sorted((params or {}).items())][:100],
             tags=[RunTag(name, value[:5000]) for name, value in (tags or {}).items()],
         )
+
+    def logged_model(
+        self, run: Run, name: str, params: Mapping[str, str], tags: Mapping[str, str]
+    ) -> tuple[str, dict[str, float]]:
+        """Id of the MLflow model of a model's run, "" where the server has none, and its numbers; made if need be."""
+        from mlflow.entities import LoggedModelOutput
+        from mlflow.exceptions import MlflowException
+
+        run_id = run.info.run_id
+        try:
+            for model in self._logged_models(run_id):
+                dated = sorted(model.metrics or (), key=lambda metric: metric.timestamp)
+                return str(model.model_id), {metric.key: metric.value for metric in dated}
+            made = self.client.create_logged_model(
+                self.experiment, name, run_id, dict(tags), dict(params), model_type="classifier"
+            )
+            self.client.log_outputs(run_id, [LoggedModelOutput(made.model_id, 0)])
+            self.client.finalize_logged_model(made.model_id, "READY")
+        except MlflowException as error:
+            if error.error_code in WITHOUT_MODELS:
+                return "", {}
+            raise
+        return str(made.model_id), {}
+
+    def _logged_models(self, run: str) -> list[LoggedModel]:
+        where = f"source_run_id = '{run}'"
+        found = self.client.search_logged_models(experiment_ids=[self.experiment], filter_string=where)
+        return list(found)
+
+    def withdraw(self, run: str, names: Iterable[str]) -> None:
+        """Take back metrics of a run that hold no more; its MLflow model, which cannot forget any, is deleted."""
+        from mlflow.entities import Metric
+
+        now = time.time_ns() // 10**6
+        self.client.log_batch(run, metrics=[Metric(name, math.nan, now, 0) for name in names])
+        for model in self._logged_models(run):
+            self.client.delete_logged_model(model.model_id)
+
+    def log_dataset(self, run: str, judged: Judged, source: Mapping[str, Any]) -> None:
+        """Log the images that a run's model was judged on as its input."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        text = json.dumps(source, sort_keys=True)
+        dataset = Dataset(
+            judged.dataset, judged.digest, "gauntlet", text, profile=json.dumps({"num_rows": source["n"]})
+        )
+        self.client.log_inputs(run, [DatasetInput(dataset, [InputTag("mlflow.data.context", "eval")])])
 
     def search(self, where: str) -> list[Run]:
         """Runs of the experiment that a filter string of MLflow finds, newest first."""
@@ -255,13 +341,28 @@ class Connection:
         """Folder with a run's artifacts, fetched if they are not on this machine."""
         uri = run.info.artifact_uri
         if uri and uri.startswith("file://"):
-            return Path(url2pathname(urlparse(str(uri)).path))
+            folder = Path(url2pathname(urlparse(str(uri)).path))
+            if self.store == "home":
+                self._check_inside(folder)
+            return folder
         target = self.home.path / "fetched" / str(run.info.run_id)
         if not (target / "done").exists():
             target.mkdir(parents=True, exist_ok=True)
             self.guard(self.client.download_artifacts, run.info.run_id, "", str(target))
             write_bytes(target / "done", b"")
         return target
+
+    def _check_inside(self, folder: Path) -> None:
+        """Make sure that a run's files lie in the home: the home may be a stranger's, and its database say anything.
+
+        Raises:
+            UserError: They do not, or are no plain files.
+        """
+        if self._artifact_root() not in folder.resolve().parents:
+            raise UserError(f"{folder} is outside of {self.home.path}, whose tracked runs name it; use --from home")
+        for entry in os.scandir(folder) if folder.is_dir() else ():
+            if not entry.is_file(follow_symlinks=False) and not entry.is_dir(follow_symlinks=False):
+                raise UserError(f"{entry.path!r} is no plain file: links and special files are not followed")
 
     def record(self, run: Run, name: str, kind: type[T]) -> T:
         """A run's artifact as a record.

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
+
+import numpy as np
 
 from ..metrics.certificates import Band
 from ..metrics.pairs import Board, Pair, nearest, pair_rows, worst_case
@@ -14,10 +17,17 @@ from ..metrics.pairs import curve as accuracy_curve
 from ..schema.base import Cost
 from ..schema.eps import eps_text
 from ..schema.goals import UNTARGETED, measured
+from ..schema.models import ModelName
 from ..schema.probes import ProbeFacts
 
 if TYPE_CHECKING:
     import pandas as pd
+
+WORST: Final = "worst"
+"""What of a threat's metrics is that of all attacks together."""
+
+NORMS: Final = ("linf", "l2", "l1", "l0")
+"""In the order of the report."""
 
 _MODELS: Final = "tags.`gauntlet.kind` = 'model'"
 
@@ -52,11 +62,6 @@ def left_metric(goal: str) -> str:
     return "robust_accuracy" if goal == UNTARGETED else "not_taken_for_target"
 
 
-def of_goal(goal: str, values: Mapping[str, float]) -> dict[str, float]:
-    """Metrics of a model's run, which all of its suites share: those of a targeted one under its goal."""
-    return dict(values) if goal == UNTARGETED else {mlflow_name(f"{goal}/{name}"): v for name, v in values.items()}
-
-
 def curve_points(pair: Pair, budgets: Mapping[str, Sequence[float]]) -> list[tuple[float, float]]:
     """Robust accuracy over eps of one pair: a budget attack has looked at no eps but its own, and at 0."""
     norm, eps = pair.result.norm, pair.result.eps
@@ -71,27 +76,84 @@ def curve_points(pair: Pair, budgets: Mapping[str, Sequence[float]]) -> list[tup
 def model_metrics(
     pairs: Sequence[Pair],
     rows: pd.DataFrame,
-    budgets: Mapping[str, Sequence[float]],
+    board: Board,
     reference: Mapping[str, float],
     *,
     whole: bool,
+    doubted: Collection[str] = (),
 ) -> dict[str, float]:
-    """Metrics of a model's run; a worst case only if the whole battery ran well."""
-    values: dict[str, float] = {"score/clean": pairs[0].summary["clean_accuracy"]}
-    for row in rows.to_dict("records"):
-        source = f" from {row['source']}" if row["source"] else ""
-        values[mlflow_name(f"acc/{row['attack']}{source} {row['norm']} {row['eps']:g}")] = row["robust_accuracy"]
-    if whole:
-        scores = []
-        for norm, grid in budgets.items():
-            for eps in grid:
-                case = worst_case(pairs, norm, eps)
-                values[f"worst/{norm} {eps:g}"] = case.accuracy
-                values[f"success_on_correct/{norm} {eps:g}"] = case.success
-            wanted = min((eps for eps in grid if eps >= reference.get(norm, 0.0)), default=max(grid))
-            scores.append(values[f"worst/{norm} {wanted:g}"])
-        values["score/worst_case"] = min(scores)
-    return values | {f"cost/{name}": sum(getattr(pair.result, name) for pair in pairs) for name in Cost.model_fields}
+    """Metrics of a model's run and of its MLflow model: robust accuracies by suite and threat, and scores to sort by.
+
+    Args:
+        pairs: The model's.
+        rows: Its rows of :func:`harness.metrics.pairs.pair_rows`.
+        board: Of the suite.
+        reference: Norm to the eps that defenses train at: a score is the worst case there.
+        whole: Whether the whole battery ran well; else there is no worst case.
+        doubted: Norms that have no score, as the model is not to be believed there.
+    """
+    suite, budgets = board.suite, board.budgets[pairs[0].result.dataset]
+    norms = [norm for norm in dict.fromkeys((*NORMS, *budgets)) if norm in budgets]
+    cases = {(norm, eps): worst_case(pairs, norm, eps) for norm in norms for eps in budgets[norm] if whole}
+    values: dict[str, float] = {}
+    for norm in norms if whole else ():
+        if norm not in doubted:
+            wanted = min((eps for eps in budgets[norm] if eps >= reference.get(norm, 0.0)), default=max(budgets[norm]))
+            values[f"score/{norm} {suite}"] = cases[norm, wanted].accuracy
+    values[f"score/clean {suite}"] = pairs[0].summary["clean_accuracy"]
+    values |= {f"{WORST} {norm} {eps:g} {suite}": case.accuracy for (norm, eps), case in cases.items()}
+    values |= {f"success_on_correct {norm} {eps:g} {suite}": case.success for (norm, eps), case in cases.items()}
+    for row in sorted(rows.to_dict("records"), key=lambda row: norms.index(row["norm"])):
+        there = {(one["attack"], one["source"]) for one in rows.to_dict("records") if one["norm"] == row["norm"]}
+        name = short(row["attack"], row["source"], there)
+        values[f"{name} {row['norm']} {row['eps']:g} {suite}"] = row["robust_accuracy"]
+    values |= {f"cost/{name}": sum(getattr(pair.result, name) for pair in pairs) for name in Cost.model_fields}
+    return {mlflow_name(name): value for name, value in values.items()}
+
+
+def short(attack: str, source: str, labels: Collection[tuple[str, str]]) -> str:
+    """An attack's label without its settings and without its source, unless others differ from it in these alone."""
+    base = attack.partition("(")[0]
+    same = [(label, of) for label, of in labels if label.partition("(")[0] == base]
+    name = base if len({label for label, _ in same}) == 1 else attack
+    return f"{name} from {source}" if source and len({of for _, of in same}) > 1 else name
+
+
+_NORMS: Final = "l0|l1|l2|linf|rms"
+
+
+def is_judgement(name: str) -> bool:
+    """Whether a metric says how well a model stands: a score, an accuracy under attack, a certificate."""
+    return re.fullmatch(rf"score/(clean|{_NORMS}) .+|.+ ({_NORMS}) [^ ]+ .+|(certified|planted).*", name) is not None
+
+
+def sort_key(names: Iterable[str]) -> str:
+    """The metric that models are sorted by: a score in the norm that the report shows first; "" without any."""
+    found = [name for name in names if name.startswith("score/") and is_judgement(name)]
+    return min(found, key=lambda name: ((*NORMS, name[6:].split()[0]).index(name[6:].split()[0]), name), default="")
+
+
+def stale(known: Iterable[str], values: Iterable[str], suite: str) -> list[str]:
+    """Metrics of a suite that a run carries and that no longer hold: a model loses its worst case, say."""
+    of = re.compile(rf"(score/(clean|{_NORMS})|.+ ({_NORMS}) \S+) {re.escape(mlflow_name(suite))}")
+    return sorted(name for name in {*known} - {*values} if of.fullmatch(name))
+
+
+def model_name(entry: ModelName) -> str:
+    """Name of a model's run: defense, architecture and seed; the data set has columns of its own."""
+    return f"{entry.defense} {entry.architecture} seed {entry.seed}"
+
+
+def logged_name(entry: ModelName) -> str:
+    """The same as a name that MLflow takes for a model: it takes none of its own separators, and no decimal point."""
+    plain = str.maketrans({".": "\u00b7", "/": "\u2215", ":": " ", "%": " ", '"': " ", "'": " "})
+    return model_name(entry).translate(plain)[:250]
+
+
+def images_digest(pair: Pair) -> str:
+    """Digest of the images that a pair was judged on: their positions in the test set, and their labels."""
+    columns = np.stack([pair.columns["index"], pair.columns["label"]]).astype("<i8")
+    return hashlib.sha256(columns.tobytes()).hexdigest()[:16]
 
 
 def certificate_metrics(bands: Sequence[Band]) -> dict[str, float]:
@@ -121,9 +183,9 @@ def attack_table(rows: pd.DataFrame, values: Mapping[str, float], goal: str = UN
     The UI's comparison groups by the first column and compares the second: attacks against models as it stands.
     """
     worst = [
-        [f"worst case, {name.removeprefix('worst/')}", f"{value:.1%}"]
+        [f"worst case, {name.removeprefix(f'{WORST} ')}", f"{value:.1%}"]
         for name, value in values.items()
-        if name.startswith("worst/")
+        if name.startswith(f"{WORST} ")
     ]
     for name, value in values.items():
         if name.startswith("certified/") and math.isfinite(value):
@@ -140,15 +202,25 @@ def attack_table(rows: pd.DataFrame, values: Mapping[str, float], goal: str = UN
     return {"columns": columns, "data": data}
 
 
-def ui_links(server: str, experiment: str) -> dict[str, str]:
-    """Addresses in the MLflow UI where models stand against attacks: as charts, and as a table.
+def ui_links(server: str, experiment: str, sort: str = "") -> dict[str, str]:
+    """Addresses in the MLflow UI where models stand against attacks, the best last: charts and tables of runs, models.
 
     Sorted by a metric and filtered to models, the UI shows model runs side by side; by itself it folds them away under
     the run of their command.
+
+    Args:
+        server: Its address.
+        experiment: Its id of the experiment.
+        sort: Metric to sort by, "" for none.
     """
-    where = f"searchFilter={quote(_MODELS)}&orderByKey={quote('metrics.`score/worst_case`', safe='')}&orderByAsc=false"
-    base = f"{server.rstrip('/')}/#/experiments/{experiment}/runs?workflowType=machine_learning&{where}"
-    return {"charts": f"{base}&compareRunsMode=CHART", "table": f"{base}&compareRunsMode=ARTIFACT"}
+    order = f"&orderByKey={quote(f'metrics.`{sort}`', safe='')}&orderByAsc=false" if sort else ""
+    base = f"{server.rstrip('/')}/#/experiments/{experiment}"
+    runs = f"{base}/runs?workflowType=machine_learning&searchFilter={quote(_MODELS)}{order}"
+    return {
+        "charts": f"{runs}&compareRunsMode=CHART",
+        "table of runs": f"{runs}&compareRunsMode=ARTIFACT",
+        "models": f"{base}/models?workflowType=machine_learning&viewMode=CHART",
+    }
 
 
 def mlflow_name(text: str) -> str:

@@ -107,7 +107,10 @@ def tracked_otherwise(home: Home) -> list[str]:
         if is_aside(folder) or not is_finished(folder):
             continue
         run = attempt(lambda f=folder: read_runs(f), folder, lambda *_: None)  # type: ignore[misc]
-        copy = home.path / "mlflow-artifacts" / str((run or {}).get("home")) / "artifacts" / "result.json"
+        root = home.path / "mlflow-artifacts"
+        copy = root / str((run or {}).get("home")) / "artifacts" / "result.json"
+        if root.resolve() not in copy.resolve().parents:
+            continue  # a stranger's home may name anything
         if copy.is_file() and copy.read_bytes() != (folder / "result.json").read_bytes():
             found.append(f"{folder} says otherwise than what was tracked of it in {copy.parent}")
     return found

@@ -9,6 +9,7 @@ nor left half written.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -25,22 +26,26 @@ from ..records.plans import Spoiled, attempt, read_plan, read_plans
 from ..records.results import is_finished, read_pair
 from ..schema.base import Record
 from ..schema.goals import UNTARGETED
-from ..schema.models import ModelEntry, ModelName
+from ..schema.models import KnownModel, ModelEntry, ModelName
 from ..schema.plans import Marker, PlanRecord
 from ..trust.grade import Trust, trust
-from .connection import Connection, Unreachable
+from .connection import Connection, Judged, Unreachable
 from .payloads import (
     EPS_STEPS,
     attack_table,
     certificate_metrics,
     curve_points,
+    images_digest,
     left_metric,
+    logged_name,
     mlflow_name,
     model_metrics,
-    of_goal,
+    model_name,
     pair_metrics,
     planted_metrics,
     reproduce_note,
+    sort_key,
+    stale,
 )
 
 if TYPE_CHECKING:
@@ -50,6 +55,8 @@ if TYPE_CHECKING:
 
 TABLES: Final = "mlflow.loggedArtifacts"
 """Tag by which the UI knows of tables among a run's artifacts."""
+LAYOUT: Final = "models"
+"""How summaries are laid out; a plan that was closed in another way is closed again."""
 
 
 class Tracker(Connection):
@@ -176,8 +183,7 @@ class Tracker(Connection):
 
     def _log_model(self, folder: Path, entry: ModelEntry, plan: PlanRecord, parent: str) -> str:
         tags = dict(ModelName.of(entry))
-        name = f"{entry.architecture} {entry.defense} seed {entry.seed} ({entry.dataset})"
-        run_id = self._create("model", entry.model, name, parent, {**tags, "suite": plan.suite})
+        run_id = self._create("model", entry.model, model_name(entry), parent, {**tags, "suite": plan.suite})
         card = model_state(self.home, entry.model).card
         values = [
             (f"train/{name}", value, line.epoch)
@@ -221,11 +227,21 @@ class Tracker(Connection):
         self.client.set_terminated(run_id, "FINISHED")
         return run_id
 
+    def sort_key(self) -> str:
+        """The metric that the UI sorts models by, "" if there is none.
+
+        Raises:
+            Unreachable: The store did not answer.
+        """
+        where = "tags.`gauntlet.kind` = 'model'"
+        found = self.guard(self.client.search_runs, [self.experiment], where, max_results=100)
+        return sort_key({name for run in found for name in run.data.metrics})
+
     def is_closed(self, plan: PlanRecord) -> bool:
         """Whether :meth:`close` was done for that plan in this store, with nothing new since; damage means no."""
         path = self.home.plans / plan.plan / "closed.json"
         found = attempt(lambda: read_json(path), path, lambda *_: None) if path.exists() else None
-        return isinstance(found, list) and self.store in found
+        return isinstance(found, list) and self.store in found and LAYOUT in found
 
     def close_all(self, spoiled: Spoiled | None = None) -> None:
         """Close every plan that has something new, also those whose results were delivered only now.
@@ -242,11 +258,12 @@ class Tracker(Connection):
     def close(self, plan: PlanRecord, boards: Sequence[Board]) -> None:
         """Give every model's run its summary, from what its suite has by now, and end the runs of a command.
 
-        The model's run carries ``acc/<attack> <norm> <eps>``, ``worst/<norm> <eps>``, ``score/worst_case`` (the
-        lowest of its norms, each at the eps that defenses train at), ``score/clean``, ``cost/...`` and the
+        The model's run, and an MLflow model of it, carry ``<attack> <norm> <eps> <suite>``, ``worst <norm> ...``,
+        ``score/<norm> <suite>`` (the worst case at the eps that defenses train at, which the report ranks by),
+        ``score/clean <suite>``, ``cost/...``; the run has the images as its input, and the
         attacks as the table ``attacks.json``: what the UI's charts and comparison show. ``certified/<norm> <eps>`` is
-        what is proved to stand, ``certified_attacked/...`` what no attack broke of the same images. With targets all
-        of these names begin with the goal, for a model has one run over all suites. A model with a pair missing or
+        what is proved to stand, ``certified_attacked/...`` what no attack broke of the same images. The name
+        of a suite with targets ends with its goal. A model with a pair missing or
         failed, or with an image both certified and broken, has no worst case, its run says why in the tag ``no_rank``
         and ends as failed. One of which not all of the suite's pairs were asked for has none either and says so, and
         is no failure.
@@ -269,15 +286,17 @@ class Tracker(Connection):
                 unasked = board.unasked.get(key, ())
                 why = [*trouble, *(f"{name}: not asked for" for name in unasked)]
                 budgets, reference = board.budgets[entry.dataset], plan.reference.get(entry.dataset, {})
-                values = model_metrics(pairs, mine, budgets, reference, whole=not why)
+                grades = {norm: trust(board, key, norm) for norm in budgets}
+                doubted = [norm for norm, grade in grades.items() if grade is not None and grade.grade == "D"]
+                values = model_metrics(pairs, mine, board, reference, whole=not why, doubted=doubted)
                 grid = [(norm, eps) for norm in budgets for eps in budgets[norm]]
                 bands = [one for norm, eps in grid for one in bands_of(board, {key: pairs}, norm, eps)]
                 values |= certificate_metrics(bands)
                 remarks = {one.norm: one.remark for one in bands if one.remark}
                 values |= planted_metrics(board.health.get(key, {}))
-                grades = {norm: trust(board, key, norm) for norm in budgets}
                 tags = {mlflow_name(f"certificate.{plan.suite}.{norm}"): said for norm, said in remarks.items()}
-                self.guard(self._summarise, run_id, values, mine, why, plan, grades, tags)
+                tags |= _tags(why, plan, grades)
+                self.guard(self._summarise, run_id, entry, pairs, values, mine, plan, tags)
                 asked: dict[str, dict[str, Record | None]] = {
                     "health": {one.probe: probe_facts(self.home, one.probe) for one in plan.probes if one.model == key},
                     "certificates": {
@@ -301,32 +320,42 @@ class Tracker(Connection):
         failed = not (done and all(trained.values()))
         self.guard(self.client.set_terminated, self._plan_run(plan), "FAILED" if failed else "FINISHED")
         if not failed:
-            write_json(self.home.plans / plan.plan / "closed.json", [self.store])
+            write_json(self.home.plans / plan.plan / "closed.json", [self.store, LAYOUT])
 
     def _summarise(
         self,
         run_id: str,
+        entry: KnownModel,
+        pairs: Sequence[Pair],
         values: Mapping[str, float],
         rows: pd.DataFrame,
-        no_rank: Sequence[str],
         plan: PlanRecord,
-        grades: Mapping[str, Trust | None],
-        more: Mapping[str, str],
+        tags: Mapping[str, str],
     ) -> None:
-        known, goal, targeted = self.client.get_run(run_id).data, plan.goal, plan.goal != UNTARGETED
-        file = f"attacks-{re.sub(r'[^a-z0-9]+', '-', goal)}.json" if targeted else "attacks.json"
-        self.client.log_dict(run_id, attack_table(rows, values, goal), file)
-        tables = {one["path"]: one for one in json.loads(known.tags.get(TABLES, "[]"))}
-        tables[file] = {"path": file, "type": "table"}
-        tags = {f"no_rank.{goal}" if targeted else "no_rank": "; ".join(no_rank)}
-        tags = {mlflow_name(name): said for name, said in tags.items()} | {TABLES: json.dumps(list(tables.values()))}
-        tags |= more
-        values = of_goal(goal, values)
-        for norm, grade in grades.items():
-            if grade is not None:
-                tags[mlflow_name(f"trust.{plan.suite}.{norm}")] = "; ".join((grade.grade, *grade.reasons))
-        metrics = ((name, v, 0) for name, v in values.items() if known.metrics.get(name) != v)
-        self.log(run_id, metrics=metrics, tags=tags)
+        run = self.client.get_run(run_id)
+        known = {name: value for name, value in run.data.metrics.items() if math.isfinite(value)}
+        finite = {name: value for name, value in values.items() if math.isfinite(value)}
+        if gone := stale(known, finite, plan.suite):
+            self.withdraw(run_id, gone)
+        widest = max(pairs, key=lambda pair: pair.n)
+        named = {"defense": entry.defense, "architecture": entry.architecture, "seed": str(entry.seed)}
+        named["dataset"] = entry.dataset
+        whose = {"gauntlet.model": widest.result.model, "gauntlet.origin": self.origin}
+        model, told = self.logged_model(run, logged_name(entry), named, whose)
+        of = Judged(model, entry.dataset, images_digest(widest))
+        new = [
+            name
+            for name, value in finite.items()
+            if known.get(name) != value or (of.link(name) and told.get(name) != value)
+        ]
+        if new:
+            self.log_dataset(run_id, of, {"dataset": entry.dataset, "part": widest.result.part, "n": widest.n})
+        aim = "" if plan.goal == UNTARGETED else "-" + re.sub(r"[^a-z0-9]+", "-", plan.goal)
+        file = f"attacks{aim}.json"
+        self.client.log_dict(run_id, attack_table(rows, values, plan.goal), file)
+        tables = {one["path"]: one for one in json.loads(run.data.tags.get(TABLES, "[]"))}
+        tags = {**tags, TABLES: json.dumps([*(tables | {file: {"path": file, "type": "table"}}).values()])}
+        self.log(run_id, metrics=((name, finite[name], 0) for name in new), tags=tags, of=of)
 
     def _log_facts(self, run_id: str, name: str, facts: Mapping[str, Any]) -> None:
         """Log facts by their keys as a sealed artifact."""
@@ -369,6 +398,16 @@ class Tracker(Connection):
         except Exception as error:
             reason = str(error) if isinstance(error, UserError) else describe(error)
             raise UserError(f"cannot track {marker.stem}: {reason}") from error
+
+
+def _tags(no_rank: Sequence[str], plan: PlanRecord, grades: Mapping[str, Trust | None]) -> dict[str, str]:
+    """What a model's run says in words of a suite's results."""
+    name = "no_rank" if plan.goal == UNTARGETED else f"no_rank.{plan.goal}"
+    tags = {mlflow_name(name): "; ".join(no_rank)}
+    for norm, grade in grades.items():
+        if grade is not None:
+            tags[mlflow_name(f"trust.{plan.suite}.{norm}")] = "; ".join((grade.grade, *grade.reasons))
+    return tags
 
 
 def _complete(run: Run) -> bool:

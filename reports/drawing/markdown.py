@@ -6,12 +6,14 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from harness.errors import visible
+
 from .text import MISSING
 
 
 def escape(text: Any) -> str:
     """Text that GitHub-flavoured Markdown shows as it is, in a table cell too."""
-    flat = " ".join(str(text).split())
+    flat = visible(" ".join(str(text).split()))
     flat = flat.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     flat = re.sub(r"([\\`*\[\]|~])", r"\\\1", flat)
     return re.sub(r"(?<!\w)_|_(?!\w)", r"\\_", flat)  # inside a word an underscore means nothing
@@ -19,7 +21,7 @@ def escape(text: Any) -> str:
 
 def code(text: Any) -> str:
     """Text as inline code; as an element because backticks cannot hold pipes and backticks in a table."""
-    flat = " ".join(str(text).split()) or MISSING
+    flat = visible(" ".join(str(text).split())) or MISSING
     for char, entity in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", "&#124;"), ("`", "&#96;")):
         flat = flat.replace(char, entity)
     return "<code>" + re.sub(r"([\\*_~\[\]])", lambda match: f"&#{ord(match[1])};", flat) + "</code>"

@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from mlflow.exceptions import RestException
 
 from harness.errors import UserError
 from harness.leaderboard import leaderboard
-from harness.metrics.pairs import DISTANCES, FLAGS, Board, Pair
+from harness.metrics.pairs import DISTANCES, FLAGS, Board, Pair, pair_rows, worst_case
 from harness.records.boards import boards, boards_from_home
-from harness.records.files import read_json, write_json, write_record
+from harness.records.files import read_json, set_aside, write_json, write_record
 from harness.records.home import Home
 from harness.records.plans import read_plan, write_plan
 from harness.schema.models import Card, ModelEntry, ModelState
@@ -26,7 +27,8 @@ from harness.tracking.connection import default_uri
 from harness.tracking.reading import read_boards
 from harness.tracking.tracker import Tracker
 from harness.trust.grade import trust
-from tests.helpers.boards import plan, result, write_pair
+from tests.helpers.boards import frame as sample_frame
+from tests.helpers.boards import plan, record, result, write_pair
 from tests.helpers.boards import sound as sound_board
 
 N = 10
@@ -371,8 +373,8 @@ def test_boards_from_home_and_from_mlflow_say_the_same(written: Home) -> None:
     run = found["chosen"]
     assert run.info.status == "FINISHED"  # a choice is no failure
     assert "apgd (linf 0.1): not asked for" in run.data.tags["no_rank"]
-    assert "score/worst_case" not in run.data.metrics
-    assert "score/worst_case" in tracker._find("model", "lonely")[0].data.metrics
+    assert "score/linf quick" not in run.data.metrics
+    assert "score/linf quick" in tracker._find("model", "lonely")[0].data.metrics
 
 
 @pytest.mark.parametrize("left_out", ["transfer:pgd", [1], {"a": "b"}, None])
@@ -388,3 +390,62 @@ def test_plans_of_before_leave_nothing_out(written: Home) -> None:
     write_json(path, {name: value for name, value in read_json(path).items() if name != "left_out"})
     (board,) = boards_from_home(written)
     assert dict(board.left_out) == {}
+
+
+@pytest.mark.slow
+def test_mlflow_models_show_what_holds_now(written: Home) -> None:
+    """A number that fell is the one that is shown, and one that no longer holds is shown no more."""
+    tracker = Tracker(written, default_uri(written))
+    tracker.rebuild()
+
+    def shown(key: str) -> tuple[dict[str, float], dict[str, float]]:
+        (run,) = tracker._find("model", key)
+        where = f"tags.`gauntlet.model` = '{key}'"
+        (model,) = tracker.client.search_logged_models([tracker.experiment], filter_string=where)
+        assert model.source_run_id == run.info.run_id
+        (images,) = run.inputs.dataset_inputs
+        judged = {(metric.dataset_name, metric.dataset_digest) for metric in model.metrics}
+        assert judged == {(images.dataset.name, images.dataset.digest)}
+        latest = sorted(model.metrics, key=lambda metric: metric.timestamp)
+        return run.data.metrics, {metric.key: metric.value for metric in latest}
+
+    (board,) = boards_from_home(written)
+    for key, pairs in board.by_model.items():
+        of_run, of_model = shown(key)
+        assert of_model.items() <= of_run.items()
+        rows = pair_rows(board)
+        for row in rows[rows["defense"] == key].to_dict("records"):
+            assert of_model[f"{row['attack']} linf {row['eps']:g} quick"] == row["robust_accuracy"]
+        worst = {f"worst linf {eps:g} quick": worst_case(pairs, "linf", eps).accuracy for eps in (0.05, 0.1)}
+        assert (worst.items() <= of_model.items()) == (key != "chosen")
+        assert of_model.get("score/linf quick") == (None if key == "chosen" else worst["worst linf 0.05 quick"])
+
+    one = next(pair for pair in board.by_model["whole"] if pair.result.attack == "apgd" and pair.result.eps == 0.05)
+    broken = record(sample_frame(np.full(one.n, 0.05)), **{**dict(one.result), "n": one.n})
+    write_pair(written, broken)
+    gone = next(pair.result.cell for pair in board.by_model["lonely"] if pair.result.attack == "fgsm")
+    set_aside(written.cell(gone))
+    tracker.reopen()
+    tracker.close_all()
+    for numbers in shown("whole"):
+        assert numbers["worst linf 0.05 quick"] == numbers["score/linf quick"] == 0
+    of_run, of_model = shown("lonely")
+    assert "apgd linf 0.1 quick" in of_model
+    assert not {"worst linf 0.1 quick", "score/linf quick"} & of_model.keys()
+    assert np.isnan(of_run["score/linf quick"])
+    tracker.reopen()
+    tracker.close_all()  # nothing new, nothing twice
+    assert shown("lonely")[1] == of_model
+
+
+@pytest.mark.slow
+def test_a_server_without_models_gets_the_runs(written: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    tracker = Tracker(written, default_uri(written))
+    answer = RestException({"error_code": "ENDPOINT_NOT_FOUND", "message": "what is a model"})
+
+    def refuse(*_: object, **__: object) -> None:
+        raise answer
+
+    monkeypatch.setattr(type(tracker.client), "search_logged_models", refuse)
+    tracker.rebuild()
+    assert tracker.sort_key() == "score/linf quick"

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import reports
+from tests.helpers.bundles import board_entries
 from tests.helpers.report import build_board, unseen
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -275,3 +276,39 @@ def test_pictures_decode_and_keep_their_pixels(open_page: Any, url: str) -> None
     assert images.count() > 20
     assert page.evaluate("[...document.images].every(image => image.complete && image.naturalWidth === 28)")
     assert images.first.evaluate("node => getComputedStyle(node).imageRendering") == "pixelated"
+
+
+@pytest.fixture(scope="module")
+def board_url(tmp_path_factory: pytest.TempPathFactory) -> str:
+    out = tmp_path_factory.mktemp("board")
+    reports.write_board(board_entries(), out, title="Board test")
+    return (out / "index.html").as_uri()
+
+
+def test_the_board_is_filtered_sorted_and_leads_to_bundles(open_page: Any, board_url: str) -> None:
+    page = open_page(board_url)
+    panel = page.locator(".panel:visible")
+    rows = panel.locator("tbody tr:visible")
+    names = [row.locator("th").inner_text() for row in rows.all()]
+    assert names == ["pgd mlp-8", "standard mlp-8", "masked <b> mlp-8"]
+    page.locator("input[data-filter]").fill("STAN grace")
+    assert [row.locator("th").inner_text() for row in rows.all()] == ["standard mlp-8"]
+    assert "of" in page.locator("[data-filtered]").inner_text()
+    page.locator("input[data-filter]").fill("")
+    assert rows.count() == 3
+    panel.get_by_role("button", name="Worst case").click()
+    worst = [row.locator("td").nth(1).inner_text() for row in rows.all()]
+    assert worst == ["\u2264 90.0", "50.0", "10.0"]
+    panel.locator("summary").click()
+    assert panel.locator("details li").all_inner_texts()[0].startswith("2026-01-01: 30.0")
+    links = {link.get_attribute("href") for link in page.locator("a").all()}
+    assert {"../a.tar", "../b/"} <= links
+    page.get_by_role("radio", name="L\u2082").check(force=True)
+    assert page.locator(".panel:visible h3").inner_text().startswith("L\u2082")
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_board_does_not_overflow(open_page: Any, board_url: str, width: int) -> None:
+    page = open_page(board_url, width)
+    page.evaluate("document.querySelectorAll('details').forEach(node => { node.open = true; })")
+    assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")

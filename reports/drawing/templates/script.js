@@ -86,6 +86,20 @@ document.addEventListener("DOMContentLoaded", () => {
     }
   }
 
+  // Rows that hold every word that was typed.
+  for (const box of document.querySelectorAll("input[data-filter]")) {
+    const rows = [...document.querySelectorAll("tr[data-row]")];
+    const said = document.querySelector("[data-filtered]");
+    box.addEventListener("input", () => {
+      const words = box.value.toLowerCase().split(/\s+/).filter(Boolean);
+      for (const row of rows) {
+        const text = row.textContent.toLowerCase();
+        row.hidden = !words.every((word) => text.includes(word));
+      }
+      said.textContent = words.length ? `${rows.filter((row) => !row.hidden).length} of ${rows.length} rows` : "";
+    });
+  }
+
   for (const code of document.querySelectorAll("code[data-copy]")) {
     const button = make("button", "copy", "Copy");
     button.type = "button";

@@ -1,0 +1,1 @@
+"""The board of many bundles: one page, a Markdown table, and CSV."""
