@@ -142,8 +142,9 @@ def suites() -> Table:
 
 def plan_table(plan: Plan, home: Home) -> Table:
     """The cells of a plan and their state."""
-    goal = goal_text(plan.suite.goal)
-    table = _table("data set", "model", "defense", "seed", "attack", "threat", "goal", "images", "cell", "state")
+    goal = (goal_text(plan.suite.goal),) if plan.suite.goal is not None else ()
+    named = ("goal",) if goal else ()
+    table = _table("data set", "model", "defense", "seed", "attack", "threat", *named, "images", "cell", "state")
     states: Counter[str] = Counter()
     for cell in plan.cells:
         spec = cell.victim
@@ -156,7 +157,7 @@ def plan_table(plan: Plan, home: Home) -> Table:
             str(spec.seed),
             escape(cell.attack.label),
             str(cell.threat),
-            goal,
+            *goal,
             str(cell.n),
             cell.key,
             state,
@@ -173,7 +174,7 @@ def plan_table(plan: Plan, home: Home) -> Table:
             str(spec.seed),
             "certificate",
             f"{asked.norm} {', '.join(f'{eps:.4g}' for eps in asked.grid)}",
-            goal,
+            *goal,
             f"first {asked.n}" if asked.passes is None else f"at most {asked.n}",
             asked.key,
             "done" if done else "to do",

@@ -181,9 +181,8 @@ def test_cascades_count_what_was_shown(pages: Pages, pair: Make) -> None:
     page = pages["models/cascade_mnist_mlp-200-200_standard_n20.html"]
     assert any(re.fullmatch(r"cascade: shown \d+ images", cells[7]) for cells in page.rows("DDN") if len(cells) == 8)
     records = [cells for cells in page.rows("DDN") if len(cells) == 11]
-    assert {cell for cells in records for cell in cells[4:6]} == {
-        "\u2014"
-    }  # a rate of success among what was left compares with nothing
+    # a rate of success among what was left compares with nothing
+    assert {cell for cells in records for cell in cells[4:6]} == {"\u2014"}
 
 
 def test_every_command_run_and_training_fact_is_there(pages: Pages, small_board: Board) -> None:
