@@ -146,11 +146,13 @@ class Preparation(Document, Provenance):
     Attributes:
         fields: Plain fields of the attack that preparation set.
         tensors: Digests of the files beside it, by field.
+        error: What was raised instead, "" if nothing was.
     """
 
     fields: Json
     tensors: dict[str, str] = {}
     cost: Cost
+    error: str = ""
 
 
 class Declared(PlannedPair, Provenance, Origin):

@@ -42,10 +42,11 @@ def test_the_worst_case_is_that_of_the_leaderboard(pages: Pages, section: Sectio
         bound = "\u2264 " if row["note"] else ""
         assert shown[1] == f"{bound}{100 * row['worst_case_accuracy']:.1f}"
         assert shown[2] == f"[{100 * row['worst_case_low']:.1f}, {100 * row['worst_case_high']:.1f}]"
-        assert shown[3] == row["trust"]
+        assert shown[3] == f"{100 * row['success_on_correct']:.1f}"
+        assert shown[4] == row["trust"]
         found, other = (f"{100 * row[name]:.1f}" for name in ("planted_found", "planted_black_box"))
-        assert shown[4] == ("\u2014" if found == "nan" else f"{found} ({other})")
-        assert shown[5].startswith("\u2014" if row["note"] else str(row["rank"]))
+        assert shown[5] == ("\u2014" if found == "nan" else f"{found} ({other})")
+        assert shown[6].startswith("\u2014" if row["note"] else str(row["rank"]))
 
 
 def test_what_attacks_broke_is_what_the_worst_case_counts(section: Section, small_board: Board) -> None:
@@ -179,8 +180,10 @@ def test_cascades_count_what_was_shown(pages: Pages, pair: Make) -> None:
     assert strips["first"]["unseen"] == ""
     page = pages["models/cascade_mnist_mlp-200-200_standard_n20.html"]
     assert any(re.fullmatch(r"cascade: shown \d+ images", cells[7]) for cells in page.rows("DDN") if len(cells) == 8)
-    records = [cells for cells in page.rows("DDN") if len(cells) == 10]
-    assert {cells[4] for cells in records} == {"\u2014"}  # a rate of success among what was left compares with nothing
+    records = [cells for cells in page.rows("DDN") if len(cells) == 11]
+    assert {cell for cells in records for cell in cells[4:6]} == {
+        "\u2014"
+    }  # a rate of success among what was left compares with nothing
 
 
 def test_every_command_run_and_training_fact_is_there(pages: Pages, small_board: Board) -> None:
