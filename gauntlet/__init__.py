@@ -11,7 +11,9 @@ imported when it is first used, so ``import gauntlet`` takes milliseconds.
     pairs = gauntlet.evaluate(model, x, y, suite="quick", dataset=data)
 
 To judge: :func:`evaluate` with a suite's name or a :class:`Suite` of :class:`Attack`, :class:`Art`, :class:`Foolbox`
-and :class:`Transfer`, each within a :class:`Threat`; a :class:`Remedy` says how attacks see a model. To train: a
+and :class:`Transfer` (from an :class:`Ensemble` of :class:`Source`), each within a :class:`Threat`, towards a
+:class:`Goal` if they are targeted; a :class:`Remedy` says how attacks see a model. :func:`read_pairs` reads from a file
+what it returns, an :class:`Evaluation`; :func:`attack` returns the worst images. To train: a
 :func:`defense` by its name, or a :class:`Trainer` of your own with a :class:`Loss`. To measure a paper: :class:`Study`.
 To ask one more thing of every evaluation: a :class:`Question`, answered from :class:`Evidence` by a :class:`Check`.
 """
@@ -27,15 +29,21 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from defenses import defense as defense
     from defenses import defenses as defenses
+    from harness.api import Evaluation as Evaluation
+    from harness.api import attack as attack
     from harness.api import evaluate as evaluate
+    from harness.api import read_pairs as read_pairs
     from harness.attacks.base import Attack as Attack
     from harness.attacks.toolkits.art import Art as Art
     from harness.attacks.toolkits.foolbox import Foolbox as Foolbox
+    from harness.attacks.transfer import Ensemble as Ensemble
+    from harness.attacks.transfer import Source as Source
     from harness.attacks.transfer import Transfer as Transfer
     from harness.datasets.registry import Dataset as Dataset
     from harness.datasets.registry import DatasetInfo as DatasetInfo
     from harness.datasets.registry import load_dataset as load_dataset
     from harness.errors import UserError as UserError
+    from harness.goal import Goal as Goal
     from harness.planning.suite import Suite as Suite
     from harness.studies.study import Study as Study
     from harness.threat import Threat as Threat
@@ -62,6 +70,9 @@ HOME = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))  # noqa: PTH
 
 _MODULES = {
     "evaluate": "harness.api",
+    "attack": "harness.api",
+    "Evaluation": "harness.api",
+    "read_pairs": "harness.api",
     "load_dataset": "harness.datasets.registry",
     "Dataset": "harness.datasets.registry",
     "DatasetInfo": "harness.datasets.registry",
@@ -69,11 +80,14 @@ _MODULES = {
     "Art": "harness.attacks.toolkits.art",
     "Foolbox": "harness.attacks.toolkits.foolbox",
     "Transfer": "harness.attacks.transfer",
+    "Ensemble": "harness.attacks.transfer",
+    "Source": "harness.attacks.transfer",
     "Threat": "harness.threat",
     "Victim": "harness.victims.victim",
     "input_gradient": "harness.victims.victim",
     "Remedy": "harness.victims.adaptation",
     "Suite": "harness.planning.suite",
+    "Goal": "harness.goal",
     "suite": "suites",
     "suites": "suites",
     "Defense": "harness.training.defense",

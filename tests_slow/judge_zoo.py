@@ -140,7 +140,7 @@ def _by_suite(
         except UserError as error:
             return float("nan"), None, "refused", (str(error),), ""
     grade, reasons = frame.attrs["trust"]["linf"]
-    battery = 100 * frame.attrs["worst_case"]["linf", threat.eps]
+    battery = 100 * frame.worst_case("linf", threat.eps)
     return 100 * float(frame["clean_accuracy"].iloc[0]), battery, grade, tuple(reasons[:3]), frame.attrs["remedy"]
 
 

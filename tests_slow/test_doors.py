@@ -46,7 +46,7 @@ def by_the_command(name: str, home: Path) -> dict[str, Any]:
             for norm, grid in board.budgets["digits"].items()
             for eps in grid
         },
-        "trust": {norm: (grade.grade, list(grade.reasons)) for norm, grade in grades.items() if grade is not None},
+        "trust": {norm: [grade.grade, list(grade.reasons)] for norm, grade in grades.items() if grade is not None},
         "notes": [note.removeprefix(f"{MODELS}:{name}: ") for note in guest.notes],
     }
 
@@ -56,7 +56,8 @@ def from_python(name: str) -> dict[str, Any]:
     _, (x, y) = data.test_sample(SAMPLES)
     model = external.load(parse(f"{MODELS}:{name}"))
     frame = gauntlet.evaluate(model, x, y, "quick", dataset=data)
-    return {"worst": frame.attrs["worst_case"], "trust": frame.attrs["trust"], "notes": frame.attrs["notes"]}
+    worst = {(case["norm"], case["eps"]): case["accuracy"] for case in frame.attrs["worst_case"]}
+    return {"worst": worst, "trust": frame.attrs["trust"], "notes": frame.attrs["notes"]}
 
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of what torch will drop

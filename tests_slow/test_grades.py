@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import pytest
 import torch
@@ -64,9 +63,9 @@ def judged(
     torch.set_num_threads(1)
     frame = gauntlet.evaluate(model, *sample, suite="linf", dataset=digits.info, remedy=remedy)
     grade, reasons = frame.attrs["trust"]["linf"]
-    left: dict[Any, float] = frame.attrs["worst_case"]
-    print(f"\n{grade}, {left['linf', eps]:.3f} left at {eps}: {reasons}")
-    return str(grade), str(reasons), left["linf", eps]
+    left = frame.worst_case("linf", eps)
+    print(f"\n{grade}, {left:.3f} left at {eps}: {reasons}")
+    return str(grade), str(reasons), left
 
 
 @pytest.mark.parametrize("name", BROKEN)

@@ -46,8 +46,8 @@ def run_plans(
     """
     from ..execution.estimate import estimate
     from ..execution.jobs import Context
+    from ..execution.progress import Display
     from ..execution.runner import run
-    from .progress import Display
 
     name_device(device)
     if download:

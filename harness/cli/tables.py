@@ -142,9 +142,9 @@ def suites() -> Table:
 
 def plan_table(plan: Plan, home: Home) -> Table:
     """The cells of a plan and their state."""
-    goal = (goal_text(plan.suite.goal),) if plan.suite.goal is not None else ()
-    named = ("goal",) if goal else ()
-    table = _table("data set", "model", "defense", "seed", "attack", "threat", *named, "images", "cell", "state")
+    goal = goal_text(plan.suite.goal)
+    aim = f", {goal}" if plan.suite.goal is not None else ""
+    table = _table("data set", "model", "defense", "seed", "attack", "threat", "images", "cell", "state")
     states: Counter[str] = Counter()
     for cell in plan.cells:
         spec = cell.victim
@@ -156,8 +156,7 @@ def plan_table(plan: Plan, home: Home) -> Table:
             escape(spec.label(plan.infos[spec.dataset])),
             str(spec.seed),
             escape(cell.attack.label),
-            str(cell.threat),
-            *goal,
+            f"{cell.threat}{aim}",
             str(cell.n),
             cell.key,
             state,
@@ -174,7 +173,6 @@ def plan_table(plan: Plan, home: Home) -> Table:
             str(spec.seed),
             "certificate",
             f"{asked.norm} {', '.join(f'{eps:.4g}' for eps in asked.grid)}",
-            *goal,
             f"first {asked.n}" if asked.passes is None else f"at most {asked.n}",
             asked.key,
             "done" if done else "to do",
@@ -182,7 +180,7 @@ def plan_table(plan: Plan, home: Home) -> Table:
     trained = sum(has_model(home, spec) for spec in plan.models)
     table.caption = (
         f"{len(plan.models)} models ({trained} trained), {len(plan.cells)} pairs "
-        f"({states['done']} done, {states['to do']} to do)"
+        f"({states['done']} done, {states['to do']} to do), {goal}"
     )
     if plan.certifications:
         table.caption += f", {len(plan.certifications)} certificates ({proved} done)"

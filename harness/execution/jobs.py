@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from torch import nn
+
 from ..datasets.registry import Dataset, DatasetInfo
 from ..planning.specs import Cell, Certification, ModelSpec, Planting, Probe
 from ..records.home import Home
@@ -39,12 +41,16 @@ class Context:
 
     Attributes:
         architectures: Networks of users' files and packages, by which models are built.
+        models: Models that were handed over, by key, as they are judged; others are in the home.
+        keep: Whether judging returns the adversarial images that count.
     """
 
     home: Home
     sources: Mapping[str, Source]
     device: str = "cpu"
     architectures: tuple[Architecture, ...] = field(default_factory=architectures)
+    models: Mapping[str, nn.Module] = field(default_factory=dict)
+    keep: bool = False
 
 
 @dataclass(frozen=True)

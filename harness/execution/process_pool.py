@@ -119,7 +119,11 @@ class Pool:
         worker.task = task
         # if it has just died, its sentinel will say so, and the task goes to its successor
         with suppress(OSError):
-            worker.pipe.send(task.payload)
+            worker.pipe.send(self._send(task.payload))
+
+    def _send(self, payload: Any) -> Any:
+        """A payload as it goes through the pipe."""
+        return payload
 
     def _receive(self, worker: _Worker) -> list[Done]:
         try:

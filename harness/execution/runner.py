@@ -119,9 +119,15 @@ def deliver(tracker: Tracker) -> str:
 
 
 class Recorder:
-    """Finishes cells and tracks them, in a thread beside the driver, so that no worker waits for either."""
+    """Finishes cells and tracks them, in a thread beside the driver, so that no worker waits for either.
 
-    def __init__(self, plan: Plan, home: Home, tracker: Tracker | None, watch: Watch, witnesses: Mode) -> None:
+    Not ``beside`` it, cells are finished where they are added: for work in the driver's own process, because attacks
+    change what belongs to the process and other threads would see it (warnings, the default generators).
+    """
+
+    def __init__(
+        self, plan: Plan, home: Home, tracker: Tracker | None, watch: Watch, witnesses: Mode, *, beside: bool = True
+    ) -> None:
         self._plan, self._home, self._tracker, self._watch = plan, home, tracker, watch
         self._mode = witnesses
         self._queue: queue.SimpleQueue[Cell | None] = queue.SimpleQueue()
@@ -130,20 +136,30 @@ class Recorder:
         self._asked = -math.inf
         self.trouble = ""
         self.failures: list[str] = []
-        self._thread.start()
+        self._beside = beside
+        if beside:
+            self._thread.start()
 
     def add(self, cell: Cell) -> None:
         """A cell has all its shards."""
-        self._queue.put(cell)
+        if self._beside:
+            self._queue.put(cell)
+        else:
+            self._record(cell)
 
     def join(self) -> None:
         """Wait until everything is recorded and delivered, or found undeliverable."""
+        if not self._beside:
+            self._deliver(last=True)
+            return
         self._queue.put(None)
         while self._thread.is_alive():
             self._thread.join(0.2)  # in slices: a join without end would swallow Ctrl-C
 
     def abandon(self) -> None:
         """Stop after the result in hand."""
+        if not self._beside:
+            return
         self._stopping.set()
         self._queue.put(None)
         self._thread.join(2)
@@ -151,14 +167,17 @@ class Recorder:
     def _work(self) -> None:
         self._deliver()  # what earlier commands could not
         while (cell := self._queue.get()) is not None and not self._stopping.is_set():
-            try:
-                self._finish(cell)
-            except Exception as error:  # whatever it is, the other cells are worth finishing
-                self.failures.append(f"{cell}: {describe(error)}")
-                continue
-            self._watch.cells_done += 1
-            self._deliver()
+            self._record(cell)
         self._deliver(last=True)
+
+    def _record(self, cell: Cell) -> None:
+        try:
+            self._finish(cell)
+        except Exception as error:  # whatever it is, the other cells are worth finishing
+            self.failures.append(f"{cell}: {describe(error)}")
+            return
+        self._watch.cells_done += 1
+        self._deliver()
 
     def _finish(self, cell: Cell) -> None:
         declared = declare(self._home, cell, self._plan)
@@ -212,13 +231,14 @@ def run(
     engine: Engine | None = None,
     until: float = math.inf,
     witnesses: Mode = "worst-case",
+    beside: bool = True,
 ) -> Report:
     """Run what is missing of a plan.
 
     The command line is for the record; ``observe`` is called several times per second with the state of the run.
     Without an engine, made for this context, the work is that of ``jobs`` processes of this machine. After
     ``until``, on :func:`time.monotonic`'s clock, no task is begun, and those under way are finished. Of the images that
-    break a model those are kept that ``witnesses`` says.
+    break a model those are kept that ``witnesses`` says. ``beside``: see :class:`Recorder`.
 
     Raises:
         UserError: The home cannot be used.
@@ -242,7 +262,7 @@ def run(
             tracker.mark_untracked(plan.key, (cell.key for cell in plan.cells))
             if graph.left or tracker.waiting():
                 tracker.reopen()
-        recorder = Recorder(plan, home, tracker, watch, witnesses)
+        recorder = Recorder(plan, home, tracker, watch, witnesses, beside=beside)
         for key, left in graph.shards_left.items():
             if left == 0:
                 recorder.add(graph.cells[key])

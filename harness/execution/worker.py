@@ -23,10 +23,10 @@ from ..attacks.base import Attack
 from ..attacks.transfer import inner
 from ..datasets.registry import Dataset
 from ..determinism import full_float32, seed_everything
-from ..errors import UserError
+from ..errors import UserError, describe
 from ..judging.certificates import prove
-from ..judging.proposal import Bench
-from ..judging.shard import craft, prepare, run_shard
+from ..judging.proposal import Bench, Proposal
+from ..judging.shard import Kept, craft, prepare, run_shard
 from ..metrics.pairs import broken
 from ..planning.specs import Cell, Certification, ModelSpec, Planting, Probe
 from ..records.checkpoints import has_model, load_base, load_model, save_model
@@ -34,10 +34,11 @@ from ..records.crafted import read_proposal, write_proposal
 from ..records.files import write_record
 from ..records.home import Home
 from ..records.plans import model_name
-from ..records.prepared import read_prepared, write_prepared
+from ..records.prepared import prepared_record, read_prepared, write_prepared
 from ..records.provenance import made_of, origin, provenance
 from ..records.results import shard_samples, write_shard
 from ..records.witnesses import pack
+from ..schema.base import Cost
 from ..schema.certificates import CertificateRecord
 from ..schema.models import Card, EpochLine, FailedTraining
 from ..schema.probes import PlantedRecord, ProbeRecord
@@ -46,6 +47,7 @@ from ..training.gradient_descent import score
 from ..training.optim import keep_compiler_out
 from ..trust.planting import plant
 from ..trust.probe import probe as examine
+from ..victims.victim import VictimError
 from .jobs import Certify, Context, Craft, Examine, Job, Judge, Plant, Prepare, Train
 
 UNTRAINED_SAMPLES = 1000
@@ -85,8 +87,11 @@ class Worker:
         """Read and write in another home from now on; its models are the same."""
         self.context = replace(self.context, home=home)
 
-    def run(self, job: Job) -> None:
+    def run(self, job: Job) -> Kept | None:
         """Run one job.
+
+        Returns:
+            Of judging, where the context asks for it, the adversarial images.
 
         Raises:
             UserError: Data or a checkpoint is missing or damaged, or the model cannot be judged.
@@ -102,13 +107,14 @@ class Worker:
             case Craft(cell, shard):
                 self._craft(cell, shard)
             case Judge(cell, shard, before):
-                self._judge(cell, shard, before)
+                return self._judge(cell, shard, before)
             case Examine(look):
                 self._examine(look)
             case Certify(asked, shard):
                 self._certify(asked, shard)
             case Plant(planting):
                 self._plant(planting)
+        return None
 
     def _data(self, spec: ModelSpec) -> Dataset:
         return self.context.sources[spec.dataset].load()
@@ -118,7 +124,7 @@ class Worker:
         say = self._reporter(f"train-{spec.key}")
         if has_model(home, spec):
             return
-        base = load_base(home, spec, data.info)
+        base = load_base(home, spec, data.info, self.context.models)
         (home.model(spec.key) / "card.json").unlink(missing_ok=True)  # of what stood upon another base
         full_float32()
         seed_everything(spec.training_seed)
@@ -161,7 +167,7 @@ class Worker:
     def _load(self, spec: ModelSpec) -> tuple[nn.Module, int]:
         """A model and the number of its classes."""
         info = self.context.sources[spec.dataset].info()
-        model = load_model(self.context.home, spec, info)
+        model = load_model(self.context.home, spec, info, self.context.models)
         full_float32()  # whatever a user's code has just asked for
         return model, len(info.classes)
 
@@ -190,9 +196,15 @@ class Worker:
         x, y = data.preparation_sample(attack.preparation_samples)
         victim = self._bench(cell.crafter).attacked
 
-        ready, cost = prepare(victim, attack, x, y, identity.derive_seed(key))
+        ready, cost, error = attack, Cost(seconds=0.0, forwards=0, backwards=0), ""
+        try:
+            ready, cost = prepare(victim, attack, x, y, identity.derive_seed(key))
+        except (VictimError, torch.OutOfMemoryError):
+            raise
+        except Exception as trouble:  # an attack's failure is recorded, and does not stop the others
+            error = describe(trouble)
         made = provenance(self.context.home, cell, judged=False)
-        write_prepared(self.context.home.prepared(key), attack, ready, cost, made)
+        write_prepared(self.context.home.prepared(key), attack, ready, cost, made, error)
 
     def _ready(self, cell: Cell) -> Attack:
         """The cell's attack with what it learned from the training data."""
@@ -201,18 +213,27 @@ class Worker:
             return attack
         return read_prepared(self.context.home.prepared(cell.prepared_key), attack)
 
+    def _unready(self, cell: Cell) -> Proposal | None:
+        """What an attack proposes that failed when it looked at training data: nothing, and why."""
+        if cell.prepared_key is None:
+            return None
+        error = prepared_record(self.context.home.prepared(cell.prepared_key)).error
+        return Proposal(None, 0.0, 0, 0, (error,)) if error else None
+
     def _craft(self, cell: Cell, shard: int) -> None:
         assert cell.crafted_key is not None
-        _, x, y, target = self._batch(cell, shard)
-        victim = self._bench(cell.crafter).attacked
-        proposal = craft(victim, self._ready(cell), cell.threat, x, y, cell.shard_seed(shard), target=target)
+        proposal = self._unready(cell)
+        if proposal is None:
+            _, x, y, target = self._batch(cell, shard)
+            victim = self._bench(cell.crafter).attacked
+            proposal = craft(victim, self._ready(cell), cell.threat, x, y, cell.shard_seed(shard), target=target)
         facts = provenance(self.context.home, cell, judged=False)
         write_proposal(self.context.home.crafted(cell.crafted_key, shard), proposal, facts)
 
-    def _judge(self, cell: Cell, shard: int, before: tuple[str, ...]) -> None:
+    def _judge(self, cell: Cell, shard: int, before: tuple[str, ...]) -> Kept | None:
         home = self.context.home
         index, x, y, target = self._batch(cell, shard)
-        crafted = None
+        crafted = self._unready(cell)
         if cell.crafted_key is not None:
             crafted = read_proposal(home.crafted(cell.crafted_key, shard))
         outcome = run_shard(
@@ -227,14 +248,11 @@ class Worker:
             crafted=crafted,
             standing=standing(home, cell, shard, before, len(x)).to(x.device) if cell.cascaded else None,
             target=target,
+            keep=self.context.keep,
         )
-        write_shard(
-            home.cell(cell.key),
-            shard,
-            outcome,
-            provenance(home, cell),
-            pack(outcome.witnesses) if outcome.witnesses else None,
-        )
+        packed = pack(outcome.witnesses) if outcome.witnesses else None
+        write_shard(home.cell(cell.key), shard, outcome, provenance(home, cell), packed)
+        return outcome.kept
 
     def _examine(self, look: Probe) -> None:
         home, spec = self.context.home, look.model

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +25,7 @@ from ..victims.agreement import agreement
 from ..victims.harvest import Harvest
 from ..victims.victim import Victim, VictimError
 from .proposal import Bench, Proposal
-from .referee import Verdict, as_images, better_of, judge
+from .referee import Verdict, as_files, as_images, better_of, judge
 
 GALLERY: Final = 16
 """Images kept of every cell for people to look at."""
@@ -123,6 +123,13 @@ def prepare(victim: Victim, attack: Attack, x: Tensor, y: Tensor, seed: int) -> 
     return victim.sparing(len(x), look)
 
 
+class Kept(NamedTuple):
+    """Adversarial images that count: positions in the test set int64 (M,), images float32 (M, C, H, W) in [0, 1]."""
+
+    places: npt.NDArray[Any]
+    x_adv: npt.NDArray[Any]
+
+
 @dataclass(frozen=True)
 class ShardOutcome:
     """A judged shard.
@@ -130,12 +137,14 @@ class ShardOutcome:
     Attributes:
         samples: Frame of :data:`harness.metrics.pairs.SAMPLE_COLUMNS`.
         witnesses: The images that broke the model, as they were judged; see :func:`_witnesses`. Empty: not kept.
+        kept: All adversarial images, if they were asked for.
     """
 
     samples: pd.DataFrame
     facts: ShardFacts
     gallery: dict[str, npt.NDArray[Any]]
     witnesses: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
+    kept: Kept | None = None
 
 
 def run_shard(
@@ -152,6 +161,7 @@ def run_shard(
     standing: Tensor | None = None,
     harvest: bool = True,
     target: Tensor | None = None,
+    keep: bool = False,
 ) -> ShardOutcome:
     """Attack and judge one batch.
 
@@ -176,6 +186,7 @@ def run_shard(
         standing: In a cascade, which images are still to be attacked, bool (N,).
         harvest: False judges what is returned alone, to be held against what is counted.
         target: Classes (N,) that images have to be taken for, each another than its label; None: any but that.
+        keep: Whether the outcome holds all adversarial images.
 
     Raises:
         VictimError: The model cannot be judged.
@@ -211,8 +222,9 @@ def run_shard(
     )
     gallery = _gallery(verdict, index, x, y, chosen, x_adv)
     # one that reaches its target proves nothing of other targets, and tables of witnesses tell no targets apart
-    kept = _witnesses(verdict, index, chosen) if target is None else {}
-    return ShardOutcome(samples, facts, gallery, kept)
+    witnesses = _witnesses(verdict, index, chosen) if target is None else {}
+    kept = _kept(verdict, index, x, chosen, x_adv, threat) if keep else None
+    return ShardOutcome(samples, facts, gallery, witnesses, kept)
 
 
 def _with_harvest(
@@ -324,6 +336,17 @@ def _frame(
     wrong = frame["attacked"] & (frame["adv_pred"] >= 0) & (frame["adv_pred"] != frame["label"])
     frame.loc[~(frame["adversarial"] if boxed else wrong), list(DISTANCES)] = np.nan
     return frame
+
+
+def _kept(verdict: Verdict, index: Tensor, x: Tensor, chosen: Tensor, x_adv: object, threat: Threat) -> Kept:
+    """The images that the verdict is of: those that are adversarial as files alone as files."""
+    clean = x[chosen]
+    returned = as_images(x_adv, clean)
+    images = clean if returned is None else torch.nan_to_num(returned).clamp(0, 1)
+    images = torch.where(per_sample(verdict.as_file, clean), as_files(clean, images, threat), images)
+    found = verdict.adversarial & verdict.stands
+    index = index.to(chosen.device)[chosen][found]
+    return Kept(index.cpu().numpy(), np.ascontiguousarray(images[found].cpu().numpy()))
 
 
 def _gallery(

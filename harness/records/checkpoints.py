@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 from safetensors import SafetensorError
@@ -158,13 +159,19 @@ def whole_model(folder: Path) -> Card:
     return facts
 
 
-def load_model(home: Home, spec: ModelSpec, info: DatasetInfo) -> nn.Module:
+def load_model(
+    home: Home, spec: ModelSpec, info: DatasetInfo, given: Mapping[str, nn.Module] = MappingProxyType({})
+) -> nn.Module:
     """Rebuild a trained model, or load a user's own again, in eval mode, on the CPU.
+
+    Models that are ``given``, by key, are returned as they are.
 
     Raises:
         UserError: The checkpoint is missing or damaged; the message says which file and how to mend it. A user's own
             model is not what it was.
     """
+    if spec.key in given:
+        return given[spec.key]
     folder = home.model(spec.key)
     if isinstance(spec.defense, External):
         if spec.defense.reference is None:
@@ -179,7 +186,7 @@ def load_model(home: Home, spec: ModelSpec, info: DatasetInfo) -> nn.Module:
         raise UserError(f"cannot read the checkpoint {error.filename} ({error.strerror}); {mend}") from None
     if hashlib.sha256(content).hexdigest() != wanted:
         raise UserError(f"the checkpoint {file} is damaged (its digest is not the card's); {mend}")
-    model = spec.defense.build(spec.architecture, info, load_base(home, spec, info))
+    model = spec.defense.build(spec.architecture, info, load_base(home, spec, info, given))
     try:
         tensors: dict[str, Tensor] = load_tensors(content)
         if not spec.members:
@@ -191,7 +198,9 @@ def load_model(home: Home, spec: ModelSpec, info: DatasetInfo) -> nn.Module:
     return model.eval()
 
 
-def load_base(home: Home, spec: ModelSpec, info: DatasetInfo) -> nn.Module | None:
+def load_base(
+    home: Home, spec: ModelSpec, info: DatasetInfo, given: Mapping[str, nn.Module] = MappingProxyType({})
+) -> nn.Module | None:
     """What a model is built upon: its base, behind the purifier of its front if it has one; None if it has no base.
 
     Of an ensemble its members.
@@ -200,10 +209,10 @@ def load_base(home: Home, spec: ModelSpec, info: DatasetInfo) -> nn.Module | Non
         UserError: As :func:`load_model`; or the front has no purifier.
     """
     if spec.members:
-        return Ensemble(load_model(home, part, info) for part in spec.members)
+        return Ensemble(load_model(home, part, info, given) for part in spec.members)
     if spec.base is None:
         return None
-    base = load_model(home, spec.base, info)
+    base = load_model(home, spec.base, info, given)
     if spec.front is None:
         return base
-    return Purified(purifier(load_model(home, spec.front, info), str(spec.front)), base)
+    return Purified(purifier(load_model(home, spec.front, info, given), str(spec.front)), base)

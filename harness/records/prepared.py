@@ -22,8 +22,8 @@ from .files import read_record, write_bytes, write_record
 from .home import plain
 
 
-def write_prepared(path: Path, attack: Attack, ready: Attack, cost: Cost, made: Provenance) -> None:
-    """Write the fields that preparation changed.
+def write_prepared(path: Path, attack: Attack, ready: Attack, cost: Cost, made: Provenance, error: str = "") -> None:
+    """Write the fields that preparation changed, or why it failed.
 
     A field that became a mapping of names to tensors goes into a file of its own, before the JSON that makes it count.
     """
@@ -39,7 +39,8 @@ def write_prepared(path: Path, attack: Attack, ready: Attack, cost: Cost, made: 
             tensors[field.name] = hashlib.sha256(content).hexdigest()
         elif value != getattr(attack, field.name):
             fields[field.name] = value
-    write_record(path, Preparation(key=path.stem, fields=fields, tensors=tensors, cost=cost, **dict(made)))
+    record = Preparation(key=path.stem, fields=fields, tensors=tensors, cost=cost, error=error, **dict(made))
+    write_record(path, record)
 
 
 def prepared_record(path: Path) -> Preparation:

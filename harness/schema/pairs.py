@@ -156,6 +156,7 @@ class Preparation(Document, Provenance):
         fields: Plain fields of the attack that preparation set.
         tensors: Digests of the files beside it, by field.
         key: Its own, "" in records of before there was one.
+        error: What was raised instead, "" if nothing was.
     """
 
     key: str = ""
@@ -163,6 +164,7 @@ class Preparation(Document, Provenance):
     fields: Json
     tensors: dict[str, str] = {}
     cost: Cost
+    error: str = ""
 
 
 class Declared(PlannedPair, Provenance, Origin):

@@ -65,4 +65,4 @@ def test_whichever_of_files_and_floats_is_weaker_counts(name: str, digits: Datas
     frame = gauntlet.evaluate(model, *sample, few, dataset=digits.info, health=False)
     assert "rounded to steps of 1/255" in frame.attrs["remedy"]
     bare = gauntlet.evaluate(model.base, *sample, few, dataset=digits.info, health=False)
-    assert frame.attrs["worst_case"]["linf", 0.1] <= bare.attrs["worst_case"]["linf", 0.1] + 0.05
+    assert frame.worst_case("linf", 0.1) <= bare.worst_case("linf", 0.1) + 0.05

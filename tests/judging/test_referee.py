@@ -589,7 +589,7 @@ def test_a_suite_with_an_unclipped_attack_says_so(trained: nn.Module, digits: Da
         suite = Suite(name="study", summary="", attacks={"l2": attacks}, budgets={"l2": (1.0,)}, samples=40)
         _, (x, y) = digits.test_sample(40)
         frame = evaluate(trained, x, y, suite, dataset=digits.info, health=False)
-        return frame, frame.attrs["worst_case"]["l2", 1.0]
+        return frame, frame.worst_case("l2", 1.0)
 
     weak = Gradient(p=1.0)
     both, accuracy = worst(weak, Unclipped(attack=Gradient()))

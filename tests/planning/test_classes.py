@@ -304,5 +304,5 @@ def test_evaluate_with_two_logits_and_one_label() -> None:
     )
     frame = gauntlet.evaluate(seen.model, x[rows], y[rows], suite)
     assert frame["status"].eq("ok").all()
-    assert frame.attrs["worst_case"]["linf", 0.2] == 0
+    assert frame.worst_case("linf", 0.2) == 0
     assert not any(re.search("dlr|difference", label) for label in frame["attack"])

@@ -332,18 +332,24 @@ def test_the_digest_is_that_of_the_weights(trained: nn.Module) -> None:
     [
         (lambda x, y: (x + 0.5, y), r"images must lie in \[0, 1\], got values from 0.5 to 1.5"),
         (lambda x, y: (x - 1e-3, y), r"images must lie in \[0, 1\]"),
-        (lambda x, y: (torch.where(x == x.max(), torch.nan, x), y), "images must be finite"),
+        (lambda x, y: (torch.where(x == x.max(), torch.nan, x), y), r"images must be finite, \d+ of 40 hold NaN"),
         (lambda x, y: (torch.where(x == x.max(), torch.inf, x), y), "images must be finite"),
         (lambda x, y: ((x * 255).to(torch.uint8), y), "images must be floats in .*uint8; divide 8-bit images by 255"),
-        (lambda x, y: (x[:, 0], y), r"images must have shape \(N, C, H, W\) with N >= 1, got \(40, 8, 8\)"),
+        (lambda x, y: (x[:, 0], y), r"images must be \(N, C, H, W\), got \(40, 8, 8\): x\[:, None\] has the"),
+        (lambda x, y: (x[0], y), r"images must be \(N, C, H, W\), got \(1, 8, 8\): x\[None\] has the dimension"),
+        (lambda x, y: (x.permute(0, 2, 3, 1), y), r"channels last: use x.permute\(0, 3, 1, 2\)"),
+        (lambda x, y: (x * 255, y), r"images must lie in \[0, 1\], got values up to 255; divide 8-bit images by 255"),
         (lambda x, y: (x[:0], y[:0]), "images must have shape .* N >= 1"),
         (lambda x, y: (x.to(torch.complex64), y), "images must be floats"),
         (lambda x, y: ([["a"]], y), "images must be a tensor or an array of numbers"),
         (lambda x, y: (x, y + 5), "labels run from 5 to 14, the model has 10 classes"),
         (lambda x, y: (x, y - 1), "labels run from -1 to 8"),
-        (lambda x, y: (x, y.float()), "labels must be whole numbers"),
+        (lambda x, y: (x, y.float()), r"labels must be whole numbers .* say so with y.long\(\)"),
+        (lambda x, y: (x, y + 0.5), r"labels must be whole numbers of shape \(N,\), got torch.float32 \(40,\)$"),
+        (lambda x, y: (x, y[:, None]), r"labels must be whole numbers .*: use y.flatten\(\)"),
+        (lambda x, y: (x, torch.randn(40, 10)), r"labels must be .* scores of classes\? use y.argmax\(1\)"),
         (lambda x, y: (x, y > 3), "labels must be whole numbers"),
-        (lambda x, y: (x, F.one_hot(y)), r"labels must be whole numbers of shape \(N,\)"),
+        (lambda x, y: (x, F.one_hot(y)), r"labels must be whole numbers .*: one-hot, use y.argmax\(1\)"),
         (lambda x, y: (x, [str(label) for label in y]), "labels must be a tensor or an array of numbers"),
         (lambda x, y: (x, y[:-1]), "40 images, but 39 labels"),
         (lambda x, y: (x[..., :-1], y), r"the model does not take 16 images of shape \(1, 8, 7\): RuntimeError"),
@@ -415,7 +421,7 @@ def test_what_attacks_must_know_is_found_out_and_trust_is_said(
     assert plain.attrs["remedy"] == ""
     grade, reasons = plain.attrs["trust"]["linf"]
     assert (grade == "A") == (not reasons)
-    assert plain.attrs["worst_case"][("linf", 0.05)] == plain["robust_accuracy"].iloc[0]
+    assert plain.worst_case("linf", 0.05) == plain["robust_accuracy"].iloc[0]
     loud = nn.Sequential(trained, BROKEN["scaled-logits"].wrap(nn.Identity()))
     found = gauntlet.evaluate(loud, *sample, only(Step()), dataset=digits.info)
     assert "logits /" in found.attrs["remedy"]
@@ -441,15 +447,15 @@ def test_what_is_proved_stands_beside_what_was_attacked(trained: nn.Module, digi
     asked = {"linf": (Step(),), "l2": (Step(),)}
     steps = Suite(name="two", summary="", attacks=asked, budgets={"linf": (0.001, 0.002, 0.5), "l2": (0.01,)})
     found = evaluate(trained, x, y, steps, dataset=digits.info).attrs
-    bands = found["certified"]
-    assert set(bands) == {key for key in found["worst_case"] if key[0] in ("linf", "l2")}
-    assert {band.n for band in bands.values()} == {32}
+    bands = {(band["norm"], band["eps"]): band for band in found["certified"]}
+    assert set(bands) == {(case["norm"], case["eps"]) for case in found["worst_case"]}
+    assert {band["n"] for band in bands.values()} == {32}
     small, _, large = (bands["linf", eps] for eps in (0.001, 0.002, 0.5))
     right = float((trained(x[:32]).argmax(1) == y[:32]).float().mean())
-    assert 0.5 < small.certified <= small.attacked <= right
-    assert large.certified == 0
-    assert evaluate(trained, x, y, steps, dataset=digits.info, certify=40).attrs["certified"]["linf", 0.001].n == 40
-    assert evaluate(trained, x, y, steps, dataset=digits.info, certify=0).attrs["certified"] == {}
+    assert 0.5 < small["certified"] <= small["attacked"] <= right
+    assert large["certified"] == 0
+    assert evaluate(trained, x, y, steps, dataset=digits.info, certify=40).attrs["certified"][0]["n"] == 40
+    assert evaluate(trained, x, y, steps, dataset=digits.info, certify=0).attrs["certified"] == []
 
 
 def test_a_data_set_and_budgets_of_ones_own(digits: Dataset) -> None:

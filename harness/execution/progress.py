@@ -13,19 +13,22 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from ..execution.jobs import Certify, Examine, Plant, Train
-from ..execution.runner import Watch
 from ..planning.plan import Plan
 from ..records.home import Home
+from .jobs import Certify, Examine, Plant, Train
+from .runner import Watch
 
 QUIET_SECONDS = 10.0
 """Between two lines of progress where there is no terminal."""
 
 
 class Display:
-    """Shows a :class:`Watch`; use as a context manager and call it with the watch."""
+    """Shows a :class:`Watch`; use as a context manager and call it with the watch.
 
-    def __init__(self, plan: Plan, home: Home, console: Console) -> None:
+    ``patient``, where there is no terminal it says nothing before :data:`QUIET_SECONDS` have passed.
+    """
+
+    def __init__(self, plan: Plan, home: Home, console: Console, *, patient: bool = False) -> None:
         self._plan, self._home, self._console = plan, home, console
         self._bars = Progress(
             TextColumn("{task.description}"),
@@ -41,7 +44,7 @@ class Display:
             name: self._bars.add_task(name, total=None, visible=False) for name in ("models", "shards", "pairs")
         }
         self._live = Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
-        self._last = 0.0
+        self._last = time.monotonic() if patient else 0.0
 
     def __enter__(self) -> Display:
         if self._live is not None:
