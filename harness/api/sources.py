@@ -78,6 +78,10 @@ class Held:
         """The data set."""
         return self.data
 
+    def missing(self) -> str:
+        """Nothing ever is."""
+        return ""
+
 
 @dataclass(frozen=True)
 class Model:
