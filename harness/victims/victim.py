@@ -179,8 +179,11 @@ class Victim(nn.Module):
         """
         if self.harvest is None:
             return self
+        return self._view((self.harvest.everyone if self.rows is None else self.rows)[rows])
+
+    def _view(self, rows: Tensor) -> Victim:
         view = object.__new__(type(self))
-        view.__dict__ = self.__dict__ | {"rows": (self.harvest.everyone if self.rows is None else self.rows)[rows]}
+        vars(view).update(vars(self), rows=rows)
         return view
 
     def split(self, x: Tensor, size: int) -> tuple[Victim, ...]:
@@ -188,8 +191,7 @@ class Victim(nn.Module):
         whole = None if self.harvest is None else self.harvest.everyone if self.rows is None else self.rows
         if whole is None or len(x) != len(whole):
             return (self,) * max(1, -(-len(x) // size))
-        places = torch.arange(len(x), device=x.device)
-        return tuple(self.of(part) for part in places.split(size))  # type: ignore[no-untyped-call]
+        return tuple(self._view(part) for part in whole.split(size))  # type: ignore[no-untyped-call]
 
     def _once(self, x: Tensor) -> Tensor:
         """One call of the model."""
