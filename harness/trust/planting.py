@@ -194,6 +194,17 @@ class Heads:
         return logits.scatter(1, self.pair[which], torch.stack([-half, half], 1))
 
 
+@dataclass
+class _Call:
+    """A call that is under way: whose balls its images lie in, and what entered the layer that is answered for.
+
+    No attributes of the module, which takes its time over setting one.
+    """
+
+    which: Tensor | None = None
+    features: Tensor | None = None
+
+
 class Planted(nn.Module):
     """A model with another last layer, images (N, C, H, W) in [0, 1] to outputs (N, K).
 
@@ -211,24 +222,25 @@ class Planted(nn.Module):
         self.inner = inner
         self.heads = heads
         self.logarithm = probabilities and not place
-        self._which: Tensor | None = None
-        self._features: Tensor | None = None
+        self.call = _Call()
         self.place = place
         if place:
             inner.get_submodule(place).register_forward_hook(self._answer)
 
     def _answer(self, module: nn.Module, given: tuple[Tensor, ...], out: Tensor) -> Tensor | None:
-        self._features = given[0]
-        if self.heads is None or self._which is None or len(given[0]) != len(self._which):
+        call = self.call
+        call.features = given[0]
+        if self.heads is None or call.which is None or len(given[0]) != len(call.which):
             return None
-        return self.heads.logits(given[0], self._which).to(out.dtype)
+        return self.heads.logits(given[0], call.which).to(out.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """Outputs under the new head; without one the features."""
         which = None if self.heads is None else self.heads.nearest(x.detach())
-        self._which, self._features = which, None
+        call = self.call
+        call.which, call.features = which, None
         out: Tensor = self.inner(x)
-        features, self._features = self._features, None
+        features, call.features = call.features, None
         if self.heads is None or which is None:
             return self._logits(out) if features is None else features
         if self.place:
