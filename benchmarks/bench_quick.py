@@ -2,8 +2,8 @@
 
     python benchmarks/bench_quick.py
 
-The tasks of ``gauntlet run quick`` one after another in this process. What a worker imports is a task of its own here; the
-command's own process (tracking, report) is left out.
+The tasks of ``gauntlet run quick`` one after another in this process. To import ART and Foolbox is a task of its own here;
+the command's own process (tracking, report) is left out.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def main() -> None:
             seconds[kind] += cpu(lambda task=task: run(task.payload))
             tasks[kind] += 1
             left.done(task.name)
-    print(f"{'':18}{'tasks':>8}{'CPU s':>10}{'share':>10}")
+    print(f"{'task':18}{'tasks':>8}{'CPU s':>10}{'share':>10}")
     for kind, spent in seconds.most_common():
         print(f"{kind:18}{tasks[kind]:8}{spent:10.2f}{spent / seconds.total():10.1%}", flush=True)
 
