@@ -2,7 +2,7 @@
 
     python benchmarks/bench_quick.py
 
-The tasks of ``gauntlet run quick`` one after another in this process. To import ART and Foolbox is a task of its own here;
+The tasks of ``gauntlet run quick`` one after another in this process. To import ART and Foolbox is a task of its own;
 the command's own process (tracking, report) is left out.
 """
 
