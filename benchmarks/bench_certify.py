@@ -43,7 +43,7 @@ def one(name: str, images: int, epochs: int) -> None:
         battery += cpu(lambda attack=attack, made=made: made.append(attack(victim, x.clone(), y, threat)))
         left &= ~judge(victim, x, y, made[0], threat).adversarial
     networks: list[Network] = []
-    prepare(model, x)  # the tracer's imports
+    prepare(model, x)  # what is imported for it
     apart = cpu(lambda: networks.append(prepare(model, x)))
     proofs: list[Certificate] = []
     proof = cpu(lambda: proofs.append(networks[0].bounds(x, y, threat)))

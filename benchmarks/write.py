@@ -47,6 +47,7 @@ SECTIONS = (
         True,
     ),
     Section("What the harness adds, and what a second job gives", "bench_harness"),
+    Section("What the README's command spends its time on", "bench_quick"),
     Section("What it costs to keep what attacks meet", "bench_harvest", "--models lenet --images 40"),
     Section("What it costs to keep and to judge witnesses again", "bench_witnesses", "--model mlp-32 --images 60"),
     Section("Growth with pairs in a home", "bench_store", "--pairs 1000,10000"),

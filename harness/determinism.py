@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, Final
 
 import numpy as np
@@ -56,7 +57,16 @@ def seed_everything(seed: int) -> None:
     """Seed Python, NumPy and torch (all devices): the toolkits draw from all three."""
     random.seed(seed)
     np.random.seed(seed)
-    torch.manual_seed(seed)
+    if _accelerated():
+        torch.manual_seed(seed)
+    else:  # torch would write down for each kind of device, with the whole stack, what it is to do if there is one
+        torch.default_generator.manual_seed(seed)
+
+
+@cache
+def _accelerated() -> bool:
+    """Whether torch computes elsewhere than on the CPU, too."""
+    return torch.accelerator.is_available()
 
 
 @contextmanager

@@ -19,6 +19,7 @@ class Rows:
 
     def of(self, rows: Tensor) -> Self:
         """The same for some of the images: positions (M,), or a mask (N,)."""
+        rows = rows.nonzero().squeeze(1) if rows.dtype == torch.bool else rows
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return dataclasses.replace(self, **{name: v[rows] for name, v in values.items() if isinstance(v, Tensor)})
 
@@ -82,12 +83,12 @@ class Front(Rows):
         self.best[better], self.best_grad[better] = self.now[better], self.grad[better]
         self.best_loss[better], self.best_score[better] = self.loss[better], score[better]
 
-    def revive(self, draws: Draws) -> None:
-        """Give images that have no direction a random one, from their best points."""
+    def revive(self, draws: Draws, number: int) -> None:
+        """Give images that have no direction a random one of this step's, from their best points."""
         dead = (~self.grad.flatten(1).any(1)).nonzero().squeeze(1)
         if len(dead):
             self._place(dead)
-            self.grad[dead] = draws.of(dead).normal(*self.grad.shape[1:])
+            self.grad[dead] = draws.fork(number).of(dead).normal(*self.grad.shape[1:])
 
     def step(self, points: Tensor) -> None:
         """Make ``points``, like ``x``, the present ones."""

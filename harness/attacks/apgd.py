@@ -130,11 +130,12 @@ class APGD(Attack):
             gone = hit & pace.valid & (not victim.remedy.stochastic)
             if gone.any():
                 out[front.rows[gone]] = front.now[gone]
-                front, pace, draws, hit = front.of(~gone), pace.of(~gone), draws.of(~gone), hit[~gone]
+                left = (~gone).nonzero().squeeze(1)
+                front, pace, draws, hit = front.of(left), pace.of(left), draws.of(left), hit[left]
             if last or not len(front.rows):
                 break
             pace.review(number, front, hit)
-            front.revive(draws.fork(number))
+            front.revive(draws, number)
             front.step(pace.move(front))
         out[front.rows], score[front.rows] = front.best, front.best_score
         return out, score
@@ -143,7 +144,8 @@ class APGD(Attack):
         """Evaluate the present points; which are clearly fooled, bool (N,)."""
         losses, scores, grads, hits = [], [], [], []
         aimed = victim.target is not None
-        for rows in torch.arange(len(front.rows), device=front.rows.device).split(CHUNK):  # type: ignore[no-untyped-call]
+        for start in range(0, len(front.rows), CHUNK):
+            rows = slice(start, start + CHUNK)
             view = victim.of(front.rows[rows])
             y, target = front.y[rows], None if front.target is None else front.target[rows]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import ClassVar, Final
 
 import torch
@@ -97,8 +98,9 @@ class Square(Attack):
             gone = hit & (not victim.remedy.stochastic)
             if gone.any():
                 out[rows[gone]] = best[gone]
-                rows, x, y, best, margin, hit = (part[~gone] for part in (rows, x, y, best, margin, hit))
-                draws = draws.of(~gone)
+                left = (~gone).nonzero().squeeze(1)
+                rows, x, y, best, margin, hit = (part[left] for part in (rows, x, y, best, margin, hit))
+                draws = draws.of(left)
             if not len(rows):
                 break
             side = self._side(query, x.shape[2], x.shape[3], smallest)
@@ -165,9 +167,14 @@ def _windows(x: Tensor, side: int, draws: Draws) -> Tensor:
     """A random window of each image, as positions in the flattened pixels; (N, C, side * side), equal over channels."""
     _, channels, height, width = x.shape
     corner = draws.integers(height - side + 1) * width + draws.integers(width - side + 1)
-    step = torch.arange(side, device=x.device)
-    inside = (step.unsqueeze(1) * width + step).flatten()
-    return (corner.unsqueeze(1) + inside).unsqueeze(1).expand(-1, channels, -1)
+    return (corner.unsqueeze(1) + _inside(side, width, x.device)).unsqueeze(1).expand(-1, channels, -1)
+
+
+@lru_cache
+def _inside(side: int, width: int, device: torch.device) -> Tensor:
+    """Positions of a window's pixels from its corner, (side * side,)."""
+    step = torch.arange(side, device=device)
+    return (step.unsqueeze(1) * width + step).flatten()
 
 
 def _flip(x: Tensor, best: Tensor, threat: Threat, side: int, draws: Draws) -> Tensor:

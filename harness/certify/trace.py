@@ -10,6 +10,8 @@ Three things see to that:
   the model is called as it is, too, and watched: nothing may hand values of tensors to Python.
 * :mod:`.bounds` compares the model's logits with what rounding allows, for the images themselves and around them.
 
+Networks of known layers need no tracer (:mod:`.layers`).
+
 Not ruled out: native code that reads memory behind torch's back, and state that others change between two calls.
 """
 

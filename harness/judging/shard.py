@@ -316,6 +316,10 @@ def _frame(
 
     clean = clean_pred.cpu().numpy()
     labels = y.cpu().numpy()
+    adversarial = spread(verdict.adversarial & verdict.stands, False)
+    found = spread(verdict.adv_pred, -1)
+    # of what may lie outside the box nothing is adversarial, but a study asks how far the misclassified ones are
+    far = adversarial if boxed else attacked.cpu().numpy() & (found >= 0) & (found != labels)
     columns: dict[str, Any] = {
         "index": index.cpu().numpy(),
         "label": labels,
@@ -323,19 +327,15 @@ def _frame(
         "clean_pred": clean,
         "clean_correct": clean == labels,
         "attacked": attacked.cpu().numpy(),
-        "adv_pred": spread(verdict.adv_pred, -1),
-        "adversarial": spread(verdict.adversarial & verdict.stands, False),
+        "adv_pred": found,
+        "adversarial": adversarial,
         "wrong_share": spread(verdict.wrong_share, np.nan),
         "survives_rounding": spread(verdict.survives_rounding & verdict.stands, False),
         **{flag: spread(getattr(verdict, flag), False) for flag in FLAGS},
-        **{name: spread(verdict.distances[name], np.nan) for name in DISTANCES},
+        **{name: np.where(far, spread(verdict.distances[name], np.nan), np.nan) for name in DISTANCES},
         "shard": np.full(n, shard, dtype=np.int32),
     }
-    frame = pd.DataFrame(columns)[list(SAMPLE_COLUMNS)]
-    # of what may lie outside the box nothing is adversarial, but a study asks how far the misclassified ones are
-    wrong = frame["attacked"] & (frame["adv_pred"] >= 0) & (frame["adv_pred"] != frame["label"])
-    frame.loc[~(frame["adversarial"] if boxed else wrong), list(DISTANCES)] = np.nan
-    return frame
+    return pd.DataFrame({name: columns[name] for name in SAMPLE_COLUMNS})
 
 
 def _kept(verdict: Verdict, index: Tensor, x: Tensor, chosen: Tensor, x_adv: object, threat: Threat) -> Kept:

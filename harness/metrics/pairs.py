@@ -305,9 +305,9 @@ def reach(pair: Pair, images: npt.NDArray[Any], norm: str) -> Floats:
     columns = pair.columns
     distance = np.where(columns["adversarial"], columns[norm], math.inf)
     distance = np.where(pair.stands, np.where(np.isnan(distance), math.inf, distance), 0.0)
-    own = columns["index"]
-    if np.array_equal(own, images):  # nearly always; looking up is slow
-        return distance
+    own, n = columns["index"], len(images)
+    if np.array_equal(own[:n], images):  # nearly always; looking up is slow
+        return distance[:n]
     at = pd.Index(own).get_indexer(pd.Index(images))
     result: Floats = np.append(distance, math.inf)[at]  # -1, the last, where the pair does not have the image
     return result

@@ -164,9 +164,8 @@ class Heads:
         mean: Mean features in the ball, (P, d).
         slope: Weights of the features, (P, d); scaled so that the label's logit falls and the target's rises by half.
         offset: What is subtracted: the target wins where slope (features - mean) > offset; (P,).
-        label: The class that wins elsewhere, (P,).
-        target: The class of the planted adversarial, (P,).
-        tail: How far below the second largest logit the others lie, (K - 2,).
+        pair: The class that wins elsewhere, and that of the planted adversarial, (P, 2).
+        below: How far below the second largest logit the others lie, (P, K).
     """
 
     centers: Tensor
@@ -175,13 +174,12 @@ class Heads:
     mean: Tensor
     slope: Tensor
     offset: Tensor
-    label: Tensor
-    target: Tensor
-    tail: Tensor
+    pair: Tensor
+    below: Tensor
 
     def of(self, rows: Tensor) -> Heads:
         """Those of some images; images of the others belong to the nearest of these."""
-        each = {name: getattr(self, name)[rows] for name in ("centers", "mean", "slope", "offset", "label", "target")}
+        each = {name: getattr(self, name)[rows] for name in ("centers", "mean", "slope", "offset", "pair", "below")}
         return replace(self, **each)
 
     def nearest(self, x: Tensor) -> Tensor:
@@ -191,15 +189,20 @@ class Heads:
     def logits(self, features: Tensor, which: Tensor) -> Tensor:
         """Logits (N, K) of features (N, d): two classes decide, the others stay below both."""
         margin = ((features - self.mean[which]) * self.slope[which]).sum(1) - self.offset[which]
-        label, target = self.label[which], self.target[which]
-        second = -margin.abs() / 2
-        classes = len(self.tail) + 2
-        others = torch.ones(len(which), classes, dtype=torch.bool, device=features.device)
-        others.scatter_(1, torch.stack([label, target], 1), value=False)
-        out = torch.zeros(len(which), classes, dtype=margin.dtype, device=features.device)
-        if classes > 2:
-            out = out.masked_scatter(others, second.unsqueeze(1) - self.tail)
-        return out.scatter(1, torch.stack([label, target], 1), torch.stack([-margin / 2, margin / 2], 1))
+        half = margin / 2
+        logits = -half.abs().unsqueeze(1) - self.below[which]
+        return logits.scatter(1, self.pair[which], torch.stack([-half, half], 1))
+
+
+@dataclass
+class _Call:
+    """A call that is under way: whose balls its images lie in, and what entered the layer that is answered for.
+
+    No attributes of the module, which takes its time over setting one.
+    """
+
+    which: Tensor | None = None
+    features: Tensor | None = None
 
 
 class Planted(nn.Module):
@@ -219,24 +222,25 @@ class Planted(nn.Module):
         self.inner = inner
         self.heads = heads
         self.logarithm = probabilities and not place
-        self._which: Tensor | None = None
-        self._features: Tensor | None = None
+        self.call = _Call()
         self.place = place
         if place:
             inner.get_submodule(place).register_forward_hook(self._answer)
 
     def _answer(self, module: nn.Module, given: tuple[Tensor, ...], out: Tensor) -> Tensor | None:
-        self._features = given[0]
-        if self.heads is None or self._which is None or len(given[0]) != len(self._which):
+        call = self.call
+        call.features = given[0]
+        if self.heads is None or call.which is None or len(given[0]) != len(call.which):
             return None
-        return self.heads.logits(given[0], self._which).to(out.dtype)
+        return self.heads.logits(given[0], call.which).to(out.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """Outputs under the new head; without one the features."""
         which = None if self.heads is None else self.heads.nearest(x.detach())
-        self._which, self._features = which, None
+        call = self.call
+        call.which, call.features = which, None
         out: Tensor = self.inner(x)
-        features, self._features = self._features, None
+        features, call.features = call.features, None
         if self.heads is None or which is None:
             return self._logits(out) if features is None else features
         if self.place:
@@ -385,6 +389,9 @@ class Garden:
         # the margin of the clean image is the model's median, the other classes lie as its own do
         profile = logits.sort(1, descending=True).values.median(0).values
         scale = (profile[0] - profile[1]).clamp_min(1e-3) / clear.clamp_min(1e-12)
+        target = logits.scatter(1, self.y.unsqueeze(1), -torch.inf).argmax(1)
+        pair = torch.stack([self.y, target], 1)
+        others = torch.ones_like(logits, dtype=torch.bool).scatter(1, pair, value=False)
         heads = Heads(
             centers=self.x.flatten(1)[:, self.pixels],
             pixels=self.pixels,
@@ -392,9 +399,8 @@ class Garden:
             mean=mean,
             slope=slope * scale.unsqueeze(1),
             offset=offset * scale,
-            label=self.y,
-            target=logits.scatter(1, self.y.unsqueeze(1), -torch.inf).argmax(1),
-            tail=profile[1] - profile[2:],
+            pair=pair,
+            below=torch.zeros_like(logits).masked_scatter(others, (profile[1] - profile[2:]).repeat(len(logits))),
         )
         rounding = 1e-5 * slope.norm(dim=1) * mean.norm(dim=1)
         good = (height - top > rounding) & (clear > 0)
@@ -477,10 +483,10 @@ class Garden:
 
     def _seated(self, points: Tensor, where: Tensor) -> Tensor:
         """Points (M, N, ...) put on the grid where images say so."""
-        m = len(points)
-        x = self.x.expand_as(points).flatten(0, 1)
-        on = on_grid(x, points.flatten(0, 1), self.threat).view_as(points)
-        return torch.where(where.expand(m, -1)[..., None, None, None], on, points)
+        rows = where.nonzero().squeeze(1)
+        x, off = self.x[rows].expand(len(points), *[-1] * self.x.dim()), points[:, rows]
+        on = on_grid(x.flatten(0, 1), off.flatten(0, 1), self.threat).view_as(off)
+        return points.index_copy(1, rows, on)
 
     def _noise(self, name: str, count: int, reach: float) -> Iterator[Tensor]:
         """Random points of the balls, (M, N, ...) at a time: on the surface and within, every other on the grid."""
@@ -536,6 +542,8 @@ def on_grid(x: Tensor, points: Tensor, threat: Threat) -> Tensor:
         fits = threat.within(x, near) & ~done
         out = torch.where(per_sample(fits, out), near, out)
         done |= fits
+        if done.all():
+            break
     return out
 
 

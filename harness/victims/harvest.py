@@ -72,12 +72,14 @@ class Harvest:
         wrong = reached(logits.argmax(1), self.y[whose], None if self.target is None else self.target[whose])
         if not self.whole:
             hits = wrong.nonzero().squeeze(1)
-            rows = hits if rows is None else rows[hits]
-            if len(hits) and not self.nearest and not self.draws:
-                still = self._bar[rows] > 0  # of the others there is one already
-                hits, rows = hits[still], rows[still]
             if not len(hits):
                 return
+            rows = hits if rows is None else rows[hits]
+            if not self.nearest and not self.draws:
+                still = (self._bar[rows] > 0).nonzero().squeeze(1)  # of the others there is one already
+                if not len(still):
+                    return
+                hits, rows = hits[still], rows[still]
             x, logits, wrong = x[hits], logits[hits], wrong[hits]
         self._keep(x, logits, wrong, self.everyone if rows is None else rows, by_place)
 

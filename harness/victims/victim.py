@@ -175,14 +175,14 @@ class Victim(nn.Module):
         finally:
             self.harvest = None
 
-    def of(self, rows: Tensor) -> Victim:
+    def of(self, rows: Tensor | slice) -> Victim:
         """This victim for batches that belong to some of the images under attack, in that order.
 
         An attack says so wherever it asks about others than all it was given: ``victim.of(left)(x_adv[left])``. Views
         of views belong to images of the view. Model, passes, hooks and all else are shared.
 
         Args:
-            rows: Positions (M,) of images, each at most once, or a mask (N,).
+            rows: Positions (M,) of images, each at most once, a mask (N,), or a slice.
         """
         if self.harvest is None and self.target is None:
             return self
@@ -213,7 +213,7 @@ class Victim(nn.Module):
     def _view(self, **changed: Any) -> Victim:
         """The same with something else in place; model, passes, hooks and all else are shared."""
         view = object.__new__(type(self))
-        view.__dict__ = self.__dict__ | changed
+        vars(view).update(vars(self), **changed)
         return view
 
     def split(self, x: Tensor, size: int) -> tuple[Victim, ...]:
@@ -222,8 +222,7 @@ class Victim(nn.Module):
         whole = self.target if whole is None and self.target is not None and self.target.dim() else whole
         if whole is None or len(x) != len(whole):
             return (self,) * max(1, -(-len(x) // size))
-        places = torch.arange(len(x), device=x.device)
-        return tuple(self.of(part) for part in places.split(size))  # type: ignore[no-untyped-call]
+        return tuple(self.of(slice(start, start + size)) for start in range(0, len(x), size))
 
     def _once(self, x: Tensor) -> Tensor:
         """One call of the model."""

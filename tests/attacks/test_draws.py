@@ -35,6 +35,19 @@ def test_a_part_goes_on_where_the_whole_is(x: torch.Tensor) -> None:
     assert not torch.equal(first, second)
 
 
+def test_few_at_a_time_are_those_of_many_at_once(x: torch.Tensor) -> None:
+    """Also where images leave in between, and other kinds of numbers are drawn."""
+    few, many, parts = streams(x), streams(x).uniform(200), []
+    while few._used < 190:
+        parts.append((few._used, few.uniform(3)))
+        few.signs(2)
+        few.integers(7)
+        few = few.of(torch.arange(len(few)) < len(few) - 1)
+    for at, part in parts:
+        assert torch.equal(part, many[: len(part), at : at + 3])
+    assert torch.equal(few.uniform(30), streams(x).uniform(few._used)[: len(few), -30:])
+
+
 def test_seed_image_and_fork_make_the_stream(x: torch.Tensor) -> None:
     base = streams(x).uniform(8)
     assert not torch.equal(base, streams(x, seed=1).uniform(8))

@@ -16,6 +16,7 @@ from harness.metrics.pairs import (
     curve,
     nearest,
     pair_rows,
+    reach,
     rounding,
     summary,
     wilson,
@@ -98,6 +99,14 @@ class TestSummary:
         flags = {"over_budget": [1, 0, 1], "out_of_box": [1, 0, 0]}
         values = summary(frame([NAN] * 3, flags=flags))
         assert (values["invalid"], values["invalid_over_budget"], values["invalid_out_of_box"]) == (2, 2, 1)
+
+
+@pytest.mark.parametrize("images", [[0, 1, 2], [0, 1], [1, 0], [2], [0, 2, 7], []])
+def test_reach_is_that_of_the_images_that_are_asked_about(images: list[int]) -> None:
+    one = pair([0.3, 0.4, NAN], clean=[True, False, True])
+    known = {0: 0.3, 1: 0.0, 2: math.inf}
+    found = reach(one, np.array(images, int), "linf")
+    assert found.tolist() == pytest.approx([known.get(image, math.inf) for image in images])
 
 
 class TestNearest:
