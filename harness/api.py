@@ -79,6 +79,9 @@ def evaluate(
         device: Where to run.
         name: What to call the model in the frame.
         remedy: How attacks are to see the model; None finds out (saturated logits, probabilities, random predictions).
+            Where gradients turn out to be missing or wrong, attacks that need none take the place of those that follow
+            them, among them one with networks that are trained on the model's own answers
+            (:mod:`harness.planning.gradient_free`).
         batch: Images that the model takes at once; None finds out.
         health: Probe the model, and plant adversarials in it that the suite's attacks have to find; without, no grade
             is better than B. Takes as long as a few strong attacks on
@@ -176,7 +179,7 @@ def evaluate(
         "certified": {(one.norm, one.eps): one for one in _bands(board, spec.key)},
         "planted": {norm: one.planted.model_dump() for norm, one in facts.items() if one.planted is not None},
         "remedy": str(remedy),
-        "notes": list(found.notes),
+        "notes": [*found.notes, *made.notes],
         "left_out": list(made.left_out),
     }
     return frame

@@ -105,7 +105,7 @@ def declared(kind: type[Declared], settings: str, noun: str) -> Declared:
 def parse_remedy(texts: Sequence[str], stand_ins: Sequence[str]) -> Remedy | None:
     """Read ``--remedy probabilities``, ``temperature=20``, ``draws=16``, ``votes=5``, ``grid=255``, ``none``.
 
-    ``--stand-in M=F`` belongs to it.
+    ``gradient-free`` is one more, and ``--stand-in M=F`` belongs to it.
 
     Returns:
         None where no remedy is named: what the model needs is then found out. Stand-ins alone name none, for they
@@ -121,13 +121,13 @@ def parse_remedy(texts: Sequence[str], stand_ins: Sequence[str]) -> Remedy | Non
         name, equals, value = text.partition("=")
         if name == "none" and not equals:
             continue
-        if name == "probabilities" and not equals:
-            values[name] = True
+        if name in ("probabilities", "gradient-free") and not equals:
+            values[name.replace("-", "_")] = True
         elif name in ("temperature", "draws", "votes", "grid") and equals:
             values[name] = convert(value, float if name == "temperature" else int, f"remedy {name}")
         else:
             numbers = [f"{one}=NUMBER" for one in ("temperature", "draws", "votes", "grid")]
-            raise unknown("remedy", text, ["none", "probabilities", *numbers])
+            raise unknown("remedy", text, ["none", "probabilities", "gradient-free", *numbers])
     return Remedy(**values)
 
 

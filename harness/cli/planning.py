@@ -81,6 +81,8 @@ def make_plan(
     chosen_pairs: dict[str, Any] = {"samples": samples, "only": attacks, "cascade": cascade, "certify": certify}
     chosen_pairs |= {"words": words}
     made = plan(battery, wanted, infos, **chosen_pairs, arguments=arguments, transfers=not no_surrogate)
+    for note in made.notes:
+        console.print(note, style="yellow", markup=False, soft_wrap=True)
     return take_part(made, *share) if share is not None else made, sources, brought
 
 

@@ -18,6 +18,7 @@ from ..errors import UserError, unknown
 from ..models.registry import check_architecture
 from ..threat import Norm, Threat
 from ..training.defense import Defense
+from .gradient_free import without_gradients
 from .specs import (
     CERTIFIED_FEW,
     CERTIFIED_PART,
@@ -51,6 +52,7 @@ class Plan:
         again: The command that measures all of it again, where that is not ``gauntlet run`` with the suite.
         left_out: Labels of attacks of the suite that were left out on purpose.
         plantings: Tests of the suite's attacks on adversarials that are known to be there, one a probe.
+        notes: A line for each model whose battery has other attacks than the suite declares: which, and why.
     """
 
     suite: Suite
@@ -66,6 +68,7 @@ class Plan:
     again: str = ""
     left_out: tuple[str, ...] = ()
     plantings: tuple[Planting, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def crafters(self) -> tuple[ModelSpec, ...]:
@@ -130,7 +133,8 @@ def plan(
     """List the cells of a suite over models.
 
     A budget attack becomes a cell for every eps of the suite, a minimal attack one cell that serves them all. A model
-    that draws at random is spared attacks that need a boundary to walk along: they would raise, and say nothing.
+    that draws at random is spared attacks that need a boundary to walk along: they would raise, and say nothing. One
+    whose gradients are missing or wrong is asked by attacks that need none (:mod:`harness.planning.gradient_free`).
     Attacks are taken as they are for the data set's number of classes (:meth:`Attack.for_classes`).
     Transfers to a model of a user's are crafted on a surrogate, one for all of a data set
     (:mod:`harness.planning.surrogate`).
@@ -162,8 +166,8 @@ def plan(
     if samples is not None and samples < 1:
         raise UserError(f"samples must be at least 1, got {samples}")
     labels = {attack.label for attacks in suite.attacks.values() for attack in attacks}
-    sets = {spec.dataset: infos[spec.dataset] for spec in models}.values()
-    fitted = {each.label for attacks in suite.attacks.values() for i in sets for _, each in _fitting(attacks, i)}
+    asked = {spec.key: _asked(suite, spec, infos[spec.dataset]) for spec in models}
+    fitted = {attack.label for norms in asked.values() for attacks in norms.values() for _, attack in attacks}
     for pattern in only:
         if not any(fits(label, [pattern]) for label in labels | fitted):
             raise unknown(f"attack in suite {suite.name}", pattern, sorted(labels))
@@ -175,8 +179,8 @@ def plan(
         n = min(samples or suite.samples, info.test_size)
         grid = suite.grid(info)
         last = ""
-        for norm, attacks in suite.attacks.items():
-            for declared, attack in _both_ways(_fitting(attacks, info), spec):
+        for norm, attacks in asked[spec.key].items():
+            for declared, attack in attacks:
                 if attack.needs_a_boundary and spec.defense.remedy.stochastic:
                     continue
                 wanted = not only or fits(declared.label, only) or fits(attack.label, only)
@@ -218,6 +222,7 @@ def plan(
         arguments=dict(arguments or {}),
         words=tuple(words),
         left_out=left_out,
+        notes=tuple(line for spec in ranked.values() if (line := _replaced(suite, spec))),
     )
 
 
@@ -267,9 +272,11 @@ def _searched(suite: Suite, norm: Norm) -> bool:
 
 def _planting(suite: Suite, look: Probe, info: DatasetInfo) -> Planting | None:
     """The test that belongs to a probe: of attacks that search the model itself, if one of them has gradients."""
+    if look.model.defense.remedy.gradient_free:
+        return None
     attacks = tuple(
         attack
-        for _, attack in _fitting(suite.attacks[look.threat.norm], info)
+        for _, attack in _fitting([(attack, attack) for attack in suite.attacks[look.threat.norm]], info)
         if attack.family in SEARCHES and not (attack.needs_a_boundary and look.model.defense.remedy.stochastic)
     )
     if not any(attack.access == "gradients" for attack in attacks):
@@ -277,19 +284,45 @@ def _planting(suite: Suite, look: Probe, info: DatasetInfo) -> Planting | None:
     return Planting(model=look.model, threat=look.threat, n=min(look.n, PLANTED_SAMPLES), attacks=attacks)
 
 
-def _fitting(attacks: Sequence[Attack], info: DatasetInfo) -> list[tuple[Attack, Attack]]:
+def _asked(suite: Suite, spec: ModelSpec, info: DatasetInfo) -> dict[Norm, list[tuple[Attack, Attack]]]:
+    """Attacks of a suite by norm, as declared and as they are asked of a model."""
+    found = {}
+    for norm, attacks in suite.attacks.items():
+        free = spec.defense.remedy.gradient_free
+        chosen = without_gradients(attacks, norm) if free else [(attack, attack) for attack in attacks]
+        found[norm] = _both_ways(_fitting(chosen, info), spec)
+    return found
+
+
+def _replaced(suite: Suite, spec: ModelSpec) -> str:
+    """What a model's battery has in place of what the suite declares, in a line; "" where it has nothing else."""
+    if not spec.defense.remedy.gradient_free:
+        return ""
+    out, new = dict[str, None](), dict[str, None]()
+    for norm, attacks in suite.attacks.items():
+        asked = without_gradients(attacks, norm)
+        kept = [declared.label for declared, _ in asked]
+        out |= {attack.label: None for attack in attacks if attack.label not in kept}
+        new |= {attack.label: None for _, attack in asked if attack not in attacks}
+    if not out:
+        return ""
+    why = f"{spec.architecture}: its gradients are missing or wrong"
+    return f"{why}: {', '.join(new)} in place of {', '.join(out)}"
+
+
+def _fitting(attacks: Sequence[tuple[Attack, Attack]], info: DatasetInfo) -> list[tuple[Attack, Attack]]:
     """Attacks as declared, and as they are for a data set's number of classes: each of these once, and not without any.
 
     Raises:
         UserError: None of them works with so few classes, and nothing would be left to judge by.
     """
     found: dict[str, tuple[Attack, Attack]] = {}
-    for declared in attacks:
-        attack = declared.for_classes(len(info.classes))
+    for declared, chosen in attacks:
+        attack = chosen.for_classes(len(info.classes))
         if attack is not None:
             found.setdefault(identity.key(attack), (declared, attack))
     if attacks and not found:
-        raise UserError(f"{attacks[0].label} does not work with the {len(info.classes)} classes of {info.name}")
+        raise UserError(f"{attacks[0][0].label} does not work with the {len(info.classes)} classes of {info.name}")
     return list(found.values())
 
 

@@ -145,6 +145,7 @@ def plan_record(plan: Plan, command_line: str) -> PlanRecord:
             for c in plan.certifications
         ),
         plantings=tuple(ProbeEntry(probe=p.key, model=p.model.key, norm=p.threat.norm) for p in plan.plantings),
+        notes=plan.notes,
     )
 
 

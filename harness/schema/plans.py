@@ -29,6 +29,7 @@ class PlanRecord(Document):
         battery: All pairs of the suite, also those not asked for.
         left_out: Labels of attacks that were left out of the battery on purpose.
         plantings: Tests on planted adversarials, as the probes.
+        notes: A line for each model whose battery has other attacks than the suite declares.
     """
 
     plan: str
@@ -43,6 +44,7 @@ class PlanRecord(Document):
     left_out: tuple[str, ...] = ()
     certificates: tuple[CertificateEntry, ...] = ()
     plantings: tuple[ProbeEntry, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _has_budgets(self) -> Self:

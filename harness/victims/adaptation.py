@@ -29,6 +29,8 @@ class Remedy:
             attacks see several draws; if not, the model is deterministic and asked once.
         stand_ins: ``(module, function)`` pairs for parts without a useful gradient (BPDA, Athalye et al. 2018): the
             named submodule computes forward, the function's gradient is used backward. ``"identity"`` passes it on.
+        gradient_free: The model's gradients are missing or wrong: plans ask attacks that need none in place of those
+            that follow them (:mod:`harness.planning.gradient_free`). What a victim answers stays as it is.
         grid: The model answers files otherwise than the floats beside them: attacks see each image rounded to so many
             steps of [0, 1] (255: a file of 8 bits), and the gradient there is that of the image. ``None``: as it is.
 
@@ -44,6 +46,7 @@ class Remedy:
     stand_ins: tuple[tuple[str, str], ...] = ()
     votes: int | None = field(default=None, metadata={"identity": "set"})
     grid: int | None = field(default=None, metadata={"identity": "set"})
+    gradient_free: bool = field(default=False, metadata={"identity": "set"})
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.temperature) and self.temperature > 0):
@@ -74,5 +77,6 @@ class Remedy:
         parts += [f"gradients averaged over {self.draws} draws"] if self.draws > 1 else []
         parts += [f"{function} for the gradient of {module}" for module, function in self.stand_ins]
         parts += [f"images rounded to steps of 1/{self.grid}"] if self.grid else []
+        parts += ["its answers alone"] if self.gradient_free else []
         parts += [f"labels by {self.votes} {'votes' if self.votes > 1 else 'vote'}"] if self.votes else []
         return ", ".join(parts)
