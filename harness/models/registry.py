@@ -136,13 +136,6 @@ def resnet_32(shape: Shape, classes: int) -> Stages:
     return _on_thumbnail(resnet, shape, classes)
 
 
-def small_network(shape: Shape) -> str:
-    """Name of a network for images of that shape that is cheap to train, whatever their size."""
-    if min(shape[1:]) < 8:  # two poolings leave nothing, and batch normalisation sees one place
-        return "mlp-100-100"
-    return "lenet-32" if shape[0] == 1 else "resnet-32"
-
-
 def _on_thumbnail(build: Callable[[Shape, int], Stages], shape: Shape, classes: int) -> Stages:
     small = Thumbnail(shape)
     network = build(small.shape, classes)

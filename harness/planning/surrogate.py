@@ -31,9 +31,10 @@ import dataclasses
 from typing import Final
 
 from ..datasets.registry import DatasetInfo
-from ..models.registry import small_network
 from ..training.trainer import Trainer
 
+NETWORKS: Final = {1: "lenet-32", 3: "resnet-32"}
+"""Architecture by colour channels; for any other number of them that of colour."""
 SHOWN: Final = 75_000
 """Images that training shows a surrogate, all epochs together ..."""
 SUBSET: Final = 25_000
@@ -44,7 +45,8 @@ EPOCHS: Final = 100
 
 def recipe(info: DatasetInfo, defense: Trainer, architecture: str | None = None) -> tuple[str, Trainer]:
     """Architecture and trainer of a surrogate; a defense that says how many epochs it wants stays as it is."""
-    usual = small_network(info.shape)
+    # of fewer pixels two poolings leave nothing, and batch normalisation sees one place
+    usual = NETWORKS.get(info.shape[0], NETWORKS[3]) if min(info.shape[1:]) >= 8 else "mlp-100-100"
     if defense.epochs is not None or not info.train_size:
         return architecture or usual, defense.resolve(info)
     images = min(info.train_size, SUBSET)
