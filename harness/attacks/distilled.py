@@ -55,13 +55,13 @@ class Distilled(Attack):
       black-box attackers with transferable priors and query feedback", call it feedback), where the paper takes one
       step along the Jacobian for each image.
     * There are two networks, a dense and a convolutional one, that learn from each other's questions: nobody knows
-      which is more like the victim. Of 59 MNIST images (linf 0.1) that a LeNet gets right, the dense one alone left 55, the
-      convolutional one and both 51, with 90 questions an image; gradients of the LeNet itself leave 48. Of 96 digits
-      (linf 0.1) that a dense network gets right, the dense one left 41, gradients leave 40.
+      which is more like the victim. Of 59 MNIST images (linf 0.1) that a LeNet gets right, the dense one alone left
+      55, the convolutional one and both 51, with 90 questions an image; gradients of the LeNet itself leave 48. Of 96
+      digits (linf 0.1) that a dense network gets right, both left 41 and 42, and its gradients 40.
 
-    An image that is clearly fooled is asked about no more; not so on a stochastic victim (a remedy of several draws).
-    Images never fooled come back at the largest margin seen. Random points belong to the image; the networks belong to
-    the batch, so that another batch, or a cascade that shows less of it, has others.
+    After the first questions an image that is clearly fooled is asked about no more; not so on a stochastic victim (a
+    remedy of several draws). Images never fooled come back at the largest margin seen. Random points belong to the
+    image; the networks belong to the batch, so that another batch, or a cascade that shows less of it, has others.
 
     Attributes:
         queries: Forward passes per image at most, the first :data:`FIRST` of them before any training.
@@ -159,7 +159,7 @@ class Answers:
     def ask(self, points: Tensor, rows: Tensor) -> None:
         """Ask about one point for each of some images, at positions (M,)."""
         parts = zip(self.victim.of(rows).split(points, CHUNK), points.split(CHUNK), strict=True)  # type: ignore[no-untyped-call]
-        logits = torch.cat([view(part) for view, part in parts])
+        logits = torch.cat([view(part) for view, part in parts]).float()
         margin, y = objective("margin", logits, self.y[rows]).nan_to_num(-math.inf), self.y[rows]
         if not self.victim.remedy.stochastic:
             margin = torch.where(is_fooled(logits, y), math.inf, margin)
@@ -196,4 +196,3 @@ class Surrogate:
         """Where an attack on the network leads: as far as it can, for what just fools it may not fool the victim."""
         victim = Victim(self.model, own=True, device=x.device, remedy=Remedy(votes=1))
         return attack(victim, x, y, threat)
-

@@ -1,7 +1,8 @@
 """Batteries for models whose gradients are missing or wrong: attacks that need none take the place of the others.
 
 What gradient attacks cost goes to more questions by score and by label, and to networks that are trained on the
-victim's own answers. Measured in docs/health/gradients-match-differences.md.
+victim's own answers. One of them stays: it says what the gradients are worth after all, as the bound on the accuracy's
+error has to know (:attr:`harness.trust.checks.Evidence.bound`). Measured in docs/health/gradients-match-differences.md.
 """
 
 from __future__ import annotations
@@ -22,14 +23,16 @@ with 1000 questions, 55 with one run of 5000, and 51 with three of 1000."""
 
 
 def without_gradients(attacks: Sequence[Attack], norm: Norm) -> list[tuple[Attack, Attack]]:
-    """Attacks of a suite as declared and as they are asked: none that follows a gradient of the victim, if any did.
+    """Attacks of a suite as declared and as they are asked: of those that follow gradients the first iterated alone.
 
     Attacks of :data:`INSTEAD` stand where the suite has one of their sort, if it asks less, or at the end. Transfers
-    stay: they follow another model's gradients.
+    stay: they follow another model's gradients. A suite that follows none is asked as it is.
     """
-    if not any(attack.access == "gradients" for attack in attacks):
+    led = [attack for attack in attacks if attack.access == "gradients"]
+    if not led:
         return [(attack, attack) for attack in attacks]
-    found = [(attack, attack) for attack in attacks if attack.access != "gradients"]
+    control = next((attack for attack in led if attack.family == "iterated"), led[0])
+    found = [(attack, attack) for attack in attacks if attack is control or attack.access != "gradients"]
     for more in INSTEAD:
         if norm not in more.supported_norms:
             continue

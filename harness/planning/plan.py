@@ -272,8 +272,6 @@ def _searched(suite: Suite, norm: Norm) -> bool:
 
 def _planting(suite: Suite, look: Probe, info: DatasetInfo) -> Planting | None:
     """The test that belongs to a probe: of attacks that search the model itself, if one of them has gradients."""
-    if look.model.defense.remedy.gradient_free:
-        return None
     attacks = tuple(
         attack
         for _, attack in _fitting([(attack, attack) for attack in suite.attacks[look.threat.norm]], info)

@@ -164,7 +164,7 @@ def inspect(
     notes = [
         *_words(interface, kinds, dtype, first, writes=writes),
         *([] if reached or any(remedy.stand_ins) else [_CUT]),
-        *([f"{fault}: attacks that need none take the place of those that follow it"] if fault else []),
+        *([f"{fault}: attacks that need none take the place of those that do"] if fault else []),
         *(f"{_said(way, said)}: {_WAYS[way]}" for way, said in answers.items() if said.differ and not varies),
         *_labels(labels, y[: len(labels)], classes),
     ]

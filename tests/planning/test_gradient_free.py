@@ -1,0 +1,108 @@
+"""What is asked of a model whose gradients are missing or wrong."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from defenses.standard import Standard
+from harness.attacks.alpha import Alpha
+from harness.attacks.apgd import APGD
+from harness.attacks.base import Attack
+from harness.attacks.distilled import Distilled
+from harness.attacks.fast_gradient import Gradient
+from harness.attacks.noise import Noise
+from harness.attacks.rays import RayS
+from harness.attacks.square import Square
+from harness.attacks.toolkits.foolbox import Foolbox
+from harness.attacks.transfer import Transfer
+from harness.datasets.registry import DATASETS
+from harness.external.external import External, words
+from harness.external.reference import ModelReference
+from harness.planning.gradient_free import INSTEAD, without_gradients
+from harness.planning.plan import Plan, plan
+from harness.planning.specs import ModelSpec
+from harness.planning.suite import Suite
+from harness.records.plans import plan_record
+from harness.victims.adaptation import Remedy
+
+TRANSFER = Transfer(attack=APGD(steps=10), defense=Standard(), seed_offset=1)
+SUITE = Suite(
+    name="small",
+    summary="for tests",
+    attacks={"linf": (Noise(), Gradient(), TRANSFER, APGD(), Alpha(), Square(queries=9), Foolbox("HopSkipJumpAttack"))},
+    budgets={"linf": (0.1,)},
+    samples=20,
+)
+FIRST, SQUARE, RAYS = INSTEAD
+INSTEAD_OF = Remedy(gradient_free=True)
+
+
+def user(**remedy: Any) -> ModelSpec:
+    defense = External(weights="abc", remedy=Remedy(**remedy))
+    return ModelSpec(dataset="digits", architecture="net.py:make", defense=defense)
+
+
+def make(spec: ModelSpec, suite: Suite = SUITE, **more: Any) -> Plan:
+    return plan(suite, [spec], {"digits": DATASETS["digits"]}, **more)
+
+
+def labels(made: Plan) -> list[str]:
+    return [cell.attack.label for cell in made.cells]
+
+
+def test_what_follows_gradients_gives_way_to_what_asks_for_answers() -> None:
+    usual, made = make(user()), make(user(gradient_free=True))
+    stronger = "square(queries=1000, restarts=3)"
+    assert labels(made) == [
+        *("noise", TRANSFER.label, "apgd", stronger, Foolbox("HopSkipJumpAttack").label, "distilled", "rays")
+    ]
+    assert made.cells[1].source == usual.cells[2].source  # another model's gradients mislead nobody
+    assert usual.notes == ()
+    assert made.notes == (
+        f"net.py:make: its gradients are missing or wrong: {stronger}, distilled, rays in place of gradient, alpha",
+    )
+    assert plan_record(made, "").notes == made.notes
+    assert made.plantings[0].attacks == usual.plantings[0].attacks  # what gradients find there is asked all the same
+
+
+def test_models_keep_their_keys_and_their_pairs() -> None:
+    assert user().key == ModelSpec(dataset="digits", architecture="net.py:make", defense=External(weights="abc")).key
+    assert user(gradient_free=True).key != user().key
+    both = plan(SUITE, [user(), user(gradient_free=True)], {"digits": DATASETS["digits"]})
+    assert {cell.key for cell in make(user()).cells} <= {cell.key for cell in both.cells}
+    assert len(both.notes) == 1
+
+
+@pytest.mark.parametrize("pattern", ["square(queries=9)", "square(queries=1000, restarts=3)", "square"])
+def test_an_attack_is_chosen_by_either_name(pattern: str) -> None:
+    made = make(user(gradient_free=True), only=[pattern])
+    assert labels(made) == ["square(queries=1000, restarts=3)"]
+    assert len(made.battery) == 7
+
+
+@pytest.mark.parametrize(
+    ("attacks", "norm", "asked"),
+    [
+        ((Noise(), Square(queries=9), RayS(queries=9)), "linf", (Noise(), Square(queries=9), RayS(queries=9))),
+        ((Gradient(), Square(queries=5000), RayS(queries=9)), "l2", (Gradient(), Square(queries=5000), RAYS, FIRST)),
+        ((Gradient(), APGD(), Distilled(queries=200)), "l1", (APGD(), Distilled(queries=200), SQUARE, RAYS)),
+        ((Noise(), Foolbox("DDNAttack"), Gradient()), "l0", (Noise(), Foolbox("DDNAttack"))),
+    ],
+)
+def test_no_more_is_asked_than_needed(attacks: tuple[Attack, ...], norm: Any, asked: tuple[Attack, ...]) -> None:
+    assert tuple(attack for _, attack in without_gradients(attacks, norm)) == asked
+
+
+def test_files_are_asked_both_ways() -> None:
+    made = make(user(gradient_free=True, grid=255), replace(SUITE, attacks={"linf": (APGD(),)}))
+    names = [attack.label for attack in (APGD(), *INSTEAD)]
+    assert labels(made) == [name for each in names for name in (each, f"floats:{each}")]
+
+
+def test_it_is_typed_as_it_is_read() -> None:
+    reference = ModelReference(kind="python", place="net.py", factory="make")
+    assert words(External(remedy=INSTEAD_OF, reference=reference)) == ["net.py:make", "--remedy", "gradient-free"]
+    assert str(INSTEAD_OF) == "its answers alone"
