@@ -18,7 +18,7 @@ from ..errors import UserError, unknown
 from ..models.registry import check_architecture
 from ..threat import Norm, Threat
 from ..training.defense import Defense
-from .gradient_free import without_gradients
+from .gradient_free import replaced, without_gradients
 from .specs import (
     CERTIFIED_FEW,
     CERTIFIED_PART,
@@ -222,7 +222,11 @@ def plan(
         arguments=dict(arguments or {}),
         words=tuple(words),
         left_out=left_out,
-        notes=tuple(line for spec in ranked.values() if (line := _replaced(suite, spec))),
+        notes=tuple(
+            f"{spec.architecture}: its gradients are missing or wrong: {line}"
+            for spec in models
+            if spec.defense.remedy.gradient_free and (line := replaced(suite.attacks, infos[spec.dataset].shape))
+        ),
     )
 
 
@@ -284,28 +288,13 @@ def _planting(suite: Suite, look: Probe, info: DatasetInfo) -> Planting | None:
 
 def _asked(suite: Suite, spec: ModelSpec, info: DatasetInfo) -> dict[Norm, list[tuple[Attack, Attack]]]:
     """Attacks of a suite by norm, as declared and as they are asked of a model."""
-    found = {}
-    for norm, attacks in suite.attacks.items():
-        free = spec.defense.remedy.gradient_free
-        chosen = without_gradients(attacks, norm) if free else [(attack, attack) for attack in attacks]
-        found[norm] = _both_ways(_fitting(chosen, info), spec)
-    return found
-
-
-def _replaced(suite: Suite, spec: ModelSpec) -> str:
-    """What a model's battery has in place of what the suite declares, in a line; "" where it has nothing else."""
-    if not spec.defense.remedy.gradient_free:
-        return ""
-    out, new = dict[str, None](), dict[str, None]()
-    for norm, attacks in suite.attacks.items():
-        asked = without_gradients(attacks, norm)
-        kept = [declared.label for declared, _ in asked]
-        out |= {attack.label: None for attack in attacks if attack.label not in kept}
-        new |= {attack.label: None for _, attack in asked if attack not in attacks}
-    if not out:
-        return ""
-    why = f"{spec.architecture}: its gradients are missing or wrong"
-    return f"{why}: {', '.join(new)} in place of {', '.join(out)}"
+    free = spec.defense.remedy.gradient_free
+    return {
+        norm: _both_ways(
+            _fitting(without_gradients(attacks, norm, info.shape) if free else [(a, a) for a in attacks], info), spec
+        )
+        for norm, attacks in suite.attacks.items()
+    }
 
 
 def _fitting(attacks: Sequence[tuple[Attack, Attack]], info: DatasetInfo) -> list[tuple[Attack, Attack]]:

@@ -29,8 +29,8 @@ class Remedy:
             attacks see several draws; if not, the model is deterministic and asked once.
         stand_ins: ``(module, function)`` pairs for parts without a useful gradient (BPDA, Athalye et al. 2018): the
             named submodule computes forward, the function's gradient is used backward. ``"identity"`` passes it on.
-        gradient_free: The model's gradients are missing or wrong: plans ask attacks that need none in place of all
-            but one that follow them (:mod:`harness.planning.gradient_free`). What a victim answers stays as it is.
+        gradient_free: The model's gradients are missing or wrong: plans ask attacks that need none in place of most
+            that follow them (:mod:`harness.planning.gradient_free`). What a victim answers stays as it is.
         grid: The model answers files otherwise than the floats beside them: attacks see each image rounded to so many
             steps of [0, 1] (255: a file of 8 bits), and the gradient there is that of the image. ``None``: as it is.
 

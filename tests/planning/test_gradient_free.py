@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from defenses.standard import Standard
-from harness.attacks.alpha import Alpha
 from harness.attacks.apgd import APGD
 from harness.attacks.base import Attack
 from harness.attacks.distilled import Distilled
@@ -32,7 +31,17 @@ TRANSFER = Transfer(attack=APGD(steps=10), defense=Standard(), seed_offset=1)
 SUITE = Suite(
     name="small",
     summary="for tests",
-    attacks={"linf": (Noise(), Gradient(), TRANSFER, APGD(), Alpha(), Square(queries=9), Foolbox("HopSkipJumpAttack"))},
+    attacks={
+        "linf": (
+            Noise(),
+            Gradient(),
+            TRANSFER,
+            APGD(),
+            Foolbox("LinfPGD"),
+            Square(queries=9),
+            Foolbox("HopSkipJumpAttack"),
+        )
+    },
     budgets={"linf": (0.1,)},
     samples=20,
 )
@@ -57,12 +66,15 @@ def test_what_follows_gradients_gives_way_to_what_asks_for_answers() -> None:
     usual, made = make(user()), make(user(gradient_free=True))
     stronger = "square(queries=1000, restarts=3)"
     assert labels(made) == [
-        *("noise", TRANSFER.label, "apgd", stronger, Foolbox("HopSkipJumpAttack").label, "distilled", "rays")
+        *("noise", TRANSFER.label, "apgd", stronger, Foolbox("HopSkipJumpAttack").label),
+        *(f"{TRANSFER.label}:mlp-200-200", "distilled", "rays"),
     ]
+    assert [source.architecture for cell in made.cells if (source := cell.source)] == ["lenet-32", "mlp-200-200"]
     assert made.cells[1].source == usual.cells[2].source  # another model's gradients mislead nobody
     assert usual.notes == ()
     assert made.notes == (
-        f"net.py:make: its gradients are missing or wrong: {stronger}, distilled, rays in place of gradient, alpha",
+        f"net.py:make: its gradients are missing or wrong: {stronger}, {TRANSFER.label}:mlp-200-200, "
+        "distilled, rays in place of gradient, pgd-linf",
     )
     assert plan_record(made, "").notes == made.notes
     assert made.plantings[0].attacks == usual.plantings[0].attacks  # what gradients find there is asked all the same
@@ -80,7 +92,7 @@ def test_models_keep_their_keys_and_their_pairs() -> None:
 def test_an_attack_is_chosen_by_either_name(pattern: str) -> None:
     made = make(user(gradient_free=True), only=[pattern])
     assert labels(made) == ["square(queries=1000, restarts=3)"]
-    assert len(made.battery) == 7
+    assert len(made.battery) == 8
 
 
 @pytest.mark.parametrize(
@@ -93,7 +105,12 @@ def test_an_attack_is_chosen_by_either_name(pattern: str) -> None:
     ],
 )
 def test_no_more_is_asked_than_needed(attacks: tuple[Attack, ...], norm: Any, asked: tuple[Attack, ...]) -> None:
-    assert tuple(attack for _, attack in without_gradients(attacks, norm)) == asked
+    assert tuple(attack for _, attack in without_gradients(attacks, norm, (1, 8, 8))) == asked
+
+
+def test_a_dense_network_is_for_small_images() -> None:
+    asked = [len(without_gradients((APGD(), TRANSFER), "linf", (3, side, 32))) for side in (32, 33)]
+    assert asked == [6, 5]
 
 
 def test_files_are_asked_both_ways() -> None:
