@@ -119,6 +119,8 @@ def evaluate(  # type: ignore[misc]  # of all its options the two say only the o
         jobs: Processes; 1 does everything in this one. Numbers do not depend on it.
         name: What to call the model in tables; "model" if it is None.
         remedy: How attacks are to see the model; None finds out (saturated logits, probabilities, random predictions).
+            Where gradients turn out to be missing or wrong, more attacks that need none are asked, among them one with
+            networks that are trained on the model's own answers (:mod:`harness.planning.gradient_free`).
         batch: Images that the model takes at once; None finds out.
         health: Probe the model, and plant adversarials in it that the suite's attacks have to find; without, no grade
             is better than B. Takes as long as a few strong attacks on
@@ -180,7 +182,7 @@ def evaluate(  # type: ignore[misc]  # of all its options the two say only the o
         kept_home = home or (os.environ.get("GAUNTLET_HOME", "gauntlet-runs") if track else None)
         with _homes(kept_home, fresh=return_adversarial) as (place, kept):
             found = asked.run(made, place, jobs=jobs, progress=progress, keep=return_adversarial)
-            notes = list(asked.mine.found.notes)
+            notes = [*asked.mine.found.notes, *made.notes]
             if kept is not None and kept != place:
                 with exclusive(kept, lambda _: None):
                     notes += merge(place, kept).refused

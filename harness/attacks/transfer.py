@@ -110,11 +110,14 @@ class Transfer(Wrapped):
 
     @property
     def label(self) -> str:
-        """The crafting attack's label, marked as transferred, and the source's defense if it has one."""
+        """The crafting attack's label, marked as transferred, the source's defense if it has one, and its network."""
         if isinstance(self.defense, Ensemble):
             return f"transfer:{self.attack.label}:{self.defense.label}"
         defense = getattr(self.defense, "name", "standard")
-        return f"transfer:{self.attack.label}" + (f":{defense}" if defense != "standard" else "")
+        named = [f":{defense}"] if defense != "standard" else []
+        return "".join(
+            [f"transfer:{self.attack.label}", *named, *([f":{self.architecture}"] if self.architecture else [])]
+        )
 
     @property
     def prepares(self) -> bool:

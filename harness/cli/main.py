@@ -211,7 +211,8 @@ OPTIONS: dict[str, Callable[[Callable[..., Any]], Callable[..., Any]]] = {
         multiple=True,
         metavar="KIND",
         help="How attacks see a --victim: probabilities, temperature=20, draws=16 or none; votes=5: the majority of "
-        "so many random predictions is judged; grid=255: as files of 8 bits. Default: found by inspection.",
+        "so many random predictions is judged; grid=255: as files of 8 bits; gradients=wrong: more attacks "
+        "that need none; gradients=missing: these alone. Default: found by inspection.",
     ),
     "stand-in": click.option(
         "--stand-in",

@@ -137,7 +137,7 @@ def goal_of(text: str, infos: Iterable[DatasetInfo]) -> Goal:
 def parse_remedy(texts: Sequence[str], stand_ins: Sequence[str]) -> Remedy | None:
     """Read ``--remedy probabilities``, ``temperature=20``, ``draws=16``, ``votes=5``, ``grid=255``, ``none``.
 
-    ``--stand-in M=F`` belongs to it.
+    ``gradients=wrong`` or ``=missing`` is one more, and ``--stand-in M=F`` belongs to it.
 
     Returns:
         None where no remedy is named: what the model needs is then found out. Stand-ins alone name none, for they
@@ -155,11 +155,13 @@ def parse_remedy(texts: Sequence[str], stand_ins: Sequence[str]) -> Remedy | Non
             continue
         if name == "probabilities" and not equals:
             values[name] = True
+        elif name == "gradients" and equals:
+            values[name] = value
         elif name in ("temperature", "draws", "votes", "grid") and equals:
             values[name] = convert(value, float if name == "temperature" else int, f"remedy {name}")
         else:
             numbers = [f"{one}=NUMBER" for one in ("temperature", "draws", "votes", "grid")]
-            raise unknown("remedy", text, ["none", "probabilities", *numbers])
+            raise unknown("remedy", text, ["none", "probabilities", "gradients=wrong", "gradients=missing", *numbers])
     return Remedy(**values)
 
 

@@ -104,6 +104,8 @@ def make_plan(
     chosen_pairs: dict[str, Any] = {"samples": samples, "only": attacks, "cascade": cascade, "certify": certify}
     chosen_pairs |= {"words": words}
     made = plan(battery, wanted, infos, **chosen_pairs, arguments=arguments, transfers=not no_surrogate)
+    for note in made.notes:
+        console.print(note, style="yellow", markup=False, soft_wrap=True)
     if aimless := [label for label in made.left_out if not label.startswith("transfer:")]:
         line = f"left out, having no targeted form: {', '.join(aimless)}"
         console.print(line, style="yellow", markup=False, soft_wrap=True)

@@ -176,6 +176,7 @@ def words(declared: External) -> list[str]:
     named += [f"draws={remedy.draws}"] if remedy.draws > 1 else []
     named += [f"votes={remedy.votes}"] if remedy.votes else []
     named += [f"grid={remedy.grid}"] if remedy.grid else []
+    named += [f"gradients={remedy.gradients}"] if remedy.gradients != "sound" else []
     for text in named or ["none"]:
         found += ["--remedy", text]
     return found

@@ -25,7 +25,7 @@ from ..victims.agreement import agreement
 from ..victims.harvest import Harvest
 from ..victims.victim import Victim, VictimError
 from .proposal import Bench, Proposal
-from .referee import Verdict, as_files, as_images, better_of, judge
+from .referee import Verdict, as_images, better_of, judge
 
 GALLERY: Final = 16
 """Images kept of every cell for people to look at."""
@@ -222,9 +222,9 @@ def run_shard(
     )
     gallery = _gallery(verdict, index, x, y, chosen, x_adv)
     # one that reaches its target proves nothing of other targets, and tables of witnesses tell no targets apart
-    witnesses = _witnesses(verdict, index, chosen) if target is None else {}
-    kept = _kept(verdict, index, x, chosen, x_adv, threat) if keep else None
-    return ShardOutcome(samples, facts, gallery, witnesses, kept)
+    rows = _witnesses(verdict, index, chosen) if keep or target is None else {}
+    kept = Kept(rows["index"], rows["x_adv"]) if keep else None
+    return ShardOutcome(samples, facts, gallery, rows if target is None else {}, kept)
 
 
 def _with_harvest(
@@ -336,17 +336,6 @@ def _frame(
         "shard": np.full(n, shard, dtype=np.int32),
     }
     return pd.DataFrame({name: columns[name] for name in SAMPLE_COLUMNS})
-
-
-def _kept(verdict: Verdict, index: Tensor, x: Tensor, chosen: Tensor, x_adv: object, threat: Threat) -> Kept:
-    """The images that the verdict is of: those that are adversarial as files alone as files."""
-    clean = x[chosen]
-    returned = as_images(x_adv, clean)
-    images = clean if returned is None else torch.nan_to_num(returned).clamp(0, 1)
-    images = torch.where(per_sample(verdict.as_file, clean), as_files(clean, images, threat), images)
-    found = verdict.adversarial & verdict.stands
-    index = index.to(chosen.device)[chosen][found]
-    return Kept(index.cpu().numpy(), np.ascontiguousarray(images[found].cpu().numpy()))
 
 
 def _gallery(

@@ -19,6 +19,7 @@ from ..models.registry import check_architecture
 from ..threat import Norm, Threat
 from ..training.averaging import Averaging
 from ..training.defense import Defense
+from .gradient_free import answerable, changes
 from .specs import (
     CERTIFIED_FEW,
     CERTIFIED_PART,
@@ -52,6 +53,7 @@ class Plan:
         again: The command that measures all of it again, where that is not ``gauntlet run`` with the suite.
         left_out: Labels of attacks of the suite that were left out on purpose.
         plantings: Tests of the suite's attacks on adversarials that are known to be there, one a probe.
+        notes: A line for each model whose battery has other attacks than the suite declares: which, and why.
     """
 
     suite: Suite
@@ -67,6 +69,7 @@ class Plan:
     again: str = ""
     left_out: tuple[str, ...] = ()
     plantings: tuple[Planting, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def crafters(self) -> tuple[ModelSpec, ...]:
@@ -137,7 +140,8 @@ def plan(
     """List the cells of a suite over models.
 
     A budget attack becomes a cell for every eps of the suite, a minimal attack one cell that serves them all. A model
-    that draws at random is spared attacks that need a boundary to walk along: they would raise, and say nothing.
+    that draws at random is spared attacks that need a boundary to walk along: they would raise, and say nothing. One
+    whose gradients are missing or wrong meets more attacks that need none (:mod:`harness.planning.gradient_free`).
     Attacks are taken as they are for the data set's number of classes (:meth:`Attack.for_classes`).
     Transfers to a model of a user's are crafted on a surrogate, one for all of a data set
     (:mod:`harness.planning.surrogate`); where there is nothing to train one on, transfers are left out. A suite with
@@ -176,8 +180,8 @@ def plan(
     if samples is not None and samples < 1:
         raise UserError(f"samples must be at least 1, got {samples}")
     labels = {attack.label for attacks in suite.attacks.values() for attack in attacks}
-    sets = {spec.dataset: infos[spec.dataset] for spec in models}.values()
-    fitted = {each.label for attacks in suite.attacks.values() for i in sets for _, each in _fitting(attacks, i, suite)}
+    asked = {spec.key: _asked(suite, spec, infos[spec.dataset]) for spec in models}
+    fitted = {attack.label for norms in asked.values() for attacks in norms.values() for _, attack in attacks}
     for pattern in only:
         if not any(fits(label, [pattern]) for label in labels | fitted):
             raise unknown(f"attack in suite {suite.name}", pattern, sorted(labels))
@@ -189,8 +193,8 @@ def plan(
         n = min(samples or suite.samples, info.test_size)
         grid = suite.grid(info)
         last = ""
-        for norm, attacks in suite.attacks.items():
-            for declared, attack in _both_ways(_fitting(attacks, info, suite), spec):
+        for norm, attacks in asked[spec.key].items():
+            for declared, attack in attacks:
                 if attack.needs_a_boundary and spec.defense.remedy.stochastic:
                     continue
                 wanted = not only or fits(declared.label, only) or fits(attack.label, only)
@@ -233,6 +237,11 @@ def plan(
         arguments=dict(arguments or {}),
         words=tuple(words),
         left_out=left_out,
+        notes=tuple(
+            f"{spec.architecture}: its gradients are {spec.defense.remedy.gradients}; {line}"
+            for spec in models
+            if (line := changes(suite.attacks, infos[spec.dataset].shape, spec.defense.remedy.gradients))
+        ),
     )
 
 
@@ -317,7 +326,7 @@ def _planting(suite: Suite, look: Probe, info: DatasetInfo) -> Planting | None:
     """The test that belongs to a probe: of attacks that search the model itself, if one of them has gradients."""
     attacks = tuple(
         attack
-        for _, attack in _fitting(suite.attacks[look.threat.norm], info, suite)
+        for _, attack in _fitting([(attack, attack) for attack in suite.attacks[look.threat.norm]], info, suite)
         if attack.family in SEARCHES and not (attack.needs_a_boundary and look.model.defense.remedy.stochastic)
     )
     if not any(attack.access == "gradients" for attack in attacks):
@@ -325,7 +334,14 @@ def _planting(suite: Suite, look: Probe, info: DatasetInfo) -> Planting | None:
     return Planting(model=look.model, threat=look.threat, n=min(look.n, PLANTED_SAMPLES), attacks=attacks)
 
 
-def _fitting(attacks: Sequence[Attack], info: DatasetInfo, suite: Suite) -> list[tuple[Attack, Attack]]:
+def _asked(suite: Suite, spec: ModelSpec, info: DatasetInfo) -> dict[Norm, list[tuple[Attack, Attack]]]:
+    """Attacks of a suite by norm, as declared and as they are asked of a model."""
+    gradients = spec.defense.remedy.gradients
+    chosen = {norm: answerable(attacks, norm, info.shape, gradients) for norm, attacks in suite.attacks.items()}
+    return {norm: _both_ways(_fitting(attacks, info, suite), spec) for norm, attacks in chosen.items()}
+
+
+def _fitting(attacks: Sequence[tuple[Attack, Attack]], info: DatasetInfo, suite: Suite) -> list[tuple[Attack, Attack]]:
     """Attacks as declared, and as they are for a data set's number of classes: each of these once, and not without any.
 
     Led to a target by answers "target or not" an attack meets two classes, however many there are.
@@ -334,13 +350,13 @@ def _fitting(attacks: Sequence[Attack], info: DatasetInfo, suite: Suite) -> list
         UserError: None of them works with so few classes, and nothing would be left to judge by.
     """
     found: dict[str, tuple[Attack, Attack]] = {}
-    for declared in attacks:
-        two = suite.goal is not None and declared.targeting != "itself"
-        attack = declared.for_classes(2 if two else len(info.classes))
+    for declared, chosen in attacks:
+        two = suite.goal is not None and chosen.targeting != "itself"
+        attack = chosen.for_classes(2 if two else len(info.classes))
         if attack is not None:
             found.setdefault(identity.key(attack), (declared, attack))
     if attacks and not found:
-        raise UserError(f"{attacks[0].label} does not work with the {len(info.classes)} classes of {info.name}")
+        raise UserError(f"{attacks[0][0].label} does not work with the {len(info.classes)} classes of {info.name}")
     return list(found.values())
 
 

@@ -152,6 +152,7 @@ def plan_record(plan: Plan, command_line: str) -> PlanRecord:
         ),
         goal=goal_text(plan.suite.goal),
         plantings=tuple(ProbeEntry(probe=p.key, model=p.model.key, norm=p.threat.norm) for p in plan.plantings),
+        notes=plan.notes,
     )
 
 

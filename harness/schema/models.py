@@ -94,6 +94,7 @@ class Admission(Record):
         clean_accuracy: On the images asked, in [0, 1].
         writes: Whether it writes into its images.
         gradients: Whether they reach the images.
+        gradient_fault: Why attacks leave its gradients alone; "" where they follow them.
         answers: Agreement for each way of asking the same; none for a model that draws.
         passes: Of an image, forward and backward, that the inspection took.
     """
@@ -106,6 +107,7 @@ class Admission(Record):
     clean_accuracy: Number = math.nan
     writes: bool = False
     gradients: bool = True
+    gradient_fault: str = ""
     answers: dict[str, Agreement] = {}
     passes: int = 0
 

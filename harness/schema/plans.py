@@ -31,6 +31,7 @@ class PlanRecord(Document):
         left_out: Labels of attacks that were left out of the battery on purpose.
         plantings: Tests on planted adversarials, as the probes.
         goal: What the suite's attacks are after.
+        notes: A line for each model whose battery has other attacks than the suite declares.
     """
 
     plan: str
@@ -46,6 +47,7 @@ class PlanRecord(Document):
     certificates: tuple[CertificateEntry, ...] = ()
     plantings: tuple[ProbeEntry, ...] = ()
     goal: str = UNTARGETED
+    notes: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _has_budgets(self) -> Self:

@@ -6,6 +6,7 @@ put on as few images as decide them.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from ..victims.agreement import agreement
 from ..victims.victim import SURE, PassCount, Victim, VictimError
 from .answer_checks import AFTER_OTHERS
 from .measurements import neighbours
-from .probe import diagnose, stochastic, wavers
+from .probe import diagnose, gradient_fault, stochastic, wavers
 
 LOOK: Final = 256
 """Most images that are asked: so many where the first are answered badly."""
@@ -137,11 +138,14 @@ def inspect(
             _refuse(answers)
     if thorough and len(x) > len(labels) and 2 * int((labels == y[: len(labels)]).sum()) <= len(labels):
         labels = torch.cat([labels, ask(x[len(labels) :]).argmax(1)])
+    fault = ""
     if remedy is None:
         wrapped = interface.around(model)
         remedy = diagnose(
             wrapped, x, y, classes=classes, device=device, stand_ins=stand_ins, varies=varies, spent=spent
         )
+        gradients, fault = gradient_fault(wrapped, x, y, remedy, classes=classes, device=device, spent=spent)
+        remedy = dataclasses.replace(remedy, gradients=gradients)
     spent.forwards += victim.cost.forwards
     spent.backwards += victim.cost.backwards
     facts = Admission(
@@ -153,12 +157,14 @@ def inspect(
         clean_accuracy=float((labels == y[: len(labels)]).double().mean()),
         writes=writes,
         gradients=reached,
+        gradient_fault=fault,
         answers={} if varies else answers,
         passes=spent.forwards + spent.backwards,
     )
     notes = [
         *_words(interface, kinds, dtype, first, writes=writes),
         *([] if reached or any(remedy.stand_ins) else [_CUT]),
+        *([f"{fault}: more attacks that need none are asked"] if fault else []),
         *(f"{_said(way, said)}: {_WAYS[way]}" for way, said in answers.items() if said.differ and not varies),
         *_labels(labels, y[: len(labels)], classes),
     ]

@@ -18,12 +18,13 @@ from torch import Tensor, nn
 
 from .. import determinism, identity
 from ..attacks.losses import objective
-from ..errors import UserError
+from ..errors import UserError, said
 from ..schema.probes import ProbeFacts, Views, Wavering
 from ..threat import Threat
-from ..victims.adaptation import VOTES, Remedy
+from ..victims.adaptation import VOTES, Gradients, Remedy
 from ..victims.victim import SURE, PassCount, Victim
 from .measurements import GradientDiagnostics, are_probabilities, cross_entropy, is_flat, margin, neighbours
+from .slopes import SlopeComparison
 
 CALLS: Final = 8
 """Calls under different seeds that show whether a model draws random numbers."""
@@ -45,6 +46,13 @@ SATURATED: Final = 0.25
 
 PARALLEL: Final = 0.99
 """Cosine of the angle between the two that is put down to rounding."""
+
+MOST: Final = 0.5
+"""Share of images on which gradients have to be missing or wrong before attacks leave them alone. Sound: 0; gradients
+that are cut, zero, flipped, of another network, or drowned: 0.56 and more."""
+
+STEPPED: Final = Threat("linf", 8 / 255)
+"""Threat whose steps, a twentieth and a fifth of it, gradients are held against: small on any images."""
 
 GAP: Final = 8.0
 """Gap of logits at which float32 keeps four digits of the other classes' probability, and the nearest of them counts
@@ -83,7 +91,7 @@ def probe(
         judge.votes = remedy.calls or (VOTES if wavers(varies) else None)
         right = judge.predict(x) == y
         x, y = x[right], y[right]
-        view = replace(remedy, votes=None)  # what changes for attacks
+        view = replace(remedy, votes=None, gradients="sound")  # what changes for attacks
         victims = [judge, Victim(model, classes=classes, device=device, remedy=view)] if view else [judge]
         seen = [GradientDiagnostics(victim, judge, x, y, threat, seed).facts() for victim in victims]
     return ProbeFacts(
@@ -141,6 +149,53 @@ def diagnose(
             spent.forwards += judge.cost.forwards + seen.cost.forwards + len(x[:FEW])
             spent.backwards += seen.cost.backwards
         return replace(remedy, temperature=temperature)
+
+
+def gradient_fault(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    remedy: Remedy,
+    *,
+    classes: int,
+    device: torch.device | str = "cpu",
+    spent: PassCount | None = None,
+) -> tuple[Gradients, str]:
+    """Whether attacks can follow the gradients that they see, and what is wrong with them, a clause or "".
+
+    Asked of at most :data:`FEW` images that the model gets right, at the images themselves: whether the gradient of the
+    margin is there and not zero; and, where random numbers do not stand in the way and no stand-in was given for it,
+    whether it says what the outputs do (:meth:`.slopes.SlopeComparison.wrong`).
+    """
+    kind: Gradients = "sound"
+    fault = ""
+    with determinism.isolated(0, device):
+        victim = Victim(model, classes=classes, device=device, remedy=replace(remedy, draws=1))
+        x, y = x[:FEW].to(victim.device), y[:FEW].to(victim.device)
+        right = victim.predict(x) == y
+        survey = GradientDiagnostics(victim, victim, x[right], y[right], STEPPED)
+        n = len(survey.x)
+        try:
+            zero = victim.sparing(n, lambda: is_flat(survey.slope(margin))) if n else torch.zeros(0, dtype=torch.bool)
+        except (UserError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:
+            kind, fault = "missing", f"no gradient reaches the images ({said(error)})"
+        else:
+            wrong, what = zero, "zero"
+            if n and not _most(zero) and not remedy.stochastic and not remedy.stand_ins:
+                compared = SlopeComparison(victim, survey.x, survey.y, STEPPED)
+                wrong, what = victim.sparing(n, compared.wrong), "not that of the outputs"
+            if n and _most(wrong):
+                kind, fault = "wrong", f"the gradient is {what} on {int(wrong.sum())} of {n} images"
+        if spent is not None:
+            spent.forwards += victim.cost.forwards + len(x)
+            spent.backwards += victim.cost.backwards
+    return kind, fault
+
+
+def _most(mask: Tensor) -> bool:
+    return float(mask.double().mean()) > MOST
 
 
 def _jumps(victim: Victim, x: Tensor, y: Tensor) -> float:

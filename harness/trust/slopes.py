@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor
@@ -61,6 +61,20 @@ part has it at the fine one alone, and is right over longer ones. Sound: 1e-6 in
 RUGGED: Final = 0.75
 """Relative error at the first coarse step beyond which a gradient says nothing. Sound: 0.1 to 0.5; a gradient of
 something else: 1."""
+
+
+class _Place(NamedTuple):
+    """Points (N, ...) with their logits (N, K), weightings of these (2, N, K) and the gradients they give (2, N, ...).
+
+    ``ways`` are the directions that are compared along, ``floor`` (N,) the slope below which there is none.
+    """
+
+    x: Tensor
+    logits: Tensor
+    weights: Tensor
+    slopes: Tensor
+    ways: list[Tensor]
+    floor: Tensor
 
 
 @dataclass(frozen=True)
@@ -113,34 +127,58 @@ class SlopeComparison:
             start, end = torch.where(beyond, start, middle), torch.where(beyond, middle, end)
         return start, known
 
+    def wrong(self) -> Tensor:
+        """Which images' gradients are not those of the outputs, or say nothing of a step of an attack, bool (N,).
+
+        At the images alone. Differences over fine steps are taken only where most images' gradients disagree with both
+        coarse ones: those of an honest model cost :data:`COARSE` alone.
+        """
+        place = self._place(self._aside(self.x))
+        rough = self._rough(place)
+        apart = (rough > WRONG).all(0)
+        if not len(apart) or _share(apart) <= 0.5:
+            return torch.zeros_like(apart)
+        fine, _ = self._fine(place)
+        rugged = rough[0] > RUGGED
+        return rugged if fine is None else rugged | (apart & (fine > WRONG))
+
     def errors(self, x: Tensor) -> tuple[Tensor | None, Tensor, bool]:
         """Relative errors of the gradient at points, at a fine step (N,) and at :data:`COARSE` (2, N); if in float64.
 
         The difference of the two largest logits counts, and a random weighting of all; the worse of the two. None where
         differences settle at no step: the outputs do not repeat, or jump everywhere.
         """
+        place = self._place(x)
+        rough = self._rough(place)
+        fine, exact = self._fine(place)
+        return fine, rough, exact
+
+    def _place(self, x: Tensor) -> _Place:
         logits, weights, slopes = self._slopes(x)
-        floor = FLAT * logits.abs().amax(1)
-        ways = list(self._directions(x, slopes[0]))
-        rough = []
+        return _Place(x, logits, weights, slopes, list(self._directions(x, slopes[0])), FLAT * logits.abs().amax(1))
+
+    def _rough(self, place: _Place) -> Tensor:
+        """Errors over steps as attacks take them, (2, N)."""
+        found = []
         for step in COARSE:
-            residual, size = self._residuals(self.victim, x, ways, slopes, weights, step)
-            rough.append(
-                torch.where(size <= floor, 0, residual.abs() / size.clamp_min(1e-300)).median(0).values.amax(0)
-            )
-        far = torch.stack(rough)
-        for model in self._models(x, logits):
-            steps = FINE[model.precision]
-            found = [self._residuals(model, x, ways, slopes, weights, step) for step in steps]
+            residual, size = self._residuals(self.victim, place, step)
+            error = torch.where(size <= place.floor, 0, residual.abs() / size.clamp_min(1e-300))
+            found.append(error.median(0).values.amax(0))
+        return torch.stack(found)
+
+    def _fine(self, place: _Place) -> tuple[Tensor | None, bool]:
+        """Errors over steps so short that differences settle, (N,), None if they do at none; if in float64."""
+        for model in self._models(place.x, place.logits):
+            found = [self._residuals(model, place, step) for step in FINE[model.precision]]
             left, sizes = (torch.stack(values) for values in zip(*found, strict=True))  # (steps, ways, weightings, N)
             doubt, at = (left[1:] - left[:-1]).abs().min(0)
             best, scale = (values.gather(0, at[None])[0] for values in (left, sizes))
-            flat = scale <= floor
+            flat = scale <= place.floor
             if ((doubt > UNSURE * scale) & ~flat).double().mean() > 0.5:
                 continue
             fine = torch.where(flat, 0, (best.abs() - 2 * doubt).clamp_min(0) / scale.clamp_min(1e-300))
-            return fine.median(0).values.amax(0), far, model is not self.victim
-        return None, far, False
+            return fine.median(0).values.amax(0), model is not self.victim
+        return None, False
 
     def _slopes(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Logits (N, K), weightings (2, N, K) of them, and the gradients (2, N, ...) of what these make of them."""
@@ -165,23 +203,22 @@ class SlopeComparison:
             yield _unit(way.sign() if self.threat.norm == "linf" else way, self.threat)
         yield _unit((x - self.x.roll(1, 0)).double(), self.threat)
 
-    def _residuals(
-        self, model: Victim, x: Tensor, ways: list[Tensor], slopes: Tensor, weights: Tensor, step: float
-    ) -> tuple[Tensor, Tensor]:
+    def _residuals(self, model: Victim, place: _Place, step: float) -> tuple[Tensor, Tensor]:
         """What the gradient says of a step less what happens, and the larger of both, (directions, weightings, N).
 
         Over eps: in units of logits.
         """
         assert self.threat.eps is not None
         left, size = [], []
-        for way in ways:
+        for way in place.ways:
             ends = [
-                (x.double() + sign * step * self.threat.eps * way).clamp(0, 1).to(model.precision) for sign in (1, -1)
+                (place.x.double() + sign * step * self.threat.eps * way).clamp(0, 1).to(model.precision)
+                for sign in (1, -1)
             ]
             up, down = (self._logits(model, end) for end in ends)
             moved = (ends[0].double() - ends[1].double()) / (2 * step)
-            said = (slopes * moved).flatten(2).sum(2)
-            happened = (weights * ((up - down) / (2 * step))).sum(2)
+            said = (place.slopes * moved).flatten(2).sum(2)
+            happened = (place.weights * ((up - down) / (2 * step))).sum(2)
             left.append(said - happened)
             size.append(torch.maximum(said.abs(), happened.abs()))
         return torch.stack(left), torch.stack(size)

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import ClassVar, Final
+from typing import ClassVar, Final, Literal
 
 from ..errors import UserError
+from ..options import check_choices
+
+Gradients = Literal["sound", "wrong", "missing"]
 
 VOTES: Final = 25
 """Draws behind every label of a stochastic model, unless its remedy says otherwise: the one it gives most often."""
@@ -29,6 +32,9 @@ class Remedy:
             attacks see several draws; if not, the model is deterministic and asked once.
         stand_ins: ``(module, function)`` pairs for parts without a useful gradient (BPDA, Athalye et al. 2018): the
             named submodule computes forward, the function's gradient is used backward. ``"identity"`` passes it on.
+        gradients: The model's own, as far as is known. Where they are wrong (or zero) plans ask more attacks that need
+            none; where they are missing those that follow them, which would raise, are left out as well
+            (:mod:`harness.planning.gradient_free`). What a victim answers stays as it is.
         grid: The model answers files otherwise than the floats beside them: attacks see each image rounded to so many
             steps of [0, 1] (255: a file of 8 bits), and the gradient there is that of the image. ``None``: as it is.
 
@@ -44,8 +50,10 @@ class Remedy:
     stand_ins: tuple[tuple[str, str], ...] = ()
     votes: int | None = field(default=None, metadata={"identity": "set"})
     grid: int | None = field(default=None, metadata={"identity": "set"})
+    gradients: Gradients = field(default="sound", metadata={"identity": "set"})
 
     def __post_init__(self) -> None:
+        check_choices(self)
         if not (math.isfinite(self.temperature) and self.temperature > 0):
             raise UserError(f"temperature must be positive and finite, got {self.temperature}")
         if self.draws < 1:
@@ -74,5 +82,10 @@ class Remedy:
         parts += [f"gradients averaged over {self.draws} draws"] if self.draws > 1 else []
         parts += [f"{function} for the gradient of {module}" for module, function in self.stand_ins]
         parts += [f"images rounded to steps of 1/{self.grid}"] if self.grid else []
+        parts += (
+            [f"more questions about its answers, for gradients are {self.gradients}"]
+            if self.gradients != "sound"
+            else []
+        )
         parts += [f"labels by {self.votes} {'votes' if self.votes > 1 else 'vote'}"] if self.votes else []
         return ", ".join(parts)

@@ -19,7 +19,10 @@ import gauntlet
 from defenses.standard import Standard
 from harness import api
 from harness.api import External, digest
+from harness.attacks.apgd import APGD
 from harness.attacks.base import Attack, Kind
+from harness.attacks.distilled import Distilled
+from harness.attacks.square import Square
 from harness.attacks.transfer import Transfer
 from harness.datasets.registry import DATASETS, Dataset
 from harness.determinism import seed_everything
@@ -27,6 +30,7 @@ from harness.errors import UserError
 from harness.judging.proposal import Bench
 from harness.judging.shard import run_shard
 from harness.metrics.pairs import PAIR_COLUMNS, Board, pair_rows
+from harness.planning import gradient_free
 from harness.planning.plan import plan
 from harness.planning.specs import ModelSpec
 from harness.planning.suite import Suite
@@ -428,6 +432,31 @@ def test_what_attacks_must_know_is_found_out_and_trust_is_said(
     grade, reasons = found.attrs["trust"]["linf"]
     assert grade in ("C", "D")
     assert any("logits" in reason for reason in reasons), reasons
+
+
+def test_where_gradients_are_of_no_use_answers_are_asked_for(
+    trained: nn.Module, sample: tuple[Tensor, Tensor], digits: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    more = (Distilled(queries=35, updates=40), Square(queries=40))
+    monkeypatch.setattr(gradient_free, "BESIDES", more)
+    suite = Suite(name="led", summary="", attacks={"linf": (Step(), APGD(steps=5), Square(queries=9))})
+    frame = gauntlet.evaluate(BROKEN["zero-gradient"].wrap(trained), *sample, suite, eps=0.1, dataset=digits.info)
+    statuses = dict(zip(frame["attack"], frame["status"], strict=True))
+    assert statuses == {"step": "crashed"} | {
+        one.label: "ok" for one in more
+    }  # a user's own is asked whatever it needs
+    assert frame.attrs["remedy"] == "more questions about its answers, for gradients are missing"
+    why, what = frame.attrs["notes"][-3], frame.attrs["notes"][-1]
+    assert why.startswith("no gradient reaches the images (RuntimeError")
+    assert what == (
+        "model: its gradients are missing; asked besides: square(queries=40), distilled(queries=35, updates=40); "
+        "not asked: apgd(steps=5)"
+    )
+    left = frame.set_index("attack")["robust_accuracy"]
+    assert left["distilled(queries=35, updates=40)"] <= left["square(queries=40)"] < frame["clean_accuracy"].iloc[0]
+    assert frame.attrs["trust"]["linf"][0] == "D"
+    blind = gauntlet.evaluate(trained, *sample, suite, eps=0.1, dataset=digits.info, health=False)
+    assert set(blind["attack"]) == {attack.label for attack in suite.attacks["linf"]}
 
 
 def test_a_stochastic_model_is_judged_by_what_it_says_most_often(

@@ -661,9 +661,10 @@ def test_a_sound_model_is_let_in(digits: Dataset, trained: nn.Module) -> None:
         "changed_labels": 0,
         "writes": False,
         "gradients": True,
+        "gradient_fault": "",
     }
     assert found.facts.clean_accuracy == pytest.approx(float((trained(x).argmax(1) == y).double().mean()), abs=0.05)
-    assert found.facts.passes < 600
+    assert found.facts.passes < 900
     assert model.training
     assert digest(model) == before
     assert not looked_at(digits, trained).facts.train_mode

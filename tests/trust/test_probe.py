@@ -23,13 +23,14 @@ from harness.datasets.registry import Dataset
 from harness.determinism import seed_everything
 from harness.errors import UserError
 from harness.selftest.linear_victim import LinearVictim
-from harness.selftest.masked_gradients import BROKEN, RandomInput, ScaledLogits
+from harness.selftest.masked_gradients import BROKEN, WRONG_GRADIENTS, RandomInput, ScaledLogits
 from harness.threat import Threat
 from harness.trust import measurements
 from harness.trust.measurements import GradientDiagnostics, backward_calls
-from harness.trust.probe import DRAWS, GAP, diagnose, probe, stochastic, wavers
+from harness.trust.probe import DRAWS, FEW, GAP, diagnose, gradient_fault, probe, stochastic, wavers
 from harness.victims.adaptation import Remedy
-from harness.victims.victim import Victim, VictimError
+from harness.victims.victim import PassCount, Victim, VictimError
+from tests.helpers.zoo.masked import SineBumps
 
 
 def measured(*arguments: Any, **named: Any) -> dict[str, Any]:
@@ -343,7 +344,40 @@ def test_a_loss_that_still_rises_is_seen(stop: int, late: float, monkeypatch: py
 def test_an_honest_network_needs_no_remedy(
     name: str, honest: dict[str, nn.Module], sample: tuple[Tensor, Tensor]
 ) -> None:
+    spent = PassCount()
     assert diagnose(honest[name], *sample, classes=10) == Remedy()
+    assert gradient_fault(honest[name], *sample, Remedy(), classes=10, spent=spent) == ("sound", "")
+    assert spent.forwards + spent.backwards <= 25 * FEW
+
+
+@pytest.mark.parametrize(
+    ("name", "fault"),
+    [
+        ("zero-gradient", "no gradient reaches the images (RuntimeError: element 0 of tensors does not require grad"),
+        ("rounded-inputs", "the gradient is zero on 1"),
+        ("dead-units", "the gradient is zero on"),
+        ("optimising-forward", "the gradient is not that of the outputs on 1"),
+        ("flipped", "the gradient is not that of the outputs on 1"),
+        ("drowned", "the gradient is not that of the outputs on 1"),
+        ("sine-bumps", "the gradient is not that of the outputs on 1"),  # but over the shortest steps
+        ("random-input", ""),
+        ("scaled-logits", ""),
+    ],
+)
+def test_gradients_that_are_missing_or_wrong_are_told(
+    name: str, fault: str, trained: nn.Module, sample: tuple[Tensor, Tensor]
+) -> None:
+    wraps = {key: broken.wrap for key, broken in BROKEN.items()} | WRONG_GRADIENTS | {"sine-bumps": SineBumps}
+    remedy = BROKEN[name].remedy if name in BROKEN else None
+    right = trained(sample[0]).argmax(1) == sample[1]
+    x, y = sample[0][right], sample[1][right]
+    kind, found = gradient_fault(wraps[name](trained), x, y, Remedy(), classes=10)
+    assert (kind == "sound") == (fault == "")
+    assert found.startswith(fault)
+    assert bool(found) == bool(fault)
+    if remedy is not None:  # a stand-in's gradient need not be the model's, and draws are no fault
+        assert gradient_fault(wraps[name](trained), x, y, remedy, classes=10) == ("sound", "")
+    assert gradient_fault(wraps[name](trained), x[:0], y[:0], Remedy(), classes=10) == ("sound", "")
 
 
 @pytest.mark.parametrize("name", BROKEN)
