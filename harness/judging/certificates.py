@@ -14,7 +14,7 @@ from .. import determinism, identity
 from ..certify import Certificate, Network, prepare
 from ..certify.trace import Mode, Uncovered
 from ..errors import describe
-from ..planning.specs import Certification
+from ..planning.specs import CERTIFIED_SHARD, Certification
 from ..schema.certificates import CertificateFacts, CertifiedLevel
 from ..threat import Threat
 from ..victims.victim import Victim
@@ -127,6 +127,34 @@ def prove(
             )
         )
     return found
+
+
+def refuted(model: nn.Module, facts: CertificateFacts, x: Tensor, y: Tensor) -> dict[float, int]:
+    """How many images that facts call certified are not certified when bounds are computed again, by eps.
+
+    Nothing is asked of proofs by draws, whose random numbers are not in the facts.
+
+    Args:
+        model: The model in eval mode, on the device of the images.
+        facts: What is said of it.
+        x: The images that the facts are of, float32 (N, C, H, W) in [0, 1].
+        y: Their labels, int64 (N,).
+
+    Raises:
+        Uncovered: There is no bound for the model.
+    """
+    said = {level.eps: torch.tensor(level.certified, dtype=torch.bool, device=x.device) for level in facts.levels}
+    wrong = {eps: 0 for eps, certified in said.items() if certified.any()}
+    if facts.alpha is not None or not wrong:
+        return {}
+    network = prepare(model, x[:1])
+    for eps in wrong:
+        for rows in said[eps].nonzero().squeeze(1).split(CERTIFIED_SHARD):  # type: ignore[no-untyped-call]
+            proved = network.bounds(x[rows], y[rows], Threat(facts.norm, eps))  # type: ignore[arg-type]
+            if proved.uncovered:
+                raise Uncovered(proved.uncovered)
+            wrong[eps] += int((~proved.certified).sum())
+    return {eps: n for eps, n in wrong.items() if n}
 
 
 def _nothing(images: int) -> Certificate:

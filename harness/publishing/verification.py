@@ -47,6 +47,7 @@ class Verification:
         problems: Lines, each naming something that does not hold.
         notes: Lines that are to be read, and are no problem.
         witnesses: Witnesses that the referee agreed to.
+        certificates: Certificates, one for each image, norm and eps, that were computed again.
         images: Images that models were asked about here.
         passes: Images that the attacks sent through them, forward and backward.
         manifest: SHA-256 of the manifest.
@@ -57,6 +58,7 @@ class Verification:
     notes: list[str] = field(default_factory=list)
     models: int = 0
     witnesses: int = 0
+    certificates: int = 0
     images: int = 0
     passes: float = 0.0
     manifest: str = ""
@@ -75,9 +77,10 @@ class Verification:
             why += f", {short} of {len(self.proved)} accuracies not proved" if short else ""
             return f"does not hold: {why if self.proved or self.problems else 'there is nothing to prove'}"
         share = f", {self.images / self.passes:.2%} of the attacks' passes" if self.passes else ""
+        bounds = f"; {self.certificates} certificates computed again" if self.certificates else ""
         return (
-            f"holds: {len(self.proved)} accuracies of {self.models} models are at most what they are said to be; "
-            f"{self.witnesses} witnesses judged again with {self.images} passes{share}"
+            f"holds: {len(self.proved)} accuracies of {self.models} models are at most what they are said to be"
+            f"{bounds}; {self.witnesses} witnesses judged again with {self.images} passes{share}"
         )
 
 

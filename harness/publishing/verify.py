@@ -1,8 +1,8 @@
-"""Check a bundle's numbers without attacking: digests, counts, intervals and ranks, and every witness judged again.
+"""Check a bundle's numbers without attacking: digests, counts, intervals and ranks, witnesses and certificates.
 
-That an image breaks a model is proved by the image. So an accuracy is at most what is left when all witnesses that the
-referee agrees to are counted; who attacks harder can only find it lower. No code of the bundle is run: its weights are
-tensors, and its declarations name what is registered here.
+That an image breaks a model is proved by the image; that none does, by a bound. So an accuracy is at most what is left
+when all witnesses that the referee agrees to are counted, and at least what is certified. No code of the bundle is run:
+its weights are tensors, and its declarations name what is registered here.
 """
 
 from __future__ import annotations
@@ -17,9 +17,11 @@ import numpy.typing as npt
 from torch import Tensor
 
 from .. import identity
+from ..certify.trace import Uncovered
 from ..datasets.registry import Dataset
 from ..determinism import full_float32
 from ..errors import UserError, describe
+from ..judging.certificates import refuted
 from ..leaderboard import contradictions
 from ..metrics.pairs import DISTANCES, Board, Pair, limit, nearest, worst_case
 from ..planning.declared import model_spec
@@ -32,8 +34,10 @@ from ..records.home import Home
 from ..records.plans import read_plans
 from ..records.witnesses import Rows
 from ..schema.bundles import ImageHashes, Manifest, Numbers
+from ..schema.certificates import CertificateFacts
 from ..schema.models import ModelEntry
 from ..training.defense import Defense
+from ..victims.victim import Victim
 from .judging import Asked, referee
 from .publish import NUMBERS, digest, numbers
 from .verification import Proved, Verification, check_manifest, within
@@ -168,6 +172,8 @@ class _Bundle:
         n = max(pair.n for pair in pairs.values())
         index, (x, y) = self._sample(entry.dataset, n)
         clean = self._clean(asked, pairs, index, x, y)
+        for board in boards:
+            self._certified(entry, asked.victim, board.certificates.get(key, {}))
         broken = self._witnessed(key, asked, pairs, index, x, y)
         for board in boards:
             for line in contradictions(board, key):
@@ -177,6 +183,25 @@ class _Bundle:
                 self._prove(board, entry, mine, index.numpy(), clean, broken)
         self._done.models += 1
         self._done.images += asked.images
+
+    def _certified(self, entry: ModelEntry, victim: Victim, proved: Mapping[str, CertificateFacts]) -> None:
+        """Certificates computed again, in the order in which they are said to be of the data set's images."""
+        for norm, facts in proved.items():
+            text = f"{_name(entry)}: certificates in {norm}"
+            index, (x, y) = self._sample(entry.dataset, max(1, len(facts.index)))
+            if facts.norm != norm or index[: len(facts.index)].tolist() != list(facts.index):
+                self._say(f"{text} are of other images than those here")
+                continue
+            self._done.certificates += 0 if facts.alpha is not None else sum(sum(one.certified) for one in facts.levels)
+            try:
+                wrong = refuted(victim.model, facts, x.to(victim.device), y.to(victim.device))
+            except Uncovered as error:
+                self._say(f"{text} cannot be computed here: {error}")
+                continue
+            for eps, n in wrong.items():
+                self._say(f"{text}: {n} images are not certified here at {eps:.6g}, as the bundle says")
+            if facts.alpha is not None:
+                self._done.notes.append(f"{text} are by draws, and not computed again")
 
     def _pair(self, pair: Pair) -> None:
         """What a record says of itself."""

@@ -26,7 +26,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("published")
     (folder / "suite.py").write_text(SUITE)
     run = ["run", f"{folder / 'suite.py'}:TINY", "--model", "mlp-8", "--defense", "standard:epochs=8"]
-    run += ["--defense", "pgd:epochs=8,steps=2", "--samples", N, "--certify", 4, "--no-surrogate", "--jobs", 1]
+    run += ["--defense", "pgd:epochs=8,steps=2", "--samples", N, "--certify", 16, "--no-surrogate", "--jobs", 1]
     result = call(*run, "--witnesses", "all", "--home", folder / "home")
     assert result.exit_code == 0, result.output
     result = call("publish", folder / "home", "--out", folder / "bundle", "--by", "The Tester")
