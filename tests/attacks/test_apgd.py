@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import pytest
@@ -187,7 +188,7 @@ class Counting(nn.Module):
 def test_the_best_of_all_iterates_is_returned(trained, firm, norm):
     x, y = firm
     threat = Threat(norm, EPS[norm] / 10)
-    model = Counting(trained, y)
+    model = Counting(copy.deepcopy(trained), y)
     watched = Victim(model, own=True)
     x_adv = attack(APGD(steps=30, restarts=2), watched, x, y, threat)
     seen = torch.stack(model.seen)  # nobody is fooled, so that every call has every image
@@ -250,7 +251,8 @@ class Watched(nn.Module):
 @pytest.mark.parametrize("steps", [1, 12])
 def test_no_success_is_thrown_away(trained, images, gradient, steps):
     x, y = images
-    model = trained if gradient else NoGradient(trained, "zero")
+    own = copy.deepcopy(trained)
+    model = own if gradient else NoGradient(own, "zero")
     plain = Victim(model)
     found = 0
     for i in range(40):

@@ -115,8 +115,8 @@ def test_the_lower_of_floats_and_files_counts(nets: tuple[nn.Module, nn.Module],
     x, y = files(digits, 100)
 
     def left(model: nn.Module) -> tuple[float, str]:
-        found = evaluate(model, x, y, BATTERY, dataset=digits).attrs
-        return found["worst_case"]["linf", 0.1], found["trust"]["linf"][0]
+        found = evaluate(model, x, y, BATTERY, dataset=digits)
+        return found.worst_case("linf", 0.1), found.attrs["trust"]["linf"][0]
 
     weak, strong = left(plain)[0], left(robust)[0]
     assert strong > weak + 0.2
