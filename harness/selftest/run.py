@@ -79,7 +79,7 @@ class SelfTestResult:
 
 
 def attacks_of(suites: Iterable[Suite]) -> list[tuple[Attack, Norm]]:
-    """Every attack and norm that suites ask for, where gradients are wrong too, each once; of a transfer, what crafts."""
+    """Every attack and norm that suites ask for, wrong gradients or not, each once; of a transfer, what crafts."""
     found: dict[str, tuple[Attack, Norm]] = {}
     for suite in suites:
         for norm, attacks in suite.attacks.items():
