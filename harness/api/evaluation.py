@@ -42,7 +42,7 @@ from ..victims.victim import Victim
 from .adversarial import worst_images
 from .inputs import budgets, device_of, given
 from .result import Evaluation
-from .sources import Held, Images, Model, admitted
+from .sources import Held, Images, Model, admitted, published
 
 Eps = float | str | Mapping[Norm, float | str | Sequence[float | str]]
 Adversarial = dict[tuple[Norm, float], Tensor]
@@ -136,8 +136,9 @@ def evaluate(  # type: ignore[misc]  # of all its options the two say only the o
         track: Deliver the results to MLflow: True to ``MLFLOW_TRACKING_URI`` or a database in the home, a text to the
             store of that address.
         report: Folder to write leaderboard, tables and pages to.
-        home: Folder in which results are kept, and found again by the same call; by default that of ``gauntlet run``
-            (``GAUNTLET_HOME``, ``gauntlet-runs``) where they are tracked, and none where they are not.
+        home: Folder in which results are kept, and found again by the same call with the same images; by default that
+            of ``gauntlet run`` (``GAUNTLET_HOME``, ``gauntlet-runs``) where they are tracked, and none where they are
+            not.
 
     Returns:
         A frame, a row per pair and eps. In its ``attrs``: ``goal``, ``trust`` (by norm, ``[grade, reasons]``, see
@@ -286,11 +287,17 @@ class _Asked:
         told = dataset if dataset is not None else whole
         declared = told.info if isinstance(told, Dataset) else told
         mine = admitted(model, x, y, declared, device=device, name=name, remedy=remedy, batch=batch)
-        if whole is not None and dataset is None:
+        if whole is not None and dataset is None and published(whole):
             return cls(mine, x, y, Held(whole), device)
-        info = dataclasses.replace(mine.info, test_size=len(x))
-        learned = told if isinstance(told, Dataset) else None
-        return cls(dataclasses.replace(mine, info=info), x, y, Held(Images.of(info, x, y, learned)), device)
+        # what is kept in a home, or crafted for one model, is of these very images: their name says which
+        if whole is not None and dataset is None:
+            source = Held(dataclasses.replace(whole, info=_named(mine.info, whole)))
+        else:
+            learned = told if isinstance(told, Dataset) else None
+            found = Images.of(dataclasses.replace(mine.info, test_size=len(x)), x, y, learned)
+            source = Held(dataclasses.replace(found, info=_named(found.info, found)))
+        spec = dataclasses.replace(mine.spec, dataset=source.name)
+        return cls(dataclasses.replace(mine, info=source.info(), spec=spec), x, y, source, device)
 
     def ensemble(self, surrogates: Sequence[nn.Module | Source], average: Average) -> Ensemble:
         """What transfers are crafted on."""
@@ -353,6 +360,11 @@ class _Asked:
             for norm in grid
             for eps in grid[norm]
         }
+
+
+def _named(info: DatasetInfo, data: Dataset) -> DatasetInfo:
+    """With a digest of the images in the name, as data sets that users make have it."""
+    return dataclasses.replace(info, name=f"{info.name}@{data.sha256()[:8]}")
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import identity
-from ..datasets.registry import ALL, Dataset, DatasetInfo, Split
+from ..datasets.registry import ALL, DATASETS, Dataset, DatasetInfo, FileDataset, Split, load_dataset
 from ..errors import UserError
 from ..external.external import External, bare, digest
 from ..planning.specs import ModelSpec
@@ -57,6 +57,22 @@ class Images(Dataset):
     @cached_property
     def _train_order(self) -> Tensor:
         return torch.arange(len(self.y_train))
+
+
+def published(data: Dataset) -> bool:
+    """Whether a data set is one that is known by its name, with the very images that go by it.
+
+    One that is named by a digest of its content is; so is one of the registry as it lies here.
+    """
+    name = data.info.name
+    if isinstance(data, FileDataset) or name.endswith(f"@{data.sha256()[:8]}"):
+        return True
+    if data.info != DATASETS.get(name):
+        return False
+    try:
+        return load_dataset(name).sha256() == data.sha256()
+    except UserError:  # it lies elsewhere, and nobody can tell
+        return False
 
 
 @dataclass(frozen=True, eq=False)
