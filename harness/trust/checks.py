@@ -146,8 +146,8 @@ class Evidence:
 
     @cached_property
     def everything(self) -> list[Pair]:
-        """The model's pairs in every norm."""
-        return self.board.by_model.get(self.model, [])
+        """The model's pairs in every norm, without images that somebody submitted: a battery is no better for them."""
+        return [pair for pair in self.board.by_model.get(self.model, []) if not pair.result.submitted]
 
     @cached_property
     def pairs(self) -> list[Pair]:

@@ -97,7 +97,7 @@ def inspect(
         thorough: Ask in other batches, orders and modes too; if not, the first 16 images at once are enough.
 
     Raises:
-        UserError: It cannot be judged; the line says why.
+        UserError: It cannot be judged, or has the gradients that the remedy says are missing; the line says why.
     """
     kinds = {value.dtype for value in (*model.parameters(), *model.buffers()) if value.is_floating_point()}
     dtype = ", ".join(sorted(str(kind).removeprefix("torch.") for kind in kinds)) or "none"
@@ -146,6 +146,14 @@ def inspect(
         )
         gradients, fault = gradient_fault(wrapped, x, y, remedy, classes=classes, device=device, spent=spent)
         remedy = dataclasses.replace(remedy, gradients=gradients)
+    elif remedy.gradients == "missing":
+        given = dataclasses.replace(remedy, gradients="sound")
+        gradients, _ = gradient_fault(interface.around(model), x, y, given, classes=classes, device=device, spent=spent)
+        if gradients != "missing":
+            raise UserError(
+                "gradients=missing leaves out what follows gradients, and gradients reach the images: "
+                "gradients=wrong leaves nothing out"
+            )
     spent.forwards += victim.cost.forwards
     spent.backwards += victim.cost.backwards
     facts = Admission(

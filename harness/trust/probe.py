@@ -22,7 +22,7 @@ from ..errors import UserError, said
 from ..schema.probes import ProbeFacts, Views, Wavering
 from ..threat import Threat
 from ..victims.adaptation import VOTES, Gradients, Remedy
-from ..victims.victim import SURE, PassCount, Victim
+from ..victims.victim import SURE, PassCount, Victim, input_gradient
 from .measurements import GradientDiagnostics, are_probabilities, cross_entropy, is_flat, margin, neighbours
 from .slopes import SlopeComparison
 
@@ -98,7 +98,7 @@ def probe(
         norm=threat.norm,
         eps=threat.eps,
         n=len(x),
-        remedy=str(view),
+        remedy=str(replace(remedy, votes=None)),
         votes=remedy.calls,
         seconds=time.perf_counter() - start,
         forwards=sum(victim.cost.forwards for victim in victims),
@@ -165,13 +165,14 @@ def gradient_fault(
 
     Asked of at most :data:`FEW` images that the model gets right, at the images themselves: whether the gradient of the
     margin is there and not zero; and, where random numbers do not stand in the way and no stand-in was given for it,
-    whether it says what the outputs do (:meth:`.slopes.SlopeComparison.wrong`).
+    whether it says what the outputs do (:meth:`.slopes.SlopeComparison.wrong`). Missing is what no batch has, of any of
+    the images: where one has a gradient attacks may have one too.
     """
     kind: Gradients = "sound"
     fault = ""
     with determinism.isolated(0, device):
         victim = Victim(model, classes=classes, device=device, remedy=replace(remedy, draws=1))
-        x, y = x[:FEW].to(victim.device), y[:FEW].to(victim.device)
+        all_images, x, y = x.to(victim.device), x[:FEW].to(victim.device), y[:FEW].to(victim.device)
         right = victim.predict(x) == y
         survey = GradientDiagnostics(victim, victim, x[right], y[right], STEPPED)
         n = len(survey.x)
@@ -181,6 +182,8 @@ def gradient_fault(
             raise
         except Exception as error:
             kind, fault = "missing", f"no gradient reaches the images ({said(error)})"
+            if _reaches(victim, all_images):
+                kind, fault = "wrong", f"a gradient reaches the images in some batches alone ({said(error)})"
         else:
             wrong, what = zero, "zero"
             if n and not _most(zero) and not remedy.stochastic and not remedy.stand_ins:
@@ -192,6 +195,22 @@ def gradient_fault(
             spent.forwards += victim.cost.forwards + len(x)
             spent.backwards += victim.cost.backwards
     return kind, fault
+
+
+def _reaches(victim: Victim, x: Tensor) -> bool:
+    """Whether there is a gradient in a batch of all images, in smaller ones, or for one of them by itself."""
+
+    def asked(part: Tensor) -> bool:
+        try:
+            victim.sparing(len(part), lambda: input_gradient(victim, part, lambda logits: logits.amax(1)))
+        except (UserError, torch.OutOfMemoryError):
+            raise
+        except Exception:
+            return False
+        return True
+
+    batches = (len(x), SURE, 2, 1)
+    return any(asked(part) for size in batches if size <= len(x) for part in x[: max(size, FEW)].split(size))  # type: ignore[no-untyped-call]
 
 
 def _most(mask: Tensor) -> bool:

@@ -314,6 +314,16 @@ def _slopes(question: Question, evidence: Evidence) -> Check:
 
 
 _STAND_IN: Final = " for the gradient of "
+_MISSING: Final = "gradients are missing"
+
+
+def _reached(question: Question, evidence: Evidence) -> Check:
+    """Gradients that are there, of a model whose battery leaves out what follows them, were not asked."""
+    facts = evidence.facts
+    if facts is not None and facts.n and _MISSING in facts.remedy and not facts.seen.attacked.detached:
+        finding = "gradients reach the input, and attacks that follow them were left out as if none did"
+        return question.graded("D", finding, Power(facts.n, 1))
+    return _answered(question, evidence, _DETACHED, fault=True)
 
 
 def _differences(seen: Diagnostics, n: int) -> Answer | None:
@@ -373,8 +383,9 @@ FACT_QUESTIONS: Final = (
     Question(
         "detached-gradients",
         "Do gradients reach the input?",
-        "Name the module that cuts them with --stand-in MODULE=identity.",
-        _asks(_DETACHED),
+        "Name the module that cuts them with --stand-in MODULE=identity; where none does, leave out "
+        "--remedy gradients=missing.",
+        _reached,
     ),
     Question(
         "optimisation-in-forward",

@@ -567,6 +567,27 @@ def probed(
     return sound(n or 100, health={"m0": {"linf": ProbeFacts(**found)}})
 
 
+@pytest.mark.parametrize(("detached", "grade"), [(False, "D"), (True, "D")])
+def test_gradients_that_nobody_followed_though_they_are_there(detached: bool, grade: Grade) -> None:
+    said = str(Remedy(gradients="missing"))
+    check = checks(probed(lambda seen: seen.update(detached=detached), remedy=said))["detached-gradients"]
+    assert check.grade == grade
+    assert ("were left out" in check.finding) == (not detached)
+    wrong = str(Remedy(gradients="wrong"))
+    assert checks(probed(None, remedy=wrong))["detached-gradients"].grade == "A"
+
+
+def test_submitted_images_make_no_grade_better() -> None:
+    board = sound()
+    amend(board, lambda found: [seen.update(steps={"100": 0.2, "200": 0.2}) for seen in found["seen"].values()])
+    weak = trust(board, "m0", "linf")
+    images = breaking(100, standing(100), None, kind="minimal", family="submitted", access="none", submitted=True)
+    lowered = trust(replace(board, pairs=[*board.pairs, images]), "m0", "linf")
+    assert weak is not None
+    assert weak.grade == "D"
+    assert lowered == weak
+
+
 class TestShares:
     @pytest.mark.parametrize(("name", "way", "grade"), CASES)
     def test_grades_begin_beyond_their_bound(self, name: str, way: int, grade: Grade) -> None:

@@ -369,6 +369,15 @@ def test_gradients_that_are_of_no_use_are_left_alone_unless_somebody_says_otherw
     assert (known.remedy, known.facts.gradient_fault) == (Remedy(stand_ins=(("front", "identity"),)), "")
 
 
+def test_what_follows_gradients_is_left_out_of_no_model_that_has_them(
+    trained: nn.Module, sample: tuple[Tensor, Tensor]
+) -> None:
+    missing = Remedy(gradients="missing")
+    with pytest.raises(UserError, match="gradients=wrong leaves nothing out"):
+        inspect(trained, *sample, 10, remedy=missing)
+    assert inspect(ZeroGradient(trained), *sample, 10, remedy=missing).remedy == missing
+
+
 def test_a_memory_of_images_is_refused(trained: nn.Module, digits: Dataset) -> None:
     x, y = digits.test_sample(64)[1]
     with pytest.raises(UserError, match=r"after images next to them.*keeps what it was asked"):

@@ -380,6 +380,35 @@ def test_gradients_that_are_missing_or_wrong_are_told(
     assert gradient_fault(wraps[name](trained), x[:0], y[:0], Remedy(), classes=10) == ("sound", "")
 
 
+@pytest.mark.parametrize(
+    ("raises", "kind"),
+    [
+        (lambda n: True, "missing"),
+        (lambda n: n <= FEW, "wrong"),
+        (lambda n: n > 1, "wrong"),
+        (lambda n: n > 2, "wrong"),
+    ],
+)
+def test_gradients_that_some_batches_have_are_not_missing(
+    raises: Any, kind: str, trained: nn.Module, sample: tuple[Tensor, Tensor]
+) -> None:
+    class Picky(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            x = x.clone()
+            if x.requires_grad:
+                x.register_hook(self.refuse)
+            out: Tensor = trained(x)
+            return out
+
+        def refuse(self, grad: Tensor) -> None:
+            if raises(len(grad)):
+                raise RuntimeError("not so many")
+
+    found, fault = gradient_fault(Picky(), *sample, Remedy(), classes=10)
+    assert found == kind
+    assert "not so many" in fault
+
+
 @pytest.mark.parametrize("name", BROKEN)
 def test_the_remedy_is_found(name: str, trained: nn.Module, sample: tuple[Tensor, Tensor]) -> None:
     stand_ins = BROKEN[name].remedy.stand_ins if BROKEN[name].remedy else ()
