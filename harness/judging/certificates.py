@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Final, Protocol, runtime_checkable
 
@@ -14,7 +15,7 @@ from .. import determinism, identity
 from ..certify import Certificate, Network, prepare
 from ..certify.trace import Mode, Uncovered
 from ..errors import describe
-from ..planning.specs import CERTIFIED_SHARD, Certification
+from ..planning.specs import CERTIFIED_SHARD, Certification, ModelSpec
 from ..schema.certificates import CertificateFacts, CertifiedLevel
 from ..threat import Threat
 from ..victims.victim import Victim
@@ -77,8 +78,7 @@ def prove(
     defense = asked[0].model.defense
     victim = Victim(model, classes=classes, device=device, votes=defense.remedy.calls)
     model = victim.model  # a copy in eval mode: the caller's stays as it is
-    # what is made elsewhere is not believed when it speaks of itself
-    own = model if isinstance(model, Certifying) and defense.trainable else None
+    own = _own(asked[0].model, model)
     x, y = x.to(device), y.to(device)
     price, uncovered, network = 1, "", None
     start = time.perf_counter()
@@ -143,18 +143,29 @@ def refuted(model: nn.Module, facts: CertificateFacts, x: Tensor, y: Tensor) -> 
     Raises:
         Uncovered: There is no bound for the model.
     """
-    said = {level.eps: torch.tensor(level.certified, dtype=torch.bool, device=x.device) for level in facts.levels}
-    wrong = {eps: 0 for eps, certified in said.items() if certified.any()}
-    if facts.alpha is not None or not wrong:
+    said = [level for level in facts.levels if any(level.certified)]
+    if facts.alpha is not None or not said:
         return {}
-    network = prepare(model, x[:1])
-    for eps in wrong:
-        for rows in said[eps].nonzero().squeeze(1).split(CERTIFIED_SHARD):  # type: ignore[no-untyped-call]
-            proved = network.bounds(x[rows], y[rows], Threat(facts.norm, eps))  # type: ignore[arg-type]
+    network, wrong = prepare(model, x[:1]), Counter[float]()
+    for level in said:  # a forged record may hold one eps twice
+        rows = torch.tensor(level.certified, dtype=torch.bool, device=x.device).nonzero().squeeze(1)
+        for part in rows.split(CERTIFIED_SHARD):  # type: ignore[no-untyped-call]
+            proved = network.bounds(x[part], y[part], Threat(facts.norm, level.eps))  # type: ignore[arg-type]
             if proved.uncovered:
                 raise Uncovered(proved.uncovered)
-            wrong[eps] += int((~proved.certified).sum())
+            wrong[level.eps] += int((~proved.certified).sum())
     return {eps: n for eps, n in wrong.items() if n}
+
+
+def alpha_of(spec: ModelSpec, model: nn.Module) -> float | None:
+    """Probability that what a model proves of itself does not hold; None where bounds prove it, without chance."""
+    own = _own(spec, model)
+    return None if own is None else own.alpha
+
+
+def _own(spec: ModelSpec, model: nn.Module) -> Certifying | None:
+    """The model, if it has proofs of its own: what is made elsewhere is not believed when it speaks of itself."""
+    return model if isinstance(model, Certifying) and spec.defense.trainable else None
 
 
 def _nothing(images: int) -> Certificate:

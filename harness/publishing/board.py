@@ -18,6 +18,9 @@ from .verification import Verification, check_manifest
 
 ENDINGS: Final = (".tar", ".zip")
 
+UNGRADED: Final = "no attack of its suite searches for the worst case"
+"""Why a number has no place that stands beside those of other suites, and none in its own that could."""
+
 
 def bundles(folder: Path, site: Path) -> list[BundleEntry]:
     """Bundles that lie in a folder, by name; what is none is left alone, what is damaged says so.
@@ -62,6 +65,8 @@ def _entry(name: str, link: str, folder: Path) -> BundleEntry:
     pairs = {pair.result.cell: pair for board in boards for pair in board.pairs}
     claims = []
     for board in boards:
+        if board.targeted:
+            continue  # a threat's standings are of any wrong label
         for row in leaderboard(board).to_dict("records"):
             keys = [
                 key
@@ -87,7 +92,7 @@ def _entry(name: str, link: str, folder: Path) -> BundleEntry:
                     certified=float(row["certified"]),
                     trust=str(row["trust"]),
                     strongest=str(row["strongest_attack"]),
-                    note=str(row["note"]),
+                    note=str(row["note"]) or ("" if row["trust"] else UNGRADED),
                     **{name: str(row[name]) for name in ("dataset", "architecture", "defense")},
                 )
             )

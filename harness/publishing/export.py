@@ -80,13 +80,16 @@ class Claim:
 
 
 def claims(home: Home) -> list[Claim]:
-    """What a home, or a bundle, says of each of its models.
+    """What a home, or a bundle, says of each of its models; nothing of images with targets, which is no robust accuracy.
 
     Raises:
-        UserError: Nothing was run there, or a file is damaged.
+        UserError: Nothing was run there, all of it with targets, or a file is damaged.
     """
     found = []
-    for board in boards_from_home(home):
+    boards = boards_from_home(home)
+    for board in boards:
+        if board.targeted:
+            continue
         rows = leaderboard(board)
         for key, pairs in board.by_model.items():
             entry = board.models[key]
@@ -97,6 +100,8 @@ def claims(home: Home) -> list[Claim]:
                     if (norm, eps) in notes:
                         worst = worst_case(pairs, norm, eps)
                         found.append(Claim(board, key, entry, pairs, norm, eps, worst, str(notes[norm, eps])))
+    if not found and any(board.pairs for board in boards):
+        raise UserError(f"all results in {home.path} are of images with targets, which are no robust accuracies")
     if not found:
         raise no_runs(home.path)
     return found

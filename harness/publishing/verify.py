@@ -21,7 +21,7 @@ from ..certify.trace import Uncovered
 from ..datasets.registry import Dataset
 from ..determinism import full_float32
 from ..errors import UserError, describe
-from ..judging.certificates import refuted
+from ..judging.certificates import alpha_of, refuted
 from ..leaderboard import contradictions
 from ..metrics.pairs import DISTANCES, Board, Pair, limit, nearest, worst_case
 from ..planning.declared import model_spec
@@ -173,7 +173,7 @@ class _Bundle:
         index, (x, y) = self._sample(entry.dataset, n)
         clean = self._clean(asked, pairs, index, x, y)
         for board in boards:
-            self._certified(entry, asked.victim, board.certificates.get(key, {}))
+            self._certified(entry, spec, asked.victim, board.certificates.get(key, {}))
         broken = self._witnessed(key, asked, pairs, index, x, y)
         for board in boards:
             for line in contradictions(board, key):
@@ -184,13 +184,18 @@ class _Bundle:
         self._done.models += 1
         self._done.images += asked.images
 
-    def _certified(self, entry: ModelEntry, victim: Victim, proved: Mapping[str, CertificateFacts]) -> None:
+    def _certified(
+        self, entry: ModelEntry, spec: ModelSpec, victim: Victim, proved: Mapping[str, CertificateFacts]
+    ) -> None:
         """Certificates computed again, in the order in which they are said to be of the data set's images."""
         for norm, facts in proved.items():
             text = f"{_name(entry)}: certificates in {norm}"
             index, (x, y) = self._sample(entry.dataset, max(1, len(facts.index)))
             if facts.norm != norm or index[: len(facts.index)].tolist() != list(facts.index):
                 self._say(f"{text} are of other images than those here")
+                continue
+            if facts.alpha != alpha_of(spec, victim.model):
+                self._say(f"{text} are said to be by draws, or not to be, and the model makes others")
                 continue
             self._done.certificates += 0 if facts.alpha is not None else sum(sum(one.certified) for one in facts.levels)
             try:
@@ -314,7 +319,8 @@ class _Bundle:
                 claimed = round(worst_case(pairs, norm, eps).accuracy * n)
                 facts = board.certificates.get(entry.model, {}).get(norm)
                 level = facts.at(eps) if facts is not None else None
-                share = sum(level.certified) / len(level.certified) if level and level.certified else math.nan
+                checked = facts is not None and facts.alpha is None and level is not None and level.certified
+                share = sum(level.certified) / len(level.certified) if checked else math.nan
                 shown = Proved(_name(entry), board.suite, norm, eps, n, claimed, int(stands.sum()), share)
                 self._done.proved.append(shown)
                 lost = int((stands & (claims <= limit(eps))).sum())

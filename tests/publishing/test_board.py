@@ -10,6 +10,8 @@ import pandas as pd
 import pytest
 
 from harness.leaderboard import leaderboard
+from harness.publishing.board import UNGRADED, bundles
+from harness.publishing.export import claims as exported
 from harness.records.boards import boards_from_home
 from harness.records.home import Home
 from tests.helpers.commands import call, complaint
@@ -47,6 +49,26 @@ def test_bundles_of_a_folder(published: tuple[Path, Path], tmp_path: Path) -> No
     page = (tmp_path / "site" / "index.html").read_text()
     for words in ("The Tester", "Another", 'href="../one/"', 'href="../two.tar"'):
         assert words in page
+
+
+def test_what_is_no_robust_accuracy_has_no_place(published: tuple[Path, Path], tmp_path: Path) -> None:
+    """Numbers of images with targets, and of suites that do not search for the worst case, are higher."""
+    home = Path(shutil.copytree(published[0], tmp_path / "home"))
+    run = ["--model", "mlp-8", "--defense", "standard:epochs=8", "--samples", 30, "--certify", 0, "--no-surrogate"]
+    run += ["--jobs", 1, "--home", home]
+    (tmp_path / "weak.py").write_text(
+        "from harness.attacks.noise import Noise\nfrom harness.planning.suite import Suite\n"
+        'WEAK = Suite(name="weak", summary="", attacks={"linf": (Noise(),)})\n'
+    )
+    assert call("run", f"{published[0].parent / 'suite.py'}:TINY", "--targets", "next", *run).exit_code == 0
+    assert call("run", f"{tmp_path / 'weak.py'}:WEAK", *run).exit_code == 0
+    assert call("publish", home, "--out", tmp_path / "in" / "all.tar").exit_code == 0
+    result = call("board", tmp_path / "in", "--out", tmp_path / "site")
+    assert result.exit_code == 0, result.output
+    claims = [claim for entry in bundles(tmp_path / "in", tmp_path) for claim in entry.claims]
+    assert {claim.suite for claim in claims} == {"tiny", "weak"}
+    assert {claim.note for claim in claims if claim.suite == "weak"} == {UNGRADED}
+    assert {one.board.suite for one in exported(Home(home))} == {"tiny", "weak"}
 
 
 def test_no_bundles(tmp_path: Path) -> None:

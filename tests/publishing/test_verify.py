@@ -23,9 +23,10 @@ from harness.metrics.pairs import limit, nearest, worst_case
 from harness.planning.declared import model_spec
 from harness.publishing.archive import names, opened
 from harness.publishing.judging import referee
+from harness.publishing.publish import NUMBERS, numbers
 from harness.records import witnesses
 from harness.records.boards import boards_from_home
-from harness.records.files import json_text, read_json
+from harness.records.files import json_text, read_json, sealed
 from harness.records.home import Home
 from harness.records.merge import merge
 from harness.records.results import read_pair, write_result
@@ -201,6 +202,31 @@ def test_a_forged_certificate_does_not_hold(bundle: Path) -> None:
     assert result.exit_code == 1
     said = " ".join(result.output.split())
     assert all(line in said for line in forged), (forged, said)
+
+
+@pytest.mark.parametrize("way", ["by draws", "said twice"])
+def test_a_certificate_that_nobody_computes_again_does_not_hold(way: str, bundle: Path) -> None:
+    home = Home(bundle)
+    (board,) = boards_from_home(home)
+    for path in sorted(bundle.glob("certificates/*/*.json")):
+        record = read_json(path)
+        facts, pairs = record["facts"], board.by_model[next(iter(record["weights"]))]
+        lost = nearest(pairs, facts["norm"])["distance"]
+        honest = [dict(level) for level in facts["levels"]]
+        for level in facts["levels"]:
+            level["certified"] = [bool(lost[at] > limit(level["eps"])) for at in facts["index"]]
+        if way == "by draws":
+            facts["alpha"] = 0.001
+        else:
+            facts["levels"] += honest
+        path.write_text(json_text(record))
+    told = sealed(numbers(boards_from_home(home)))
+    (bundle / NUMBERS).write_text(json_text(told))
+    reseal(bundle)
+    result = call("verify", bundle)
+    said = " ".join(result.output.split())
+    assert result.exit_code == 1
+    assert ("are said to be by draws, or not to be" if way == "by draws" else "are not certified here") in said
 
 
 def test_a_witness_that_breaks_nothing_proves_nothing(bundle: Path, digits: Dataset) -> None:
