@@ -53,7 +53,8 @@ class Plan:
         again: The command that measures all of it again, where that is not ``gauntlet run`` with the suite.
         left_out: Labels of attacks of the suite that were left out on purpose.
         plantings: Tests of the suite's attacks on adversarials that are known to be there, one a probe.
-        notes: A line for each model whose battery has other attacks than the suite declares: which, and why.
+        notes: A line for each model whose battery has other attacks than the suite declares: which, and why; and for
+            each ensemble of which a victim meets fewer models.
     """
 
     suite: Suite
@@ -237,12 +238,24 @@ def plan(
         arguments=dict(arguments or {}),
         words=tuple(words),
         left_out=left_out,
-        notes=tuple(
-            f"{spec.architecture}: its gradients are {spec.defense.remedy.gradients}; {line}"
-            for spec in models
-            if (line := changes(suite.attacks, infos[spec.dataset].shape, spec.defense.remedy.gradients))
+        notes=(
+            *(
+                f"{spec.architecture}: its gradients are {spec.defense.remedy.gradients}; {line}"
+                for spec in models
+                if (line := changes(suite.attacks, infos[spec.dataset].shape, spec.defense.remedy.gradients))
+            ),
+            *dict.fromkeys(line for cell in battery.values() if (line := _fewer(cell))),
         ),
     )
+
+
+def _fewer(cell: Cell) -> str:
+    """That images are crafted on fewer models than the attack's name says; "" if they are not."""
+    if cell.source is None or not isinstance(cell.attack, Transfer) or not isinstance(cell.attack.defense, Ensemble):
+        return ""
+    used, said = len(cell.source.members) or 1, len(cell.attack.defense.members)
+    gone = "the others are the victim itself, of another data set, or the same"
+    return f"{cell.attack.label} to {cell.victim}: crafted on {cell.source} alone, {gone}" if used < said else ""
 
 
 def _all_train(models: Sequence[ModelSpec], infos: Mapping[str, DatasetInfo]) -> bool:

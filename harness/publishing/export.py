@@ -80,7 +80,7 @@ class Claim:
 
 
 def claims(home: Home) -> list[Claim]:
-    """What a home, or a bundle, says of each of its models; nothing of images with targets, which is no robust accuracy.
+    """What a home, or a bundle, says of each of its models; of images with targets nothing: it is no robust accuracy.
 
     Raises:
         UserError: Nothing was run there, all of it with targets, or a file is damaged.

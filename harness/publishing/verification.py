@@ -21,7 +21,7 @@ class Proved:
         model: Its name.
         claimed: Images of ``n`` that the bundle says stand.
         at_most: Images that may stand, for all that was judged here.
-        certified: Share of the images looked at for which the bundle holds a certificate; NaN without one.
+        certified: Share of the images looked at with a certificate that was computed again; NaN without one.
     """
 
     model: str

@@ -318,9 +318,8 @@ class _Bundle:
                 stands = clean[at] & ~(broken[norm][at] <= limit(eps))
                 claimed = round(worst_case(pairs, norm, eps).accuracy * n)
                 facts = board.certificates.get(entry.model, {}).get(norm)
-                level = facts.at(eps) if facts is not None else None
-                checked = facts is not None and facts.alpha is None and level is not None and level.certified
-                share = sum(level.certified) / len(level.certified) if checked else math.nan
+                level = facts.at(eps) if facts is not None and facts.alpha is None else None
+                share = sum(level.certified) / len(level.certified) if level and level.certified else math.nan
                 shown = Proved(_name(entry), board.suite, norm, eps, n, claimed, int(stands.sum()), share)
                 self._done.proved.append(shown)
                 lost = int((stands & (claims <= limit(eps))).sum())

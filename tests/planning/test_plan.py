@@ -16,7 +16,7 @@ from defenses.pgd import Pgd
 from defenses.standard import Standard
 from harness.attacks.base import Attack, Kind
 from harness.attacks.fast_gradient import Gradient
-from harness.attacks.transfer import Transfer
+from harness.attacks.transfer import Ensemble, Transfer
 from harness.datasets.registry import DATASETS
 from harness.determinism import seed_everything
 from harness.errors import UserError
@@ -205,6 +205,23 @@ def test_what_makes_a_cell_another() -> None:
 
 
 # ---------------------------------------------------------------- cascades
+
+
+def test_an_ensemble_that_lost_members_is_named() -> None:
+    one, two, other = (
+        ModelSpec(dataset=dataset, architecture=architecture, defense=Standard().resolve(DATASETS[dataset]))
+        for dataset, architecture in (("digits", "mlp-8"), ("digits", "mlp-16"), ("mnist", "mlp-8"))
+    )
+
+    def notes(*members: ModelSpec) -> tuple[str, ...]:
+        attack = Transfer(attack=Gradient(), defense=Ensemble(members=members))
+        return plan(suite({"linf": (Gradient(), attack)}), [two], DATASETS).notes
+
+    for lost in (other, two):
+        (line,) = notes(one, lost)
+        assert f"crafted on {one} alone" in line
+    third = replace(one, seed=1)
+    assert notes(one, third) == ()
 
 
 def test_a_cascade_is_a_chain_a_model() -> None:
