@@ -9,9 +9,9 @@ from ..schema.models import Agreement
 
 
 def agreement(first: Tensor, second: Tensor) -> Agreement:
-    """Compare logits (N, K) with what should be the same."""
+    """Compare logits (N, K) with what should be the same; what is not finite differs by the whole of the largest."""
     scale = first.abs().max().clamp_min(1e-30)
-    change = (first - second).abs().amax(1) / scale
+    change = ((first - second).abs().amax(1) / scale).nan_to_num(1.0, posinf=1.0)
     differ = change > rounding(first.dtype)
     return Agreement(
         images=len(first),

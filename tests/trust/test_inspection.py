@@ -303,6 +303,20 @@ def test_agreement_tells_rounding_from_another_answer() -> None:
     third = first + torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.4, 0.0]])
     assert agreement(first, third).model_dump() == {"images": 3, "differ": 2, "labels": 1, "change": 0.25}
     assert agreement(first.bfloat16(), second.bfloat16()).differ == 0
+    third[0, 0], third[2] = torch.nan, torch.tensor([2.0, torch.inf])
+    assert agreement(first, third).model_dump() == {"images": 3, "differ": 3, "labels": 1, "change": 1.0}
+
+
+def test_a_model_that_answers_nothing_where_gradients_are_recorded_is_refused(
+    trained: nn.Module, sample: tuple[Tensor, Tensor]
+) -> None:
+    class Shy(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            logits: Tensor = trained(x)
+            return logits * torch.nan if x.requires_grad else logits
+
+    with pytest.raises(UserError, match="otherwise with gradients recorded"):
+        inspect(Shy(), *sample, 10)
 
 
 # -- classes ----------------------------------------------------------------------------------------------------------
