@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .. import identity
+from .. import determinism, identity
 from ..datasets.registry import ALL, DATASETS, Dataset, DatasetInfo, FileDataset, Split, load_dataset
 from ..errors import UserError
 from ..external.external import External, bare, digest
@@ -20,6 +21,7 @@ from ..records.plans import model_name
 from ..schema.models import Card
 from ..trust.inspection import Inspection, fingerprint, inspect
 from ..victims.adaptation import Remedy
+from ..victims.victim import SURE, Victim
 from .inputs import info_of
 
 
@@ -168,6 +170,21 @@ def admitted(
         behaviour = fingerprint(judged, info.shape, found.classes)
     except UserError:  # not on the CPU, or not of such images
         behaviour = weights
+    behaviour = _answers(behaviour, judged, x, device)
     how: dict[str, Any] = {"remedy": found.remedy, "interface": found.interface}
     defense = External(weights=weights, program=behaviour[:16], **how)
     return Model(ModelSpec(dataset=info.name, architecture=name, defense=defense), judged, info, found, behaviour)
+
+
+def _answers(known: str, model: nn.Module, x: Tensor, device: torch.device) -> str:
+    """SHA-256 of what is known of a model, and of its logits for the images: code may treat these as no others.
+
+    Raises:
+        VictimError: A logit is not finite.
+    """
+    told = hashlib.sha256(known.encode())
+    with determinism.isolated(0, device):
+        victim = Victim(model, device=device)
+        for part in x.split(SURE):  # type: ignore[no-untyped-call]
+            told.update(victim.logits(part).float().cpu().contiguous().numpy().tobytes())
+    return told.hexdigest()

@@ -185,6 +185,23 @@ def test_a_home_has_no_results_of_other_images(
     assert judged(x, y) > judged(*other) + 0.2
 
 
+def test_a_home_has_no_results_of_a_model_that_answers_these_images_otherwise(
+    trained: nn.Module, sample: Any, tmp_path: Path
+) -> None:
+    """Neither weights nor random images tell the two apart."""
+    x, y = sample
+
+    def odd(images: Tensor) -> Tensor:
+        dark = images.flatten(1).mean(1) < 0.4  # as no random image is
+        return torch.where(dark.unsqueeze(1), trained(images).roll(1, 1), trained(images))
+
+    honest, other = (
+        evaluate(Returns(answer), x, y, only(Step()), home=tmp_path)["clean_accuracy"].iloc[0]
+        for answer in (trained.__call__, odd)
+    )
+    assert honest > other + 0.5
+
+
 @pytest.mark.parametrize(
     "form",
     [
