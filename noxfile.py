@@ -43,6 +43,13 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
+def long(session: nox.Session) -> None:
+    """Run the tests that the session tests leaves out because they take minutes: kills, studies, compiled attacks."""
+    install(session, "tests")
+    session.run("pytest", "-m", "long", "-n", "auto", "--maxprocesses", "4", "--dist", "worksteal", *session.posargs)
+
+
+@nox.session
 def judgement(session: nox.Session) -> None:
     """Let the batteries judge victims whose weakness is known, and every attack prove its strength; takes long.
 

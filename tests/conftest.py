@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
@@ -45,10 +46,16 @@ class Plain(Trainer):
 
 
 @pytest.fixture(scope="session")
-def trained(digits: Dataset) -> nn.Module:
-    """A small model that has learned the digits; do not change it."""
+def trained_once(digits: Dataset) -> nn.Module:
+    """A small model that has learned the digits, for fixtures that serve many tests; do not change it."""
     seed_everything(0)
     return Plain(epochs=15, lr=5e-3).fit("mlp-32", digits).model
+
+
+@pytest.fixture
+def trained(trained_once: nn.Module) -> nn.Module:
+    """The same, a test's own."""
+    return copy.deepcopy(trained_once)
 
 
 @dataclass(frozen=True, kw_only=True)

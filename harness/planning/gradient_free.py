@@ -3,7 +3,7 @@
 More questions by score and by label, networks that are trained on the victim's own answers, and transfers from a second
 network. Where gradients are wrong nothing that is declared is left out: they may still lead uphill, and what they lead
 to bounds the accuracy's error (:attr:`harness.trust.checks.Evidence.bound`). Where there is none, attacks that follow
-it would raise. Measured in docs/health/gradients-match-differences.md.
+it would raise. Measured in docs/gradient-free.md.
 """
 
 from __future__ import annotations

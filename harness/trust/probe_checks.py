@@ -13,6 +13,7 @@ from typing import Final, Literal
 from ..metrics.pairs import limit, nearest, wilson
 from ..schema.probes import Diagnostics, PlantedFacts
 from .checks import (
+    BOUNDED,
     FEW,
     ITERATED,
     MANY,
@@ -72,9 +73,9 @@ LOSSES: Final[Mapping[Grade, float]] = {"C": 0.05, "D": 0.2}
 """Accuracy that the log-odds may leave beyond the difference of logits ratio. Sound: 0.02 at most; a rugged loss: 0.2
 to 0.4."""
 
-STRENGTH: Final[Mapping[Grade, float]] = {"C": 0.02, "D": 0.1}
-"""Accuracy that the probe's attack alone may take beyond the whole battery, on the same images. The suite quick leaves
-at most what the probe does, or 1 % more, on sound networks."""
+STRENGTH: Final[Mapping[Grade, float]] = {"C": 0.02, "D": BOUNDED}
+"""Accuracy that the probe's attack alone may take beyond the whole battery, on the same images: by so much at least the
+number is too high. The suite quick leaves at most what the probe does, or 1 % more, on sound networks."""
 
 KNOWN: Final = 0.95
 """Share of planted adversarials that gradient attacks must find together. Sound: 0.96 to 1; gradients that are zero or

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 
 import pytest
@@ -23,8 +22,8 @@ EPS = {"linf": 0.1, "l2": 0.6, "l1": 2.5}  # leave about half of the digits stan
 
 
 @pytest.fixture(scope="module")
-def victim(trained) -> Victim:
-    return Victim(trained, classes=10)
+def victim(trained_once) -> Victim:
+    return Victim(trained_once, classes=10)
 
 
 @pytest.fixture(scope="module")
@@ -188,7 +187,7 @@ class Counting(nn.Module):
 def test_the_best_of_all_iterates_is_returned(trained, firm, norm):
     x, y = firm
     threat = Threat(norm, EPS[norm] / 10)
-    model = Counting(copy.deepcopy(trained), y)
+    model = Counting(trained, y)
     watched = Victim(model, own=True)
     x_adv = attack(APGD(steps=30, restarts=2), watched, x, y, threat)
     seen = torch.stack(model.seen)  # nobody is fooled, so that every call has every image
@@ -251,8 +250,7 @@ class Watched(nn.Module):
 @pytest.mark.parametrize("steps", [1, 12])
 def test_no_success_is_thrown_away(trained, images, gradient, steps):
     x, y = images
-    own = copy.deepcopy(trained)
-    model = own if gradient else NoGradient(own, "zero")
+    model = trained if gradient else NoGradient(trained, "zero")
     plain = Victim(model)
     found = 0
     for i in range(40):

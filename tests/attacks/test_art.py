@@ -28,6 +28,10 @@ WORKING = [entry for entry in capabilities() if not entry.refused]
 REFUSED = [entry for entry in capabilities() if entry.refused]
 
 
+LONG = ("apgd-deepfool-square",)
+"""Beside those that numba compiles for half a minute."""
+
+
 def threat_for(attack: Art, norm: Norm) -> Threat:
     return Threat(norm, EPS[norm] if attack.kind == "budget" else None)
 
@@ -50,8 +54,7 @@ def smoke_cases() -> list[object]:
     for entry in WORKING:
         missing = [module for module in entry.needs if importlib.util.find_spec(module) is None]
         skip = pytest.mark.skipif(bool(missing), reason=f"{entry.attack} needs {', '.join(missing)}")
-        # numba compiles for half a minute
-        marks = [skip, pytest.mark.slow] if "numba" in entry.needs else [skip]
+        marks = [skip, *((pytest.mark.slow, pytest.mark.long) if entry.short in LONG or "numba" in entry.needs else ())]
         norms = Art(entry.attack, **entry.smoke).supported_norms
         # an attack that measures no norm does the same under each
         for norm in norms[:1] if norms == NORMS and entry.short != "brendel-bethge-art" else norms:

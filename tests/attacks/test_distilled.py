@@ -42,9 +42,9 @@ def run(attack: Attack, victim: Victim, x: Tensor, y: Tensor, threat: Threat = L
 
 
 @pytest.fixture(scope="module")
-def right(trained: nn.Module, digits: Dataset) -> tuple[Tensor, Tensor]:
+def right(trained_once: nn.Module, digits: Dataset) -> tuple[Tensor, Tensor]:
     x, y = digits.test
-    keep = (trained(x).argmax(1) == y).nonzero().squeeze(1)[:60]
+    keep = (trained_once(x).argmax(1) == y).nonzero().squeeze(1)[:60]
     return x[keep], y[keep]
 
 

@@ -41,8 +41,7 @@ def smoke_cases() -> list[object]:
     for entry in WORKING:
         missing = [module for module in entry.needs if importlib.util.find_spec(module) is None]
         skip = pytest.mark.skipif(bool(missing), reason=f"{entry.attack} needs {', '.join(missing)}")
-        # numba compiles for half a minute
-        marks = [skip, pytest.mark.slow] if "numba" in entry.needs else [skip]
+        marks = [skip, *((pytest.mark.slow, pytest.mark.long) if "numba" in entry.needs else ())]
         norms = Foolbox(entry.attack, **entry.smoke).supported_norms
         # an attack that measures no norm does the same under each
         for norm in norms[:1] if norms == NORMS and not entry.distance else norms:

@@ -35,8 +35,8 @@ def powered(power: float) -> Generator:
 
 
 @pytest.fixture(scope="module")
-def victim(trained: nn.Module) -> Victim:
-    return Victim(trained)
+def victim(trained_once: nn.Module) -> Victim:
+    return Victim(trained_once)
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,6 @@ from harness.tracking.tracker import Tracker
 
 SCRIPT = Path(__file__).parent / "scripts" / "small_run.py"
 
-KILLS = 10
 
 pytestmark = pytest.mark.slow
 
@@ -143,7 +142,8 @@ def assert_same(home: Path, reference: Path) -> None:
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds workers in /proc")
 @pytest.mark.timeout(600)
-def test_killed_at_random_moments(undisturbed: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kills_wanted", [2, pytest.param(10, marks=pytest.mark.long)])
+def test_killed_at_random_moments(undisturbed: Path, tmp_path: Path, kills_wanted: int) -> None:
     """SIGKILL to the driver, to the whole process group, or to one worker; each time the run is resumed."""
     moment = random.Random(1)
     home = tmp_path / "0"
@@ -151,10 +151,10 @@ def test_killed_at_random_moments(undisturbed: Path, tmp_path: Path) -> None:
     finish(tmp_path / "timed")
     span = time.monotonic() - begun
     kills = starts = 0
-    while kills < KILLS:
+    while kills < kills_wanted:
         process = start(home)
         starts += 1
-        assert starts <= 3 * KILLS, "runs end before they can be killed"
+        assert starts <= 3 * kills_wanted, "runs end before they can be killed"
         whom = ("driver", "worker", "group")[kills % 3]
         if whom == "worker":
             while process.poll() is None and not children(process.pid):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -325,7 +324,7 @@ def test_memory_that_runs_out_changes_no_harvest(trained: nn.Module, digits: Dat
     class Hungry(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.model, self.limit = copy.deepcopy(trained), 12
+            self.model, self.limit = trained, 12
 
         def forward(self, x: Tensor) -> Tensor:
             if len(x) > self.limit:

@@ -32,9 +32,9 @@ MASKED = ("scaled-logits", "rounded-inputs", "dead-units", "corrugated-loss")
 
 
 @pytest.fixture(scope="module")
-def sample(digits: Dataset, trained: nn.Module) -> tuple[Tensor, Tensor]:
+def sample(digits: Dataset, trained_once: nn.Module) -> tuple[Tensor, Tensor]:
     x, y = digits.test_sample(120)[1]
-    right = trained(x).argmax(1) == y
+    right = trained_once(x).argmax(1) == y
     return x[right], y[right]
 
 

@@ -23,6 +23,8 @@ from reports import write_study
 from suites import studies, study, suites
 
 STUDIES = sorted(studies())
+SHORT = ("huang2015", "lee2017", "lyu2015-cifar10")
+"""Whose smoke profiles are run with every change."""
 
 
 def smoke(name: str, **options: object) -> Experiment:
@@ -89,7 +91,10 @@ def run(*arguments: str) -> str:
     return result.output
 
 
-@pytest.mark.parametrize("name", STUDIES)
+@pytest.mark.parametrize(
+    "name",
+    [name if name in SHORT else pytest.param(name, marks=(pytest.mark.slow, pytest.mark.long)) for name in STUDIES],
+)
 def test_the_smoke_profile_from_the_command_line_to_the_page(name: str, tmp_path: Path) -> None:
     home = tmp_path / "home"
     command = ("reproduce", name, "--profile", "smoke", "--home", str(home))

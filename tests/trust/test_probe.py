@@ -49,8 +49,8 @@ def sample(digits: Dataset) -> tuple[Tensor, Tensor]:
 
 
 @pytest.fixture(scope="module")
-def honest(digits: Dataset, trained: nn.Module) -> dict[str, nn.Module]:
-    models = {"plain": trained}
+def honest(digits: Dataset, trained_once: nn.Module) -> dict[str, nn.Module]:
+    models = {"plain": trained_once}
     for name, trainer in (("gaussian-noise", GaussianNoise), ("fast-gradient", FastGradient), ("pgd", Pgd)):
         seed_everything(0)
         models[name] = trainer(epochs=8, lr=5e-3).fit("mlp-32", digits).model
