@@ -151,6 +151,8 @@ def test_what_a_package_offers_is_named_like_ours(tmp_path: Path) -> None:
     assert "unknown defense 'label-smothing'; did you mean label-smoothing" in complaint(
         call("plan", "quick", "--defense", "label-smothing", "--home", tmp_path)
     )
+    for option, name in (("--model", "linear"), ("--dataset", "stripes")):
+        assert f"did you mean {name}?" in complaint(call("plan", "quick", option, name[1:], "--home", tmp_path))
 
 
 @pytest.mark.slow
