@@ -110,7 +110,7 @@ def test_the_recorded_command_does_the_same_again_from_anywhere(
     words = shlex.split(command)
     assert words[:3] == ["gauntlet", "run", f"{EXAMPLES}/my_suite.py:SUITE"]
     again = planned(*words[2:], "--home", home)
-    assert "1 pairs (1 done, 0 to do)" in again
+    assert "1 pair (1 done, 0 to do)" in again
     assert "mlflow" not in result.stderr
     assert (home / "report" / "index.html").is_file()
 
