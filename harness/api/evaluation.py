@@ -147,8 +147,8 @@ def evaluate(  # type: ignore[misc]  # of all its options the two say only the o
         (for each norm and eps what is proved to stand and what no attack broke, the fields of
         :class:`harness.metrics.certificates.Band`), ``planted`` (by norm, what :mod:`harness.trust.planting` found),
         ``remedy`` (in words), ``notes`` (what was noticed, a line each), ``left_out`` (labels of attacks). With
-        ``return_adversarial`` a pair of that and, by norm and eps, images like ``x``: the worst for each, float32 on
-        the CPU, clean where nothing broke them.
+        ``return_adversarial`` a pair of that and a mapping of ``(norm, eps)`` to images like ``x``: the worst for each,
+        float32 on the CPU, clean where nothing broke them.
 
     Raises:
         UserError: Images, labels or the model's output are not as described, or the model cannot be judged; unknown

@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..errors import UserError, visible
+from ..schema.counts import plural
 from ..schema.eps import eps_text
 from ..schema.goals import measured
 
@@ -200,8 +201,12 @@ def _remarks(rows: Sequence[Mapping[Hashable, Any]]) -> None:
         note, trust, reasons = row["note"], row["trust"], row["trust_reasons"]
         if note:
             said.setdefault(("no rank", note), []).append(_name(row))
-        if reasons and note != f"trust {trust}: {reasons}":
-            said.setdefault((f"trust {trust}", reasons), []).append(_name(row))
+        known = note.removeprefix(f"trust {trust}: ")
+        further = reasons.removeprefix(known).removeprefix("; ") if known != note else reasons
+        if further:
+            said.setdefault((f"trust {trust}" + (" also" if further != reasons else ""), further), []).append(
+                _name(row)
+            )
     lines = [f"{head}, {', '.join(names)}: {text}" for (head, text), names in said.items()]
     held = Counter(row["rank"] for row in rows if not row["note"])
     if shared := [rank for rank, count in held.items() if count > 1]:
@@ -257,4 +262,4 @@ def write_report(boards: Sequence[Board], out: Path) -> None:
     for file in first:
         console.print(f"wrote {file}", style="dim", markup=False, soft_wrap=True)
     if more := len(written) - len(first):
-        console.print(f"and {more} pages of models and comparisons, which the first leads to", style="dim")
+        console.print(f"and {plural(more, 'page')} of models and comparisons, which the first leads to", style="dim")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError, visible
+from ..schema.counts import plural
 from ..schema.eps import eps_text
 from .console import complain, console
 
@@ -123,7 +124,7 @@ def publish_home(
     manifest = files[MANIFEST]
     assert isinstance(manifest, bytes)
     size = sum(len(each) if isinstance(each, bytes) else each.stat().st_size for each in files.values())
-    say(f"wrote {target}: {len(files)} files, {size / 1e6:.3g} MB")
+    say(f"wrote {target}: {plural(len(files), 'file')}, {size / 1e6:.3g} MB")
     say(f"its manifest's SHA-256, to be told where readers trust it: {hashlib.sha256(manifest).hexdigest()}")
 
 
@@ -253,7 +254,11 @@ def lower_home(
     for suite, norm, eps, was, now in fell:
         say(f"{suite}, {norm} {eps_text(eps)}: {100 * was:.2f} % -> {100 * now:.2f} %")
     what = f"{done.counted} of {len(given)} images break {entry.architecture} {entry.defense} within a budget"
-    say(f"{what}; {len(fell)} accuracies fell" if fell else f"{what}; no accuracy fell")
+    say(
+        f"{what}; {len(fell)} {'accuracy' if len(fell) == 1 else 'accuracies'} fell"
+        if fell
+        else f"{what}; no accuracy fell"
+    )
     if trouble:
         waiting(trouble, len(tracker.waiting()), place.pending)
 
@@ -309,7 +314,7 @@ def export_home(
         for name, content in files:
             write_bytes(target / name, content)
             count += 1
-    say(f"wrote {target}: {count} files")
+    say(f"wrote {target}: {plural(count, 'file')}")
 
 
 def board_of(folder: Path, *, out: Path | None, title: str) -> None:
@@ -329,6 +334,7 @@ def board_of(folder: Path, *, out: Path | None, title: str) -> None:
     for file in reports.write_board(entries, target, title=title):
         say(f"wrote {file}", "dim")
     whole = [entry for entry in entries if not entry.trouble]
-    say(f"{len(whole)} of {len(entries)} bundles count, with {sum(len(entry.claims) for entry in whole)} claims")
+    claims = sum(len(entry.claims) for entry in whole)
+    say(f"{len(whole)} of {plural(len(entries), 'bundle')} count, with {plural(claims, 'claim')}")
     if len(whole) < len(entries):
         sys.exit(1)

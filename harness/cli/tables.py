@@ -22,6 +22,7 @@ from ..planning.specs import ModelSpec
 from ..records.checkpoints import card, has_model
 from ..records.home import Home
 from ..records.results import is_finished
+from ..schema.counts import plural
 from ..schema.eps import eps_text
 from ..schema.goals import UNTARGETED
 from ..user_code import plugins
@@ -172,18 +173,18 @@ def plan_table(plan: Plan, home: Home) -> Table:
             escape(spec.label(plan.infos[spec.dataset])),
             str(spec.seed),
             "certificate",
-            f"{asked.norm} {', '.join(f'{eps:.4g}' for eps in asked.grid)}",
+            f"{asked.norm} {', '.join(map(eps_text, asked.grid))}",
             f"first {asked.n}" if asked.passes is None else f"at most {asked.n}",
             asked.key,
             "done" if done else "to do",
         )
     trained = sum(has_model(home, spec) for spec in plan.models)
     table.caption = (
-        f"{len(plan.models)} models ({trained} trained), {len(plan.cells)} pairs "
+        f"{plural(len(plan.models), 'model')} ({trained} trained), {plural(len(plan.cells), 'pair')} "
         f"({states['done']} done, {states['to do']} to do), {goal}"
     )
     if plan.certifications:
-        table.caption += f", {len(plan.certifications)} certificates ({proved} done)"
+        table.caption += f", {plural(len(plan.certifications), 'certificate')} ({proved} done)"
     table.caption_justify = "left"
     return table
 

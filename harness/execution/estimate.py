@@ -29,6 +29,7 @@ from ..planning.specs import Cell, Certification, ModelSpec
 from ..records.checkpoints import has_model
 from ..records.home import Home
 from ..records.results import is_finished
+from ..schema.counts import plural
 from ..training.gradient_descent import GradientDescent
 from ..training.optim import keep_compiler_out
 from ..training.trainer import Trainer
@@ -72,9 +73,9 @@ class CostEstimate:
 
     def __str__(self) -> str:
         counted = (
-            f"to do: {self.trainings} trainings ({_short(self.images)} images, all epochs together), "
-            f"{self.pairs} pairs ({_short(self.passes)} passes of an image, as far as attacks declare them)"
-            + (f", {self.certificates} certificates" if self.certificates else "")
+            f"to do: {plural(self.trainings, 'training')} ({_short(self.images)} images, all epochs together), "
+            f"{plural(self.pairs, 'pair')} ({_short(self.passes)} passes of an image, as far as attacks declare them)"
+            + (f", {plural(self.certificates, 'certificate')}" if self.certificates else "")
         )
         if not self.trainings and not self.pairs and not self.certificates:
             return "nothing to do"
@@ -87,7 +88,7 @@ class CostEstimate:
         each = ", ".join(f"{duration(value)} {what}" for what, value in hours.items())
         return (
             f"{counted}; rough estimate: {duration(sum(hours.values()))} of one worker on {self.device} ({each}), from "
-            f"a probe of {self.seconds:.0f} s on random images{missed}"
+            f"a probe of {duration(self.seconds / 3600)} on random images{missed}"
         )
 
 
@@ -301,4 +302,6 @@ def _short(number: float) -> str:
 
 def duration(hours: float) -> str:
     """Hours as people say them, with a unit that fits."""
+    if 0 < hours < 1 / 3600:
+        return "less than 1 s"
     return f"{hours:.1f} h" if hours >= 1 else f"{60 * hours:.0f} min" if hours >= 1 / 60 else f"{3600 * hours:.0f} s"

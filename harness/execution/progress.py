@@ -69,23 +69,18 @@ class Display:
         if self._live is None:
             if time.monotonic() - self._last >= QUIET_SECONDS:
                 self._last = time.monotonic()
-                parts = [f"{name} {done}/{total}" for name, (done, total) in totals.items()]
-                self._console.print("; ".join(parts + self._training(watch)), markup=False, soft_wrap=True)
+                parts = [f"{name} {done}/{total}" for name, (done, total) in totals.items() if total]
+                self._console.print(
+                    "; ".join(parts + self._training(watch) + _doing(watch)), markup=False, soft_wrap=True
+                )
             return
         for name, (done, total) in totals.items():
             self._bars.update(self._rows[name], completed=done, total=total, visible=total > 0)
         table = Table.grid(padding=(0, 2))
         for line in self._training(watch) or [""]:
             table.add_row(line)
-        for job in list(watch.running.values()):
-            if isinstance(job, Examine):
-                table.add_row(f"examine {job.probe}", style="dim")
-            elif isinstance(job, Certify):
-                table.add_row(f"certify {job.certifications[0].model}", style="dim")
-            elif isinstance(job, Plant):
-                table.add_row(f"plant {job.planting}", style="dim")
-            elif not isinstance(job, Train):
-                table.add_row(f"{type(job).__name__.lower()} {job.cell}", style="dim")
+        for line in _doing(watch):
+            table.add_row(line, style="dim")
         self._live.update(Group(self._bars, table))
 
     def _training(self, watch: Watch) -> list[str]:
@@ -104,6 +99,21 @@ class Display:
         except (OSError, ValueError):
             return {}
         return state
+
+
+def _doing(watch: Watch) -> list[str]:
+    """A line for each job under way that is no training."""
+    lines = []
+    for job in list(watch.running.values()):
+        if isinstance(job, Examine):
+            lines.append(f"examine {job.probe}")
+        elif isinstance(job, Certify):
+            lines.append(f"certify {job.certifications[0].model}")
+        elif isinstance(job, Plant):
+            lines.append(f"plant {job.planting}")
+        elif not isinstance(job, Train):
+            lines.append(f"{type(job).__name__.lower()} {job.cell}")
+    return lines
 
 
 def _progress(state: Mapping[str, Any]) -> str:

@@ -7,6 +7,7 @@ JSON, weights are read as tensors alone, and a repository's own Python is not ru
 
 from __future__ import annotations
 
+import difflib
 import importlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -41,22 +42,25 @@ def load(place: str, arguments: Arguments) -> Named:
     """Build ``HUB:NAME`` with its weights, fetched if they are not there, on the CPU in eval mode.
 
     Arguments are handed to the library; with ``state_dict`` among them the weights of that file take the place of
-    the hub's.
+    the hub's, with ``pretrained=false`` the initial ones.
 
     Raises:
         UserError: The library is not installed, there is no such model, or its weights cannot be had.
     """
     hub, _, name = place.partition(":")
-    given = {key: value for key, value in arguments.items() if key != "state_dict"}
+    given = {key: value for key, value in arguments.items() if key not in ("state_dict", "pretrained")}
     file = arguments.get("state_dict")
+    pretrained = file is None and bool(arguments.get("pretrained", True))
     try:
         # what the library draws for a net without weights is the same in every process
         with process_state.kept(), tensors_only(), determinism.isolated(0):
-            found = HUBS[hub](name, given, file is None)
+            found = HUBS[hub](name, given, pretrained)
     except UserError:
         raise
     except Exception as error:  # each library, HTTP and the file system have exceptions of their own
-        raise UserError(f"{place} cannot be loaded ({said(error)})") from error
+        way = f"; with weights of a file: {place}?state_dict=FILE, with none: {place}?pretrained=false"
+        how = way if pretrained and hub in ("timm", "hf", "torchvision") else ""
+        raise UserError(f"{place} cannot be loaded ({said(error)}){how}") from error
     if file is not None:
         load_state(found.model, Path(str(file)))
     return found._replace(model=found.model.eval())
@@ -109,9 +113,9 @@ def _library(module: str, extra: str) -> Any:
 def _timm(name: str, given: Arguments, pretrained: bool) -> Named:
     timm, data = _library("timm", "timm"), _library("timm.data", "timm")
     if name not in timm.list_models() and name not in timm.list_pretrained() and not name.startswith("hf-hub:"):
-        near = timm.list_models(f"*{name.partition('.')[0][:6]}*")[:5]
-        raise unknown("timm model", name, near or ["those of timm.list_models()"])
-    model = timm.create_model(name, **{"pretrained": pretrained, **given})
+        near = difflib.get_close_matches(name.partition(".")[0], timm.list_models(), n=5, cutoff=0.5)
+        raise unknown("timm model", name, [*near, "what timm.list_models() gives"])
+    model = timm.create_model(name, pretrained=pretrained, **given)
     config = data.resolve_model_data_config(model)
     return Named(model, tuple(config["mean"]), tuple(config["std"]), int(config["input_size"][-1]))
 
@@ -153,7 +157,7 @@ def _torchvision(name: str, given: Arguments, pretrained: bool) -> Named:
 def _robustbench(name: str, given: Arguments, pretrained: bool) -> Named:
     utils = _library("robustbench.utils", "robustbench")
     if not pretrained:
-        raise UserError(f"robustbench:{name} comes with its weights: leave out state_dict")
+        raise UserError(f"robustbench:{name} comes with its weights: leave out state_dict and pretrained")
     return Named(utils.load_model(model_name=name, **given))  # they normalise inside
 
 

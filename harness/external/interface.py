@@ -137,7 +137,7 @@ def find(model: nn.Module, x: Tensor, classes: int | None = None, batch: int | N
         raise UserError(_complaint(answer, named, chosen, classes))
     logits = named[chosen[0]]
     assert isinstance(logits, Tensor)
-    if logits.is_floating_point() and logits.shape in ((n,), (n, 1)):
+    if logits.is_floating_point() and logits.shape in ((n,), (n, 1)) and n <= max(len(x), size or 0):
         raise UserError(
             f"the model returned one score an image, shape {tuple(logits.shape)}; return logits (N, 2) of two classes: "
             "torch.cat([-z, z], 1) of its logit z (N, 1), which is torch.logit(p) for a probability p"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 import torch.nn.functional as F
@@ -173,10 +173,10 @@ def architecture_names() -> tuple[str, ...]:
     return (*PAPER_MLPS, *ARCHITECTURES)
 
 
-def check_architecture(name: str) -> None:
-    """Raise ValueError, with the choices, if there is no architecture of that name."""
+def check_architecture(name: str, more: Iterable[str] = ()) -> None:
+    """Raise ValueError, with the choices and ``more`` of them, if there is no architecture of that name."""
     if name not in ARCHITECTURES and name not in USER_ARCHITECTURES and not _MLP.fullmatch(name):
-        raise unknown("model", name, (*architecture_names(), "mlp-A-B-..."))
+        raise unknown("model", name, (*architecture_names(), "mlp-A-B-...", *more))
 
 
 def build_model(name: str, shape: Shape, classes: int) -> Stages:

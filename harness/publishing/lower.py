@@ -139,7 +139,17 @@ def _joined(parts: Sequence[Verdict]) -> Verdict:
 
 
 def _valid(given: Sequence[Submitted], index: Tensor, x: Tensor, done: Lowered) -> list[tuple[int, Tensor]]:
-    """Rows of those images that can be judged, with the images; a line for each of the others."""
+    """Rows of those images that can be judged, with the images; a line for each of the others.
+
+    Raises:
+        UserError: All have one other shape: whoever wrote the file meant another layout.
+    """
+    shape, shapes = tuple(x.shape[1:]), {tuple(image.shape) for _, image in given}
+    if shape not in shapes and len(shapes) == 1:
+        (other,) = shapes
+        last = other == (*shape[1:], shape[0])
+        how = f", channels last: transpose to (N, {', '.join(map(str, shape))})" if last else ""
+        raise UserError(f"images have to be of shape {shape}, got {other}{how}")
     position = {place: row for row, place in enumerate(index.tolist())}
     found: dict[int, Tensor] = {}
     for place, image in given:
@@ -147,8 +157,8 @@ def _valid(given: Sequence[Submitted], index: Tensor, x: Tensor, done: Lowered) 
         said = ""
         if row is None:
             said = f"it is none of the {len(index)} images that were judged"
-        elif tuple(image.shape) != tuple(x.shape[1:]):
-            said = f"its shape is {tuple(image.shape)}, and has to be {tuple(x.shape[1:])}"
+        elif tuple(image.shape) != shape:
+            said = f"its shape is {tuple(image.shape)}, and has to be {shape}"
         elif image.is_complex():
             said = f"it holds {image.dtype}"
         elif row in found:

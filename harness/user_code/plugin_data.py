@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from .. import determinism
-from ..datasets.registry import DATASETS, Dataset, DatasetInfo, DataSource, default_info
-from ..errors import UserError, said
+from ..datasets.registry import DATASETS, USER_SETS, Dataset, DatasetInfo, DataSource, default_info
+from ..errors import UserError, said, unknown
 from ..options import guess, pairs
 from . import plugins, process_state
 
@@ -76,6 +76,8 @@ def source(text: str, *, root: Any = None, download: bool = False) -> DataSource
         plugin = plugins.from_file(name, "data set", callable)
     elif name not in DATASETS and name in plugins.offered("datasets"):
         plugin = plugins.from_package("datasets", name, "data set", callable)
+    elif name not in DATASETS and ":" not in name:
+        raise unknown("data set", name, (*DATASETS, *USER_SETS, *plugins.offered("datasets")))
     else:
         return DataSource(text, root=root, download=download)
     given = pairs(words, "&", name)

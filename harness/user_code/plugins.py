@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, TypeVar
 
 from ..errors import UserError, said, unknown
-from ..models.registry import USER_ARCHITECTURES, Builder
+from ..models.registry import USER_ARCHITECTURES, Builder, check_architecture
 from . import python_file
 
 T = TypeVar("T")
@@ -31,7 +31,7 @@ T = TypeVar("T")
 Group = Literal["defenses", "attacks", "suites", "datasets", "models", "checks"]
 GROUPS: Final[tuple[Group, ...]] = ("defenses", "attacks", "suites", "datasets", "models", "checks")
 
-_FILE: Final = re.compile(r"(?P<file>[^:?]*\.py):(?P<name>[^:?]*)(?P<rest>.*)", re.DOTALL)
+_FILE: Final = re.compile(r"(?P<file>[^:?]*\.py)(?::|(?=[?]|$))(?P<name>[^:?]*)(?P<rest>.*)", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -105,6 +105,9 @@ def from_file(text: str, what: str, kind: Callable[[Any], bool]) -> Plugin:
     public = {each: value for each, value in names.items() if not each.startswith("_") and kind(value)}
     defined = (type, types.FunctionType)
     fitting = [k for k, value in public.items() if not isinstance(value, defined) or _own(value, names, origin)]
+    if not name:
+        choices = ", ".join(f"{found['file']}:{each}" for each in fitting) or f"none: the file defines no {what}"
+        raise UserError(f"which {what} of {found['file']}? choose from {choices}")
     if name not in names:
         raise unknown(f"{what} in {found['file']}", name, fitting or [f"none: the file defines no {what}"])
     if not kind(names[name]):
@@ -375,6 +378,7 @@ def architecture(text: str) -> str:
     elif text in offered("models") and text not in _ARCHITECTURES:
         plugin = from_package("models", text, "model", callable)
     else:
+        check_architecture(text, offered("models"))
         return text
     short = plugin.name or text
     made = Architecture(f"{short}@{plugin.origin.digest[:8]}", plugin.name, plugin.origin)

@@ -81,8 +81,8 @@ def clip(words: str, limit: int = 180) -> str:
 
 
 def soft(words: str) -> Markup:
-    """Escaped text that may break where a label has joints (after ``( , = / _`` and before a hump), not anywhere."""
-    parts = re.split(r"(?<=[(,=/_|])(?=\w)|(?<=[a-z])(?=[A-Z])", words)
+    """Escaped text that may break where a label has joints: after ``( , / _``, before a hump, before a long value."""
+    parts = re.split(r"(?<=[(,/_|])(?=\w)|(?<==)(?=[^,)]{12})|(?<=[a-z])(?=[A-Z])", words)
     return Markup("<wbr>").join(part[i : i + 30] for part in parts for i in range(0, len(part), 30))
 
 

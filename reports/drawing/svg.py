@@ -22,7 +22,8 @@ def svg(chart: Chart) -> str:
 
 def _lines(chart: Chart) -> Iterator[str]:
     axes = chart.axes
-    width, height = axes.width + LEGEND, max(axes.height, axes.top + 18 * len(chart.lines) + 10)
+    longest = max((len(line.name) for line in chart.lines), default=0)
+    width, height = axes.width + max(LEGEND, 40 + 7 * longest), max(axes.height, axes.top + 18 * len(chart.lines) + 10)
     yield f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}">'
     yield f'<rect width="{width}" height="{height}" fill="#fff"/><g {FONT} fill="#5b6470">'
     for tick in chart.y_ticks:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from harness.schema import eps as spelling
+from harness.schema.counts import plural as plural
 from harness.trust.grade import Grade, Status
 
 MISSING: Final = "\u2014"
@@ -156,11 +157,6 @@ def both(values: Sequence[str]) -> str:
 def counts(values: Iterable[tuple[str, int]]) -> str:
     """``12 over budget, 3 not finite``; flags that never occurred are left out."""
     return ", ".join(f"{integer(count)} {FLAG_NAMES.get(name, name)}" for name, count in values if count)
-
-
-def plural(count: int, word: str) -> str:
-    """``1 seed``, ``2 seeds``."""
-    return f"{integer(count)} {word}{'' if count == 1 else 's'}"
 
 
 def class_name(names: Sequence[str], index: int) -> str:

@@ -407,6 +407,7 @@ def test_bad_images_and_labels(trained: nn.Module, sample: Any, spoil: Any, comp
     [
         (lambda x: x.flatten(1).sum(1), r"one score an image, shape \(16,\); return logits"),
         (lambda x: x.flatten(1).sum(1, keepdim=True), r"one score an image, shape \(16, 1\); return logits"),
+        (lambda x: x.flatten(), r"shape \(1024,\) for 16 images"),
         (lambda x: x.flatten(1)[:1], r"shape \(1, 64\) for 16 images"),
         (lambda x: x.flatten(1).argmax(1), r"shape \(16,\)"),
         (lambda x: [x.flatten(1), x.flatten(1)], r"the model returned list.* which of \[0\], \[1\] are they"),

@@ -232,7 +232,7 @@ def test_a_budget_begins_nothing_after_it_and_says_what_is_left(tmp_path: Path) 
     first = call(*line, "--budget", "0.001s")
     assert first.exit_code == 0, first.output
     assert "the time is up; the same command again goes on from here" in first.output
-    assert "to do: 1 trainings" in first.output
+    assert "to do: 1 training " in first.output
     assert not list(tmp_path.glob("models/*/card.json"))
     second = call(*line, "--budget", "1h")
     assert second.exit_code == 0, second.output

@@ -103,6 +103,15 @@ def test_without_a_rank_the_number_is_a_bound_and_the_reason_stands_below_once(m
     assert "nan" not in text
 
 
+def test_reasons_that_the_note_gives_are_not_given_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = leaderboard(board({"a": 100})).to_dict("records")[:1]
+    rows[0] |= {"note": "trust D: masked", "trust": "D", "trust_reasons": "masked; few images", "certificate": ""}
+    out = io.StringIO()
+    monkeypatch.setattr(console, "console", Console(file=out, width=160, highlight=False))
+    console._remarks(rows)
+    assert out.getvalue() == "no rank, mlp-100-100 a: trust D: masked\ntrust D also, mlp-100-100 a: few images\n"
+
+
 def test_the_same_reserve_is_told_once_for_all_models(monkeypatch: pytest.MonkeyPatch) -> None:
     text = printed(board({"a": 100, "b": 100, "c": 100}), 160, monkeypatch)
     assert " ".join(text.split()).count("trust B, mlp-100-100 a, mlp-100-100 b, mlp-100-100 c: ") == 1

@@ -110,7 +110,7 @@ def test_the_recorded_command_does_the_same_again_from_anywhere(
     words = shlex.split(command)
     assert words[:3] == ["gauntlet", "run", f"{EXAMPLES}/my_suite.py:SUITE"]
     again = planned(*words[2:], "--home", home)
-    assert "1 pairs (1 done, 0 to do)" in again
+    assert "1 pair (1 done, 0 to do)" in again
     assert "mlflow" not in result.stderr
     assert (home / "report" / "index.html").is_file()
 
@@ -151,6 +151,8 @@ def test_what_a_package_offers_is_named_like_ours(tmp_path: Path) -> None:
     assert "unknown defense 'label-smothing'; did you mean label-smoothing" in complaint(
         call("plan", "quick", "--defense", "label-smothing", "--home", tmp_path)
     )
+    for option, name in (("--model", "linear"), ("--dataset", "stripes")):
+        assert f"did you mean {name}?" in complaint(call("plan", "quick", option, name[1:], "--home", tmp_path))
 
 
 @pytest.mark.slow

@@ -134,6 +134,9 @@ def test_weights_that_cannot_be_fetched_are_one_line(tmp_path: Path, monkeypatch
     monkeypatch.setattr(torch.hub, "download_url_to_file", nowhere)
     line = complaint(call("plan", "quick", "--victim", f"torchvision:{NET}", "--home", tmp_path))
     assert f"torchvision:{NET} cannot be loaded (OSError: Network is unreachable)" in line
+    assert line.endswith(f"with none: torchvision:{NET}?pretrained=false")
+    model = load(parse(f"torchvision:{NET}?pretrained=false"))
+    assert digest(model.inner) == digest(load(parse(f"torchvision:{NET}?pretrained=false")).inner)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("hub", ["timm", "hf", "onnx", "robustbench"])

@@ -130,6 +130,9 @@ def test_what_breaks_nothing_changes_nothing(home: Home, digits: Dataset, tmp_pa
     result = call("lower", home.path, tmp_path / "clean.npy", "--by", "Ada", "--of", key)
     assert result.exit_code == 0, result.output
     assert "0 of 359 images break" in result.output
+    np.save(tmp_path / "last.npy", digits.test.x.permute(0, 2, 3, 1).numpy())
+    line = complaint(call("lower", home.path, tmp_path / "last.npy", "--by", "Ada", "--of", key))
+    assert line.endswith("of shape (1, 8, 8), got (8, 8, 1), channels last: transpose to (N, 1, 8, 8)")
     assert before == {
         path: path.read_bytes() for kind in ("cells", "plans", "witnesses") for path in (home.path / kind).rglob("*.*")
     }

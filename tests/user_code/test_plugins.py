@@ -102,6 +102,8 @@ def test_a_source_that_was_changed_meanwhile_is_noticed(mine: str, tmp_path: Pat
         ("mine.py:WEIGHT", "mine.py:WEIGHT is no defense, but a float"),
         ("broken.py:Mine", "broken.py, line 2: ZeroDivisionError: division by zero"),
         ("taken.py:Mine", "taken.py:Mine calls itself pgd, which is the name of a defense of ours: rename it"),
+        ("mine.py", "which defense of mine.py. choose from mine.py:GentleTraining$"),
+        ("mine.py:", "which defense of mine.py. choose from mine.py:GentleTraining$"),
         ("gentle", "unknown defense 'gentle'.*choose from"),
     ],
 )

@@ -11,6 +11,8 @@ import pytest
 from harness.metrics.pairs import Pair, nearest, wilson
 from reports.boards.curves import Curve, eps_chart
 from reports.drawing import charts
+from reports.drawing.html import soft
+from reports.drawing.svg import svg
 
 
 @pytest.mark.parametrize("end", [0.0376, 1.2, 3.0, 24.0, 1e-6])
@@ -72,3 +74,17 @@ def test_sparkline_skips_what_is_no_number() -> None:
     assert charts.sparkline([]) == ""
     assert charts.sparkline([2.0, math.nan, 1.0]).count("L") == 1
     assert "nan" not in charts.sparkline([2.0, math.nan, 1.0, 1.0])
+
+
+def test_a_legend_is_as_wide_as_its_longest_name(pair: Callable[..., Pair]) -> None:
+    name = "external(3a67c488-54488c28, mean=0.485,0.456,0.406)"
+    short, long = (
+        int(re.search(r'width="(\d+)"', svg(eps_chart([line([pair([1], [0.1])], name=text)], "linf", (0.1,), 255)))[1])  # type: ignore[index]
+        for text in ("a", name)
+    )
+    assert long >= short - 190 + 6.5 * len(name)
+
+
+def test_a_label_breaks_before_long_values_alone() -> None:
+    assert soft("standard(epochs=2)") == "standard(<wbr>epochs=2)"
+    assert soft("f(weights=abcdefghijklmnop)") == "f(<wbr>weights=<wbr>abcdefghijklmnop)"
