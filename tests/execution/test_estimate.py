@@ -203,5 +203,5 @@ def test_commands_say_it_below_the_table_and_do_nothing(name: str, tmp_path: Pat
     done = CliRunner().invoke(cli, COMMANDS[name].format(home=home).split())
     assert done.exit_code == 0, done.output
     last = done.output.strip().splitlines()[-1]
-    assert re.match(r"to do: \d+ trainings? .* pairs? .*; rough estimate: .* of one worker on cpu .* from a probe", last)
+    assert re.match(r"to do: \d+ trainings? .* pairs? .*; rough estimate: .* of one worker on cpu .* a probe", last)
     assert not home.exists()
