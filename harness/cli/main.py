@@ -665,7 +665,9 @@ def doctor(
         from suites import suite as find_suite
         from suites import suites as all_suites
 
-        chosen = [find_suite(name) for name in suites] or list(all_suites().values())
+        from ..planning.gradient_free import besides
+
+        chosen = [find_suite(name) for name in suites] or [*all_suites().values(), besides()]
         with console.status("attacks against victims whose weakness is known") as status:
 
             def progress(done: int, total: int, *_: Any) -> None:

@@ -20,6 +20,7 @@ from ..attacks.toolkits import unlisted
 from ..attacks.transfer import Ensemble, Transfer
 from ..threat import Norm
 from ..victims.adaptation import Gradients
+from .suite import Suite
 
 Shape = tuple[int, int, int]
 
@@ -43,8 +44,8 @@ def answerable(
     """Attacks of a suite as declared and as they are asked of a model.
 
     Those of :data:`BESIDES` stand where the suite has one of their sort, if it asks less, or at the end. Each transfer
-    comes from a second network too. A suite that follows no gradients is asked as it is. What users
-    bring is always asked.
+    comes from a second network too. A suite that follows no gradients is asked as it is. What users bring is
+    always asked.
 
     Args:
         attacks: Those of the suite in a norm.
@@ -82,6 +83,13 @@ def changes(attacks: Mapping[Norm, Sequence[Attack]], shape: Shape, gradients: G
         out |= {attack.label: None for attack in own if all(attack != declared for declared, _ in asked)}
     said = [f"asked besides: {', '.join(new)}"] if new else []
     return "; ".join([*said, *([f"not asked: {', '.join(out)}"] if out else [])])
+
+
+def besides() -> Suite:
+    """What is asked besides of such models, as a suite."""
+    norms = dict.fromkeys(norm for attack in BESIDES for norm in attack.supported_norms)
+    attacks = {norm: tuple(attack for attack in BESIDES if norm in attack.supported_norms) for norm in norms}
+    return Suite(name="besides", summary="asked besides where gradients are wrong or missing", attacks=attacks)
 
 
 def _follows(attack: Attack) -> bool:

@@ -26,7 +26,6 @@ from ..execution.process_pool import Pool, Task
 from ..judging.proposal import Bench, Proposal
 from ..judging.referee import Verdict, as_images, judge
 from ..judging.shard import craft
-from ..planning.gradient_free import answerable
 from ..planning.suite import Suite
 from ..threat import TOLERANCE, Norm, Threat
 from .requirements import Floor, Rule, stated
@@ -79,11 +78,11 @@ class SelfTestResult:
 
 
 def attacks_of(suites: Iterable[Suite]) -> list[tuple[Attack, Norm]]:
-    """Every attack and norm that suites ask for, wrong gradients or not, each once; of a transfer, what crafts."""
+    """Every attack and norm that suites ask for, each once; of a transfer, what crafts."""
     found: dict[str, tuple[Attack, Norm]] = {}
     for suite in suites:
         for norm, attacks in suite.attacks.items():
-            for attack in [*attacks, *(more for _, more in answerable(attacks, norm, (1, 8, 8), "wrong"))]:
+            for attack in attacks:
                 found.setdefault(identity.key(inner(attack), norm), (inner(attack), norm))
     return list(found.values())
 
