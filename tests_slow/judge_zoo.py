@@ -32,7 +32,7 @@ from harness.threat import Threat
 from tests.helpers.zoo.adaptive import stands
 from tests.helpers.zoo.honest import TABLE, honest
 from tests.helpers.zoo.masked import MECHANISMS, Mechanism, itself, masked
-from tests.helpers.zoo.split import Half, half
+from tests.helpers.zoo.split import USED, Half, half
 from tests.helpers.zoo.training import digits
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -198,8 +198,9 @@ above the first.
   {close:g} points over.
 
 Half of either kind is *held out*: which half a model belongs to follows from its name (`tests/helpers/zoo/split.py`),
-and no threshold of a check is chosen on that half. Intervals are Wilson's, 95 %. `gauntlet.evaluate` runs no transfers,
-so that no grade is better than a B.
+and no threshold of a check is chosen on that half. Models of it that one was moved for after all count as seen since
+then: {used}.
+Intervals are Wilson's, 95 %. `gauntlet.evaluate` runs no transfers, so that no grade is better than a B.
 """
 
 
@@ -208,6 +209,7 @@ def page(rows: Sequence[Judged], missing: Sequence[str]) -> str:
     first, kinds = rows[0], {kind: [row for row in rows if row.kind == kind] for kind in ("masked", "honest")}
     head = HEAD.format(
         masked=len(kinds["masked"]),
+        used="; ".join(f"{name} ({why})" for name, why in USED.items()),
         honest=len(kinds["honest"]),
         eps=first.eps,
         images=first.images,

@@ -70,7 +70,7 @@ RESTARTS: Final[Mapping[Grade, float]] = {"B": 0.02, "C": 0.05}
 """Accuracy that five restarts may take beyond two. Sound: 0 to 0.02; broken: 0.02 to 0.13."""
 
 LOSSES: Final[Mapping[Grade, float]] = {"C": 0.1, "D": 0.2}
-"""Accuracy that the log-odds may leave beyond the difference of logits ratio. Sound: 0.02 at most, and 0.07 on a softmax
+"""Accuracy that the log-odds may leave beyond the difference of logits ratio. Sound: 0.02 at most, and 0.07 on softmax
 regression, whose small logits make the log-odds heed all classes at once; a rugged loss: 0.2 to 0.46."""
 
 STRENGTH: Final[Mapping[Grade, float]] = {"C": 0.02, "D": BOUNDED}

@@ -25,7 +25,7 @@ from tests.helpers.zoo.training import digits
 
 THREAT = Threat("linf", 0.1)
 SUITE = Suite(name="few", summary="", attacks={"linf": (APGD(steps=20), Square(queries=200))}, budgets={"linf": (0.1,)})
-SLOW = ("hard-votes", "noise-by-content", "iterated-purifier", "shifted")
+SLOW = ("hard-votes", "noise-by-content", "iterated-purifier", "shifted", "random-input")
 """Left to the slow judgement: seconds each."""
 ASKED = [name for name in MECHANISMS if half(name) == "seen" and name not in SLOW]
 HONEST = ("softmax-pgd", "mlp-64", "maxout", "convolution-max")
