@@ -178,7 +178,7 @@ def show(done: Verification) -> None:
                 str(one.n),
                 f"{100 * one.claimed / one.n:.2f} %",
                 f"{100 * one.at_most / one.n:.2f} %",
-                "-" if one.certified != one.certified else f"{100 * one.certified:.2f} %",
+                f"{one.certified} of {one.looked}" if one.looked else "-",
             )
         console.print(table)
     for note in done.notes:

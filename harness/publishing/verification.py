@@ -21,7 +21,8 @@ class Proved:
         model: Its name.
         claimed: Images of ``n`` that the bundle says stand.
         at_most: Images that may stand, for all that was judged here.
-        certified: Share of the images looked at with a certificate that was computed again; NaN without one.
+        certified: Images with a certificate that was computed again.
+        looked: Images that were looked at for one: the first; 0 if none were.
     """
 
     model: str
@@ -31,7 +32,8 @@ class Proved:
     n: int
     claimed: int
     at_most: int
-    certified: float
+    certified: int
+    looked: int
 
     @property
     def holds(self) -> bool:

@@ -319,8 +319,10 @@ class _Bundle:
                 claimed = round(worst_case(pairs, norm, eps).accuracy * n)
                 facts = board.certificates.get(entry.model, {}).get(norm)
                 level = facts.at(eps) if facts is not None and facts.alpha is None else None
-                share = sum(level.certified) / len(level.certified) if level and level.certified else math.nan
-                shown = Proved(_name(entry), board.suite, norm, eps, n, claimed, int(stands.sum()), share)
+                proofs = level.certified if level is not None else ()
+                shown = Proved(
+                    _name(entry), board.suite, norm, eps, n, claimed, int(stands.sum()), sum(proofs), len(proofs)
+                )
                 self._done.proved.append(shown)
                 lost = int((stands & (claims <= limit(eps))).sum())
                 if lost:
