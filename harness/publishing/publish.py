@@ -53,7 +53,7 @@ def bundle(
         by: Who measured.
         licence: Of the bundle, as SPDX names it.
         weights_at: Address where the weights can be had, which are left out then; ``None`` puts them in.
-        absent: Told of each file that a plan asks for and that is not there.
+        absent: Told of each file that a plan asks for and that is not there, and of broken images without a witness.
 
     Raises:
         UserError: Nothing was run, a file is damaged, or a data set is missing.
@@ -79,9 +79,12 @@ def bundle(
             _add(files, home, folder / "card.json")
             if weights_at is None and cards[key].reference is None:
                 _add(files, home, folder / "weights.safetensors")
+            shown: set[int] = set()
             for file in witnesses.tables(home, key):
-                witnesses.read_table(file, images=False)
+                shown |= set(witnesses.read_table(file, images=False)[0]["index"].tolist())
                 _add(files, home, file)
+            if unproved := len(_broken(boards, key) - shown):
+                absent(f"witnesses/{key} of {unproved} images that count as broken")
         elif (folder / "failed.json").exists():
             _add(files, home, folder / "failed.json")
         else:
@@ -177,6 +180,13 @@ def _add(files: dict[str, Content], home: Home, path: Path) -> bool:
 
 def _bytes(content: Content) -> bytes:
     return content if isinstance(content, bytes) else content.read_bytes()
+
+
+def _broken(boards: Sequence[Board], model: str) -> set[int]:
+    """Positions of the test images that some attack of a model broke, those of attacks with targets aside."""
+    pairs = (pair for board in boards if not board.targeted for pair in board.by_model.get(model, ()))
+    tests = (pair.columns for pair in pairs if pair.result.part == "test")
+    return {place for columns in tests for place in columns["index"][columns["adversarial"]].tolist()}
 
 
 def _unique(values: Iterable[str]) -> list[str]:
