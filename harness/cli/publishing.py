@@ -254,11 +254,7 @@ def lower_home(
     for suite, norm, eps, was, now in fell:
         say(f"{suite}, {norm} {eps_text(eps)}: {100 * was:.2f} % -> {100 * now:.2f} %")
     what = f"{done.counted} of {len(given)} images break {entry.architecture} {entry.defense} within a budget"
-    say(
-        f"{what}; {len(fell)} {'accuracy' if len(fell) == 1 else 'accuracies'} fell"
-        if fell
-        else f"{what}; no accuracy fell"
-    )
+    say(f"{what}; {plural(len(fell), 'accuracy', 'accuracies') if fell else 'no accuracy'} fell")
     if trouble:
         waiting(trouble, len(tracker.waiting()), place.pending)
 

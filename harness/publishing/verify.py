@@ -8,7 +8,7 @@ its weights are tensors, and its declarations name what is registered here.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -172,8 +172,9 @@ class _Bundle:
         n = max(pair.n for pair in pairs.values())
         index, (x, y) = self._sample(entry.dataset, n)
         clean = self._clean(asked, pairs, index, x, y)
-        for board in boards:
-            self._certified(entry, spec, asked.victim, board.certificates.get(key, {}))
+        proved = (facts for board in boards for facts in board.certificates.get(key, {}).items())
+        once = {(norm, facts.model_dump_json()): (norm, facts) for norm, facts in proved}  # suites may share one
+        self._certified(entry, spec, asked.victim, once.values())
         broken = self._witnessed(key, asked, pairs, index, x, y)
         for board in boards:
             for line in contradictions(board, key):
@@ -185,10 +186,10 @@ class _Bundle:
         self._done.images += asked.images
 
     def _certified(
-        self, entry: ModelEntry, spec: ModelSpec, victim: Victim, proved: Mapping[str, CertificateFacts]
+        self, entry: ModelEntry, spec: ModelSpec, victim: Victim, proved: Iterable[tuple[str, CertificateFacts]]
     ) -> None:
         """Certificates computed again, in the order in which they are said to be of the data set's images."""
-        for norm, facts in proved.items():
+        for norm, facts in proved:
             text = f"{_name(entry)}: certificates in {norm}"
             index, (x, y) = self._sample(entry.dataset, max(1, len(facts.index)))
             if facts.norm != norm or index[: len(facts.index)].tolist() != list(facts.index):

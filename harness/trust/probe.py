@@ -48,8 +48,8 @@ PARALLEL: Final = 0.99
 """Cosine of the angle between the two that is put down to rounding."""
 
 MOST: Final = 0.5
-"""Share of images on which gradients have to be missing or wrong before attacks leave them alone. Sound: 0; gradients
-that are cut, zero, flipped, of another network, or drowned: 0.56 and more."""
+"""Share of images on which gradients have to be zero or wrong before more attacks that need none are asked. Sound: 0;
+gradients that are cut, zero, flipped, of another network, or drowned: 0.56 and more."""
 
 STEPPED: Final = Threat("linf", 8 / 255)
 """Threat whose steps, a twentieth and a fifth of it, gradients are held against: small on any images."""
