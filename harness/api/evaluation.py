@@ -364,7 +364,7 @@ class _Asked:
 
 def _named(info: DatasetInfo, data: Dataset) -> DatasetInfo:
     """With a digest of the images in the name, as data sets that users make have it."""
-    return dataclasses.replace(info, name=f"{info.name}@{data.sha256()[:8]}")
+    return dataclasses.replace(info, name=data.digest_name(info.name))
 
 
 @contextlib.contextmanager

@@ -67,7 +67,7 @@ def published(data: Dataset) -> bool:
     One that is named by a digest of its content is; so is one of the registry as it lies here.
     """
     name = data.info.name
-    if isinstance(data, FileDataset) or name.endswith(f"@{data.sha256()[:8]}"):
+    if isinstance(data, FileDataset) or name == data.digest_name(name.rpartition("@")[0]):
         return True
     if data.info != DATASETS.get(name):
         return False

@@ -153,6 +153,10 @@ class Dataset:
             digest.update(tensor.contiguous().numpy().tobytes())
         return digest.hexdigest()
 
+    def digest_name(self, called: str) -> str:
+        """A name that says which images these are, as sets that users make have it."""
+        return f"{called}@{self.sha256()[:8]}"
+
     @cached_property
     def _test_order(self) -> Tensor:
         return sampling.stratified_order(self.y_test, salt=1)

@@ -100,7 +100,7 @@ def _made(data: MadeData) -> Dataset:
         found, called = made, made.info.name
     else:
         found = _of_arrays(data.name, made)
-    return dataclasses.replace(found, info=dataclasses.replace(found.info, name=f"{called}@{found.sha256()[:8]}"))
+    return dataclasses.replace(found, info=dataclasses.replace(found.info, name=found.digest_name(called)))
 
 
 def _of_arrays(name: str, made: Any) -> Dataset:
