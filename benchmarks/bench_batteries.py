@@ -4,8 +4,9 @@
         [--only ROWS]
 
 A LeNet is trained on MNIST (and its twin of another seed, that images are transferred from), then each battery of that
-norm (``linf`` or ``l2``) runs on the same images at MNIST's eps. Whatever comes back is judged by the referee alone. A
-battery is better if it leaves less accuracy, and at equal accuracy if it costs less. Ratios are within this one run.
+norm (``linf`` or ``l2``) runs on the same images at MNIST's eps: ours as the runner runs it, with everything but the
+trust checks and the certificates of the band. Whatever comes back is judged by the referee alone. A battery is better
+if it leaves less accuracy, and at equal accuracy if it costs less. Ratios are within this one run.
 
 The reference is its authors' code (``pyautoattack``, the standard version with its own numbers), asked at the largest
 eps first and then at each for what stands. It runs under two seeds: the last lines count the images that it breaks and
@@ -20,7 +21,9 @@ import argparse
 import math
 import os
 import sys
+import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -33,14 +36,21 @@ from torch import Tensor, nn
 
 from defenses import defenses
 from harness import determinism
-from harness.attacks.base import Attack
-from harness.attacks.transfer import Transfer
-from harness.datasets.registry import Dataset, load_dataset
-from harness.judging.proposal import Bench
-from harness.judging.shard import craft, run_shard
-from harness.metrics.pairs import broken
-from harness.models.registry import build_model
+from harness.datasets.registry import DataSource
+from harness.execution.jobs import Certify, Context, Craft, Judge, Prepare, Train
+from harness.execution.scheduler import Scheduler
+from harness.execution.worker import Worker
+from harness.metrics.pairs import limit, nearest
+from harness.planning.plan import plan, specs
+from harness.planning.specs import ModelSpec
+from harness.records.boards import boards_from_home
+from harness.records.checkpoints import has_model, load_model
+from harness.records.home import Home
+from harness.records.plans import plan_record, write_plan
+from harness.records.provenance import declare
+from harness.records.results import finish
 from harness.threat import Norm, Threat
+from harness.training.trainer import Trainer
 from harness.victims.victim import Victim
 from suites import suite
 
@@ -79,55 +89,41 @@ class Tally:
         return [(mine & ~its).nonzero() for mine, its in zip(self.standing(), other.standing(), strict=True)]
 
 
-def trained(defense: str, seed: int, epochs: int, data: Dataset, cache: Path | None) -> nn.Module:
-    path = cache / f"bench-lenet-{defense}-{epochs}-{seed}.pt" if cache else None
-    if path and path.exists():
-        model: nn.Module = build_model("lenet", data.info.shape, len(data.info.classes))
-        model.load_state_dict(torch.load(path, weights_only=True))
-        return model.eval()
-    determinism.seed_everything(seed)
-    model = defenses()[defense](epochs=epochs).resolve(data.info).fit("lenet", data).model
-    if path:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(model.state_dict(), path)
-    return model.eval()
-
-
-def cells(norm: Norm, grid: tuple[float, ...]) -> Iterator[tuple[Attack, Threat, float]]:
-    """Attack, threat, and the eps at which an image must still stand in a cascade."""
-    for attack in suite(norm).attacks[norm]:
-        for eps in grid if attack.kind == "budget" else (None,):
-            yield attack, Threat(norm, eps), eps if eps is not None else min(grid)
-
-
-def gauntlet(
-    bench: Bench, source: Victim, x: Tensor, y: Tensor, norm: Norm, grid: tuple[float, ...], *, cascade: bool
-) -> Tally:
-    """The suite of that name, as the runner runs it."""
-    tally = Tally(grid, torch.full((len(x),), torch.inf))
-    for number, (attack, threat, floor) in enumerate(cells(norm, grid)):
-        for rows in torch.arange(len(x)).split(BATCH):
-            crafted = None
-            if isinstance(attack, Transfer):
-                crafted = craft(source, attack.attack, threat, x[rows], y[rows], number)
-            outcome = run_shard(
-                bench,
-                attack,
-                threat,
-                index=rows,
-                x=x[rows],
-                y=y[rows],
-                seed=number,
-                crafted=crafted,
-                standing=tally.reach[rows] > floor if cascade else None,
-            )
-            tally.forwards += outcome.facts.forwards
-            tally.backwards += outcome.facts.backwards
-            tally.seconds += outcome.facts.seconds
-            frame = outcome.samples
-            for eps in grid:
-                lost = torch.from_numpy(broken(frame, norm, eps))
-                tally.reach[rows[lost]] = tally.reach[rows[lost]].clamp_max(eps)
+def gauntlet(cache: Path, spec: ModelSpec, source: DataSource, images: int, norm: Norm, *, cascade: bool) -> Tally:
+    """The suite of that name, as the runner runs it: results on disk, shard by shard, judged and certified."""
+    info = source.info()
+    made = plan(suite(norm), [spec], {info.name: info}, samples=images, cascade=cascade)
+    with tempfile.TemporaryDirectory() as folder:
+        home = Home(Path(folder)).create()
+        (home.path / "models").rmdir()
+        (home.path / "models").symlink_to((cache / "models").resolve())
+        write_plan(home, plan_record(made, "benchmark"))
+        worker, graph = Worker(Context(home, {info.name: source})), Scheduler(made, home, print)
+        seconds: Counter[str] = Counter()
+        while (task := graph.take()) is not None:
+            job, start = task.payload, time.process_time()
+            screening = isinstance(job, Certify) and job.certifications[0].intervals
+            if screening or isinstance(job, Train | Prepare | Craft | Judge):
+                worker.run(job)
+                if not isinstance(job, Train):
+                    what = job.cell.attack.label if isinstance(job, Prepare | Craft | Judge) else "screen"
+                    seconds[what] += time.process_time() - start
+            graph.done(task.name)
+        for cell in made.cells:
+            finish(home.cell(cell.key), cell.shards, declare(home, cell, made))
+        (board,) = boards_from_home(home)
+    grid = made.budgets[info.name][norm]
+    distance = torch.from_numpy(nearest(board.pairs, norm)["distance"].to_numpy())
+    tally = Tally(grid, torch.full((images,), torch.inf), seconds=sum(seconds.values()))
+    for eps in reversed(grid):
+        tally.reach[distance <= limit(eps)] = eps
+    tally.reach[distance == 0] = 0
+    for pair in board.pairs:
+        met = int(pair.columns["attacked"].sum())
+        tally.forwards += pair.result.forwards * met
+        tally.backwards += pair.result.backwards * met
+    for what, taken in seconds.most_common():
+        print(f"  {what}: {taken:.1f} CPU s", file=sys.stderr, flush=True)
     return tally
 
 
@@ -285,20 +281,29 @@ def main() -> None:
         print("no data folder: give --data-root or GAUNTLET_DATA")
         return
     torch.set_num_threads(1)
-    data = load_dataset("mnist", root=options.data_root)
-    model = trained(options.defense, 0, options.epochs, data, options.cache)
-    twin = Victim(trained("standard", 1, options.epochs, data, options.cache), classes=10)
+    source = DataSource("mnist", root=options.data_root)
+    data, info = source.load(), source.info()
+    trainers = {name: kind for name, kind in defenses().items() if issubclass(kind, Trainer)}
+    if options.defense not in trainers:
+        parser.error(f"no trainer {options.defense}; there are {', '.join(trainers)}")
+    (spec,) = specs([info], ["lenet"], [trainers[options.defense](epochs=options.epochs)], [0])
+    cache = options.cache or Path(tempfile.mkdtemp())
+    worker = Worker(Context(Home(cache).create(), {info.name: source}))
+    for wanted in plan(suite(options.norm), [spec], {info.name: info}).models:
+        if not has_model(Home(cache), wanted):
+            worker.run(Train(wanted))
+    model = load_model(Home(cache), spec, info)
     _, (x, y) = data.test_sample(options.images)
     victim = Victim(model, classes=10)
-    limit = [math.inf]
-    norm, grid = options.norm, data.info.budgets[options.norm]
+    limits = [math.inf]
+    norm, grid = options.norm, info.budgets[options.norm]
     runs: dict[str, Callable[[], Tally]] = {
-        "cascade": lambda: gauntlet(Bench.of(model, 10, "cpu"), twin, x, y, norm, grid, cascade=True),
-        "matrix": lambda: gauntlet(Bench.of(model, 10, "cpu"), twin, x, y, norm, grid, cascade=False),
+        "cascade": lambda: gauntlet(cache, spec, source, options.images, norm, cascade=True),
+        "matrix": lambda: gauntlet(cache, spec, source, options.images, norm, cascade=False),
         "reference": lambda: script(victim, x, y, reference(victim, norm, 0), norm, grid, math.inf, standing=True),
         "again": lambda: script(victim, x, y, reference(victim, norm, 1), norm, grid, math.inf, standing=True),
-        "foolbox": lambda: script(victim, x, y, foolbox_script(victim, norm), norm, grid, limit[0], standing=False),
-        "art": lambda: script(victim, x, y, autoattack(victim, norm), norm, grid, limit[0], standing=True),
+        "foolbox": lambda: script(victim, x, y, foolbox_script(victim, norm), norm, grid, limits[0], standing=False),
+        "art": lambda: script(victim, x, y, autoattack(victim, norm), norm, grid, limits[0], standing=True),
     }
     print(f"LeNet ({options.defense}, {options.epochs} epochs), {len(x)} MNIST images, {norm} eps {grid}")
     print(f"{'':28}{'left at each eps':>24}{'CPU s':>10}{'forwards/img':>14}{'backwards/img':>15}{'seconds':>9}")
@@ -307,7 +312,7 @@ def main() -> None:
     for name in ("cascade", *(name for name in ROWS if name in options.only.split(",") and name != "cascade")):
         tally = tallies[name] = runs[name]()
         base = base or tally.seconds
-        limit[0] = options.patience * base
+        limits[0] = options.patience * base
         left = " ".join(f"{value:7.1%}" for value in tally.left())
         passes = f"{tally.forwards / len(x):14.0f}{tally.backwards / len(x):15.0f}"
         ratio = f"{tally.seconds / base:8.2f}x"

@@ -81,11 +81,13 @@ class Judge:
 
     Attributes:
         before: In a cascade, the keys of every cell before this one.
+        below: Those of them at an eps of the same norm below the cell's ceiling.
     """
 
     cell: Cell
     shard: int
     before: tuple[str, ...] = ()
+    below: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

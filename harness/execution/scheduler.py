@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
 
@@ -53,11 +53,12 @@ class Scheduler:
         for planting in plan.plantings:
             path = home.planted(planting.key)
             self._look(f"plant {planting.key}", Plant(planting), planting.model, path, PlantedRecord)
-        for cell in plan.cells:
-            if not self._finished(cell):
-                self._cell(cell)
-        for _, asked in groupby(plan.certifications, lambda one: (one.model.key, one.n)):
-            self._certify(tuple(asked))
+        unfinished = [cell for cell in plan.cells if not self._finished(cell)]
+        needed = {cell.screen.key for cell in unfinished if cell.screen is not None}
+        self._certify_all(screen for screen in plan.screens if screen.key in needed)
+        for cell in unfinished:
+            self._cell(cell)
+        self._certify_all(plan.certifications)
         self._workers = workers
         self._begun = 0
         self._ready, self._aside = self._queues({_training(spec) for spec in plan.crafters})
@@ -67,12 +68,17 @@ class Scheduler:
         """What may start now, in its order; and apart from it trainings that are not to delay the rest."""
         ready = [name for name, needs in self._needs.items() if not needs]
         trainings = [name for name in ready if isinstance(self._jobs[name], Train)]
-        looks = [name for name in ready if isinstance(self._jobs[name], Examine | Plant | Certify)]
-        attacks = [name for name in ready if not isinstance(self._jobs[name], Train | Examine | Plant | Certify)]
+        looks = [name for name in ready if self._is_a_look(name)]
+        attacks = [name for name in ready if name not in {*trainings, *looks}]
         if not attacks:
             return deque(ready), deque()
         aside = [name for name in trainings if name in crafting and not self._stood_upon(name)]
         return deque([*(name for name in trainings if name not in aside), *attacks, *looks]), deque(aside)
+
+    def _is_a_look(self, name: str) -> bool:
+        """Whether no pair waits for it."""
+        job = self._jobs[name]
+        return isinstance(job, Examine | Plant) or (isinstance(job, Certify) and not job.certifications[0].intervals)
 
     def _stood_upon(self, name: str) -> bool:
         """Whether other models wait for this training."""
@@ -97,6 +103,10 @@ class Scheduler:
         if not self._stands(path, kind):
             self._add(name, job, {_training(model)})
 
+    def _certify_all(self, asked: Iterable[Certification]) -> None:
+        for _, each in groupby(asked, lambda one: (one.model.key, one.n)):
+            self._certify(tuple(each))
+
     def _certify(self, asked: Sequence[Certification]) -> None:
         """What is to be proved of one model: all norms together, for it is taken apart only once."""
         for shard in range(max(one.shards for one in asked)):
@@ -107,7 +117,7 @@ class Scheduler:
             )
             if left:
                 model = left[0].model
-                self._add(f"certify {model.key} {shard}", Certify(left, shard), {_training(model)})
+                self._add(_certifying(left[0], shard), Certify(left, shard), {_training(model)})
 
     def _stands(self, path: Path, kind: type[ProbeRecord] | type[PlantedRecord] | type[CertificateRecord]) -> bool:
         """Whether facts of a model are there, whole and of its weights; if not, nothing is."""
@@ -130,6 +140,17 @@ class Scheduler:
         if cell.key not in self._before:
             self._before[cell.key] = (*self.before(self.cells[cell.after]), cell.after)
         return self._before[cell.key]
+
+    def _below(self, cell: Cell, before: Sequence[str]) -> tuple[str, ...]:
+        """Those of the cells before this one at an eps below its ceiling."""
+        if cell.ceiling is None:
+            return ()
+        threats = {key: self.cells[key].threat for key in before}
+        return tuple(
+            key
+            for key, threat in threats.items()
+            if threat.norm == cell.threat.norm and threat.eps is not None and threat.eps < cell.ceiling
+        )
 
     def _cell(self, cell: Cell) -> None:
         needs = {_training(cell.victim), _training(cell.crafter)}
@@ -162,7 +183,10 @@ class Scheduler:
                 wanted.add(name)
             if cell.after:
                 wanted.add(f"judge {cell.after} {shard}")
-            self._add(f"judge {cell.key} {shard}", Judge(cell, shard, self.before(cell)), wanted)
+            if cell.screen is not None:
+                wanted |= {_certifying(cell.screen, part) for part in cell.screen.covering(cell.shard_slice(shard))}
+            before = self.before(cell)
+            self._add(f"judge {cell.key} {shard}", Judge(cell, shard, before, self._below(cell, before)), wanted)
             self.shards_left[cell.key] += 1
 
     def _finished(self, cell: Cell) -> bool:
@@ -230,6 +254,11 @@ class Scheduler:
         for dependent in self._dependents.pop(name, ()):
             dropped += self.failed(dependent)
         return dropped
+
+
+def _certifying(asked: Certification, shard: int) -> str:
+    kind = "screen" if asked.intervals else "certify"
+    return f"{kind} {asked.model.key} {shard}"
 
 
 def _training(spec: ModelSpec) -> str:

@@ -14,7 +14,6 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -27,7 +26,6 @@ from ..errors import UserError, describe
 from ..judging.certificates import prove
 from ..judging.proposal import Bench, Proposal
 from ..judging.shard import Kept, craft, prepare, run_shard
-from ..metrics.pairs import broken
 from ..planning.specs import Cell, Certification, ModelSpec, Planting, Probe
 from ..records.checkpoints import has_model, load_base, load_model, save_model
 from ..records.crafted import read_proposal, write_proposal
@@ -36,7 +34,7 @@ from ..records.home import Home
 from ..records.plans import model_name
 from ..records.prepared import prepared_record, read_prepared, write_prepared
 from ..records.provenance import made_of, origin, provenance
-from ..records.results import shard_samples, write_shard
+from ..records.results import write_shard
 from ..records.witnesses import pack
 from ..schema.base import Cost
 from ..schema.certificates import CertificateRecord
@@ -49,6 +47,7 @@ from ..trust.planting import plant
 from ..trust.probe import probe as examine
 from ..victims.victim import VictimError
 from .jobs import Certify, Context, Craft, Examine, Job, Judge, Plant, Prepare, Train
+from .standing import standing
 
 UNTRAINED_SAMPLES = 1000
 """Images that the accuracies of a model without training of its own are measured on."""
@@ -106,8 +105,8 @@ class Worker:
                 self._prepare(cell)
             case Craft(cell, shard):
                 self._craft(cell, shard)
-            case Judge(cell, shard, before):
-                return self._judge(cell, shard, before)
+            case Judge():
+                return self._judge(job)
             case Examine(look):
                 self._examine(look)
             case Certify(asked, shard):
@@ -230,8 +229,8 @@ class Worker:
         facts = provenance(self.context.home, cell, judged=False)
         write_proposal(self.context.home.crafted(cell.crafted_key, shard), proposal, facts)
 
-    def _judge(self, cell: Cell, shard: int, before: tuple[str, ...]) -> Kept | None:
-        home = self.context.home
+    def _judge(self, job: Judge) -> Kept | None:
+        home, cell, shard = self.context.home, job.cell, job.shard
         index, x, y, target = self._batch(cell, shard)
         crafted = self._unready(cell)
         if cell.crafted_key is not None:
@@ -246,7 +245,7 @@ class Worker:
             seed=cell.shard_seed(shard),
             shard=shard,
             crafted=crafted,
-            standing=standing(home, cell, shard, before, len(x)).to(x.device) if cell.cascaded else None,
+            standing=torch.from_numpy(standing(home, job, index.numpy())).to(x.device) if cell.cascaded else None,
             target=target,
             keep=self.context.keep,
         )
@@ -308,12 +307,3 @@ class Worker:
             part.replace(path)
 
         return say
-
-
-def standing(home: Home, cell: Cell, shard: int, before: Sequence[str], n: int) -> Tensor:
-    """Which of a shard's n images no earlier attack of a cascade broke at the cell's eps; bool (n,)."""
-    assert cell.floor is not None
-    stands = np.ones(n, dtype=bool)
-    for key in before:
-        stands &= ~broken(shard_samples(home.cell(key), shard), cell.threat.norm, cell.floor)
-    return torch.from_numpy(stands)

@@ -26,6 +26,10 @@ _UNITS: Final = frozenset(
 """Operations whose every output needs a linear bound of its own."""
 
 
+INTERVAL_PASSES: Final = 3
+"""Passes of an image that intervals at one eps cost: its middle, its radius, and the last layer once more."""
+
+
 @runtime_checkable
 class Certifying(Protocol):
     """A model of ours with a certificate of its own, which holds for an image with probability 1 - alpha at least.
@@ -63,7 +67,7 @@ def prove(
     asked at a larger one, whose ball holds the smaller. What goes wrong in bounding certifies nothing, and is said.
 
     Args:
-        asked: The declarations, of one model and number of images; it is taken apart once for all of them.
+        asked: The declarations, of one model, number of images and kind; it is taken apart once for all of them.
         shard: Which of their shards.
         model: The model as it is judged.
         index: Positions of the shard's images in the test set, int64 (N,).
@@ -88,7 +92,7 @@ def prove(
         elif defense.remedy.stochastic:
             raise Uncovered("it draws at random")
         else:
-            price = cost(model, x[:1])
+            price = INTERVAL_PASSES if asked[0].intervals else cost(model, x[:1])
             if any(one.affordable(price) > one.shard_slice(shard).start for one in asked):
                 network = prepare(model, x)
     except Uncovered as error:
@@ -105,7 +109,8 @@ def prove(
         if kept and not uncovered:
             right = victim.predict(x[:kept]) == y[:kept]
             if network is not None:
-                proofs, why = _bounds(network, x[:kept], y[:kept], right, threats)
+                lines = not one.intervals
+                proofs, why = _bounds(network, x[:kept], y[:kept], right, threats, lines=lines)
             elif own is not None:
                 with determinism.isolated(identity.derive_seed(one.seed, shard), device):
                     each = own.certificates(x[:kept], y[:kept], threats)
@@ -173,7 +178,7 @@ def _nothing(images: int) -> Certificate:
 
 
 def _bounds(
-    network: Network, x: Tensor, y: Tensor, right: Tensor, threats: Sequence[Threat]
+    network: Network, x: Tensor, y: Tensor, right: Tensor, threats: Sequence[Threat], *, lines: bool
 ) -> tuple[list[Certificate], str]:
     """Bounds at ascending eps of the images that are right, and why there are none."""
     found = [_nothing(len(x)) for _ in threats]
@@ -182,7 +187,7 @@ def _bounds(
         if not len(rows):
             break
         try:
-            proved = network.bounds(x[rows], y[rows], threat)
+            proved = network.bounds(x[rows], y[rows], threat, lines=lines)
         except Exception as error:
             return [_nothing(len(x)) for _ in threats], describe(error)
         if proved.uncovered:

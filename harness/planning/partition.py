@@ -51,7 +51,9 @@ def take_part(plan: Plan, number: int, of: int) -> Plan:
     # whoever has no pair at all is looked at in the first part
     here = mine if number > 1 else {*mine, None}
     probes = tuple(look for look in plan.probes if firsts.get(look.model.key) in here)
-    certifications = tuple(one for one in plan.certifications if firsts.get(one.model.key) in here)
+    certifications, screens = (
+        tuple(one for one in each if firsts.get(one.model.key) in here) for each in (plan.certifications, plan.screens)
+    )
     idle = [spec for spec in plan.models if number == 1 and spec.key in plan.ranked and spec.key not in firsts]
     judged = {spec.key: spec for spec in [*idle, *(cell.victim for cell in kept), *(look.model for look in probes)]}
     crafters = {cell.crafter.key: cell.crafter for cell in kept}
@@ -65,6 +67,7 @@ def take_part(plan: Plan, number: int, of: int) -> Plan:
         battery=tuple(cell for cell in plan.battery if cell.victim.key in ranked),
         probes=probes,
         certifications=certifications,
+        screens=screens,
         plantings=tuple(look for look in plan.plantings if firsts.get(look.model.key) in here),
     )
 

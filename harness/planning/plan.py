@@ -19,6 +19,7 @@ from ..models.registry import check_architecture
 from ..threat import Norm, Threat
 from ..training.averaging import Averaging
 from ..training.defense import Defense
+from .cascade import CONTROLS, links
 from .gradient_free import answerable, changes
 from .specs import (
     CERTIFIED_FEW,
@@ -65,6 +66,7 @@ class Plan:
     battery: tuple[Cell, ...]
     probes: tuple[Probe, ...] = ()
     certifications: tuple[Certification, ...] = ()
+    screens: tuple[Certification, ...] = ()
     arguments: Mapping[str, str] = dataclasses.field(default_factory=dict)
     words: tuple[str, ...] = ()
     again: str = ""
@@ -156,7 +158,8 @@ def plan(
         samples: Images a cell; ``None``: the suite's; never more than the test set holds.
         only: Keep attacks whose label, with or without its settings, matches one of these patterns (``*`` and
             ``?``); empty: all.
-        cascade: Each attack sees only images that no earlier one broke, in the suite's order.
+        cascade: Each attack sees only images that may still fall: what an earlier one broke, what is proved beforehand,
+            and what stood at a larger eps is left out. See :func:`harness.planning.cascade.links` for the order.
         arguments: See :class:`Plan`.
         words: See :class:`Plan`.
         transfers: Whether to ask for attacks that are crafted on another model. Without them nothing is trained but the
@@ -189,37 +192,41 @@ def plan(
     cells: dict[str, Cell] = {}
     battery: dict[str, Cell] = {}
     extra: dict[str, ModelSpec] = {}
+    proved: list[Certification] = []
     for spec in models:
         info = infos[spec.dataset]
         n = min(samples or suite.samples, info.test_size)
         grid = suite.grid(info)
         last = ""
+        screens = {one.norm: one for one in _screens(suite, spec, info, samples, certify)} if cascade else {}
+        proved.extend(screens.values())
         for norm, attacks in asked[spec.key].items():
-            for declared, attack in attacks:
-                if attack.needs_a_boundary and spec.defense.remedy.stochastic:
-                    continue
+            able = [pair for pair in attacks if not (pair[1].needs_a_boundary and spec.defense.remedy.stochastic)]
+            for link in links(able, grid[norm], cascade=cascade):
+                declared, attack = link.declared, link.attack
                 wanted = not only or fits(declared.label, only) or fits(attack.label, only)
                 source = _source(attack, spec, info)
                 if source is not None and source.key == spec.key:
                     continue  # crafted on itself it would be the white-box cell under another name
-                for eps in grid[norm] if attack.kind == "budget" else (None,):
-                    cell = Cell(
-                        victim=spec,
-                        attack=attack,
-                        threat=Threat(norm, eps),
-                        source=source,
-                        n=n,
-                        batch=suite.batch,
-                        after=last if cascade else "",
-                        floor=(min(grid[norm]) if eps is None else eps) if cascade else None,
-                        goal=suite.goal,
-                    )
-                    last = cell.key
-                    battery.setdefault(cell.key, cell)
-                    if wanted:
-                        cells.setdefault(cell.key, cell)
-                if source is not None and wanted:
-                    extra.setdefault(source.key, source)
+                cell = Cell(
+                    victim=spec,
+                    attack=attack,
+                    threat=Threat(norm, link.eps),
+                    source=source,
+                    n=n,
+                    batch=suite.batch,
+                    after=last if cascade else "",
+                    floor=link.floor,
+                    ceiling=link.ceiling,
+                    screen=screens.get(norm) if attack.family not in CONTROLS else None,
+                    goal=suite.goal,
+                )
+                last = cell.key
+                battery.setdefault(cell.key, cell)
+                if wanted:
+                    cells.setdefault(cell.key, cell)
+                    if source is not None:
+                        extra.setdefault(source.key, source)
     ranked = {spec.key: spec for spec in models}
     looks = [probe for spec in models for probe in _probes(suite, spec, infos[spec.dataset], samples)]
     everything = with_parents({**ranked, **{k: s for k, s in extra.items() if k not in ranked}})
@@ -235,6 +242,7 @@ def plan(
         certifications=tuple(
             one for spec in models for one in _certifications(suite, spec, infos[spec.dataset], samples, certify)
         ),
+        screens=tuple(proved),
         arguments=dict(arguments or {}),
         words=tuple(words),
         left_out=left_out,
@@ -328,6 +336,22 @@ def _certifications(
     grids = {norm: tuple(eps for eps in sorted(grid) if eps > 0) for norm, grid in suite.grid(info).items()}
     norms = [norm for norm in grids if norm in ("linf", "l2") and grids[norm] and n and _searched(suite, norm)]
     return [Certification(model=spec, norm=norm, grid=grids[norm], n=n, passes=passes) for norm in norms]
+
+
+def _screens(
+    suite: Suite, spec: ModelSpec, info: DatasetInfo, samples: int | None, certify: int | None
+) -> list[Certification]:
+    """What is to be proved of all images before a cascade attacks them, so that it need not."""
+    judged = min(samples or suite.samples, info.test_size)
+    return [
+        dataclasses.replace(
+            one,
+            n=judged,
+            passes=CERTIFIED_PASSES * judged * spec.defense.remedy.draws,
+            intervals=True,
+        )
+        for one in _certifications(suite, spec, info, samples, certify)
+    ]
 
 
 def _searched(suite: Suite, norm: Norm) -> bool:

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final
 
 from .. import identity
 from ..attacks.base import Attack
@@ -147,6 +147,9 @@ class Cell:
         batch: Images a shard. Part of the identity, because random draws and rounding depend on it.
         after: In a cascade the key of the cell before this one: the attack sees what it and all before it left.
         floor: In a cascade the eps at which an image must still stand to be attacked.
+        ceiling: In a cascade a larger eps: an image that the whole battery left there is not attacked, unless in its
+            shard something at a smaller eps broke an image that stood at the larger one, which no sound attack does.
+        screen: In a cascade what is proved beforehand: an image is not attacked at an eps at which it provably stands.
         part: Whose images: those of the test part, or, where a paper measured on them, those of the training part.
         goal: Targets that images have to be taken for; None: any wrong label will do.
     """
@@ -161,6 +164,8 @@ class Cell:
     batch: int
     after: str = ""
     floor: float | None = None
+    ceiling: float | None = dataclasses.field(default=None, metadata={"identity": "set"})
+    screen: Certification | None = dataclasses.field(default=None, metadata={"identity": "set"})
     part: Half = dataclasses.field(default="test", metadata={"identity": "set"})
     goal: Goal | None = dataclasses.field(default=None, metadata={"identity": "set"})
 
@@ -210,7 +215,8 @@ class Cell:
 
     @cached_property
     def _seed_key(self) -> str:
-        return identity.key(dataclasses.replace(self, victim=self.victim.nameless, after="", floor=None))
+        alone: dict[str, Any] = {"after": "", "floor": None, "ceiling": None, "screen": None}
+        return identity.key(dataclasses.replace(self, victim=self.victim.nameless, **alone))
 
     @property
     def cascaded(self) -> bool:
@@ -261,6 +267,8 @@ class Certification:
         n: Images: the first n of the data set's fixed test order.
         passes: What it may cost, in passes of one image, all images together; fewer are certified if it would cost
             more. ``None``: whatever it costs.
+        intervals: Whether bounds are from intervals alone, at the price of a few passes; a model's own certificate is
+            taken in any case.
         version: Bumped by hand when the same bounds prove anything else.
     """
 
@@ -271,6 +279,7 @@ class Certification:
     grid: tuple[float, ...]
     n: int
     passes: int | None = None
+    intervals: bool = dataclasses.field(default=False, metadata={"identity": "set"})
     version: int = 1
 
     @cached_property
@@ -291,6 +300,10 @@ class Certification:
     def shard_slice(self, shard: int) -> slice:
         """Positions of one shard's images in the test order."""
         return slice(shard * CERTIFIED_SHARD, min((shard + 1) * CERTIFIED_SHARD, self.n))
+
+    def covering(self, places: slice) -> range:
+        """The shards that hold these positions of the test order."""
+        return range(places.start // CERTIFIED_SHARD, -(-min(places.stop, self.n) // CERTIFIED_SHARD))
 
     def affordable(self, cost: int) -> int:
         """Images that may be certified if one costs so many passes."""

@@ -49,6 +49,8 @@ def _wanted(home: Home, job: Job) -> Iterator[Path]:
             for folder in map(home.cell, before):
                 # the shard first: if the cell is finished just now, the table is there before the shard is gone
                 yield from (shard_path(folder, shard), folder / "samples.parquet")
+            if cell.screen is not None:
+                yield from (home.certificate(cell.screen.key, part) for part in range(cell.screen.shards))
 
 
 def _model(home: Home, spec: ModelSpec) -> Iterator[Path]:

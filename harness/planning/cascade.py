@@ -1,0 +1,62 @@
+"""The order in which a cascade attacks, and who is still shown to an attack. Pure: no I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from ..attacks.base import Attack
+
+CONTROLS: Final = frozenset({"noise", "transformation", "transfer", "one-step"})
+"""Families that also see what is proved to stand: they cost next to nothing, and a proof they break is our bug."""
+
+
+@dataclass(frozen=True)
+class Link:
+    """One pair of a cascade.
+
+    Attributes:
+        declared: The attack as its suite names it.
+        attack: As it is asked.
+        eps: Of a budget attack.
+        floor: The eps at which an image must still stand to be attacked; None outside of a cascade.
+        ceiling: The next larger eps, if what stands even there is not attacked; see
+            :attr:`harness.planning.specs.Cell.ceiling`.
+    """
+
+    declared: Attack
+    attack: Attack
+    eps: float | None
+    floor: float | None = None
+    ceiling: float | None = None
+
+
+def links(attacks: Sequence[tuple[Attack, Attack]], grid: Sequence[float], *, cascade: bool) -> list[Link]:
+    """The pairs of one norm in their order.
+
+    Outside of a cascade and at a single eps that of the suite. At several, from the suite's first iterated attack on,
+    those without a budget come first; then all of a budget at the largest eps, at the next, and so on. That first one
+    meets everything that stands at each eps, the others at a smaller eps only what fell at the next larger one: what
+    the whole battery leaves there stands here too, for this ball lies in that one.
+
+    Args:
+        attacks: As declared and as they are asked, in the suite's order.
+        grid: Values of eps, ascending.
+        cascade: Whether it is one.
+    """
+
+    def whole(pair: tuple[Attack, Attack]) -> list[Link]:
+        values = grid if pair[1].kind == "budget" else (None,)
+        return [Link(*pair, eps, (min(grid) if eps is None else eps) if cascade else None) for eps in values]
+
+    first = len(attacks)
+    if cascade and len(grid) > 1:
+        first = next((n for n, (_, one) in enumerate(attacks) if one.family == "iterated"), first)
+    budgeted = [pair for pair in attacks[first:] if pair[1].kind == "budget"]
+    others = [pair for pair in attacks if pair not in budgeted]
+    found = [link for pair in others for link in whole(pair)]
+    values = sorted(grid, reverse=True)
+    for above, eps in zip([None, *values], values, strict=False):
+        found += [Link(*pair, eps, eps, above if number else None) for number, pair in enumerate(budgeted)]
+    return found
