@@ -95,7 +95,6 @@ def gauntlet(cache: Path, spec: ModelSpec, source: DataSource, images: int, norm
     made = plan(suite(norm), [spec], {info.name: info}, samples=images, cascade=cascade)
     with tempfile.TemporaryDirectory() as folder:
         home = Home(Path(folder)).create()
-        (home.path / "models").rmdir()
         (home.path / "models").symlink_to((cache / "models").resolve())
         write_plan(home, plan_record(made, "benchmark"))
         worker, graph = Worker(Context(home, {info.name: source})), Scheduler(made, home, print)

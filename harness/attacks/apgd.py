@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, field
+from typing import ClassVar, Final
 
 import torch
 from torch import Tensor
@@ -21,6 +21,12 @@ from .base import Attack, Targeting
 from .line_search import CHUNK, is_fooled, is_taken_for
 from .losses import Loss, dlr_classes, likely_rivals, objective
 from .per_image_rng import Draws
+
+LIKELIEST: Final = 3
+"""Targets that every image is led to."""
+
+HOPELESS: Final = 0.4
+"""See :attr:`APGD.give_up`, in a cascade."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +64,9 @@ class APGD(Attack):
         steps: Gradient steps a run.
         restarts: Runs (of each target).
         rho: Share of steps that must raise the loss, in (0, 1); not used in L1.
+        give_up: With targets and the difference-of-logits ratio: an image is led to no more than its three likeliest
+            classes if its ratio, at most -1 where a model is sure, rose and yet stayed below minus this; in (0, 1).
+            Not on a stochastic victim. None: to all of them.
 
     Raises:
         UserError: A field out of range.
@@ -73,6 +82,7 @@ class APGD(Attack):
     steps: int = 100
     restarts: int = 1
     rho: float = 0.75
+    give_up: float | None = field(default=None, metadata={"identity": "set"})
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -82,19 +92,33 @@ class APGD(Attack):
             raise UserError(f"steps and restarts must be >= 1, got {self.steps} and {self.restarts}")
         if not 0 < self.rho < 1:
             raise UserError(f"rho must be in (0, 1), got {self.rho}")
+        if self.give_up is not None:
+            if not 0 < self.give_up < 1:
+                raise UserError(f"give_up must be in (0, 1), got {self.give_up}")
+            if self.loss != "dlr" or not self.targets:
+                raise UserError("give_up is of the difference-of-logits ratio with targets: loss=dlr, targets=9, say")
 
     def for_classes(self, count: int) -> Attack:
         """Below the classes that the difference-of-logits ratio needs, the margin, which it would climb anyway."""
         few = self.loss == "dlr" and count < dlr_classes(targeted=self.targets > 0)
-        return dataclasses.replace(self, loss="margin") if few else self
+        return dataclasses.replace(self, loss="margin", give_up=None) if few else self
+
+    def in_cascade(self) -> Attack:
+        """With many targets, to the likeliest alone where these came nowhere near.
+
+        Of 1,956 MNIST images that stood on a LeNet trained with PGD (L-infinity 0.1, 0.2, 0.3) after 50 steps of plain
+        APGD, 1,314 were given up so, and of the 44 that all nine targets broke none was lost, nor would one be at 0.3.
+        """
+        dear = self.loss == "dlr" and self.targets > LIKELIEST and self.give_up is None
+        return dataclasses.replace(self, give_up=HOPELESS) if dear else self
 
     def run(self, victim: Victim, x: Tensor, y: Tensor, threat: Threat) -> Tensor:
         """Propose one image for each, within eps and the box."""
         if not len(x):
             return x
-        aims, rivals = victim.target, None
+        aims, rivals, clean = victim.target, None, None
         if self.targets and aims is None:
-            rivals = _rivals(victim, x, y, self.targets)
+            rivals, clean = _rivals(victim, x, y, self.targets)
         runs = self.restarts * (max(self.targets, 1) if rivals is None else rivals.shape[1])
         out, score = x.clone(), x.new_full((len(x),), -math.inf)
         draws, left = Draws(x), torch.arange(len(x), device=x.device)
@@ -105,6 +129,8 @@ class APGD(Attack):
             better = value > score[left]
             out[left[better]], score[left[better]] = found[better], value[better]
             left = left[value < math.inf]
+            if clean is not None and number + 1 == LIKELIEST and self.give_up and not victim.remedy.stochastic:
+                left = left[~((score[left] > clean[left]) & (score[left] < -self.give_up))]
             if not len(left):
                 break
         return out
@@ -168,7 +194,11 @@ class APGD(Attack):
 
 
 @torch.no_grad()
-def _rivals(victim: Victim, x: Tensor, y: Tensor, count: int) -> Tensor:
-    """The most likely wrong classes of clean images, int64 (N, at most count); one forward pass each."""
-    parts = zip(victim.split(x, CHUNK), torch.split(x, CHUNK), torch.split(y, CHUNK), strict=True)
-    return torch.cat([likely_rivals(view(images), labels, count) for view, images, labels in parts])
+def _rivals(victim: Victim, x: Tensor, y: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The most likely wrong classes of clean images, int64 (N, at most count), and their ratios; one forward pass each.
+
+    Ratios (N,) are the untargeted difference-of-logits ones.
+    """
+    parts = zip(victim.split(x, CHUNK), torch.split(x, CHUNK), strict=True)
+    logits = torch.cat([view(images) for view, images in parts])
+    return likely_rivals(logits, y, count), objective("dlr", logits, y)

@@ -109,6 +109,10 @@ class Attack(ABC):
         """
         return self
 
+    def in_cascade(self) -> Attack:
+        """What takes this attack's place in a cascade: the same at less cost, by default itself."""
+        return self
+
     @property
     def supported_norms(self) -> tuple[Norm, ...]:
         """Norms this very declaration can be asked for."""
@@ -216,6 +220,10 @@ class Wrapped(Attack):
     def targeting(self) -> Targeting:
         """As the other."""
         return self.attack.targeting
+
+    def in_cascade(self) -> Attack:
+        """What takes this attack's place in a cascade: the same at less cost, by default itself."""
+        return self
 
     @property
     def supported_norms(self) -> tuple[Norm, ...]:

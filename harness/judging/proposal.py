@@ -50,6 +50,6 @@ class Bench:
         """Set up copies of a model, which stays as it is; the referee's is asked :attr:`Remedy.calls` times."""
         votes = remedy.calls if remedy is not None else None
         return cls(
-            Victim(model, classes=classes, device=device, remedy=remedy),
+            Victim(model, classes=classes, device=device, remedy=remedy, fast=True),
             Victim(model, classes=classes, device=device, votes=votes),
         )

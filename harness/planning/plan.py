@@ -203,7 +203,7 @@ def plan(
         for norm, attacks in asked[spec.key].items():
             able = [pair for pair in attacks if not (pair[1].needs_a_boundary and spec.defense.remedy.stochastic)]
             for link in links(able, grid[norm], cascade=cascade):
-                declared, attack = link.declared, link.attack
+                declared, attack = link.declared, link.attack.in_cascade() if cascade else link.attack
                 wanted = not only or fits(declared.label, only) or fits(attack.label, only)
                 source = _source(attack, spec, info)
                 if source is not None and source.key == spec.key:
