@@ -157,9 +157,10 @@ def bands_of(board: Board, seeds: Mapping[str, Sequence[Pair]], norm: str, eps: 
 
 def contradictions(board: Board, model: str) -> list[str]:
     """A line for each norm and eps in which images of a model are both certified and broken."""
-    pairs, proved = board.by_model.get(model, []), board.certificates.get(model, {})
-    bands = [band(facts, pairs, norm, level.eps) for norm, facts in proved.items() for level in facts.levels]
-    return [one.contradiction for one in bands if one is not None and one.contradiction]
+    pairs = board.by_model.get(model, [])
+    proved = [*board.certificates.get(model, {}).items(), *board.screens.get(model, {}).items()]
+    bands = [band(facts, pairs, norm, level.eps) for norm, facts in proved for level in facts.levels]
+    return list(dict.fromkeys(one.contradiction for one in bands if one is not None and one.contradiction))
 
 
 def _planted_columns(board: Board, model: _Model, norm: str) -> dict[str, float]:

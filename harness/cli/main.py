@@ -227,7 +227,9 @@ OPTIONS: dict[str, Callable[[Callable[..., Any]], Callable[..., Any]]] = {
         help="Images that a --victim takes at once. Default: found by inspection.",
     ),
     "cascade": click.option(
-        "--cascade", is_flag=True, help="Attack only what still stands; the worst case is the same."
+        "--cascade",
+        is_flag=True,
+        help="Attack only what may still fall: not what broke, provably stands, or stood at a larger eps.",
     ),
     "certify": click.option(
         "--certify",

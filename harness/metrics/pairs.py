@@ -134,6 +134,7 @@ class Board:
         left_out: Labels of attacks of the suite that were left out of a model's battery on purpose, such as transfers,
             which need another model; by model key. They cost no rank.
         certificates: What is proved, by model key and norm; see :mod:`harness.metrics.certificates`.
+        screens: Likewise what was proved before a cascade, which did not attack it then.
     """
 
     suite: str
@@ -145,6 +146,7 @@ class Board:
     unasked: Mapping[str, Sequence[str]] = field(default_factory=dict)
     left_out: Mapping[str, Sequence[str]] = field(default_factory=dict)
     certificates: Mapping[str, Mapping[str, CertificateFacts]] = field(default_factory=dict)
+    screens: Mapping[str, Mapping[str, CertificateFacts]] = field(default_factory=dict)
 
     @cached_property
     def by_model(self) -> Mapping[str, list[Pair]]:

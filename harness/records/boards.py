@@ -74,6 +74,7 @@ def _board(
     newest: dict[str, BatteryPair] = {}
     probes: dict[str, dict[str, str]] = {}
     certificates: dict[str, dict[str, CertificateEntry]] = {}
+    screens: dict[str, dict[str, CertificateEntry]] = {}
     plantings: dict[str, dict[str, str]] = {}
     submitted: dict[str, dict[str, BatteryPair]] = {}  # likewise
     out: dict[str, tuple[str, ...]] = {}  # by model key, what its newest plan leaves out
@@ -111,7 +112,7 @@ def _board(
                 probes.setdefault(look.model, {})[look.norm] = look.probe
         for one in record.certificates:
             if one.model in judged:
-                certificates.setdefault(one.model, {})[one.norm] = one
+                (screens if one.screen else certificates).setdefault(one.model, {})[one.norm] = one
         for look in record.plantings:
             if look.model in judged:
                 plantings.setdefault(look.model, {})[look.norm] = look.probe
@@ -144,10 +145,13 @@ def _board(
         key: {norm: found for norm, probe in looks.items() if (found := facts(key, probe)) is not None}
         for key, looks in probes.items()
     }
-    certain = {
-        key: {norm: proof for norm, asked_for in each.items() if (proof := proved(asked_for)) is not None}
-        for key, each in certificates.items()
-    }
+    certain, screened = (
+        {
+            key: {norm: proof for norm, asked_for in each.items() if (proof := proved(asked_for)) is not None}
+            for key, each in entries.items()
+        }
+        for entries in (certificates, screens)
+    )
     for key, looks in plantings.items():
         for norm, planting in looks.items():
             if norm in health.get(key, {}) and (grown := planted(key, planting)) is not None:
@@ -162,6 +166,7 @@ def _board(
         unasked=unasked,
         left_out=left_out,
         certificates=certain,
+        screens=screened,
     )
 
 

@@ -147,8 +147,8 @@ def plan_record(plan: Plan, command_line: str) -> PlanRecord:
         probes=tuple(ProbeEntry(probe=p.key, model=p.model.key, norm=p.threat.norm) for p in plan.probes),
         left_out=tuple(plan.left_out),
         certificates=tuple(
-            CertificateEntry(certificate=c.key, model=c.model.key, norm=c.norm, shards=c.shards)
-            for c in plan.certifications
+            CertificateEntry(certificate=c.key, model=c.model.key, norm=c.norm, shards=c.shards, screen=c.intervals)
+            for c in (*plan.certifications, *plan.screens)
         ),
         goal=goal_text(plan.suite.goal),
         plantings=tuple(ProbeEntry(probe=p.key, model=p.model.key, norm=p.threat.norm) for p in plan.plantings),

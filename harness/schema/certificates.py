@@ -6,12 +6,17 @@ from .base import Document, Number, Provenance, Record
 
 
 class CertificateEntry(Record):
-    """A certificate in a plan: its key, that of its model, its norm, and its shards."""
+    """A certificate in a plan: its key, that of its model, its norm, and its shards.
+
+    Attributes:
+        screen: Whether it is what a cascade need not attack, rather than what a table says is certified.
+    """
 
     certificate: str
     model: str
     norm: str
     shards: int
+    screen: bool = False
 
 
 class CertifiedLevel(Record):

@@ -9,9 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from harness.attacks.apgd import APGD
+from harness.attacks.base import Attack
 from harness.attacks.line_search import is_fooled, log_odds
 from harness.attacks.losses import LOSSES
 from harness.attacks.toolkits.foolbox import Foolbox
+from harness.datasets.registry import Dataset
+from harness.errors import UserError
 from harness.selftest.linear_victim import LinearVictim
 from harness.threat import Threat, per_sample
 from harness.victims.adaptation import Remedy
@@ -371,3 +374,36 @@ def test_what_it_is(victim, images):
         APGD()(victim, x, y, Threat("l0", 3))
     with pytest.raises(ValueError, match="needs an eps"):
         APGD()(victim, x, y, Threat("l2"))
+
+
+# ---------------------------------------------------------------- giving up targets
+
+
+def test_hopeless_images_are_led_to_the_likeliest_targets_alone(trained: nn.Module, digits: Dataset) -> None:
+    _, (x, y) = digits.test_sample(60)
+    victim = Victim(trained, classes=10)
+    x, y = x[keep := victim.predict(x) == y], y[keep]
+
+    def passes(attack: Attack, eps: float) -> tuple[int, int]:
+        torch.manual_seed(0)
+        with victim.counted() as cost:
+            x_adv = attack(victim, x, y, Threat("linf", eps))
+        return cost.backwards, int((victim.predict(x_adv) != y).sum())
+
+    whole = APGD(loss="dlr", targets=9, steps=10)
+    cheap = whole.in_cascade()
+    assert cheap != whole
+    assert cheap.in_cascade() == cheap
+    (all_of_them, broken), (some, broken_too) = passes(whole, 0.01), passes(cheap, 0.01)
+    assert some < 0.5 * all_of_them  # 3 of 9 targets, but for the few that came near
+    assert broken_too == broken
+    full, fewer = passes(whole, 0.15), passes(cheap, 0.15)
+    assert fewer[1] >= full[1] - 1
+
+
+def test_only_ratios_are_given_up() -> None:
+    for wrong in ({"loss": "ce", "targets": 9}, {"loss": "dlr"}, {"loss": "dlr", "targets": 9, "give_up": 1.0}):
+        with pytest.raises(UserError, match="give_up"):
+            APGD(**({"give_up": 0.5} | wrong))  # type: ignore[arg-type]
+    assert APGD(loss="dlr", targets=3).in_cascade() == APGD(loss="dlr", targets=3)
+    assert APGD(loss="dlr", targets=9, give_up=0.4).for_classes(3) == APGD(loss="margin", targets=9)

@@ -1,0 +1,65 @@
+"""The order of a cascade: minimal attacks, then every budget from the largest down."""
+
+from __future__ import annotations
+
+import pytest
+
+from harness.attacks.apgd import APGD
+from harness.attacks.base import Attack
+from harness.attacks.fmn import MinimumNorm
+from harness.attacks.noise import Noise
+from harness.attacks.rays import RayS
+from harness.attacks.square import Square
+from harness.planning.cascade import Link, links
+from suites import suite
+
+NOISE, FMN, FIRST, SECOND, SQUARE, RAYS = Noise(), MinimumNorm(), APGD(), APGD(loss="dlr"), Square(), RayS()
+BATTERY: list[tuple[Attack, Attack]] = [(one, one) for one in (NOISE, FMN, FIRST, SECOND, SQUARE, RAYS)]
+
+
+def shown(found: list[Link]) -> list[tuple[Attack, float | None, float | None, float | None]]:
+    return [(link.attack, link.eps, link.floor, link.ceiling) for link in found]
+
+
+def test_of_several_eps_the_largest_comes_first_and_spares_the_smaller() -> None:
+    assert shown(links(BATTERY, (0.1, 0.2, 0.3), cascade=True)) == [
+        (NOISE, 0.1, 0.1, None),
+        (NOISE, 0.2, 0.2, None),
+        (NOISE, 0.3, 0.3, None),
+        (FMN, None, 0.1, None),
+        (RAYS, None, 0.1, None),
+        (FIRST, 0.3, 0.3, None),
+        (SECOND, 0.3, 0.3, None),
+        (SQUARE, 0.3, 0.3, None),
+        (FIRST, 0.2, 0.2, None),  # it meets what stands at every eps: a larger one that fails is found out
+        (SECOND, 0.2, 0.2, 0.3),
+        (SQUARE, 0.2, 0.2, 0.3),
+        (FIRST, 0.1, 0.1, None),
+        (SECOND, 0.1, 0.1, 0.2),
+        (SQUARE, 0.1, 0.1, 0.2),
+    ]
+
+
+def test_at_one_eps_it_is_the_suites_order() -> None:
+    assert [link.attack for link in links(BATTERY, (0.1,), cascade=True)] == [one for one, _ in BATTERY]
+    assert {link.ceiling for link in links(BATTERY, (0.1,), cascade=True)} == {None}
+
+
+def test_without_a_gradient_attack_nothing_is_spared() -> None:
+    blind = [pair for pair in BATTERY if pair[0] not in (FIRST, SECOND)]
+    assert {link.ceiling for link in links(blind, (0.1, 0.2), cascade=True)} == {None}
+
+
+def test_outside_of_a_cascade_every_attack_sees_every_image() -> None:
+    found = links(BATTERY, (0.1, 0.2), cascade=False)
+    assert {(link.floor, link.ceiling) for link in found} == {(None, None)}
+    assert [link.attack for link in found] == [NOISE, NOISE, FMN, FIRST, FIRST, SECOND, SECOND, SQUARE, SQUARE, RAYS]
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_each_pair_is_asked_once_in_either_order(norm: str) -> None:
+    battery = [(one, one) for one in suite(norm).attacks[norm]]  # type: ignore[index]
+    both = [links(battery, (0.1, 0.2, 0.3), cascade=cascade) for cascade in (True, False)]
+    one, other = ({(link.attack.label, link.eps) for link in found} for found in both)
+    assert one == other
+    assert len(one) == len(both[0]) == len(both[1])
