@@ -112,6 +112,11 @@ class APGD(Attack):
         dear = self.loss == "dlr" and self.targets > LIKELIEST and self.give_up is None
         return dataclasses.replace(self, give_up=HOPELESS) if dear else self
 
+    @property
+    def draws_as(self) -> Attack:
+        """Whatever it gives up."""
+        return dataclasses.replace(self, give_up=None)
+
     def run(self, victim: Victim, x: Tensor, y: Tensor, threat: Threat) -> Tensor:
         """Propose one image for each, within eps and the box."""
         if not len(x):

@@ -114,6 +114,11 @@ class Attack(ABC):
         return self
 
     @property
+    def draws_as(self) -> Attack:
+        """The attack whose random numbers it draws: that which :meth:`in_cascade` takes the place of."""
+        return self
+
+    @property
     def supported_norms(self) -> tuple[Norm, ...]:
         """Norms this very declaration can be asked for."""
         return self.norms
@@ -223,6 +228,11 @@ class Wrapped(Attack):
 
     def in_cascade(self) -> Attack:
         """What takes this attack's place in a cascade: the same at less cost, by default itself."""
+        return self
+
+    @property
+    def draws_as(self) -> Attack:
+        """The attack whose random numbers it draws: that which :meth:`in_cascade` takes the place of."""
         return self
 
     @property

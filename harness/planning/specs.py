@@ -216,7 +216,9 @@ class Cell:
     @cached_property
     def _seed_key(self) -> str:
         alone: dict[str, Any] = {"after": "", "floor": None, "ceiling": None, "screen": None}
-        return identity.key(dataclasses.replace(self, victim=self.victim.nameless, **alone))
+        return identity.key(
+            dataclasses.replace(self, victim=self.victim.nameless, attack=self.attack.draws_as, **alone)
+        )
 
     @property
     def cascaded(self) -> bool:

@@ -60,6 +60,8 @@ def test_outside_of_a_cascade_every_attack_sees_every_image() -> None:
 def test_each_pair_is_asked_once_in_either_order(norm: str) -> None:
     battery = [(one, one) for one in suite(norm).attacks[norm]]  # type: ignore[index]
     both = [links(battery, (0.1, 0.2, 0.3), cascade=cascade) for cascade in (True, False)]
+    for pair in battery:
+        assert pair[0].in_cascade().draws_as == pair[0]
     one, other = ({(link.attack.label, link.eps) for link in found} for found in both)
     assert one == other
     assert len(one) == len(both[0]) == len(both[1])
