@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -49,10 +50,25 @@ class Oracle:
     def __call__(self, model: nn.Module, x: Tensor) -> Oracle:
         return self
 
-    def bounds(self, x: Tensor, y: Tensor, threat: Threat) -> Certificate:
+    def bounds(self, x: Tensor, y: Tensor, threat: Threat, *, lines: bool) -> Certificate:
         self.calls.append((threat.eps or 0.0, len(x)))
         flags = torch.tensor([self.answers(image, threat.eps) for image in x], dtype=torch.bool)
         return Certificate(flags, torch.where(flags, 0.5, -0.5).double(), self.uncovered)
+
+
+@pytest.mark.parametrize(("holds", "sizes"), [(False, [8]), (True, [8, 38, 38, 38])])
+def test_intervals_that_hold_nothing_are_given_up_after_a_few(
+    trained: nn.Module, digits: Dataset, monkeypatch: pytest.MonkeyPatch, holds: bool, sizes: list[int]
+) -> None:
+    oracle = Oracle(lambda *_: holds)
+    monkeypatch.setattr(certificates, "prepare", oracle)
+    (_, (x, y)) = digits.test_sample(40)
+    assert int((trained(x).argmax(1) == y).sum()) == 38
+    what = dataclasses.replace(asked(passes=40 * certificates.INTERVAL_PASSES), intervals=True)
+    facts = proved(what, trained, digits)
+    assert [count for _, count in oracle.calls] == sizes
+    assert sum(facts.levels[-1].certified) == (38 if holds else 0)
+    assert len(facts.index) == 40
 
 
 def test_only_what_is_right_is_asked_and_then_what_was_certified_before(
