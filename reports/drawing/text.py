@@ -154,6 +154,12 @@ def both(values: Sequence[str]) -> str:
     return " and ".join(filter(None, [", ".join(values[:-1]), *values[-1:]]))
 
 
+def days_text(days: Iterable[str]) -> str:
+    """Days as YYYY-MM-DD, "" where one is not known: the first and the last, one if they are the same, "" for none."""
+    known = sorted({day for day in days if day})
+    return " to ".join(dict.fromkeys((*known[:1], *known[-1:])))
+
+
 def counts(values: Iterable[tuple[str, int]]) -> str:
     """``12 over budget, 3 not finite``; flags that never occurred are left out."""
     return ", ".join(f"{integer(count)} {FLAG_NAMES.get(name, name)}" for name, count in values if count)
