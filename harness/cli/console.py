@@ -83,11 +83,14 @@ def print_search(scores: pd.DataFrame) -> None:
 def print_claims(record: StudyRecord) -> None:
     """Verdicts of claims, and how many printed values and clauses have which."""
     table = Table(title=f"{record.study.source}, profile {record.facts['profile']}", title_justify="left")
+    mark = " (smoke)" if record.caveat else ""
     for column in ("claim", "verdict", "what it says"):
         table.add_column(column)
     for claim in record.study.claims:
-        table.add_row(claim.name, record.verdict(claim), escape(claim.text))
+        table.add_row(claim.name, record.verdict(claim) + mark, escape(claim.text))
     console.print(table)
+    if record.caveat:
+        console.print(record.caveat, style="yellow")
     values, apart, clauses = record.counts()
     for what, counts in (("printed values", values), *apart.items(), ("clauses of claims", clauses)):
         found = ", ".join(f"{count} {name}" for name, count in counts.items() if count)

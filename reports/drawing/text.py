@@ -81,6 +81,13 @@ def integer(value: Any) -> str:
     return f"{int(value):,}" if is_number(value) else MISSING
 
 
+def seconds(value: Any) -> str:
+    """A time with two digits, below a hundredth and from ten on without fractions: ``< 0.01``, ``0.53``, ``17``."""
+    if is_number(value) and 0 < value < 0.01:
+        return "< 0.01"
+    return number(value, 2) if not is_number(value) or value < 10 else integer(round(value))
+
+
 def planted_text(row: Mapping[str, Any]) -> str:
     """Shares of planted adversarials that gradient and black-box attacks found, in percent: ``98.4 (90.6)``."""
     found, other = row.get("planted_found"), row.get("planted_black_box")
