@@ -6,7 +6,8 @@ import math
 import sys
 import unicodedata
 from collections import Counter
-from collections.abc import Collection, Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -256,13 +257,30 @@ def _short(label: str, labels: Collection[str]) -> str:
     return label if sum(other.partition("(")[0] == name for other in labels) > 1 else name
 
 
+@contextmanager
+def step(words: str) -> Iterator[None]:
+    """Name what a command does where that takes a while: on a terminal, as long as it lasts."""
+    if console.is_terminal:
+        with console.status(words):
+            yield
+    else:
+        yield
+
+
+def print_files(page: Path, others: Sequence[str]) -> None:
+    """Say where a page lies, as a link that terminals open, and what lies beside it."""
+    console.print(Text(f"report: {page.absolute().as_uri()}", style=f"link {page.absolute().as_uri()}"), soft_wrap=True)
+    console.print(f"beside it: {', '.join(others)}", style="dim", markup=False, soft_wrap=True)
+
+
 def write_report(boards: Sequence[Board], out: Path) -> None:
     """Write the pages and tables of boards to a folder, and name those that one begins with."""
     import reports
 
-    written = reports.write(boards, out)
+    with step("writing the report"):
+        written = reports.write(boards, out)
     first = [file for file in written if file.parent == out]
-    for file in first:
-        console.print(f"wrote {file}", style="dim", markup=False, soft_wrap=True)
+    others = [file.name for file in first[:-1]]
     if more := len(written) - len(first):
-        console.print(f"and {plural(more, 'page')} of models and comparisons, which the first leads to", style="dim")
+        others.append(f"{plural(more, 'page')} of models and comparisons")
+    print_files(first[-1], others)
