@@ -6,6 +6,7 @@ the file becomes, so that the site is whole by itself.
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from posixpath import normpath, relpath
@@ -42,7 +43,16 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
             continue
         name = "readme.md" if name == "README.md" else name  # the site's own first page is docs/index.md
         files.append(File.generated(config, name, abs_src_path=str(path)))
+    files.append(File.generated(config, "guides/first-hour.md", content=notebook(ROOT / "examples" / "first_hour.ipynb")))
     return files
+
+
+def notebook(path: Path) -> str:
+    """A notebook as a page: its text, and its code in blocks."""
+    cells = [(cell["cell_type"], "".join(cell["source"])) for cell in json.loads(path.read_text())["cells"]]
+    parts = [text if kind == "markdown" else f"```python\n{text}\n```" for kind, text in cells]
+    where = f"*This page is a notebook: [{path.name}](../examples/{path.name}).*"
+    return "\n\n".join([parts[0], where, *parts[1:]]) + "\n"
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
