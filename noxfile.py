@@ -184,6 +184,16 @@ def docs(session: nox.Session) -> None:
 
 
 @nox.session
+def pages(session: nox.Session) -> None:
+    """Build the documentation site and let axe-core look at every page, light and dark, wide and narrow."""
+    install(session, "tests", "docs")
+    session.env["NO_MKDOCS_2_WARNING"] = "1"
+    site = session.create_tmp()
+    session.run("mkdocs", "build", "--strict", "--site-dir", site)
+    session.run("pytest", "tests_slow/test_pages.py", "-n0", *session.posargs, env={"SITE": site})
+
+
+@nox.session
 def benchmarks(session: nox.Session) -> None:
     """Measure speed as ratios within one run, and write docs/performance.md; with names, only print. Takes long.
 

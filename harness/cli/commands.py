@@ -13,7 +13,18 @@ from typing import TYPE_CHECKING, Any
 from ..environment import command_line, cores
 from ..errors import UserError, unknown
 from ..redaction import without_password
-from .console import Spoils, complain, console, print_claims, print_leaderboard, print_search, waiting, write_report
+from .console import (
+    Spoils,
+    complain,
+    console,
+    print_claims,
+    print_files,
+    print_leaderboard,
+    print_search,
+    step,
+    waiting,
+    write_report,
+)  # fmt: skip
 from .planning import admission, check_device, foresee, make_plan, name_device
 
 if TYPE_CHECKING:
@@ -124,9 +135,10 @@ def run_suite(
 
     seconds = parse_duration(budget)
     here = check_device(device, engine)
-    made, sources, guests = make_plan(
-        suite, home=home, device=here, tracking_uri=tracking_uri, thorough=not dry_run, **options
-    )
+    with step("reading the data, looking at models that were brought along, planning"):
+        made, sources, guests = make_plan(
+            suite, home=home, device=here, tracking_uri=tracking_uri, thorough=not dry_run, **options
+        )
     if dry_run:
         foresee([made], home, here, witnesses)
         return
@@ -143,7 +155,8 @@ def run_suite(
         console.print(trained_table(made, place))
     elif any((place.cell(cell.key) / "result.json").exists() for cell in made.cells):
         spoils = Spoils({cell.key for cell in made.cells})
-        boards = boards_from_home(place, tracker.store, spoils)
+        with step("reading the results"):
+            boards = boards_from_home(place, tracker.store, spoils)
         spoiled = spoils.found
         print_leaderboard([board for board in boards if board.suite == made.suite.name], made)
         write_report(boards, home / "report")
@@ -205,9 +218,8 @@ def reproduce_study(
     ended = run_plans(plans, place, {source.info().name: source}, **how, tracker=tracker, budget=seconds)
     record = gather(experiment, place, device=here, data=source.load())
     print_claims(record)
-    for file in reports.write_study(record, out or home / f"study-{name}"):
-        if file.suffix in (".md", ".csv", ".html"):
-            console.print(f"wrote {file}", style="dim", markup=False, soft_wrap=True)
+    written = reports.write_study(record, out or home / f"study-{name}")
+    print_files(written[-1], [file.name for file in written[:-1] if file.suffix in (".md", ".csv")])
     conclude(ended, place)
 
 

@@ -6,7 +6,8 @@ import math
 import sys
 import unicodedata
 from collections import Counter
-from collections.abc import Collection, Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -83,11 +84,14 @@ def print_search(scores: pd.DataFrame) -> None:
 def print_claims(record: StudyRecord) -> None:
     """Verdicts of claims, and how many printed values and clauses have which."""
     table = Table(title=f"{record.study.source}, profile {record.facts['profile']}", title_justify="left")
+    mark = " (smoke)" if record.caveat else ""
     for column in ("claim", "verdict", "what it says"):
         table.add_column(column)
     for claim in record.study.claims:
-        table.add_row(claim.name, record.verdict(claim), escape(claim.text))
+        table.add_row(claim.name, record.verdict(claim) + mark, escape(claim.text))
     console.print(table)
+    if record.caveat:
+        console.print(record.caveat, style="yellow")
     values, apart, clauses = record.counts()
     for what, counts in (("printed values", values), *apart.items(), ("clauses of claims", clauses)):
         found = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
@@ -253,13 +257,30 @@ def _short(label: str, labels: Collection[str]) -> str:
     return label if sum(other.partition("(")[0] == name for other in labels) > 1 else name
 
 
+@contextmanager
+def step(words: str) -> Iterator[None]:
+    """Name what a command does where that takes a while: on a terminal, as long as it lasts."""
+    if console.is_terminal:
+        with console.status(words):
+            yield
+    else:
+        yield
+
+
+def print_files(page: Path, others: Sequence[str]) -> None:
+    """Say where a page lies, as a link that terminals open, and what lies beside it."""
+    console.print(Text(f"report: {page.absolute().as_uri()}", style=f"link {page.absolute().as_uri()}"), soft_wrap=True)
+    console.print(f"beside it: {', '.join(others)}", style="dim", markup=False, soft_wrap=True)
+
+
 def write_report(boards: Sequence[Board], out: Path) -> None:
     """Write the pages and tables of boards to a folder, and name those that one begins with."""
     import reports
 
-    written = reports.write(boards, out)
+    with step("writing the report"):
+        written = reports.write(boards, out)
     first = [file for file in written if file.parent == out]
-    for file in first:
-        console.print(f"wrote {file}", style="dim", markup=False, soft_wrap=True)
+    others = [file.name for file in first[:-1]]
     if more := len(written) - len(first):
-        console.print(f"and {plural(more, 'page')} of models and comparisons, which the first leads to", style="dim")
+        others.append(f"{plural(more, 'page')} of models and comparisons")
+    print_files(first[-1], others)

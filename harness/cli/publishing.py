@@ -331,6 +331,6 @@ def board_of(folder: Path, *, out: Path | None, title: str) -> None:
         say(f"wrote {file}", "dim")
     whole = [entry for entry in entries if not entry.trouble]
     claims = sum(len(entry.claims) for entry in whole)
-    say(f"{len(whole)} of {plural(len(entries), 'bundle')} count, with {plural(claims, 'claim')}")
+    say(f"{len(whole)} of {plural(len(entries), 'bundle')} can be read and counted, with {plural(claims, 'claim')}")
     if len(whole) < len(entries):
         sys.exit(1)

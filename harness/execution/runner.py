@@ -45,6 +45,7 @@ class Watch:
         shards: Shards this run has to do.
         models: Models this run has to train.
         running: Names of tasks in flight, with their jobs.
+        left: The same of all tasks that are left, those in flight among them.
         messages: Lines to show once.
     """
 
@@ -55,6 +56,7 @@ class Watch:
     models: int = 0
     models_done: int = 0
     running: dict[str, Job] = field(default_factory=dict)
+    left: Mapping[str, Job] = field(default_factory=dict)
     messages: deque[str] = field(default_factory=deque)
 
 
@@ -147,14 +149,15 @@ class Recorder:
         else:
             self._record(cell)
 
-    def join(self) -> None:
-        """Wait until everything is recorded and delivered, or found undeliverable."""
+    def join(self, meanwhile: Callable[[], None] = lambda: None) -> None:
+        """Wait until everything is recorded and delivered, or undeliverable; ``meanwhile`` is called now and then."""
         if not self._beside:
             self._deliver(last=True)
             return
         self._queue.put(None)
         while self._thread.is_alive():
             self._thread.join(0.2)  # in slices: a join without end would swallow Ctrl-C
+            meanwhile()
 
     def abandon(self) -> None:
         """Stop after the result in hand."""
@@ -256,6 +259,7 @@ def run(
         home.sweep()
         write_plan(home, plan_record(plan, command))
         graph = Scheduler(plan, home, say, jobs)
+        watch.left = graph.jobs
         watch.models, watch.shards = graph.count(Train), graph.count(Judge)
         watch.cells_done = len(plan.cells) - len(graph.shards_left)
         if tracker is not None:
@@ -272,7 +276,7 @@ def run(
                     if done is not None:
                         failures += _settle(done, graph, watch, recorder, plan)
                     observe(watch)
-            recorder.join()
+            recorder.join(lambda: observe(watch))
             home.sweep()  # also what a worker killed in this run, or one that outlived its driver, left half written
         except BaseException:
             recorder.abandon()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 
@@ -211,6 +211,11 @@ class Scheduler:
             self._say(f"{error}; computing it again")
             path.unlink(missing_ok=True)
             return False
+
+    @property
+    def jobs(self) -> Mapping[str, Job]:
+        """Tasks that are left, by name; it changes as they end."""
+        return self._jobs
 
     @property
     def left(self) -> int:

@@ -62,6 +62,13 @@ class StudyRecord:
         """The clauses of a claim."""
         return [self._find(("clause", claim.name, clause.text, ""), None) for clause in claim.clauses]
 
+    @property
+    def caveat(self) -> str:
+        """What must be said wherever one of its verdicts is shown, "" for nothing."""
+        if self.facts["profile"] != "smoke":
+            return ""
+        return "smoke profile: it shows that everything runs; its verdicts say nothing about the paper"
+
     def verdict(self, claim: Claim) -> Verdict:
         """The verdict of a claim."""
         return claim_verdict([finding.verdict for finding in self.clauses(claim)])

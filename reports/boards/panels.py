@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..drawing.text import is_number
+from ..drawing.text import is_number, percent
 from .results import SuiteResults
-from .rows import Column, Entry, Gain, HeatCell, HeatRow, Panel, Record, column
+from .rows import Beaten, Column, Entry, Gain, HeatCell, HeatRow, Panel, Record, column
 
 Found = tuple[Record, float, int]
 """A record, its robust accuracy at some eps, and the images it broke there."""
@@ -41,6 +41,7 @@ def _panel(results: SuiteResults, anchor: str, norm: str, eps: float) -> Panel:
         heat=heat,
         gains=[gain for gain in gains if gain.total > 0],
         idle=[gain.attack for gain in gains if gain.total == 0],
+        beaten=_beaten(results, columns, heat),
     )
 
 
@@ -95,6 +96,23 @@ def _heat(results: SuiteResults, order: Sequence[Entry], norm: str, eps: float) 
         for entry in order
     ]
     return columns, rows
+
+
+def _beaten(results: SuiteResults, columns: Sequence[Column], heat: Sequence[HeatRow]) -> list[Beaten]:
+    """Models of which the best attack of one step leaves less than some iterated attack on the model itself."""
+    family = {column(pair): pair.result.family for pair in results.pairs if not pair.result.source}
+    found = []
+    for row in heat:
+        left = {attack: cell.value for attack, cell in zip(columns, row.cells, strict=True) if cell.value is not None}
+        steps = [attack for attack in left if family.get(attack) == "one-step"]
+        if not steps:
+            continue
+        best = min(steps, key=lambda attack: left[attack])
+        worse = [attack for attack in left if family.get(attack) == "iterated" and left[attack] > left[best]]
+        if worse:
+            words = [f"{attack.attack} ({percent(left[attack])} %)" for attack in worse]
+            found.append(Beaten(row.entry, best.attack, left[best], words))
+    return found
 
 
 def _worst_cell(results: SuiteResults, entry: Entry, norm: str, eps: float) -> HeatCell:

@@ -157,6 +157,14 @@ class SuiteResults:
         return [norm for norm in self.norms if any(eps > 0 and not unbounded(norm, eps) for eps in self.budgets[norm])]
 
     @cached_property
+    def budgeted(self) -> list[str]:
+        """Attacks, without their settings, that look for adversarials within an eps of their own; not controls."""
+        results = [pair.result for pair in self.pairs if pair.result.norm in self.bounded and pair.result.eps]
+        return sorted(
+            {one.attack.partition("(")[0] for one in results if one.family not in ("noise", "transformation")}
+        )
+
+    @cached_property
     def records(self) -> dict[str, list[Record]]:
         """Per entry anchor its pairs, the seeds of one attack next to each other."""
         ordered = [(entry.anchor, pair) for entry in self.entries for pair in sorted(entry.pairs, key=self._pair_order)]

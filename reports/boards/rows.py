@@ -123,6 +123,23 @@ class Gain:
 
 
 @dataclass(frozen=True)
+class Beaten:
+    """A model of which one step along the gradient breaks more than iterated attacks do.
+
+    Attributes:
+        entry: The model.
+        step: The attack of a single step that leaves least.
+        left: What it leaves.
+        iterated: Iterated attacks, each with what it leaves, in words.
+    """
+
+    entry: Entry
+    step: str
+    left: float
+    iterated: Sequence[str]
+
+
+@dataclass(frozen=True)
 class Panel:
     """Everything at one norm and eps.
 
@@ -136,6 +153,7 @@ class Panel:
         heat: A row an entry, in the order of the ranking.
         gains: Attacks that broke some image alone, most first.
         idle: Names of the others.
+        beaten: Models of which one step breaks more than iterated attacks.
     """
 
     anchor: str
@@ -147,6 +165,7 @@ class Panel:
     heat: Sequence[HeatRow]
     gains: Sequence[Gain]
     idle: Sequence[str]
+    beaten: Sequence[Beaten] = ()
 
     def short(self, column: Column) -> str:
         """An attack without its settings, unless another here differs from it in these alone."""

@@ -12,7 +12,7 @@ from harness.schema.board import BundleEntry
 from ..drawing.html import page
 from ..drawing.markdown import escape as md
 from ..drawing.markdown import table
-from ..drawing.text import MISSING, integer, interval, percent
+from ..drawing.text import MISSING, days_text, integer, interval, percent
 from .standings import Threat
 
 COLUMNS = (
@@ -25,7 +25,14 @@ COLUMNS = (
 
 def render(entries: Sequence[BundleEntry], threats: Sequence[Threat], title: str) -> str:
     """The page as text."""
-    return page("board.html.j2", title=title, up="", entries=entries, threats=threats)
+    return page(
+        "board.html.j2",
+        title=title,
+        days=days_text(one.date for one in entries),
+        up="",
+        entries=entries,
+        threats=threats,
+    )
 
 
 def frame(threats: Sequence[Threat]) -> pd.DataFrame:

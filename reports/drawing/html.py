@@ -50,11 +50,12 @@ def environment() -> jinja2.Environment:
         keep_trailing_newline=True,
     )
     words = (
-        "band_text spread interval points_interval p_text rank_text budget_text plural GRADE_MEANS ANSWERS planted_text"
+        "band_text days_text spread interval points_interval p_text rank_text budget_text plural GRADE_MEANS ANSWERS "
+        "planted_text"
     )
     env.globals |= {name: getattr(text, name) for name in words.split()}
     env.globals |= {"sparkline": sparkline, "PALETTE": PALETTE, "MISSING": text.MISSING}
-    env.filters |= {name: getattr(text, name) for name in ("percent", "points", "number", "integer", "both")}
+    env.filters |= {name: getattr(text, name) for name in ("percent", "points", "number", "integer", "seconds", "both")}
     env.filters |= {"norm": text.norm_name, "eps": text.eps_text, "toolkit": text.toolkit_name}
     env.filters |= {one.__name__: one for one in (pretty, link, clip, soft, heading, options)}
     env.tests["number"] = text.is_number

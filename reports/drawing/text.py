@@ -81,6 +81,13 @@ def integer(value: Any) -> str:
     return f"{int(value):,}" if is_number(value) else MISSING
 
 
+def seconds(value: Any) -> str:
+    """A time with two digits, below a hundredth and from ten on without fractions: ``< 0.01``, ``0.53``, ``17``."""
+    if is_number(value) and 0 < value < 0.01:
+        return "< 0.01"
+    return number(value, 2) if not is_number(value) or value < 10 else integer(round(value))
+
+
 def planted_text(row: Mapping[str, Any]) -> str:
     """Shares of planted adversarials that gradient and black-box attacks found, in percent: ``98.4 (90.6)``."""
     found, other = row.get("planted_found"), row.get("planted_black_box")
@@ -152,6 +159,12 @@ def rank_text(rank: Any, shared: bool) -> str:
 def both(values: Sequence[str]) -> str:
     """``a``; ``a and b``; ``a, b and c``."""
     return " and ".join(filter(None, [", ".join(values[:-1]), *values[-1:]]))
+
+
+def days_text(days: Iterable[str]) -> str:
+    """Days as YYYY-MM-DD, "" where one is not known: the first and the last, one if they are the same, "" for none."""
+    known = sorted({day for day in days if day})
+    return " to ".join(dict.fromkeys((*known[:1], *known[-1:])))
 
 
 def counts(values: Iterable[tuple[str, int]]) -> str:

@@ -11,6 +11,7 @@ from ..boards.rows import Entry, column
 from ..boards.section import Section
 from ..comparison.paired_tests import matrices
 from ..drawing.html import page
+from ..drawing.text import days_text
 from .gallery import PER_SECTION, PER_STRIP, AttackedImage, choose, pictures
 
 
@@ -34,9 +35,11 @@ def render(sections: Sequence[Section], title: str, command: str) -> str:
         title: Heading and window title.
         command: What reproduces the whole report, "" to leave it out.
     """
+    days = days_text(pair.result.made for section in sections for pair in section.pairs)
     return page(
         "report.html.j2",
         title=title,
+        days=days,
         up="",
         command=command,
         sections=sections,

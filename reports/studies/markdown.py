@@ -33,6 +33,7 @@ def render(record: StudyRecord, figures: Mapping[str, str]) -> str:
         f"Profile **{md(facts['profile'])}** on {md(on(facts))}: {md(facts['summary'])}. Seeds "
         f"{', '.join(map(str, facts['seeds']))}; {integer(facts['samples'])} images per cell.",
         "",
+        *((f"**{md(record.caveat[0].upper() + record.caveat[1:])}.**", "") if record.caveat else ()),
         f"- **Printed values**: {values}",
         *(f"- Counted apart, {md(words)}" for words in found.apart),
         f"- **Clauses of claims**: {clauses}",
@@ -60,7 +61,7 @@ def _claims(record: StudyRecord) -> Iterator[str]:
             [
                 md(one.claim.text),
                 md(one.claim.where),
-                f"{MARKS[one.verdict]} {one.verdict}",
+                f"{MARKS[one.verdict]} {one.verdict}{' (smoke)' if record.caveat else ''}",
                 "<br>".join(map(_clause, one.clauses)),
             ]
             for one in claims

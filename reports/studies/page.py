@@ -8,7 +8,7 @@ from harness.studies.record import StudyRecord
 
 from ..drawing.html import page
 from .values import BASES, CLAUSE_MEANINGS, INTERVALS, MARKS, MEANINGS, VALUE_MEANINGS, amount, margin, span
-from .view import claim_views, item_views, judgement_table, on, provenance, remaining, tally
+from .view import claim_views, claims_on, item_views, judgement_table, on, provenance, remaining, tally
 
 
 def render(record: StudyRecord, grids: Mapping[str, str]) -> str:
@@ -18,14 +18,16 @@ def render(record: StudyRecord, grids: Mapping[str, str]) -> str:
         record: What is shown.
         grids: Image grids as SVG, by item.
     """
-    frame = record.judgement
+    frame, claims = record.judgement, claim_views(record)
     return page(
         "study.html.j2",
         title=f"{record.study.title}: reproduced",
         study=record.study,
         facts=record.facts,
+        caveat=record.caveat,
         tally=tally(record),
-        claims=claim_views(record),
+        claims=claims,
+        claims_on=lambda one: claims_on(one.item, claims),
         items=item_views(record),
         grids=grids,
         judgement_table=judgement_table(record),

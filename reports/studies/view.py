@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from harness.studies.findings import Finding, Verdict
 from harness.studies.record import StudyRecord
@@ -44,6 +45,30 @@ def item_views(record: StudyRecord) -> list[ItemView]:
 def claim_views(record: StudyRecord) -> list[ClaimView]:
     """Every claim of the study."""
     return [ClaimView(claim, record.verdict(claim), record.clauses(claim)) for claim in record.study.claims]
+
+
+PLACES: Final = re.compile(r"(table|figure)s? ((?:[0-9]+|[IVX]+)(?:(?:, | and )(?:[0-9]+|[IVX]+))*)")
+
+
+def claims_on(item: Item, claims: Sequence[ClaimView]) -> list[ClaimView]:
+    """Claims of which the paper says that they rest on an item's table or figure."""
+    kind, _, number = item.name.partition("-")
+    number = number.partition("-")[0].lower()
+    found = []
+    for one in claims:
+        places = {
+            (kind, each.lower())
+            for kind, all_of in PLACES.findall(one.claim.where)
+            for each in re.findall(r"\w+", all_of)
+        }
+        if (kind, number) in places or (kind, _ROMAN.get(number, "")) in places:
+            found.append(one)
+    return found
+
+
+_ROMAN: Final = {
+    str(i): word for i, word in enumerate(("i", "ii", "iii", "iv", "v", "vi", "vii", "viii", "ix", "x"), 1)
+}
 
 
 @dataclass(frozen=True)

@@ -85,7 +85,7 @@ def test_every_example_is_planned(tmp_path: Path) -> None:
 def test_a_defense_takes_at_most_forty_lines_and_the_docs_show_it() -> None:
     source = (EXAMPLES / "my_defense.py").read_text()
     assert len(source.splitlines()) <= 40
-    assert source.partition("from __future__")[2] in (ROOT / "docs" / "extending.md").read_text()
+    assert source.partition("from __future__")[2] in (ROOT / "docs" / "guides" / "add-a-defense.md").read_text()
     for file in (*EXAMPLES.glob("my_*.py"), EXAMPLES / "plugin" / "gauntlet_example" / "__init__.py"):
         imported = re.findall(r"^(?:from|import) (\w+)", file.read_text(), re.MULTILINE)
         assert not {"harness", "defenses", "suites", "reports"} & set(imported), file

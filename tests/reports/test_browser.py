@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ import reports
 from tests.helpers.bundles import board_entries
 from tests.helpers.report import build_board, unseen
 
+ROOT = Path(__file__).parents[2]
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = os.environ.get("CHROMIUM") or next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"))), None
@@ -289,10 +291,10 @@ def test_the_board_is_filtered_sorted_and_leads_to_bundles(open_page: Any, board
     page = open_page(board_url)
     panel = page.locator(".panel:visible")
     rows = panel.locator("tbody tr:visible")
-    names = [row.locator("th").inner_text() for row in rows.all()]
+    names = [" ".join(row.locator("th").inner_text().split()) for row in rows.all()]
     assert names == ["pgd mlp-8", "standard mlp-8", "masked <b> mlp-8"]
     page.locator("input[data-filter]").fill("STAN grace")
-    assert [row.locator("th").inner_text() for row in rows.all()] == ["standard mlp-8"]
+    assert [" ".join(row.locator("th").inner_text().split()) for row in rows.all()] == ["standard mlp-8"]
     assert "of" in page.locator("[data-filtered]").inner_text()
     page.locator("input[data-filter]").fill("")
     assert rows.count() == 3
@@ -312,3 +314,28 @@ def test_the_board_does_not_overflow(open_page: Any, board_url: str, width: int)
     page = open_page(board_url, width)
     page.evaluate("document.querySelectorAll('details').forEach(node => { node.open = true; })")
     assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_axe_finds_nothing(
+    open_page: Any, url: str, others: list[str], board_url: str, width: int, scheme: str
+) -> None:
+    """Contrast, names of landmarks and of what can be pressed, order of headings, with everything unfolded."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
+    study = ROOT / "records" / "gu2014" / "study-gu2014.html"
+    for address in (url, *others, board_url, study.as_uri()):
+        page = open_page(address, width, color_scheme=scheme, bypass_csp=True)
+        page.evaluate("document.querySelectorAll('details').forEach(node => { node.open = true; })")
+        found = axe.Axe().run(page).response["violations"]
+        assert [(one["id"], one["nodes"][0]["html"]) for one in found] == [], address
+
+
+def test_models_are_filtered_by_name(open_page: Any, url: str) -> None:
+    page = open_page(url)
+    page.locator("input[data-filter]").fill("gauss mlp")
+    shown = page.locator("#s0-linf-1 table.ranking tbody tr[data-row]:visible")
+    assert [row.locator("th a").inner_text() for row in shown.all()] == ["gaussian-noise"]
+    assert page.locator("[data-filtered]").inner_text() == "1 of 6 models"
+    page.locator("input[data-filter]").fill("")
+    assert shown.count() == 6

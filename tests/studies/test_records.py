@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import re
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 import reports
 from harness.studies.record import StudyRecord, read_record
+from reports.studies.values import CLAUSE_MEANINGS, VALUE_MEANINGS
 from suites import studies
 
 ROOT: Final = Path(__file__).parents[2]
@@ -100,3 +102,19 @@ def test_every_number_on_a_page_is_in_its_record(page: str) -> None:
         if not any(abs(abs(number) - float(written)) <= 0.5 * 10**-digits + 1e-9 for number in known):
             strangers.append(text[max(0, found.start() - 40) : found.end() + 20].replace("\n", " "))
     assert not strangers
+
+
+def test_a_smoke_profile_is_marked_wherever_a_verdict_is_shown(tmp_path: Path) -> None:
+    measured = read_record(ROOT / "records" / "gu2014", studies()["gu2014"])
+    smoke = dataclasses.replace(measured, facts={**measured.facts, "profile": "smoke"})
+    assert not measured.caveat
+    *_, page = reports.write_study(smoke, tmp_path)
+    text = page.read_text()
+    verdicts = text.count('class="verdict ') - text.count('class="verdict mark')
+    explained = len(CLAUSE_MEANINGS) + len(VALUE_MEANINGS)
+    assert (
+        verdicts - explained == text.count(">smoke</span>") > len(smoke.study.claims)
+    )  # beside tables and figures too
+    table = page.with_suffix(".md").read_text().partition("## Claims")[2].partition("\n\n-")[0]
+    assert table.count("(smoke)") == len(smoke.study.claims)
+    assert smoke.caveat[1:] in text

@@ -86,17 +86,19 @@ document.addEventListener("DOMContentLoaded", () => {
     }
   }
 
-  // Rows that hold every word that was typed.
+  // Rows that hold every word that was typed, in their name if they have one; those of one name count once.
   for (const box of document.querySelectorAll("input[data-filter]")) {
-    const rows = [...document.querySelectorAll("tr[data-row]")];
+    const rows = [...document.querySelectorAll("[data-row]")];
     const said = document.querySelector("[data-filtered]");
+    const count = (some) => new Set(some.map((row) => row.dataset.row || row)).size;
     box.addEventListener("input", () => {
       const words = box.value.toLowerCase().split(/\s+/).filter(Boolean);
       for (const row of rows) {
-        const text = row.textContent.toLowerCase();
+        const text = (row.dataset.row || row.textContent).toLowerCase();
         row.hidden = !words.every((word) => text.includes(word));
       }
-      said.textContent = words.length ? `${rows.filter((row) => !row.hidden).length} of ${rows.length} rows` : "";
+      const left = rows.filter((row) => !row.hidden);
+      said.textContent = words.length ? `${count(left)} of ${count(rows)} ${box.dataset.filter}` : "";
     });
   }
 

@@ -106,3 +106,24 @@ def test_a_table_with_a_column_too_many_is_none() -> None:
         list(table(("a", "b"), [], "lrl"))
     with pytest.raises(AssertionError, match="1 entries in 2 columns"):
         list(table(("a", "b"), [("1",)]))
+
+
+@pytest.mark.parametrize(
+    ("days", "shown"),
+    [
+        ([], ""),
+        ([""], ""),
+        (["2026-11-28", "", "2026-11-28"], "2026-11-28"),
+        (["2026-12-01", "2026-11-28"], "2026-11-28 to 2026-12-01"),
+    ],
+)
+def test_days(days: list[str], shown: str) -> None:
+    assert text.days_text(days) == shown
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(0.000687, "< 0.01"), (0, "0"), (0.529, "0.53"), (9.44, "9.4"), (16.5, "16"), (1234.6, "1,235")],
+)
+def test_seconds_are_rounded_for_people(value: float, shown: str) -> None:
+    assert text.seconds(value) == shown

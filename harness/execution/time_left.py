@@ -1,0 +1,87 @@
+"""How long a run will still take, from the tasks that it has ended.
+
+A task costs what tasks of its kind cost (one attack, trainings of one defense, probes, ...), times what it has to do
+beside theirs. Of a kind that has not been seen it costs what its sort costs: attacks by the passes that they declare.
+So the time left is told as soon as one task has ended, and it does not run away where cheap tasks come first.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Hashable, Mapping
+from typing import Final
+
+from ..training.gradient_descent import GradientDescent
+from .estimate import passes, preparation
+from .jobs import Certify, Craft, Examine, Job, Judge, Plant, Prepare, Train
+
+DEARER: Final = {Train: 10.0, Examine: 10.0, Plant: 10.0, Certify: 10.0, Prepare: 5.0}
+"""What a task of a sort that has not been seen is taken to cost beside an attack on a shard."""
+
+
+class TimeLeft:
+    """Watches tasks begin and end, and tells seconds. Times are those of one clock, in seconds."""
+
+    def __init__(self) -> None:
+        self._begun: dict[str, tuple[float, Job]] = {}
+        self._spent: dict[Hashable, list[float]] = defaultdict(lambda: [0.0, 0.0])  # seconds, amount of work
+        self._workers = 1
+
+    def see(self, running: Mapping[str, Job], now: float) -> None:
+        """Tell what is running; what is not there any more has ended."""
+        for name in [name for name in self._begun if name not in running]:
+            start, job = self._begun.pop(name)
+            for kind, amount in _kinds(job):
+                self._spent[kind][0] += now - start
+                self._spent[kind][1] += amount
+        for name, job in running.items():
+            self._begun.setdefault(name, (now, job))
+        self._workers = max(self._workers, len(running))
+
+    def running_for(self, name: str, now: float) -> float:
+        """Seconds since a running task was first seen."""
+        return now - self._begun[name][0] if name in self._begun else 0.0
+
+    def seconds(self, left: Mapping[str, Job], now: float) -> float | None:
+        """What tasks, running ones among them, take all workers together; None before any has ended.
+
+        Never less than what the longest of the running ones still takes.
+        """
+        total = longest = 0.0
+        for name, job in left.items():
+            if (cost := self._cost(job)) is None:
+                return None
+            cost = max(cost - self.running_for(name, now), 0.0)
+            total += cost
+            longest = max(longest, cost)
+        return max(total / self._workers, longest)
+
+    def _cost(self, job: Job) -> float | None:
+        for kind, amount in _kinds(job):
+            seconds, done = self._spent[kind]
+            if done:
+                return seconds / done * amount
+        return None
+
+
+def _kinds(job: Job) -> list[tuple[Hashable, float]]:
+    """Kinds of a task, the narrowest first, each with its amount of work in a unit of that kind."""
+    sort = type(job).__name__
+    match job:
+        case Train(spec):
+            epochs = spec.defense.epochs if isinstance(spec.defense, GradientDescent) else None
+            found: list[tuple[Hashable, float]] = [
+                ((sort, spec.dataset, spec.architecture, spec.defense.name), float(epochs or 1)),
+                (sort, 1.0),
+            ]
+        case Judge(cell) | Craft(cell):
+            images, victim = min(cell.batch, cell.n), cell.victim
+            kind = (sort, victim.dataset, victim.architecture, cell.attack.label, cell.threat.norm)
+            found = [(kind, float(images)), (sort, float(images * passes(cell.attack)))]
+        case Prepare(cell):
+            found = [((sort, cell.attack.label), 1.0), (sort, float(preparation(cell.attack) or 1))]
+        case Examine(probe):
+            found = [((sort, probe.threat.norm), 1.0), (sort, 1.0)]
+        case _:
+            found = [(sort, 1.0)]
+    return [*found, ("any", DEARER.get(type(job), 1.0))]

@@ -1,0 +1,62 @@
+"""The time that is left: told from the first task that ended, exact where tasks cost alike."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from harness.attacks.square import Square
+from harness.execution.jobs import Job, Judge, Plant
+from harness.execution.time_left import TimeLeft
+
+
+def plants(count: int) -> dict[str, Job]:
+    made: Any = SimpleNamespace()
+    return {f"plant {i}": Plant(made) for i in range(count)}
+
+
+def ended(left: dict[str, Job], *names: str) -> dict[str, Job]:
+    return {name: job for name, job in left.items() if name not in names}
+
+
+def test_nothing_is_said_before_anything_has_ended() -> None:
+    left = plants(3)
+    watched = TimeLeft()
+    watched.see({"plant 0": left["plant 0"]}, 0.0)
+    assert watched.seconds(left, 5.0) is None
+
+
+def test_tasks_that_cost_alike_are_foreseen_exactly() -> None:
+    left = plants(10)
+    watched = TimeLeft()
+    watched.see({name: left[name] for name in ("plant 0", "plant 1")}, 0.0)
+    left = ended(left, "plant 0", "plant 1")
+    watched.see({name: left[name] for name in ("plant 2", "plant 3")}, 3.0)
+    assert watched.seconds(left, 3.0) == pytest.approx(8 * 3 / 2)
+    assert watched.seconds(left, 4.0) == pytest.approx(8 * 3 / 2 - 1)
+    assert watched.running_for("plant 2", 4.0) == pytest.approx(1)
+
+
+def test_never_less_than_the_longest_task_takes() -> None:
+    left = plants(4)
+    watched = TimeLeft()
+    watched.see({name: left[name] for name in ("plant 0", "plant 1", "plant 2")}, 0.0)
+    left = {"plant 3": left["plant 3"]}
+    watched.see(left, 6.0)
+    assert watched.seconds(left, 6.0) == pytest.approx(6)
+
+
+def test_an_attack_not_seen_yet_costs_by_its_passes() -> None:
+    victim = SimpleNamespace(dataset="digits", architecture="mlp-8")
+
+    def judge(queries: int) -> Job:
+        attack = Square(queries=queries)
+        threat = SimpleNamespace(norm="linf")
+        return Judge(SimpleNamespace(victim=victim, attack=attack, threat=threat, batch=10, n=10), 0)  # type: ignore[arg-type]
+
+    watched = TimeLeft()
+    watched.see({"short": judge(2)}, 0.0)
+    watched.see({}, 1.0)
+    assert watched.seconds({"long": judge(20)}, 1.0) == pytest.approx(10)
