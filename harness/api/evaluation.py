@@ -76,6 +76,7 @@ def evaluate(  # type: ignore[misc]  # of all its options the two say only the o
     eps: Eps | None = None,
     targets: str | int | None = None,
     dataset: Dataset | DatasetInfo | None = None,
+    cascade: bool = False,
     device: torch.device | str = "cpu",
     jobs: int = 1,
     name: str | None = None,
@@ -115,6 +116,8 @@ def evaluate(  # type: ignore[misc]  # of all its options the two say only the o
         dataset: Says the budgets, if they are not the suite's; by default MNIST's for gray images and CIFAR's for
             colour, with L1 and L2 budgets scaled to the number of pixels. A whole data set also has the training images
             that some attacks prepare on, as ``gauntlet run`` does; without, they look at the images given.
+        cascade: Attack only what may still fall, as ``gauntlet run --cascade`` (:mod:`harness.planning.cascade`): no
+            pair has an accuracy of its own then.
         device: Where to run.
         jobs: Processes; 1 does everything in this one. Numbers do not depend on it.
         name: What to call the model in tables; "model" if it is None.
@@ -176,6 +179,7 @@ def evaluate(  # type: ignore[misc]  # of all its options the two say only the o
             [spec],
             {info.name: info},
             samples=None if whole is not None else len(x),
+            cascade=cascade,
             transfers=bool(surrogates),
             certify=certify,
         )
