@@ -185,7 +185,7 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def pages(session: nox.Session) -> None:
-    """Build the documentation site and let axe-core look at every page, light and dark, wide and narrow; takes minutes."""
+    """Build the documentation site and let axe-core look at every page, light and dark, wide and narrow."""
     install(session, "tests", "docs")
     session.env["NO_MKDOCS_2_WARNING"] = "1"
     site = session.create_tmp()
