@@ -21,7 +21,5 @@ pytestmark = pytest.mark.skipif(not PAGES, reason=f"no site in {SITE}: nox -s pa
 def test_axe_finds_nothing(open_page: Any, page: Path, scheme: str) -> None:  # noqa: F811
     for width in (390, 1400):
         shown = open_page(page.as_uri(), width, color_scheme=scheme)
-        found = (
-            axe.Axe().run(shown, options={"preload": False}).response["violations"]
-        )  # styles of a disk cannot be read
+        found = axe.Axe().run(shown, options={"preload": False}).response["violations"]
         assert [(one["id"], one["nodes"][0]["html"]) for one in found] == []

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from harness.trust.checks import FEW
+
 from ..drawing.text import is_number, percent
 from .results import SuiteResults
 from .rows import Beaten, Column, Entry, Gain, HeatCell, HeatRow, Panel, Record, column
@@ -99,7 +101,7 @@ def _heat(results: SuiteResults, order: Sequence[Entry], norm: str, eps: float) 
 
 
 def _beaten(results: SuiteResults, columns: Sequence[Column], heat: Sequence[HeatRow]) -> list[Beaten]:
-    """Models of which the best attack of one step leaves less than some iterated attack on the model itself."""
+    """Models of which the best attack of one step breaks at least three images more than an iterated one."""
     family = {column(pair): pair.result.family for pair in results.pairs if not pair.result.source}
     found = []
     for row in heat:
@@ -108,7 +110,8 @@ def _beaten(results: SuiteResults, columns: Sequence[Column], heat: Sequence[Hea
         if not steps:
             continue
         best = min(steps, key=lambda attack: left[attack])
-        worse = [attack for attack in left if family.get(attack) == "iterated" and left[attack] > left[best]]
+        iterated = [attack for attack in left if family.get(attack) == "iterated"]
+        worse = [attack for attack in iterated if round((left[attack] - left[best]) * row.entry.n) >= FEW]
         if worse:
             words = [f"{attack.attack} ({percent(left[attack])} %)" for attack in worse]
             found.append(Beaten(row.entry, best.attack, left[best], words))

@@ -45,7 +45,7 @@ def test_an_attack_is_shown_without_its_settings_unless_they_tell_it_apart() -> 
 def test_one_step_that_beats_an_iterated_attack_is_said_and_nothing_else() -> None:
     board = build_board(n=40, seeds=1)
     (section,) = sections([board], [leaderboard(board)])
-    assert all(panel.beaten == [] for panel in section.panels)
+    assert all(panel.beaten == [] for panel in section.panels)  # but for one or two images, which may be chance
     other = {"gradient": "iterated", "PGD(steps=40)": "one-step"}
     pairs = [
         dataclasses.replace(one, result=one.result.model_copy(update={"family": family}))
@@ -57,11 +57,11 @@ def test_one_step_that_beats_an_iterated_attack_is_said_and_nothing_else() -> No
     (section,) = sections([swapped], [leaderboard(swapped)])
     panel = section.panel("linf", section.reference("linf"))
     found = {one.entry.defense: one for one in panel.beaten}
-    row = next(row for row in panel.heat if row.entry.defense == "standard")
+    row = next(row for row in panel.heat if row.entry.defense == "fast-gradient")
     cells = {column.attack: cell.value for column, cell in zip(panel.columns, row.cells, strict=True)}
-    assert found["standard"].step == "PGD(steps=40)"
-    assert found["standard"].left == cells["PGD(steps=40)"] < cells["gradient"]
-    assert found["standard"].iterated == [f"gradient ({100 * cells['gradient']:.1f} %)"]
+    assert found["fast-gradient"].step == "PGD(steps=40)"
+    assert found["fast-gradient"].left == cells["PGD(steps=40)"] < cells["gradient"]
+    assert found["fast-gradient"].iterated == [f"gradient ({100 * cells['gradient']:.1f} %)"]
 
 
 def test_attacks_that_make_steps_in_curves_are_those_with_an_eps_of_their_own() -> None:
