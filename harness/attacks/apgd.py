@@ -106,8 +106,9 @@ class APGD(Attack):
     def in_cascade(self) -> Attack:
         """With many targets, to the likeliest alone where these came nowhere near.
 
-        Of 1,956 MNIST images that stood on a LeNet trained with PGD (L-infinity 0.1, 0.2, 0.3) after 50 steps of plain
-        APGD, 1,314 were given up so, and of the 44 that all nine targets broke none was lost, nor would one be at 0.3.
+        Of 2,453 MNIST images that stood on two LeNets, a plain one and one trained with PGD, after plain APGD
+        (L-infinity 0.1, 0.2, 0.3), nine targets broke 59, and this the same 59, giving up about three in five. Without
+        plain APGD before it, one image in 200 was lost at 0.2.
         """
         dear = self.loss == "dlr" and self.targets > LIKELIEST and self.give_up is None
         return dataclasses.replace(self, give_up=HOPELESS) if dear else self
