@@ -13,7 +13,17 @@ from typing import TYPE_CHECKING, Any
 from ..environment import command_line, cores
 from ..errors import UserError, unknown
 from ..redaction import without_password
-from .console import Spoils, complain, console, print_claims, print_leaderboard, print_search, waiting, write_report
+from .console import (
+    UNDELIVERED,
+    Spoils,
+    complain,
+    console,
+    print_claims,
+    print_leaderboard,
+    print_search,
+    waiting,
+    write_report,
+)
 from .planning import admission, check_device, foresee, make_plan, name_device
 
 if TYPE_CHECKING:
@@ -76,13 +86,15 @@ def conclude(ended: Sequence[Report], place: Home, *, spoiled: bool = False) -> 
     """Say what failed or waits for the tracking store.
 
     Raises:
-        SystemExit: A model or a pair failed, or something was damaged.
+        SystemExit: A model or a pair failed, or something was damaged; or the tracking store lacks something.
     """
     complain([line for report in ended for line in report.failures])
     if trouble := next((report.trouble for report in ended if report.trouble), ""):
         waiting(trouble, ended[-1].waiting, place.pending)
     if spoiled or any(report.failures for report in ended):
         sys.exit(1)
+    if trouble or any(report.waiting for report in ended):
+        sys.exit(UNDELIVERED)
 
 
 def _workers(engine: Cluster | None, context: Context) -> AbstractContextManager[Engine | None]:
@@ -287,10 +299,13 @@ def sync_homes(given: Sequence[Path], *, home: Path, tracking_uri: str | None) -
             console.print(f"{delivered} results tracked in {where}", style="dim", markup=False, soft_wrap=True)
         except Unreachable as error:
             trouble = str(error)
+    complain(tracker.notes)
     if trouble:
         waiting(trouble, len(tracker.waiting()), into.pending)
-    if trouble or spoils.found or not whole:
+    if spoils.found or not whole:
         sys.exit(1)
+    if trouble:
+        sys.exit(UNDELIVERED)
 
 
 def diff_homes(before: Path, after: Path, csv: Path | None) -> None:

@@ -102,6 +102,7 @@ def deliver(tracker: Tracker) -> str:
         return ""
     trouble = ""
     try:
+        tracker.reconcile()
         waiting = tracker.waiting()
         for marker in waiting:
             try:
@@ -111,6 +112,8 @@ def deliver(tracker: Tracker) -> str:
         if waiting:
             tracker.reopen()
             trouble = trouble or _close(tracker)
+        if tracker.vanished():
+            trouble = trouble or f"{tracker.file} was deleted meanwhile; the next command fills another"
     except Unreachable as error:
         trouble = str(error)
     finally:
@@ -150,7 +153,7 @@ class Recorder:
     def join(self) -> None:
         """Wait until everything is recorded and delivered, or found undeliverable."""
         if not self._beside:
-            self._deliver(last=True)
+            self._end()
             return
         self._queue.put(None)
         while self._thread.is_alive():
@@ -165,10 +168,40 @@ class Recorder:
         self._thread.join(2)
 
     def _work(self) -> None:
+        self._reconcile()
         self._deliver()  # what earlier commands could not
         while (cell := self._queue.get()) is not None and not self._stopping.is_set():
             self._record(cell)
+        if not self._stopping.is_set():
+            self._end()
+
+    def _end(self) -> None:
+        """Deliver what waits; all of it once more if the store was deleted or emptied meanwhile."""
         self._deliver(last=True)
+        if self._reconcile():
+            self._deliver(last=True)
+
+    def _reconcile(self) -> int:
+        """Let home and store agree on what was delivered; returns how much was not, though it had been."""
+        if self._tracker is None or self.trouble:
+            return 0
+        try:
+            return self._tracker.reconcile()
+        except Unreachable as error:
+            self._away(error)
+            return 0
+        except Exception as error:  # the results are on disk; whatever it is, the run goes on
+            self.failures.append(f"cannot look through the tracking store: {describe(error)}")
+            return 0
+        finally:
+            self._watch.messages.extend(self._tracker.notes)
+            self._tracker.notes.clear()
+
+    def _away(self, error: Unreachable) -> None:
+        if not self.trouble:
+            self._watch.messages.append(f"tracking store out of reach, results wait in pending/: {error}")
+        self.trouble = str(error)
+        self._asked = time.monotonic()
 
     def _record(self, cell: Cell) -> None:
         try:
@@ -201,16 +234,15 @@ class Recorder:
         """Deliver every waiting result; a store that did not answer is asked now and then, and once more at the end."""
         if self._tracker is None or (self.trouble and not last and time.monotonic() < self._asked + PATIENCE):
             return
+        if self._tracker.vanished():
+            self._reconcile()
         for marker in self._tracker.waiting():
             if self._stopping.is_set():
                 return
             try:
                 self._tracker.offer(marker)
             except Unreachable as error:
-                if not self.trouble:
-                    self._watch.messages.append(f"tracking store out of reach, results wait in pending/: {error}")
-                self.trouble = str(error)
-                self._asked = time.monotonic()
+                self._away(error)
                 return
             except UserError as error:  # this one cannot be delivered, the others can
                 self.failures.append(str(error))
@@ -280,6 +312,9 @@ def run(
         trouble = recorder.trouble
         if tracker is not None and not trouble:
             trouble = _close(tracker)
+        if tracker is not None:
+            watch.messages.extend(tracker.notes)
+            tracker.notes.clear()
         observe(watch)
         waiting = len(tracker.waiting()) if tracker is not None else 0
     return Report(tuple(failures + recorder.failures), waiting, trouble, bool(graph.left) and time.monotonic() >= until)
