@@ -234,14 +234,21 @@ class Recorder:
         """Deliver every waiting result; a store that did not answer is asked now and then, and once more at the end."""
         if self._tracker is None or (self.trouble and not last and time.monotonic() < self._asked + PATIENCE):
             return
-        if self._tracker.vanished():
-            self._reconcile()
-        for marker in self._tracker.waiting():
+        markers = deque(self._tracker.waiting())
+        while markers:
             if self._stopping.is_set():
                 return
+            if self._tracker.vanished():  # what was delivered to it has gone with it
+                self.trouble = ""
+                self._reconcile()
+                markers = deque(self._tracker.waiting())
+            marker = markers.popleft()
             try:
                 self._tracker.offer(marker)
             except Unreachable as error:
+                if self._tracker.vanished():
+                    markers.append(marker)
+                    continue
                 self._away(error)
                 return
             except UserError as error:  # this one cannot be delivered, the others can

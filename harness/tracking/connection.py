@@ -167,20 +167,11 @@ class Connection:
             warnings.simplefilter("ignore")
             import mlflow
         self._keep_log()
-        self.notes += self._mend()
-        try:
-            return self._open(mlflow.MlflowClient)
-        except Unreachable as error:
-            if not self.own or not any(said in str(error.__cause__) for said in OTHER_SCHEMA):
-                raise
-            self.notes.append(f"{self._renewed()} was made by another version of MLflow")
-            return self._open(mlflow.MlflowClient)
-
-    def _open(self, connect: Callable[..., MlflowClient]) -> MlflowClient:
+        self._mend()
         if self.file is not None:
-            self.guard(self._make_database, self.file, connect)
+            self.guard(self._make_database, self.file, mlflow.MlflowClient)
             self._opened = database.identity(self.file)
-        client: MlflowClient = self.guard(connect, tracking_uri=self.uri)
+        client: MlflowClient = self.guard(mlflow.MlflowClient, tracking_uri=self.uri)
         self.guard(client.search_experiments, max_results=1)
         return client
 
@@ -193,30 +184,29 @@ class Connection:
             if not any(getattr(one, "baseFilename", "") == path for one in logger.handlers):
                 for one in list(logger.handlers):
                     logger.removeHandler(one)
+                    if isinstance(one, logging.FileHandler):
+                        one.close()
                 handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace", delay=True)
                 handler.setFormatter(_WithoutPassword(self.uri, "%(asctime)s %(name)s %(levelname)s %(message)s"))
                 logger.addHandler(handler)
                 logger.propagate = False
 
-    def _mend(self) -> list[str]:
-        """Put a broken database of the home's own aside, for it is filled again.
+    def _mend(self) -> None:
+        """Put a database of the home's own aside that cannot be used, for it is filled again.
 
         Raises:
-            Unreachable: The broken one is another's; the message says what to do.
+            Unreachable: A broken one is another's; the message says what to do.
         """
-        fault = database.fault(self.file) if self.file is not None else ""
-        if not fault:
-            return []
-        if not self.own:
+        if self.file is None:
+            return
+        fault = database.fault(self.file)
+        if fault and not self.own:
             raise Unreachable(self._broken(fault))
-        return [f"{self._renewed()} was broken ({fault})"]
-
-    def _renewed(self) -> str:
-        """Set the home's own database aside, and say so."""
-        assert self.file is not None
-        target = database.put_aside(self.file)
-        self.reopened()
-        return f"{self.file} is filled again from the results: the one before, kept as {target.name},"
+        if self.own and (fault or database.outdated(self.file)):
+            target = database.put_aside(self.file)
+            self.reopened()
+            why = f"was broken ({fault})" if fault else "was made by another version of MLflow"
+            self.notes.append(f"{self.file} {why}: kept as {target.name}, and filled again from the results")
 
     def _broken(self, fault: str) -> str:
         return (
@@ -250,7 +240,7 @@ class Connection:
         """
         if self.file is not None:
             if "client" not in self.__dict__:
-                self.notes += self._mend()
+                self._mend()
             if (found := database.tracked(self.file, self.origin)) is not None:
                 return found
         runs = self.search(f"tags.`gauntlet.origin` = '{self.origin}'")

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import importlib.util
 import os
+import re
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -76,7 +79,7 @@ def fault(place: Path) -> str:
     if not place.exists():
         return ""
     try:
-        with contextlib.closing(sqlite3.connect(f"{place.resolve().as_uri()}?mode=ro", uri=True, timeout=30)) as found:
+        with _opened(place) as found:
             (said,) = found.execute("PRAGMA quick_check(1)").fetchone()
             found.execute("SELECT count(*) FROM sqlite_master").fetchone()
             return "" if said == "ok" else str(said).splitlines()[0]
@@ -86,12 +89,48 @@ def fault(place: Path) -> str:
         return str(error)
 
 
+def outdated(place: Path) -> bool:
+    """Whether another version of MLflow made a database, or a migration did not come to its end."""
+    if not place.exists() or (newest := _newest()) is None:
+        return False
+    try:
+        with _opened(place) as found:
+            return [version for (version,) in found.execute("SELECT version_num FROM alembic_version")] != [newest]
+    except sqlite3.DatabaseError as error:
+        return "no such table" in str(error)
+
+
+@functools.lru_cache
+def _newest() -> str | None:
+    """The layout that the installed MLflow wants, by its migrations: none is the next one's ``down_revision``.
+
+    MLflow itself takes seconds to be imported, and a command with nothing to do has no other need of it.
+    """
+    spec = importlib.util.find_spec("mlflow")
+    folder = Path(next(iter((spec and spec.submodule_search_locations) or [""]))) / "store/db_migrations/versions"
+    texts = [file.read_text(encoding="utf-8") for file in folder.glob("*.py")]
+    made, before = (
+        {found[1] for text in texts if (found := re.search(rf"^{name} = [\"'](\w+)[\"']", text, re.MULTILINE))}
+        for name in ("revision", "down_revision")
+    )
+    heads = made - before
+    return heads.pop() if len(heads) == 1 else None
+
+
+def _opened(place: Path) -> contextlib.closing[sqlite3.Connection]:
+    """A database to be read alone; a path like ``q?x`` is no part of the address."""
+    address = f"{place.resolve().as_uri()}?mode=ro"
+    return contextlib.closing(sqlite3.connect(address, uri=True, timeout=30))
+
+
 def tracked(place: Path, origin: str) -> list[Tracked] | None:
-    """What a database has of a home, by SQL alone; None where its tables are not those that we know."""
+    """What a database has of a home, by SQL alone; None where only MLflow can say, as of a deleted experiment."""
     if not place.exists():
         return []
     try:
-        with contextlib.closing(sqlite3.connect(f"{place.resolve().as_uri()}?mode=ro", uri=True, timeout=30)) as found:
+        with _opened(place) as found:
+            if found.execute("SELECT count(*) FROM experiments WHERE lifecycle_stage = 'deleted'").fetchone()[0]:
+                return None
             return [Tracked(*row) for row in found.execute(TRACKED, (origin,))]
     except sqlite3.DatabaseError:
         return None
@@ -102,7 +141,7 @@ def origins(place: Path) -> list[str]:
     if not place.exists():
         return []
     try:
-        with contextlib.closing(sqlite3.connect(f"{place.resolve().as_uri()}?mode=ro", uri=True, timeout=30)) as found:
+        with _opened(place) as found:
             return [name for (name,) in found.execute("SELECT DISTINCT value FROM tags WHERE key = 'gauntlet.origin'")]
     except sqlite3.DatabaseError:
         return []

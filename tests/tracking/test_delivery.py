@@ -99,7 +99,7 @@ def test_a_store_that_may_only_be_read(home: Path, monkeypatch: pytest.MonkeyPat
     with monkeypatch.context() as patch:
         failing(patch, "create_run", "PERMISSION_DENIED")
         result = start(home)
-        assert result.exit_code == 0
+        assert result.exit_code == 3
         said = " ".join(result.stderr.split())
         assert "the tracking store is out of order" in said
         assert "none of yours" in said
@@ -115,7 +115,7 @@ def test_a_report_shows_what_is_tracked_and_says_what_waits(
 ) -> None:
     with monkeypatch.context() as patch:
         failing(patch, "create_run", "PERMISSION_DENIED", range(3, 10**6))  # after a command, a model and a pair
-        assert start(home).exit_code == 0
+        assert start(home).exit_code == 3
         waiting = len(list((home / "pending").glob("*.json")))
         assert waiting == len(cells(home)) - 1
         result = call("report", "--home", home, "--out", tmp_path / "refused")

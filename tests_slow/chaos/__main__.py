@@ -1,0 +1,143 @@
+"""``python -m tests_slow.chaos [KIND...]``: all kinds on two cores, and docs/reliability.md; or some, printed."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from harness.environment import git_commit, machine
+
+from .common import BAD, Kind, Ledger, finish
+
+PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
+
+
+def kinds() -> dict[str, Kind]:
+    """Every kind of disturbance, the longest first."""
+    from .damages import damages
+    from .kills import kills, signals
+    from .places import clocks, disks, paths, together, vanishing
+    from .stores import stores
+
+    every = (kills, damages, stores, signals, vanishing, paths, disks, clocks, together)
+    return {kind.__name__: kind for kind in every}
+
+
+WORDS = {
+    "kills": "SIGKILL, then resumed",
+    "signals": "SIGINT, SIGTERM, SIGHUP",
+    "stores": "a tracking server that fails",
+    "vanishing": "the home's own store goes away",
+    "damages": "a file of the home is damaged",
+    "paths": "names of homes, hostile homes",
+    "disks": "full disks: bytes, inodes",
+    "clocks": "the clock steps",
+    "together": "commands at once",
+}
+
+
+def one(name: str, folder: Path) -> None:
+    """Try one kind; what came of it as JSON on the last line."""
+    ledger, begun = Ledger(name), time.monotonic()
+    (folder / name).mkdir()
+    try:
+        kinds()[name](folder / name, folder / "reference", ledger)
+    except Exception as error:
+        import traceback
+
+        traceback.print_exc()
+        ledger.counts.update(tried=1, lost=1)
+        ledger.notes.append(f"{name}: the session itself failed: {error!r}")
+    print(json.dumps({**asdict(ledger), "seconds": time.monotonic() - begun}), flush=True)
+
+
+def apart(name: str, folder: Path) -> dict[str, Any]:
+    """:func:`one` in a process of its own, its output in a file."""
+    log = folder / f"{name}.log"
+    with log.open("w") as out:
+        subprocess.run(
+            [sys.executable, "-m", "tests_slow.chaos", "--one", name, str(folder)], stdout=out, stderr=out, check=False
+        )
+    lines = log.read_text(errors="replace").splitlines()
+    try:
+        found: dict[str, Any] = json.loads(lines[-1])
+    except (IndexError, ValueError):
+        found = {"kind": name, "counts": {"tried": 1, "lost": 1}, "of": {}, "skipped": [], "seconds": 0.0}
+        found["notes"] = [f"{name}: the session itself failed; see {log}"]
+    print(f"{name}: {found['counts']}, {found['seconds']:.0f} s", flush=True)
+    return found
+
+
+def page(found: list[dict[str, Any]], seconds: float) -> str:
+    """docs/reliability.md."""
+    names = ("tried", "survived", *BAD)
+    lines = [
+        "# What it survives",
+        "",
+        "Written by `nox -s chaos`, which disturbs small but complete runs in every way below, with fixed seeds, and",
+        "compares each afterwards with an undisturbed one: every number, every run in the tracking store.",
+        "",
+        f"{datetime.now(UTC).date()}, commit {git_commit()[:12] or 'unknown'}, {machine()}, {seconds:.0f} seconds"
+        f" beside a load of {os.getloadavg()[0]:.0f}.",
+        "",
+        f"| kind | {' | '.join(names)} |",
+        f"|---|{'---:|' * len(names)}",
+    ]
+    total = dict.fromkeys(names, 0)
+    for each in found:
+        counts = {name: each["counts"].get(name, 0) for name in names}
+        total = {name: total[name] + counts[name] for name in names}
+        lines.append(f"| {WORDS[each['kind']]} | {' | '.join(str(counts[name]) for name in names)} |")
+    lines += [f"| **all** | {' | '.join(f'**{total[name]}**' for name in names)} |", ""]
+    lines += [
+        "*Lost*: a result or a tracked run that is missing after the same command was given again. *Doubled*: one that",
+        "is tracked twice. *Silent*: another number, or something missing, that nobody was told of. *Tracebacks*: in",
+        "what a command said.",
+        "",
+        "## What was tried",
+        "",
+    ]
+    for each in found:
+        tried = ", ".join(f"{count} {name}" for name, count in sorted(each["of"].items()))
+        lines.append(f"- {WORDS[each['kind']]} ({each['seconds']:.0f} s): {tried}.")
+    if skipped := [line for each in found for line in each["skipped"]]:
+        lines += ["", "## Not tried here", "", *(f"- {line}" for line in skipped)]
+    if notes := [line for each in found for line in each["notes"]]:
+        lines += ["", "## Notes", "", *(f"- {line}" for line in notes)]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """The whole session, or the kinds that are named."""
+    if sys.argv[1:2] == ["--one"]:
+        one(sys.argv[2], Path(sys.argv[3]))
+        return
+    begun, names = time.monotonic(), list(kinds())
+    if unknown := set(sys.argv[1:]) - set(names):
+        sys.exit(f"no kind {', '.join(sorted(unknown))}; there are {', '.join(names)}")
+    folder = Path(tempfile.mkdtemp(prefix="chaos-"))
+    print(f"in {folder}", flush=True)
+    said, lost = finish(folder / "reference")
+    if lost["lost"]:
+        sys.exit(f"the undisturbed run failed:\n{said}")
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda name: apart(name, folder), sys.argv[1:] or names))
+    text = page(found, time.monotonic() - begun)
+    if not sys.argv[1:]:
+        PAGE.write_text(text)
+    print(text)
+    if any(each["counts"].get(name, 0) for each in found for name in BAD):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
