@@ -8,6 +8,7 @@ import importlib.util
 import os
 import re
 import sqlite3
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -59,7 +60,7 @@ def make(place: Path, connect: Callable[..., Any]) -> bool:
     if place.exists():
         return False
     place.parent.mkdir(parents=True, exist_ok=True)
-    part = place.with_name(f".{place.name}.{os.getpid()}.part")
+    part = place.with_name(f".{place.name}.{uuid.uuid4().hex}.part")  # MLflow remembers addresses
     try:
         connect(tracking_uri=address(part)).search_experiments(max_results=1)
         with contextlib.suppress(FileExistsError):  # another process was faster, and has perhaps written to it

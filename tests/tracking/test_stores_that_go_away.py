@@ -97,7 +97,8 @@ def test_deleted_in_mid_run(home: Path, monkeypatch: pytest.MonkeyPatch) -> None
             delete(home)  # the first pair is delivered, the others go nowhere
 
     monkeypatch.setattr(mlflow.MlflowClient, "set_terminated", end)
-    assert start(home).exit_code == 0
+    result = start(home)
+    assert result.exit_code == 0, result.output
     assert not left
     assert_tracked_once(home)
 

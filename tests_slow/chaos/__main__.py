@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -46,8 +48,9 @@ WORDS = {
 
 
 def one(name: str, folder: Path) -> None:
-    """Try one kind; what came of it as JSON on the last line."""
+    """Try one kind, and write what came of it."""
     ledger, begun = Ledger(name), time.monotonic()
+    shutil.rmtree(folder / name, ignore_errors=True)
     (folder / name).mkdir()
     try:
         kinds()[name](folder / name, folder / "reference", ledger)
@@ -57,28 +60,29 @@ def one(name: str, folder: Path) -> None:
         traceback.print_exc()
         ledger.counts.update(tried=1, lost=1)
         ledger.notes.append(f"{name}: the session itself failed: {error!r}")
-    print(json.dumps({**asdict(ledger), "seconds": time.monotonic() - begun}), flush=True)
+    found = {**asdict(ledger), "seconds": time.monotonic() - begun, "commit": git_commit()[:12]}
+    (folder / f"{name}.json").write_text(json.dumps(found))
 
 
 def apart(name: str, folder: Path) -> dict[str, Any]:
-    """:func:`one` in a process of its own, its output in a file."""
-    log = folder / f"{name}.log"
-    with log.open("w") as out:
-        subprocess.run(
-            [sys.executable, "-m", "tests_slow.chaos", "--one", name, str(folder)], stdout=out, stderr=out, check=False
-        )
-    lines = log.read_text(errors="replace").splitlines()
-    try:
-        found: dict[str, Any] = json.loads(lines[-1])
-    except (IndexError, ValueError):
+    """:func:`one` in a process of its own, its output in a file; not again in a session that was cut off."""
+    log, result = folder / f"{name}.log", folder / f"{name}.json"
+    if not result.exists():
+        command = [sys.executable, "-m", "tests_slow.chaos", "--one", name, str(folder)]
+        with log.open("w") as out:
+            subprocess.run(command, stdout=out, stderr=out, check=False)
+    if result.exists():
+        found: dict[str, Any] = json.loads(result.read_text())
+    else:
         found = {"kind": name, "counts": {"tried": 1, "lost": 1}, "of": {}, "skipped": [], "seconds": 0.0}
-        found["notes"] = [f"{name}: the session itself failed; see {log}"]
+        found |= {"commit": "", "notes": [f"{name}: the session itself failed; see {log}"]}
     print(f"{name}: {found['counts']}, {found['seconds']:.0f} s", flush=True)
     return found
 
 
-def page(found: list[dict[str, Any]], seconds: float) -> str:
+def page(found: list[dict[str, Any]]) -> str:
     """docs/reliability.md."""
+    commits = sorted({each["commit"] or "unknown" for each in found})
     names = ("tried", "survived", *BAD)
     lines = [
         "# What it survives",
@@ -86,8 +90,9 @@ def page(found: list[dict[str, Any]], seconds: float) -> str:
         "Written by `nox -s chaos`, which disturbs small but complete runs in every way below, with fixed seeds, and",
         "compares each afterwards with an undisturbed one: every number, every run in the tracking store.",
         "",
-        f"{datetime.now(UTC).date()}, commit {git_commit()[:12] or 'unknown'}, {machine()}, {seconds:.0f} seconds"
-        f" beside a load of {os.getloadavg()[0]:.0f}.",
+        f"{datetime.now(UTC).date()}, commit {' and '.join(commits)}, {machine()}; "
+        f"{sum(each['seconds'] for each in found) / 60:.0f} minutes of two kinds at once, beside a load of "
+        f"{os.getloadavg()[0]:.0f}.",
         "",
         f"| kind | {' | '.join(names)} |",
         f"|---|{'---:|' * len(names)}",
@@ -117,22 +122,27 @@ def page(found: list[dict[str, Any]], seconds: float) -> str:
 
 
 def main() -> None:
-    """The whole session, or the kinds that are named."""
+    """The whole session, or the kinds that are named. ``--folder DIR`` goes on with one that was cut off."""
     if sys.argv[1:2] == ["--one"]:
         one(sys.argv[2], Path(sys.argv[3]))
         return
-    begun, names = time.monotonic(), list(kinds())
-    if unknown := set(sys.argv[1:]) - set(names):
-        sys.exit(f"no kind {', '.join(sorted(unknown))}; there are {', '.join(names)}")
-    folder = Path(tempfile.mkdtemp(prefix="chaos-"))
+    ask = argparse.ArgumentParser(prog="chaos")
+    ask.add_argument("kinds", nargs="*", metavar="KIND", help=f"of {', '.join(kinds())}; all without")
+    ask.add_argument("--folder", type=Path, help="work there, and go on with what lies there")
+    ask.add_argument("--at-once", type=int, default=2, help="kinds at the same time")
+    given = ask.parse_args()
+    if unknown := set(given.kinds) - set(kinds()):
+        ask.error(f"no kind {', '.join(sorted(unknown))}; there are {', '.join(kinds())}")
+    folder = given.folder or Path(tempfile.mkdtemp(prefix="chaos-"))
     print(f"in {folder}", flush=True)
-    said, lost = finish(folder / "reference")
-    if lost["lost"]:
-        sys.exit(f"the undisturbed run failed:\n{said}")
-    with ThreadPoolExecutor(2) as pool:
-        found = list(pool.map(lambda name: apart(name, folder), sys.argv[1:] or names))
-    text = page(found, time.monotonic() - begun)
-    if not sys.argv[1:]:
+    if not (folder / "reference" / "report").exists():
+        said, lost = finish(folder / "reference")
+        if lost["lost"]:
+            sys.exit(f"the undisturbed run failed:\n{said}")
+    with ThreadPoolExecutor(given.at_once) as pool:
+        found = list(pool.map(lambda name: apart(name, folder), given.kinds or kinds()))
+    text = page(found)
+    if not given.kinds:
         PAGE.write_text(text)
     print(text)
     if any(each["counts"].get(name, 0) for each in found for name in BAD):

@@ -23,7 +23,7 @@ from harness.tracking.database import Tracked, tracked
 
 ROOT = Path(__file__).parents[2]
 LINE = ["run", "quick", "--model", "softmax", "--defense", "standard:epochs=1", "--samples", "20"]
-LINE += ["--attack", "noise*", "--attack", "fgsm*", "--no-surrogate"]
+LINE += ["--attack", "noise*", "--attack", "gradient", "--no-surrogate"]
 """The command that is disturbed: it trains, looks at the model, attacks, records, tracks and writes its report."""
 
 HANGS = 600.0
