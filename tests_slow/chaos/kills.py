@@ -8,60 +8,82 @@ import random
 import signal
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 from .common import Ledger, ended, examine, finish, phase, start, workers
 
 KILLS = 60
+AT_ONCE = 4
 PHASES = ("start", "training", "probes", "attacks", "delivery", "report")
 WHOM = ("driver", "group", "worker")
 
 
-def kills(folder: Path, reference: Path, ledger: Ledger) -> None:
-    """Each home is killed twice, the first time in a phase that is waited for, resumed, and compared."""
-    moment = random.Random(20261128)
-    orphans = watched = done = chain = 0
-    reached: Counter[str] = Counter()
-    while done < KILLS:
-        home, chain = folder / f"kill-{chain}", chain + 1
-        said, planned = "", []
-        for turn in range(2):
-            whom, wanted = WHOM[(chain + turn) % 3], PHASES[chain % len(PHASES)]
-            process = start(home)
-            begun = time.monotonic()
-            while turn == 0 and process.poll() is None and phase(home) != wanted and time.monotonic() < begun + 300:
-                time.sleep(0.02)
-            while whom == "worker" and process.poll() is None and not workers(process.pid):
-                time.sleep(0.02)
-            time.sleep(moment.uniform(0, 1.0 if turn == 0 else 6.0))
-            hit = process.poll() is None
-            with contextlib.suppress(ProcessLookupError, IndexError):
-                at = phase(home)
+@dataclass
+class Chain:
+    """A home that was killed twice, and what became of it."""
+
+    killed: list[str]
+    reached: list[str]
+    orphans: int
+    watched: int
+    found: Counter[str]
+    said: str
+
+
+def chain(number: int, folder: Path, reference: Path) -> Chain:
+    """Kill a home's runs twice, the first in a phase that is waited for; then resume, and compare."""
+    moment = random.Random(20261128 + number)
+    home = folder / f"kill-{number}"
+    done = Chain([], [], 0, 0, Counter(), "")
+    for turn in range(2):
+        whom, wanted = WHOM[(number + turn) % 3], PHASES[number % len(PHASES)]
+        process = start(home)
+        begun = time.monotonic()
+        while turn == 0 and process.poll() is None and phase(home) != wanted and time.monotonic() < begun + 300:
+            time.sleep(0.02)
+        while whom == "worker" and process.poll() is None and not workers(process.pid):
+            time.sleep(0.02)
+        time.sleep(moment.uniform(0, 1.0 if turn == 0 else 6.0))
+        there, at = workers(process.pid), phase(home)
+        if process.poll() is None and (whom != "worker" or there):
+            with contextlib.suppress(ProcessLookupError):
                 if whom == "group":
                     os.killpg(process.pid, signal.SIGKILL)
                 else:
-                    hit_ = process.pid if whom == "driver" else moment.choice(workers(process.pid))
-                    os.kill(hit_, signal.SIGKILL)
-                if hit:
-                    planned.append((whom, at))
-                    reached[at] += 1
-            if hit and whom == "driver":
-                watched += 1
+                    os.kill(process.pid if whom == "driver" else moment.choice(there), signal.SIGKILL)
+                done.killed.append(whom)
+                done.reached.append(at)
+            if whom == "driver":
+                done.watched += bool(there)
                 time.sleep(2)
-                orphans += bool(workers(process.pid))
-            said += ended(process)
-        more, lost = finish(home)
-        found = lost + examine(home, reference)
-        for whom, at in planned:
-            ledger.book(f"{whom}, {at}", found, said + more)
-            found, said, more = Counter(), "", ""
-        done += len(planned)
-        print(f"  {done} of {KILLS} kills", flush=True)
-    ledger.of.clear()
-    ledger.of.update({f"in {name}": count for name, count in reached.items()})
-    ledger.notes.append(f"kills: of {watched} killed drivers {orphans} had a worker that lived 2 s longer")
-    if orphans:
-        ledger.counts["lost"] += orphans
+                done.orphans += bool(workers(process.pid))
+        done.said += ended(process)
+    more, lost = finish(home)
+    done.said += more
+    done.found = lost + examine(home, reference)
+    return done
+
+
+def kills(folder: Path, reference: Path, ledger: Ledger) -> None:
+    """Chains of kills, some at once, until there were enough."""
+    reached: Counter[str] = Counter()
+    orphans = watched = number = 0
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        while ledger.counts["tried"] < KILLS:
+            numbers = range(number, number + AT_ONCE)
+            number += AT_ONCE
+            for done in pool.map(lambda one: chain(one, folder, reference), numbers):
+                orphans, watched = orphans + done.orphans, watched + done.watched
+                for whom in done.killed:
+                    ledger.book(whom, done.found, done.said)
+                    done.found, done.said = Counter(), ""
+                reached.update(done.reached)
+            print(f"  {ledger.counts['tried']} of {KILLS} kills", flush=True)
+    ledger.of.update({f"in the phase {name}": count for name, count in reached.items()})
+    ledger.notes.append(f"kills: of {watched} killed drivers with workers {orphans} had one that lived 2 s longer")
+    ledger.counts["lost"] += orphans
 
 
 SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
