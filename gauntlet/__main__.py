@@ -40,9 +40,12 @@ def main() -> None:
     """Run the command."""
     if trouble := shadowed():
         sys.exit(f"gauntlet: {trouble}")
-    from harness import interruption
+    from harness import environment, interruption
 
     interruption.install()
+    if trouble := environment.too_little_address_space():
+        sys.stderr.write(f"gauntlet: {trouble}\n")
+        sys.exit(2)
     from harness.cli.main import main as command
 
     command()

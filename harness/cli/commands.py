@@ -56,6 +56,7 @@ def run_plans(
     """
     from ..execution.estimate import estimate
     from ..execution.jobs import Context
+    from ..execution.memory import check_memory, free
     from ..execution.progress import Display
     from ..execution.runner import run
 
@@ -67,6 +68,8 @@ def run_plans(
     absent = [why for source in sources.values() if (why := source.missing())]
     if absent and (left := estimate(plans, place, limit=0.0)) and (left.trainings or left.pairs):
         raise UserError(absent[0])
+    if engine is None and device == "cpu" and estimate(plans, place, limit=0.0).pairs:
+        check_memory(plans, jobs or cores(), free())
     command, ended, until = command_line(), [], time.monotonic() + budget
     with _workers(engine, context) as workers:
         for plan in plans:
