@@ -53,7 +53,7 @@ def check_memory(plans: Iterable[Plan], jobs: int, available: float) -> None:
                 size = "x".join(map(str, info.shape))
                 one, all_, there = (f"{count / GIB:.1f} GiB" for count in (each, each * at_once, available))
                 raise UserError(
-                    f"{cell}: an attack on a shard of {images} images of {size} holds {one} at least, in {at_once} worker "
-                    f"processes {all_}, and {there} are free: take fewer --jobs, fewer --samples, or smaller images "
-                    "(--resize, --crop)"
+                    f"{cell}: an attack on a shard of {images} images of {size} holds {one} at least, in {at_once} "
+                    f"worker processes {all_}, and {there} are free: take fewer --jobs, fewer --samples, or smaller "
+                    "images (--resize, --crop)"
                 )

@@ -11,7 +11,6 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -60,7 +59,7 @@ def one(name: str, folder: Path) -> None:
         traceback.print_exc()
         ledger.counts.update(tried=1, lost=1)
         ledger.notes.append(f"{name}: the session itself failed: {error!r}")
-    found = {**asdict(ledger), "seconds": time.monotonic() - begun, "commit": git_commit()[:12]}
+    found = {**vars(ledger), "seconds": time.monotonic() - begun, "commit": git_commit()[:12]}
     (folder / f"{name}.json").write_text(json.dumps(found))
 
 
