@@ -58,13 +58,14 @@ def run_plans(
     from ..execution.jobs import Context
     from ..execution.memory import check_memory, free
     from ..execution.progress import Display
-    from ..execution.runner import run
+    from ..execution.runner import mend_models, run
 
     name_device(device)
     if download:
         for source in sources.values():
             source.load()  # once, here: workers would all fetch at the same time
     context = Context(place.create(), dict(sources), device)
+    mend_models(place, plans, lambda line: console.print(line, style="yellow", markup=False, soft_wrap=True))
     absent = [why for source in sources.values() if (why := source.missing())]
     if absent and (left := estimate(plans, place, limit=0.0)) and (left.trainings or left.pairs):
         raise UserError(absent[0])

@@ -10,7 +10,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Final
@@ -21,6 +21,7 @@ from ..errors import UserError, describe
 from ..planning.plan import Plan
 from ..planning.specs import Cell
 from ..records import witnesses as records_of_witnesses
+from ..records.checkpoints import set_models_aside
 from ..records.home import Home
 from ..records.plans import model_name, plan_record, write_plan
 from ..records.provenance import declare
@@ -87,6 +88,15 @@ def exclusive(home: Home, say: Callable[[str], None]) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def mend_models(home: Home, plans: Iterable[Plan], say: Callable[[str], None]) -> None:
+    """Set damaged models aside that plans need; they are made again like those that were never there."""
+    every = {spec.key: spec for plan in plans for spec in (*plan.models, *plan.crafters)}
+    if any((home.model(key) / "card.json").exists() for key in every):
+        with exclusive(home, say):
+            for line in set_models_aside(home, every.values()):
+                say(line)
 
 
 def deliver(tracker: Tracker) -> str:

@@ -20,7 +20,7 @@ from ..leaderboard import bands_of, contradictions
 from ..metrics.pairs import Board, Pair, pair_rows
 from ..records import seals
 from ..records.boards import boards_from_home, certificate_facts, model_state, planted_facts, probe_facts
-from ..records.files import earlier, flat, json_text, read_json, read_record, sealed, write_json, write_record
+from ..records.files import earlier, flat, is_aside, json_text, read_json, read_record, sealed, write_json, write_record
 from ..records.home import Home
 from ..records.plans import Spoiled, attempt, read_plan, read_plans
 from ..records.results import is_finished, read_pair
@@ -92,6 +92,8 @@ class Tracker(Connection):
                 if one.kind == kind:
                     has.setdefault(one.key, set()).add(one.run)
             for place in (self.home.path / folder).glob("*/"):
+                if is_aside(place):
+                    continue
                 runs, there = self.runs(place), has.get(place.name, set())
                 known = runs.get(self.store)
                 if known is None:
