@@ -181,7 +181,7 @@ def test_a_damaged_card_is_set_aside_and_the_model_trained_again(tracked: Path) 
     assert result.exit_code == 0, result.output
     assert f"{card} is damaged" in result.output
     assert f"kept as {card.parent.name}.damaged-1" in result.output
-    assert "damaged" not in start(tracked).output
+    assert "is damaged" not in start(tracked).output
     assert_tracked_once(tracked)
 
 
