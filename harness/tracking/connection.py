@@ -134,6 +134,13 @@ class _WithoutPassword(logging.Formatter):
         return without_password_of(self._uri, super().format(record))
 
 
+class _Log(logging.FileHandler):
+    """A log that is not worth a traceback where it cannot be written, on a full disk or in a home that is gone."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        """Nothing."""
+
+
 class Connection:
     """One MLflow store, as a home uses it. The only code that tracks by MLflow; the tracker says what."""
 
@@ -186,7 +193,7 @@ class Connection:
                     logger.removeHandler(one)
                     if isinstance(one, logging.FileHandler):
                         one.close()
-                handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace", delay=True)
+                handler = _Log(path, encoding="utf-8", errors="backslashreplace", delay=True)
                 handler.setFormatter(_WithoutPassword(self.uri, "%(asctime)s %(name)s %(levelname)s %(message)s"))
                 logger.addHandler(handler)
                 logger.propagate = False
