@@ -9,13 +9,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from harness.environment import git_commit, machine
+from harness.environment import machine
 
 from .common import BAD, Kind, Ledger, finish
 
@@ -48,7 +47,7 @@ WORDS = {
 
 def one(name: str, folder: Path) -> None:
     """Try one kind, and write what came of it."""
-    ledger, begun = Ledger(name), time.monotonic()
+    ledger = Ledger(name, kept=folder / f"{name}.json")
     shutil.rmtree(folder / name, ignore_errors=True)
     (folder / name).mkdir()
     try:
@@ -59,14 +58,15 @@ def one(name: str, folder: Path) -> None:
         traceback.print_exc()
         ledger.counts.update(tried=1, lost=1)
         ledger.notes.append(f"{name}: the session itself failed: {error!r}")
-    found = {**vars(ledger), "seconds": time.monotonic() - begun, "commit": git_commit()[:12]}
-    (folder / f"{name}.json").write_text(json.dumps(found))
+        ledger.keep(whole=False)
+    else:
+        ledger.keep(whole=True)
 
 
 def apart(name: str, folder: Path) -> dict[str, Any]:
     """:func:`one` in a process of its own, its output in a file; not again in a session that was cut off."""
     log, result = folder / f"{name}.log", folder / f"{name}.json"
-    if not result.exists():
+    if not (result.exists() and json.loads(result.read_text())["whole"]):
         command = [sys.executable, "-m", "tests_slow.chaos", "--one", name, str(folder)]
         with log.open("w") as out:
             subprocess.run(command, stdout=out, stderr=out, check=False)
@@ -74,7 +74,7 @@ def apart(name: str, folder: Path) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(result.read_text())
     else:
         found = {"kind": name, "counts": {"tried": 1, "lost": 1}, "of": {}, "skipped": [], "seconds": 0.0}
-        found |= {"commit": "", "notes": [f"{name}: the session itself failed; see {log}"]}
+        found |= {"commit": "", "whole": False, "notes": [f"{name}: the session itself failed; see {log}"]}
     print(f"{name}: {found['counts']}, {found['seconds']:.0f} s", flush=True)
     return found
 
@@ -89,9 +89,8 @@ def page(found: list[dict[str, Any]]) -> str:
         "Written by `nox -s chaos`, which disturbs small but complete runs in every way below, with fixed seeds, and",
         "compares each afterwards with an undisturbed one: every number, every run in the tracking store.",
         "",
-        f"{datetime.now(UTC).date()}, commit {' and '.join(commits)}, {machine()}; "
-        f"{sum(each['seconds'] for each in found) / 60:.0f} minutes of two kinds at once, beside a load of "
-        f"{os.getloadavg()[0]:.0f}.",
+        f"{datetime.now(UTC).date()}, commit {' and '.join(commits)}, {machine()}, beside a load of "
+        f"{os.getloadavg()[0]:.0f}; kinds run two or more at once.",
         "",
         f"| kind | {' | '.join(names)} |",
         f"|---|{'---:|' * len(names)}",
@@ -113,6 +112,8 @@ def page(found: list[dict[str, Any]]) -> str:
     for each in found:
         tried = ", ".join(f"{count} {name}" for name, count in sorted(each["of"].items()))
         lines.append(f"- {WORDS[each['kind']]} ({each['seconds']:.0f} s): {tried}.")
+    if cut := [WORDS[each["kind"]] for each in found if not each["whole"]]:
+        lines += ["", f"**Cut off before the end, so that less was tried than is due: {', '.join(cut)}.**"]
     if skipped := [line for each in found for line in each["skipped"]]:
         lines += ["", "## Not tried here", "", *(f"- {line}" for line in skipped)]
     if notes := [line for each in found for line in each["notes"]]:
@@ -144,7 +145,7 @@ def main() -> None:
     if not given.kinds:
         PAGE.write_text(text)
     print(text)
-    if any(each["counts"].get(name, 0) for each in found for name in BAD):
+    if any(each["counts"].get(name, 0) for each in found for name in BAD) or not all(each["whole"] for each in found):
         sys.exit(1)
 
 

@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -16,8 +17,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from harness.environment import git_commit
 from harness.metrics.pairs import pair_rows
 from harness.records.boards import boards_from_home
+from harness.records.files import write_json
 from harness.records.home import Home
 from harness.tracking.database import Tracked, tracked
 
@@ -42,6 +45,15 @@ class Ledger:
     of: Counter[str] = field(default_factory=Counter)
     skipped: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    kept: Path | None = None
+    begun: float = field(default_factory=time.monotonic)
+
+    def keep(self, *, whole: bool) -> None:
+        """Write what was booked: a session may be cut off."""
+        if self.kept is not None:
+            facts = {name: getattr(self, name) for name in ("kind", "counts", "of", "skipped", "notes")}
+            facts |= {"seconds": time.monotonic() - self.begun, "commit": git_commit()[:12], "whole": whole}
+            write_json(self.kept, facts)
 
     def book(self, what: str, found: Counter[str], said: str = "") -> None:
         """One disturbance, with what was found afterwards: none of :data:`BAD` is survival."""
@@ -51,7 +63,9 @@ class Ledger:
         self.of[what] += 1
         if bad:
             self.notes.append(f"{self.kind}: {what}: {dict(bad)}")
-            print(f"  {self.notes[-1]}\n{said[-1500:]}", flush=True)
+            at = max(said.find("Traceback"), 0)
+            print(f"  {self.notes[-1]}\n{said[at:][:1500]}\n...\n{said[-1500:]}", flush=True)
+        self.keep(whole=False)
 
     def skip(self, what: str, why: str) -> None:
         """Something that cannot be tried here."""
