@@ -114,6 +114,8 @@ def page(found: list[dict[str, Any]]) -> str:
         lines.append(f"- {WORDS[each['kind']]} ({each['seconds']:.0f} s): {tried}.")
     if cut := [WORDS[each["kind"]] for each in found if not each["whole"]]:
         lines += ["", f"**Cut off before the end, so that less was tried than is due: {', '.join(cut)}.**"]
+    if never := [words for name, words in WORDS.items() if name not in {each["kind"] for each in found}]:
+        lines += ["", f"**Not tried: {', '.join(never)}.**"]
     if skipped := [line for each in found for line in each["skipped"]]:
         lines += ["", "## Not tried here", "", *(f"- {line}" for line in skipped)]
     if notes := [line for each in found for line in each["notes"]]:
@@ -130,9 +132,14 @@ def main() -> None:
     ask.add_argument("kinds", nargs="*", metavar="KIND", help=f"of {', '.join(kinds())}; all without")
     ask.add_argument("--folder", type=Path, help="work there, and go on with what lies there")
     ask.add_argument("--at-once", type=int, default=2, help="kinds at the same time")
+    ask.add_argument("--page", action="store_true", help="try nothing more: the page of what --folder has")
     given = ask.parse_args()
     if unknown := set(given.kinds) - set(kinds()):
         ask.error(f"no kind {', '.join(sorted(unknown))}; there are {', '.join(kinds())}")
+    if given.page:
+        files = [given.folder / f"{name}.json" for name in kinds()]
+        PAGE.write_text(page([{"whole": True, **json.loads(file.read_text())} for file in files if file.exists()]))
+        return
     folder = given.folder or Path(tempfile.mkdtemp(prefix="chaos-"))
     print(f"in {folder}", flush=True)
     if not (folder / "reference" / "report").exists():
