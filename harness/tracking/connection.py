@@ -25,14 +25,12 @@ from ..records.files import T, read_record, set_aside, write_bytes
 from ..records.home import Home
 from ..redaction import without_password, without_password_of
 from . import database
-from .database import Tracked
+from .database import EXPERIMENT, Tracked
 from .payloads import is_judgement
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import LoggedModel, Run
-
-EXPERIMENT: Final = "gauntlet"
 
 DATABASE: Final = "mlflow.db"
 """The home's own store."""

@@ -15,6 +15,10 @@ from typing import Any, Final, NamedTuple
 
 from ..records.files import set_aside
 
+EXPERIMENT: Final = "gauntlet"
+
+BINNED: Final = "SELECT name FROM experiments WHERE lifecycle_stage = 'deleted' AND name = ?"
+
 TRACKED: Final = """
 SELECT runs.run_uuid, kind.value, named.value FROM runs
 JOIN experiments ON experiments.experiment_id = runs.experiment_id AND experiments.lifecycle_stage = 'active'
@@ -130,7 +134,7 @@ def tracked(place: Path, origin: str) -> list[Tracked] | None:
         return []
     try:
         with _opened(place) as found:
-            if found.execute("SELECT count(*) FROM experiments WHERE lifecycle_stage = 'deleted'").fetchone()[0]:
+            if found.execute(BINNED, (EXPERIMENT,)).fetchone() is not None:
                 return None
             return [Tracked(*row) for row in found.execute(TRACKED, (origin,))]
     except sqlite3.DatabaseError:
