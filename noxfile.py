@@ -99,6 +99,23 @@ def fuzz(session: nox.Session) -> None:
     session.run("pytest", "tests_slow/test_bad_inputs.py", "-n0", "-s", "--timeout", "1500", *session.posargs)
 
 
+@nox.session
+def chaos(session: nox.Session) -> None:
+    """Kill, damage, fill, break and disturb runs in every way; counts, and docs/reliability.md. Takes long.
+
+    With names of kinds only these, printed: kills, signals, stores, vanishing, damages, paths, disks, clocks, together.
+    """
+    install(session, "tests")
+    session.run("python", "-m", "tests_slow.chaos", *session.posargs)
+
+
+@nox.session
+def audit(session: nox.Session) -> None:
+    """Look for known vulnerabilities in what is installed here, in the pinned versions; needs the network."""
+    install(session, "audit", extras="[ray,team]")
+    session.run("python", "-m", "tests_slow.audit", *session.posargs)
+
+
 @nox.session(python=["3.11", "3.12", "3.13"])
 @nox.parametrize("versions", ["pinned", "lowest"])
 def compat(session: nox.Session, versions: str) -> None:

@@ -16,7 +16,7 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "LICENSE")
+PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "LICENSE")
 FOLDERS = ("records", "examples")
 ROLE = re.compile(r":(?:attr|class|data|exc|func|meth|mod):(<code>)(?:~(?:\w+\.)*|\.+)?")
 NAV = re.compile(

@@ -7,11 +7,24 @@ command runs. A user's model sees the user's modules all the same: :class:`harne
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
-from collections.abc import Sequence
-from importlib.machinery import ModuleSpec, PathFinder
 
-from gauntlet import HOME, OURS, shadowed
+
+def _leave(number: int, frame: object) -> None:
+    os.write(2, b"gauntlet: interrupted\n")
+    os._exit(128 + number)
+
+
+_COMMAND = sys.argv[:1] and os.path.basename(sys.argv[0]) in ("gauntlet", "__main__.py")  # noqa: PTH119
+if _COMMAND and signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is to be ignored
+    signal.signal(signal.SIGINT, _leave)  # until harness.interruption takes over
+
+from collections.abc import Sequence  # noqa: E402
+from importlib.machinery import ModuleSpec, PathFinder  # noqa: E402
+
+from gauntlet import HOME, OURS, shadowed  # noqa: E402
 
 
 class Finder:
@@ -27,6 +40,12 @@ def main() -> None:
     """Run the command."""
     if trouble := shadowed():
         sys.exit(f"gauntlet: {trouble}")
+    from harness import environment, interruption
+
+    interruption.install()
+    if trouble := environment.too_little_address_space():
+        sys.stderr.write(f"gauntlet: {trouble}\n")
+        sys.exit(2)
     from harness.cli.main import main as command
 
     command()

@@ -31,6 +31,25 @@ def command_line() -> str:
     return shlex.join(["gauntlet", *words])
 
 
+ADDRESS_SPACE: Final = 4 * 10**9
+"""Bytes that the libraries map before anything is computed; BLAS gives up in their midst, in words of its own."""
+
+
+def too_little_address_space() -> str:
+    """Why nothing can run under this process's limit of address space (``ulimit -v``), in one line; "" if it can."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return ""
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit == resource.RLIM_INFINITY or limit >= ADDRESS_SPACE:
+        return ""
+    return (
+        f"this process may use {limit / 1e9:.1f} GB of address space (ulimit -v), and PyTorch with its libraries maps "
+        f"{ADDRESS_SPACE / 1e9:.0f} GB: raise the limit"
+    )
+
+
 def cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

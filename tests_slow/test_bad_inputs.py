@@ -12,12 +12,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from defenses import defenses
 from defenses.standard import Standard
+from harness.cli.main import cli
 from harness.cli.parsing import parse_chain
 from harness.datasets.registry import DataSource
 from harness.errors import UserError
@@ -150,7 +152,7 @@ def test_command_lines(home: Home, line: list[str]) -> None:
     after = state(home)
     assert {path: after[path] for path in before} == before
     new = {path.relative_to(home.path).parts[0] for path in set(after) - set(before)}
-    assert new <= {"report", "mlflow.db", "mlflow.db-wal", "mlflow.db-shm", "origin", ".lock"}, new
+    assert new <= {"report", "mlflow.log", "mlflow.db", "mlflow.db-wal", "mlflow.db-shm", "origin", ".lock"}, new
 
 
 def one_line(error: UserError) -> None:
@@ -170,6 +172,77 @@ def well_ended(result: Any) -> None:
     usage = [text for text in said if text.startswith("Error: ")]
     assert len(ours) + len(usage) == 1 or result.exit_code == 1, result.output[-2000:]
     ended["refused by us" if ours else "refused by click" if usage else "told of damage"] += 1
+
+
+# -- lines made of what click knows of every command ---------------------------------------------------------------
+
+odd_words = st.one_of(
+    words,
+    st.sampled_from(
+        sorted({*defenses(), *suites(), *studies(), "digits", "noise", "art:SquareAttack", "foolbox:LinfPGD"})
+    ),
+    st.sampled_from(
+        ["8/255", "linf=8/255,1/0", "l2=", "1/3,", "0", "1e-400", "-0", "½", "٣", "next", "random", "7", "inf h"]
+    ),
+    st.sampled_from(
+        ["images:.", "parquet:x", "timm:x", "hf:", "onnx:/dev/null", "torchvision::", "a.py:b:c", "\udcff", "a" * 300]
+    ),
+    st.sampled_from(
+        ["noise:distribution=cauchy", "art:SquareAttack?eps=nan", "a.py:A:b=[", "none", "votes=0", "grid=1"]
+    ),
+)
+COMPUTES = ("train", "run", "reproduce", "search", "ui", "doctor", "verify", "lower", "publish", "board", "export")
+"""Commands that compute, write elsewhere or serve where a line is good by chance."""
+STAYS = {"run": "--dry-run", "reproduce": "--dry-run", "search": "--dry-run"}
+
+
+@st.composite
+def any_line(draw: st.DrawFn) -> list[str]:
+    """A command with options of its own, each with a value of its kind or of another; in any order, some twice."""
+    name = draw(st.sampled_from(sorted(cli.commands)))
+    pieces: list[list[str]] = []
+    for option in cli.commands[name].params:
+        given_ = draw(st.sampled_from([0, 0, 0, 1, 2] if isinstance(option, click.Option) else [1, 1, 1, 0, 2]))
+        for _ in range(given_):
+            kind = option.type
+            if isinstance(kind, click.Choice):
+                fitting = st.sampled_from([str(choice) for choice in kind.choices])
+            elif isinstance(kind, click.types.IntRange):
+                fitting = st.integers(-1, 70000).map(str)
+            else:
+                fitting = odd_words
+            value = draw(st.one_of(fitting, odd_words))
+            if not isinstance(option, click.Option):
+                pieces.append([value])
+            elif option.is_flag:
+                pieces.append([option.opts[0]])
+            else:
+                joined = draw(st.booleans())
+                pieces.append([f"{option.opts[0]}={value}"] if joined else [option.opts[0], value])
+    line = [word for piece in draw(st.permutations(pieces)) for word in piece]
+    return [name, *line]
+
+
+@times(1000)
+@given(line=any_line())
+def test_lines_of_every_command(home: Home, tmp_path: Path, line: list[str]) -> None:
+    if {"--help", "-h", "--attacks", "--download"} & set(line):
+        return
+    line = [word for word in line if not word.startswith(("--home", "--out", "--csv"))]
+    name, before = line[0], state(home)
+    if name in COMPUTES and name not in STAYS:
+        try:  # what click makes of it; the command itself is for others' tests
+            cli.commands[name].make_context(name, line[1:])
+            ended["fine"] += 1
+        except click.UsageError:
+            ended["refused by click"] += 1
+    else:
+        options = {option.opts[0] for option in cli.commands[name].params}
+        where = ["--home", str(home.path)] if "--home" in options else []
+        where += ["--out", str(tmp_path / "out")] if "--out" in options else []
+        well_ended(call(*line, *where, *([STAYS[name]] if name in STAYS else [])))
+    after = state(home)
+    assert {path: after.get(path) for path in before} == before
 
 
 # -- declarations --------------------------------------------------------------------------------------------------

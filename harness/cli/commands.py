@@ -14,6 +14,7 @@ from ..environment import command_line, cores
 from ..errors import UserError, unknown
 from ..redaction import without_password
 from .console import (
+    UNDELIVERED,
     Spoils,
     complain,
     console,
@@ -57,17 +58,21 @@ def run_plans(
     """
     from ..execution.estimate import estimate
     from ..execution.jobs import Context
+    from ..execution.memory import check_memory, free
     from ..execution.progress import Display
-    from ..execution.runner import run
+    from ..execution.runner import mend_models, run
 
     name_device(device)
     if download:
         for source in sources.values():
             source.load()  # once, here: workers would all fetch at the same time
     context = Context(place.create(), dict(sources), device)
+    mend_models(place, plans, lambda line: console.print(line, style="yellow", markup=False, soft_wrap=True))
     absent = [why for source in sources.values() if (why := source.missing())]
     if absent and (left := estimate(plans, place, limit=0.0)) and (left.trainings or left.pairs):
         raise UserError(absent[0])
+    if engine is None and device == "cpu" and estimate(plans, place, limit=0.0).pairs:
+        check_memory(plans, jobs or cores(), free())
     command, ended, until = command_line(), [], time.monotonic() + budget
     with _workers(engine, context) as workers:
         for plan in plans:
@@ -87,13 +92,15 @@ def conclude(ended: Sequence[Report], place: Home, *, spoiled: bool = False) -> 
     """Say what failed or waits for the tracking store.
 
     Raises:
-        SystemExit: A model or a pair failed, or something was damaged.
+        SystemExit: A model or a pair failed, or something was damaged; or the tracking store lacks something.
     """
     complain([line for report in ended for line in report.failures])
     if trouble := next((report.trouble for report in ended if report.trouble), ""):
         waiting(trouble, ended[-1].waiting, place.pending)
     if spoiled or any(report.failures for report in ended):
         sys.exit(1)
+    if trouble or any(report.waiting for report in ended):
+        sys.exit(UNDELIVERED)
 
 
 def _workers(engine: Cluster | None, context: Context) -> AbstractContextManager[Engine | None]:
@@ -299,10 +306,13 @@ def sync_homes(given: Sequence[Path], *, home: Path, tracking_uri: str | None) -
             console.print(f"{delivered} results tracked in {where}", style="dim", markup=False, soft_wrap=True)
         except Unreachable as error:
             trouble = str(error)
+    complain(tracker.notes)
     if trouble:
         waiting(trouble, len(tracker.waiting()), into.pending)
-    if trouble or spoils.found or not whole:
+    if spoils.found or not whole:
         sys.exit(1)
+    if trouble:
+        sys.exit(UNDELIVERED)
 
 
 def diff_homes(before: Path, after: Path, csv: Path | None) -> None:

@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from ..threat import Norm
 
 
+UNDELIVERED = 3
+"""Exit status where all is there, and the tracking store has not got all of it."""
+
+
 class _Visible:
     """Something printed. What a terminal would take for a command is written out: records may be a stranger's."""
 

@@ -12,15 +12,13 @@ from typing import Any
 import click
 from rich.markup import escape
 
+from .. import interruption
 from ..environment import cores
 from ..errors import UserError, visible
 from ..options import number
 from .commands import run_suite
-from .console import Spoils, complain, complaints, console, waiting, write_report
+from .console import UNDELIVERED, Spoils, complain, complaints, console, waiting, write_report
 from .planning import check_device, foresee, make_plan, resolve_device
-
-INTERRUPTED = 130
-"""Exit status after Ctrl-C, as shells have it."""
 
 
 class Cli(click.Group):
@@ -28,18 +26,27 @@ class Cli(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
+        with interruption.tidied():
+            try:
+                return self._invoke(ctx)
+            except (KeyboardInterrupt, Exception):
+                # libraries make errors of their own of an interruption that finds them at work, most at their import
+                if not interruption.happened() and not isinstance(sys.exception(), KeyboardInterrupt):
+                    raise
+            complaints.print(interruption.SAID, style="yellow", soft_wrap=True)
+            return ctx.exit(interruption.status())
+
+    def _invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except UserError as error:
-            complaints.print(f"gauntlet: {escape(visible(str(error)))}", style="red", soft_wrap=True)
-            ctx.exit(2)
+            what = str(error)
         except OSError as error:
             what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-            complaints.print(f"gauntlet: {escape(visible(what))}", style="red", soft_wrap=True)
-            ctx.exit(2)
-        except KeyboardInterrupt:
-            complaints.print("gauntlet: interrupted; the same command again goes on from here", style="yellow")
-            ctx.exit(INTERRUPTED)
+        if interruption.happened():
+            raise KeyboardInterrupt
+        complaints.print(f"gauntlet: {escape(visible(what))}", style="red", soft_wrap=True)
+        return ctx.exit(2)
 
 
 def _options(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -452,15 +459,19 @@ def report(home: Path, tracking_uri: str | None, source: str, out: Path | None) 
         complain(apart)
     else:
         tracker = Tracker(place, store_uri(place, tracking_uri))
-        if trouble := deliver(tracker):
+        trouble = deliver(tracker)
+        complain(tracker.notes)
+        if trouble:
             waiting(trouble, undelivered(place), place.pending)
         try:
             boards = read_boards(tracker, spoils)
         except Unreachable as error:
             raise UserError(f"cannot read tracked runs ({error}); --from home reads the result files") from None
     write_report(boards, out or home / "report")
-    if spoils.found or trouble or apart:
+    if spoils.found or apart:
         sys.exit(1)
+    if trouble:
+        sys.exit(UNDELIVERED)
 
 
 @cli.command()
@@ -691,11 +702,11 @@ def main() -> None:
     try:
         cli(prog_name="gauntlet")
     except SystemExit as end:
-        if end.code != INTERRUPTED:
+        if end.code not in interruption.STATUSES:
             raise
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(INTERRUPTED)  # everything is closed; torch and MLflow take seconds to say farewell
+        os._exit(interruption.status())  # everything is closed; torch and MLflow take seconds to say farewell
 
 
 if __name__ == "__main__":

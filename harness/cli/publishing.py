@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import UserError, visible
 from ..schema.counts import plural
 from ..schema.eps import eps_text
-from .console import complain, console
+from .console import UNDELIVERED, complain, console
 
 if TYPE_CHECKING:
     from ..datasets.registry import Dataset
@@ -255,8 +255,10 @@ def lower_home(
         say(f"{suite}, {norm} {eps_text(eps)}: {100 * was:.2f} % -> {100 * now:.2f} %")
     what = f"{done.counted} of {len(given)} images break {entry.architecture} {entry.defense} within a budget"
     say(f"{what}; {plural(len(fell), 'accuracy', 'accuracies') if fell else 'no accuracy'} fell")
+    complain(tracker.notes)
     if trouble:
         waiting(trouble, len(tracker.waiting()), place.pending)
+        sys.exit(UNDELIVERED)
 
 
 def _chosen(of: str, entries: Sequence[ModelEntry]) -> ModelEntry:

@@ -9,13 +9,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Final
 from urllib.error import URLError
 from urllib.request import ProxyHandler, build_opener
 
+from .. import interruption
 from ..errors import UserError
 from ..redaction import without_password
-from .console import console
+from .console import complain, console, waiting
 
 PATIENCE: Final = 120.0
 """Seconds that a server may take to answer: it imports MLflow, on a machine that may be busy."""
@@ -31,6 +32,7 @@ def serve(home: Path, tracking_uri: str | None, host: str, port: int) -> None:
         UserError: Nothing was run there, the store cannot be opened, the port is taken, or the server did not start.
         SystemExit: The server ended.
     """
+    from ..execution.runner import deliver
     from ..external.mlflow_model import quiet_environment
     from ..records.home import Home, no_runs
     from ..tracking.connection import Unreachable, default_uri, store_uri
@@ -39,10 +41,14 @@ def serve(home: Path, tracking_uri: str | None, host: str, port: int) -> None:
 
     place = Home(home)
     uri = store_uri(place, tracking_uri)
-    if uri == default_uri(place) and not (home / "mlflow.db").exists():
+    if uri == default_uri(place) and not (home / "mlflow.db").exists() and not any(place.plans.glob("*.json")):
         raise no_runs(home)
     quiet_environment()
     tracker = Tracker(place, uri)
+    trouble = deliver(tracker)
+    complain(tracker.notes)
+    if trouble:
+        waiting(trouble, len(tracker.waiting()), place.pending)
     try:
         experiment, sort = tracker.experiment, tracker.sort_key()
     except Unreachable as error:
@@ -56,20 +62,16 @@ def serve(home: Path, tracking_uri: str | None, host: str, port: int) -> None:
         return
     check_port(host, port)
     child = subprocess.Popen(command(host, port), env=environment(uri))
-    signal.signal(signal.SIGTERM, _leave)
     try:
         wait(child, server)
         show(links)
         sys.exit(child.wait())
     except KeyboardInterrupt:
-        pass
+        if interruption.status() != 128 + signal.SIGINT:
+            sys.exit(interruption.status())
     finally:
         child.terminate()
         child.wait()
-
-
-def _leave(*_: Any) -> NoReturn:
-    sys.exit(128 + signal.SIGTERM)
 
 
 def command(host: str, port: int) -> list[str]:

@@ -6,15 +6,19 @@ task down, which is given to its successor. A worker whose parent dies exits at 
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
+import pickle
 import signal
+import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from multiprocessing import reduction
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any, Final, NamedTuple, Protocol
@@ -151,8 +155,10 @@ class Pool:
 
     def _start(self) -> _Worker:
         ours, theirs = self._spawn.Pipe()
-        process = self._spawn.Process(target=_work, args=(theirs, self._setup, self._context), daemon=True)
-        with _single_threaded():
+        # as bytes, so that a worker watches its driver before it imports what they name: torch takes seconds
+        what = bytes(reduction.ForkingPickler.dumps((self._setup, self._context)))
+        process = self._spawn.Process(target=_work, args=(theirs, what), daemon=True)
+        with _single_threaded(), _deaf():
             process.start()
         theirs.close()
         return _Worker(process, ours)
@@ -184,12 +190,24 @@ def _single_threaded() -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _work(pipe: Connection, setup: Callable[[Any], Callable[[Any], Any]], context: Any) -> None:
-    """Main function of a worker."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's business
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """Children that are started meanwhile hear no Ctrl-C from their first moment on: it is the driver's business."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)  # one that came meanwhile is heard now
+
+
+def _work(pipe: Connection, what: bytes) -> None:
+    """Main function of a worker: ``what`` is its setup and that one's context."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _end_with_parent()
+    setup, context = pickle.loads(what)
     function = setup(context)
     while True:
         try:
@@ -213,6 +231,18 @@ def outcome(function: Callable[[Any], Any], payload: Any) -> tuple[Any, str | No
         return None, str(error), "", True
     except Exception as error:
         return None, describe(error), traceback.format_exc(), False
+
+
+def _end_with_parent() -> None:
+    """Let this process end when its driver does: at once where the system sees to it, else as soon as Python runs."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: imports of C libraries hold Python's lock
+            if os.getppid() != parent.pid:
+                os._exit(1)
+    threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
 
 
 def _die_with(parent: Any) -> None:

@@ -10,7 +10,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Final
@@ -21,6 +21,7 @@ from ..errors import UserError, describe
 from ..planning.plan import Plan
 from ..planning.specs import Cell
 from ..records import witnesses as records_of_witnesses
+from ..records.checkpoints import set_models_aside
 from ..records.home import Home
 from ..records.plans import model_name, plan_record, write_plan
 from ..records.provenance import declare
@@ -91,6 +92,15 @@ def exclusive(home: Home, say: Callable[[str], None]) -> Iterator[None]:
         lock.release()
 
 
+def mend_models(home: Home, plans: Iterable[Plan], say: Callable[[str], None]) -> None:
+    """Set damaged models aside that plans need; they are made again like those that were never there."""
+    every = {spec.key: spec for plan in plans for spec in (*plan.models, *plan.crafters)}
+    if any((home.model(key) / "card.json").exists() for key in every):
+        with exclusive(home, say):
+            for line in set_models_aside(home, every.values()):
+                say(line)
+
+
 def deliver(tracker: Tracker) -> str:
     """Deliver what earlier commands could not, unless another command is at it.
 
@@ -104,6 +114,7 @@ def deliver(tracker: Tracker) -> str:
         return ""
     trouble = ""
     try:
+        tracker.reconcile()
         waiting = tracker.waiting()
         for marker in waiting:
             try:
@@ -113,6 +124,8 @@ def deliver(tracker: Tracker) -> str:
         if waiting:
             tracker.reopen()
             trouble = trouble or _close(tracker)
+        if tracker.vanished():
+            trouble = trouble or f"{tracker.file} was deleted meanwhile; the next command fills another"
     except Unreachable as error:
         trouble = str(error)
     finally:
@@ -152,7 +165,7 @@ class Recorder:
     def join(self, meanwhile: Callable[[], None] = lambda: None) -> None:
         """Wait until everything is recorded and delivered, or undeliverable; ``meanwhile`` is called now and then."""
         if not self._beside:
-            self._deliver(last=True)
+            self._end()
             return
         self._queue.put(None)
         while self._thread.is_alive():
@@ -168,10 +181,40 @@ class Recorder:
         self._thread.join(2)
 
     def _work(self) -> None:
+        self._reconcile()
         self._deliver()  # what earlier commands could not
         while (cell := self._queue.get()) is not None and not self._stopping.is_set():
             self._record(cell)
+        if not self._stopping.is_set():
+            self._end()
+
+    def _end(self) -> None:
+        """Deliver what waits; all of it once more if the store was deleted or emptied meanwhile."""
         self._deliver(last=True)
+        if self._reconcile():
+            self._deliver(last=True)
+
+    def _reconcile(self) -> int:
+        """Let home and store agree on what was delivered; returns how much was not, though it had been."""
+        if self._tracker is None or self.trouble:
+            return 0
+        try:
+            return self._tracker.reconcile()
+        except Unreachable as error:
+            self._away(error)
+            return 0
+        except Exception as error:  # the results are on disk; whatever it is, the run goes on
+            self.failures.append(f"cannot look through the tracking store: {describe(error)}")
+            return 0
+        finally:
+            self._watch.messages.extend(self._tracker.notes)
+            self._tracker.notes.clear()
+
+    def _away(self, error: Unreachable) -> None:
+        if not self.trouble:
+            self._watch.messages.append(f"tracking store out of reach, results wait in pending/: {error}")
+        self.trouble = str(error)
+        self._asked = time.monotonic()
 
     def _record(self, cell: Cell) -> None:
         try:
@@ -204,16 +247,22 @@ class Recorder:
         """Deliver every waiting result; a store that did not answer is asked now and then, and once more at the end."""
         if self._tracker is None or (self.trouble and not last and time.monotonic() < self._asked + PATIENCE):
             return
-        for marker in self._tracker.waiting():
+        markers = deque(self._tracker.waiting())
+        while markers:
             if self._stopping.is_set():
                 return
+            if self._tracker.vanished():  # what was delivered to it has gone with it
+                self.trouble = ""
+                self._reconcile()
+                markers = deque(self._tracker.waiting())
+            marker = markers.popleft()
             try:
                 self._tracker.offer(marker)
             except Unreachable as error:
-                if not self.trouble:
-                    self._watch.messages.append(f"tracking store out of reach, results wait in pending/: {error}")
-                self.trouble = str(error)
-                self._asked = time.monotonic()
+                if self._tracker.vanished():
+                    markers.append(marker)
+                    continue
+                self._away(error)
                 return
             except UserError as error:  # this one cannot be delivered, the others can
                 self.failures.append(str(error))
@@ -284,6 +333,9 @@ def run(
         trouble = recorder.trouble
         if tracker is not None and not trouble:
             trouble = _close(tracker)
+        if tracker is not None:
+            watch.messages.extend(tracker.notes)
+            tracker.notes.clear()
         observe(watch)
         waiting = len(tracker.waiting()) if tracker is not None else 0
     return Report(tuple(failures + recorder.failures), waiting, trouble, bool(graph.left) and time.monotonic() >= until)

@@ -23,7 +23,7 @@ from ..models.purifier import Purified, purifier
 from ..planning.specs import ModelSpec
 from ..schema.models import Card
 from . import seals
-from .files import read_record, write_bytes, write_record
+from .files import ASIDE, read_record, set_aside, write_bytes, write_record
 from .home import Home
 
 State = Literal["fresh", "stale", "missing", "damaged", "superseded"]
@@ -120,7 +120,26 @@ def read_card(path: Path) -> Card:
 
 
 def _mend(folder: Path) -> str:
-    return f"delete {folder} and run the same command again to retrain it"
+    return f"the next run keeps it as {folder.name}{ASIDE}1 and makes the model again"
+
+
+def set_models_aside(home: Home, specs: Iterable[ModelSpec]) -> list[str]:
+    """Put damaged models out of the way, so that they are made again: trained from their seeds, or registered anew.
+
+    Returns:
+        A line for each.
+    """
+    said = []
+    for spec in specs:
+        folder = home.model(spec.key)
+        if not (folder / "card.json").exists():
+            continue
+        try:
+            whole_model(folder)
+        except UserError as error:
+            said.append(f"{error}; kept as {set_aside(folder).name}, making the model again")
+            _card.cache_clear()
+    return said
 
 
 def save_model(home: Home, spec: ModelSpec, model: nn.Module, facts: Card) -> None:

@@ -21,16 +21,28 @@ from urllib.request import url2pathname
 from ..errors import UserError, describe
 from ..external.mlflow_model import quiet_environment
 from ..records.boards import read_runs
-from ..records.files import T, read_record, set_aside, write_bytes, write_json
+from ..records.files import T, read_record, set_aside, write_bytes
 from ..records.home import Home
 from ..redaction import without_password, without_password_of
+from . import database
+from .database import EXPERIMENT, Tracked
 from .payloads import is_judgement
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import LoggedModel, Run
 
-EXPERIMENT: Final = "gauntlet"
+DATABASE: Final = "mlflow.db"
+"""The home's own store."""
+
+LOG: Final = "mlflow.log"
+"""What MLflow says, with its tracebacks, in the home."""
+
+OTHER_SCHEMA: Final = ("out-of-date database schema", "Can't locate revision")
+"""What MLflow says of a database that another version of it has made."""
+
+BROKEN: Final = ("malformed", "not a database")
+"""What SQLite says of a file that it cannot read."""
 
 MOVED: Final = (
     ("experiments", "artifact_location"),
@@ -63,15 +75,7 @@ class Judged(NamedTuple):
 
 def default_uri(home: Home) -> str:
     """The store used when nobody names another: SQLite in the home directory."""
-    return _sqlite(home.path / "mlflow.db")
-
-
-def _sqlite(path: Path) -> str:
-    """Address of a database; what in its path would be taken for part of an address is quoted."""
-    plain = str(path.resolve())
-    quoted = plain.replace("%", "%25").replace("?", "%3F")
-    # MLflow makes the folders of what follows sqlite:///, without unquoting it
-    return f"sqlite:///{plain}" if quoted == plain else f"sqlite+pysqlite:///{quoted}"
+    return database.address(home.path / DATABASE)
 
 
 def store_uri(home: Home, given: str | None, *, part: str | None = None) -> str:
@@ -116,6 +120,25 @@ def _lost(error: BaseException | None) -> bool:
     return False
 
 
+class _WithoutPassword(logging.Formatter):
+    """Lines of a log without the password of an address."""
+
+    def __init__(self, uri: str, form: str) -> None:
+        super().__init__(form)
+        self._uri = uri
+
+    def format(self, record: logging.LogRecord) -> str:
+        """As every formatter."""
+        return without_password_of(self._uri, super().format(record))
+
+
+class _Log(logging.FileHandler):
+    """A log that is not worth a traceback where it cannot be written, on a full disk or in a home that is gone."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        """Nothing."""
+
+
 class Connection:
     """One MLflow store, as a home uses it. The only code that tracks by MLflow; the tracker says what."""
 
@@ -124,7 +147,11 @@ class Connection:
         self.home = home
         self.uri = uri
         # the home's own store keeps its name when the home is moved
-        self.store = "home" if uri == default_uri(home) else without_password(uri).rstrip("/")
+        self.own = uri == default_uri(home)
+        self.store = "home" if self.own else without_password(uri).rstrip("/")
+        self.file = home.path / DATABASE if self.own else database.file_of(uri)
+        self.notes: list[str] = []
+        self._opened: tuple[int, int] | None = None
 
     @functools.cached_property
     def client(self) -> MlflowClient:
@@ -144,24 +171,92 @@ class Connection:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             import mlflow
-        logging.getLogger("mlflow").setLevel(logging.WARNING)
-        logging.getLogger("alembic").setLevel(logging.WARNING)
-        if self.uri == default_uri(self.home):
-            self.guard(self._create_database, mlflow.MlflowClient)
+        self._keep_log()
+        self._mend()
+        if self.file is not None:
+            self.guard(self._make_database, self.file, mlflow.MlflowClient)
+            self._opened = database.identity(self.file)
         client: MlflowClient = self.guard(mlflow.MlflowClient, tracking_uri=self.uri)
         self.guard(client.search_experiments, max_results=1)
         return client
 
-    def _create_database(self, connect: Callable[..., MlflowClient]) -> None:
-        """Make the home's database if there is none: beside its place, because a killed migration is never mended."""
-        place = self.home.path / "mlflow.db"
-        if not place.exists():
-            part = place.with_name(f".{place.name}.{os.getpid()}.part")
-            connect(tracking_uri=_sqlite(part)).search_experiments(max_results=1)
-            with contextlib.suppress(FileExistsError):  # another process was faster, and has perhaps written to it
-                os.link(part, place)
-                self._forget()
-            part.unlink()
+    def _keep_log(self) -> None:
+        """Let MLflow say what it has to say, tracebacks of its server's errors too, in a file of the home."""
+        path = str((self.home.path / LOG).resolve())
+        for name in ("mlflow", "alembic", "urllib3"):
+            logger = logging.getLogger(name)
+            logger.setLevel(logging.WARNING)
+            if not any(getattr(one, "baseFilename", "") == path for one in logger.handlers):
+                for one in list(logger.handlers):
+                    logger.removeHandler(one)
+                    if isinstance(one, logging.FileHandler):
+                        one.close()
+                handler = _Log(path, encoding="utf-8", errors="backslashreplace", delay=True)
+                handler.setFormatter(_WithoutPassword(self.uri, "%(asctime)s %(name)s %(levelname)s %(message)s"))
+                logger.addHandler(handler)
+                logger.propagate = False
+
+    def _mend(self) -> None:
+        """Put a database of the home's own aside that cannot be used, for it is filled again.
+
+        Raises:
+            Unreachable: A broken one is another's; the message says what to do.
+        """
+        if self.file is None:
+            return
+        fault = database.fault(self.file)
+        if fault and not self.own:
+            raise Unreachable(self._broken(fault))
+        if self.own and (fault or database.outdated(self.file)):
+            target = database.put_aside(self.file)
+            self.reopened()
+            why = f"was broken ({fault})" if fault else "was made by another version of MLflow"
+            self.notes.append(f"{self.file} {why}: kept as {target.name}, and filled again from the results")
+
+    def _broken(self, fault: str) -> str:
+        return (
+            f"{without_password(self.uri)} is broken ({fault}): move the file away, or put a sound copy in its place; "
+            "the next command fills it from the results"
+        )
+
+    def vanished(self) -> bool:
+        """Whether the database was deleted or replaced since it was opened: what is written now would be lost."""
+        return self.file is not None and "client" in self.__dict__ and database.identity(self.file) != self._opened
+
+    def reopened(self) -> None:
+        """Forget the connection: what is asked next is asked of the file that lies there now."""
+        client = self.__dict__.pop("client", None)
+        self.__dict__.pop("experiment", None)
+        store = getattr(getattr(client, "_tracking_client", None), "store", None)
+        engines = [getattr(store, "engine", None)]
+        if client is None and self.file is not None:
+            from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+            engines.append(getattr(SqlAlchemyStore, "_engine_map", {}).get(self.uri))
+        for engine in engines:
+            if engine is not None:
+                engine.dispose()  # MLflow keeps one for each address; its connections hold the file that was
+
+    def tracked(self) -> list[Tracked]:
+        """Every run that the store has of this home.
+
+        Raises:
+            Unreachable: The store did not answer.
+        """
+        if self.file is not None:
+            if "client" not in self.__dict__:
+                self._mend()
+            if (found := database.tracked(self.file, self.origin)) is not None:
+                return found
+        runs = self.search(f"tags.`gauntlet.origin` = '{self.origin}'")
+        kinds = [(run, run.data.tags.get("gauntlet.kind", "")) for run in runs]
+        return [Tracked(run.info.run_id, kind, run.data.tags.get(f"gauntlet.{kind}", "")) for run, kind in kinds]
+
+    def _make_database(self, place: Path, connect: Callable[..., MlflowClient]) -> None:
+        """Make the database if there is none; the home's own has its addresses brought up to date."""
+        database.make(place, connect)
+        if not self.own:
+            return
         artifacts = self._artifact_root().as_uri()
         with contextlib.closing(sqlite3.connect(place, timeout=30)) as connection:
             connection.execute("PRAGMA journal_mode=WAL")  # halves the write time; the setting stays in the file
@@ -176,29 +271,31 @@ class Connection:
     def _artifact_root(self) -> Path:
         return (self.home.path / "mlflow-artifacts").resolve()
 
-    def _forget(self) -> None:
-        """A new database knows nothing: whatever was delivered to the one before is to be delivered again."""
-        for file in self.home.path.glob("*/*/runs.json"):
-            write_json(file, {store: run for store, run in self.runs(file.parent).items() if store != "home"})
-        self.reopen()
-
     @functools.cached_property
     def experiment(self) -> str:
-        """Id of the experiment, created if need be."""
+        """Id of the experiment; created if need be, and taken out of MLflow's bin if somebody put it there."""
         found = self.guard(self.client.get_experiment_by_name, EXPERIMENT)
-        if found is not None:
-            return str(found.experiment_id)
-        location = None
-        if self.uri == default_uri(self.home):
-            location = self._artifact_root().as_uri()
-        return str(self.guard(self.client.create_experiment, EXPERIMENT, artifact_location=location))
+        if found is None:
+            location = self._artifact_root().as_uri() if self.own else None
+            try:
+                return str(self.guard(self.client.create_experiment, EXPERIMENT, artifact_location=location))
+            except UserError:  # another process was faster
+                found = self.guard(self.client.get_experiment_by_name, EXPERIMENT)
+                if found is None:
+                    raise
+        if found.lifecycle_stage == "deleted":
+            self.guard(self.client.restore_experiment, found.experiment_id)
+            self.notes.append(f"the experiment {EXPERIMENT!r} was deleted in {self.store}: it is there again")
+        return str(found.experiment_id)
 
     @functools.cached_property
     def origin(self) -> str:
         """A name of this home that stays with it, so that several homes can share a store."""
         path = self.home.path / "origin"
         if not path.exists():
-            write_bytes(path, uuid.uuid4().hex.encode())
+            # the home's own store knows the name that was lost
+            known = database.origins(self.file) if self.own and self.file is not None else []
+            write_bytes(path, (known[0] if len(known) == 1 else uuid.uuid4().hex).encode())
         return path.read_text()
 
     def guard(self, call: Any, *arguments: Any, **named: Any) -> Any:
@@ -213,6 +310,13 @@ class Connection:
         try:
             return call(*arguments, **named)
         except Exception as error:
+            if any(said in str(error) for said in BROKEN):
+                raise Unreachable(self._said(error) if self.own else self._broken(describe(error))) from error
+            if any(said in str(error) for said in OTHER_SCHEMA):
+                shown = without_password(self.uri)
+                raise Unreachable(
+                    f"{shown} was made by another version of MLflow: make a copy of it, then mlflow db upgrade {shown}"
+                ) from error
             if _lost(error) or not self._answers():
                 raise Unreachable(self._said(error)) from error
             if isinstance(error, MlflowException):
@@ -220,8 +324,10 @@ class Connection:
             raise
 
     def _said(self, error: Exception) -> str:
-        """Which store said what, without the password."""
-        return f"{without_password(self.uri)}: {without_password_of(self.uri, describe(error))}"[:300]
+        """Which store said what, without the password, and where the rest can be read."""
+        log = self.home.path / LOG
+        more = f"; more in {log}" if log.exists() else ""
+        return f"{without_password(self.uri)}: {without_password_of(self.uri, describe(error))}"[:300] + more
 
     def _answers(self) -> bool:
         """Whether the store is there."""

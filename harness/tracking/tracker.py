@@ -20,11 +20,12 @@ from ..leaderboard import bands_of, contradictions
 from ..metrics.pairs import Board, Pair, pair_rows
 from ..records import seals
 from ..records.boards import boards_from_home, certificate_facts, model_state, planted_facts, probe_facts
-from ..records.files import earlier, flat, json_text, read_json, read_record, sealed, write_json, write_record
+from ..records.files import earlier, flat, is_aside, json_text, read_json, read_record, sealed, write_json, write_record
 from ..records.home import Home
 from ..records.plans import Spoiled, attempt, read_plan, read_plans
 from ..records.results import is_finished, read_pair
 from ..schema.base import Record
+from ..schema.counts import plural
 from ..schema.goals import UNTARGETED
 from ..schema.models import KnownModel, ModelEntry, ModelName
 from ..schema.plans import Marker, PlanRecord
@@ -65,12 +66,59 @@ class Tracker(Connection):
     def __init__(self, home: Home, uri: str) -> None:
         super().__init__(home, uri)
         self._plans: dict[str, PlanRecord] = {}
+        self._there: set[tuple[str, str]] = set()
+
+    def reconcile(self) -> int:
+        """Forget runs that the store has no more, so that they are delivered again, and remove those it has twice.
+
+        Stores are deleted, put back from a copy, or emptied in MLflow's UI; and a home may lose its ``runs.json``,
+        which then are found by their tags. Only while no other process works on the home.
+
+        Returns:
+            Runs of this home that the store had lost.
+
+        Raises:
+            Unreachable: The store did not answer.
+        """
+        if self.vanished():
+            self.reopened()
+        folders = {"pair": "cells", "model": "models", "plan": "plans"}
+        found = self.tracked()
+        self._there = {(one.kind, one.key) for one in found}
+        lost, again = 0, set()
+        for kind, folder in folders.items():
+            has: dict[str, set[str]] = {}
+            for one in found:
+                if one.kind == kind:
+                    has.setdefault(one.key, set()).add(one.run)
+            for place in (self.home.path / folder).glob("*/"):
+                if is_aside(place):
+                    continue
+                runs, there = self.runs(place), has.get(place.name, set())
+                known = runs.get(self.store)
+                if known is None:
+                    again |= {place.name} if there else set()
+                elif known not in there:
+                    lost += 1
+                    again.add(place.name)
+                    write_json(place / "runs.json", {at: run for at, run in runs.items() if at != self.store})
+                else:
+                    for twice in there - {known}:
+                        self.guard(self.client.delete_run, twice)
+        if again:
+            self.reopen()
+            for record in read_plans(self.home, lambda path, error: None):
+                self.mark_untracked(record.plan, (cell.cell for cell in record.cells if cell.cell in again))
+        if lost:
+            self.notes.append(f"{plural(lost, 'run')} of this home had gone from the tracking store: delivered again")
+        return lost
 
     def mark(self, plan: str, cell: str) -> None:
         """Note that a cell's result is to be delivered."""
         again = bool(earlier(self.home.cell(cell)))  # an earlier result was tracked, perhaps
         marker = self.home.pending / f"{cell}.json"
-        begun = _failed(marker).exists() or bool(earlier(self.home.cell(cell) / "runs.json"))
+        begun = _failed(marker).exists() or ("pair", cell) in self._there
+        begun = begun or bool(earlier(self.home.cell(cell) / "runs.json"))
         write_record(marker, Marker(plan=plan, cell=cell, begun=begun, again=again))
 
     def mark_untracked(self, plan: str, cells: Iterable[str]) -> None:
@@ -371,6 +419,7 @@ class Tracker(Connection):
             UserError: The store refused, or a file is damaged and nobody is to be told.
             Unreachable: The store did not answer; what is left waits in ``pending/``.
         """
+        self.reconcile()
         for record in read_plans(self.home, spoiled):
             self.mark_untracked(record.plan, (cell.cell for cell in record.cells))
         delivered = 0

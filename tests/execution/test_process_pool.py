@@ -2,10 +2,15 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from harness.errors import UserError
 from harness.execution.process_pool import TRIES, Done, Pool, Task
@@ -67,3 +72,51 @@ def test_workers_leave_with_the_pool(tmp_path: Path) -> None:
         for _ in pool.run(lambda: waiting.popleft() if waiting else None):
             (pid,) = [worker.process.pid for worker in pool._workers]
     assert not Path(f"/proc/{pid}").exists() or not Path("/proc").is_dir()
+
+
+SLOW = """
+import time
+from pathlib import Path
+(Path(__file__).parent / "importing").touch()
+time.sleep(600)
+setup = None
+"""
+
+DRIVER = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from harness.execution.process_pool import Pool, Task
+class Named:  # pickled by its name alone, so that only the worker imports it
+    def __reduce__(self):
+        return (__import__, ("slow_setup",))
+tasks = iter([Task("0", 0), None])
+with Pool(1, Named(), None) as pool:
+    for _ in pool.run(lambda: next(tasks)):
+        pass
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the system sees to it on Linux")
+def test_a_worker_ends_with_its_driver_also_while_it_imports(tmp_path: Path) -> None:
+    (tmp_path / "slow_setup.py").write_text(SLOW)
+    root = str(Path(__file__).parents[2])
+    driver = subprocess.Popen([sys.executable, "-c", DRIVER, str(tmp_path)], start_new_session=True, cwd=root)
+    while not (tmp_path / "importing").exists():
+        assert driver.poll() is None
+        time.sleep(0.02)
+    numbers = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+    workers = [pid for pid in numbers if _is_worker(pid, driver.pid)]
+    assert workers
+    driver.kill()
+    driver.wait()
+    while any(_is_worker(pid, driver.pid) for pid in workers):  # the test's own limit of time is the measure
+        time.sleep(0.02)
+
+
+def _is_worker(pid: int, session: int) -> bool:
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+        command = Path(f"/proc/{pid}/cmdline").read_text()
+    except OSError:
+        return False
+    return int(fields[3]) == session and fields[0] not in "ZX" and "spawn_main" in command

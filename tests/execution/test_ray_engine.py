@@ -107,6 +107,16 @@ def test_a_request_larger_than_the_cluster_is_refused(tmp_path: Path) -> None:
 
 
 @needs_ray
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="looks in /proc")
+def test_a_cluster_of_our_own_listens_on_127_0_0_1_alone() -> None:
+    """Not where only the loopback device is: Ray would have no other address to take."""
+    done = python(str(SCRIPTS / "listening.py"), isolated=False)
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("listening:")]
+    assert len(line.split()) > 1
+    assert all(address.endswith("0100007F") for address in line.split()[1:]), line
+
+
+@needs_ray
 def test_an_address_where_nobody_answers(tmp_path: Path) -> None:
     words = ["-m", "harness.cli.main", "run", "quick", "--engine", "ray", "--ray-address", "127.0.0.1:6379"]
     done = python(*words, "--home", str(tmp_path / "home"))

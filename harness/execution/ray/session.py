@@ -10,14 +10,16 @@ import socket
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from ...environment import cores
 from ...errors import UserError, first_line
+
+LOOPBACK: Final = "127.0.0.1"
 
 ANSWER: Final = 10.0
 """Seconds that a running cluster has to answer."""
@@ -128,20 +130,40 @@ def _attach(ray: Any, address: str, cpus: float, gpus: float) -> Session:
     return Session(ray, cpus, gpus, None)
 
 
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Let Ray take the address that it is given: it would put the machine's own in place of 127.0.0.1.
+
+    Its servers listen on all interfaces unless the node's address is 127.0.0.1 itself.
+    """
+    from ray._private import services
+
+    before = getattr(services, "resolve_ip_for_localhost", None)
+    if before is None:  # a later Ray, which may do as it is told; tests/execution/test_ray_engine.py looks
+        yield
+        return
+    services.resolve_ip_for_localhost = lambda host: host
+    try:
+        yield
+    finally:
+        services.resolve_ip_for_localhost = before
+
+
 def _start(ray: Any, cpus: float, gpus: float) -> Session:
     """A cluster of this machine, listening on 127.0.0.1."""
     # Ray's sockets lie below it, and their paths may have no more than 107 bytes
     folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp" if Path("/tmp").is_dir() else None))
     try:
-        ray.init(
-            address="local",
-            num_cpus=cores(),
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level="ERROR",
-            _node_ip_address="127.0.0.1",
-            _temp_dir=str(folder),
-        )
+        with _on_loopback():
+            ray.init(
+                address="local",
+                num_cpus=cores(),
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level="ERROR",
+                _node_ip_address=LOOPBACK,
+                _temp_dir=str(folder),
+            )
     except BaseException as error:
         with suppress(Exception):
             ray.shutdown()

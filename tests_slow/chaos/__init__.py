@@ -1,0 +1,1 @@
+"""Disturbances of every kind, counted: ``nox -s chaos``; docs/reliability.md is its table."""
