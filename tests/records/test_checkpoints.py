@@ -264,7 +264,7 @@ def test_damaged_weights_are_named_and_the_way_out(
         load_model(home, SPEC, INFO)
     text = str(raised.value)
     assert str(weights_file(home)) in text
-    assert text.endswith(f"delete {home.model(SPEC.key)} and run the same command again to retrain it")
+    assert text.endswith(f"the next run keeps it as {SPEC.key}.damaged-1 and makes the model again")
     assert "\n" not in text
 
 
@@ -276,7 +276,7 @@ def test_a_damaged_card_is_named_and_the_way_out(home: Home, saved: nn.Module, d
         load_model(home, SPEC, INFO)
     text = str(raised.value)
     assert str(card) in text
-    assert "run the same command again to retrain it" in text
+    assert "makes the model again" in text
     assert "\n" not in text
 
 
