@@ -316,8 +316,13 @@ def test_the_board_does_not_overflow(open_page: Any, board_url: str, width: int)
     assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize(
+    ("width", "scheme"),
+    [
+        (390, "dark"),
+        *(pytest.param(*other, marks=pytest.mark.long) for other in [(390, "light"), (1280, "light"), (1280, "dark")]),
+    ],
+)
 def test_axe_finds_nothing(
     open_page: Any, url: str, others: list[str], board_url: str, width: int, scheme: str
 ) -> None:
