@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from defenses.fast_gradient import FastGradient
+from defenses.interval_bound import IntervalBound
 from defenses.pgd import Pgd
 from defenses.standard import Standard
 from harness.attacks.apgd import APGD
@@ -19,7 +20,9 @@ from harness.datasets.registry import DataSource
 from harness.execution.jobs import Context, Examine, Judge
 from harness.execution.scheduler import Scheduler
 from harness.execution.worker import Worker
+from harness.leaderboard import contradictions
 from harness.metrics.pairs import Board, by_model, pair_rows, worst_case
+from harness.planning.cascade import CONTROLS
 from harness.planning.plan import Plan, plan, specs
 from harness.planning.suite import Suite
 from harness.records import plans
@@ -71,7 +74,7 @@ def run(home: Home, made: Plan, sources: dict[str, DataSource]) -> Board:
 def boards(tmp_path_factory: pytest.TempPathFactory) -> tuple[Board, Board]:
     source = DataSource("digits")
     info = source.info()
-    defenses = [Standard(epochs=8), FastGradient(epochs=8), Pgd(epochs=8)]
+    defenses = [Standard(epochs=8), FastGradient(epochs=8), Pgd(epochs=8), IntervalBound(epochs=15)]
     models = specs([info], ["mlp-32"], defenses, [0])
     home = Home(tmp_path_factory.mktemp("full")).create()
     full = run(home, plan(SUITE, models, {info.name: info}), {info.name: source})
@@ -83,13 +86,31 @@ def boards(tmp_path_factory: pytest.TempPathFactory) -> tuple[Board, Board]:
 
 def test_the_worst_case_is_the_same(boards: tuple[Board, Board]) -> None:
     full, cascade = (by_model(board.pairs) for board in boards)
-    assert len(full) == len(cascade) == 3
+    assert len(full) == len(cascade) == 4
     for model, pairs in full.items():
         for norm, grid in boards[0].budgets["digits"].items():
             for eps in grid:
                 wanted, found = worst_case(pairs, norm, eps), worst_case(cascade[model], norm, eps)
                 assert found.accuracy == wanted.accuracy, (norm, eps)
-    assert len({worst_case(pairs, "linf", 0.1).accuracy for pairs in full.values()}) == 3, "these models are alike"
+    assert len({worst_case(pairs, "linf", 0.1).accuracy for pairs in full.values()}) == 4, "these models are alike"
+
+
+def test_what_is_proved_meets_the_controls_alone(boards: tuple[Board, Board]) -> None:
+    _, cascade = boards
+    (model,) = [key for key, pairs in by_model(cascade.pairs).items() if "interval" in pairs[0].result.defense]
+    facts = cascade.screens[model]["linf"]
+    level = facts.at(0.1)
+    assert level is not None
+    proved = {at for at, sure in zip(facts.index, level.certified, strict=True) if sure}
+    assert len(proved) > 20
+    families = set()
+    for pair in by_model(cascade.pairs)[model]:
+        shown = set(pair.samples.loc[pair.samples["attacked"], "index"])
+        if pair.result.norm == "linf" and pair.result.eps == 0.1:
+            families.add(pair.result.family)
+            assert proved <= shown if pair.result.family in CONTROLS else not proved & shown
+    assert families == {"noise", "one-step", "transfer", "iterated"}
+    assert contradictions(cascade, model) == []
 
 
 def test_it_costs_less(boards: tuple[Board, Board]) -> None:
