@@ -25,15 +25,21 @@ class TimeLeft:
     def __init__(self) -> None:
         self._begun: dict[str, tuple[float, Job]] = {}
         self._spent: dict[Hashable, list[float]] = defaultdict(lambda: [0.0, 0.0])  # seconds, amount of work
+        self._first: set[str] = set()  # tasks that began before any had ended: the first of each worker
         self._workers = 1
 
     def see(self, running: Mapping[str, Job], now: float) -> None:
         """Tell what is running; what is not there any more has ended."""
         for name in [name for name in self._begun if name not in running]:
             start, job = self._begun.pop(name)
-            for kind, amount in _kinds(job):
+            kinds = _kinds(job)
+            if name in self._first and not isinstance(job, Train):
+                kinds = [kinds[0], kinds[-1]]  # most of it may be the loading of libraries: it tells nothing of passes
+            for kind, amount in kinds:
                 self._spent[kind][0] += now - start
                 self._spent[kind][1] += amount
+        if not self._spent:
+            self._first |= set(running)
         for name, job in running.items():
             self._begun.setdefault(name, (now, job))
         self._workers = max(self._workers, len(running))

@@ -103,7 +103,7 @@ def _entry(name: str, link: str, folder: Path) -> BundleEntry:
         licence=manifest.licence,
         date=max((pair.result.made for pair in pairs.values()), default=""),
         manifest=done.manifest,
-        models=len(manifest.weights),
+        models=len({key for board in boards for key in board.by_model}),
         pairs=len(pairs),
         claims=tuple(claims),
     )

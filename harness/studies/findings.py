@@ -20,10 +20,10 @@ from .quantities import QUANTITIES
 from .study import SCALE, Basis, Claim, Clause, Derived, Measure, Quantity, Study, Value, leaves
 
 Verdict = Literal[
-    "reproduced", "close", "undecided", "not reproduced", "held", "refuted", "not run", ""
+    "reproduced", "close", "undecided", "not reproduced", "held", "refuted", "not judged", "not run", ""
 ]  # fmt: skip
 """Of values the first four, of clauses and claims ``held``, ``refuted`` and ``undecided``; "" where the paper prints no
-number."""
+number, ``not judged`` where it was measured on other data than the paper's."""
 
 Kind = Literal["value", "clause", "effect"]
 
@@ -238,7 +238,7 @@ class Findings:
         verdict = value_verdict(value, found.mean, found.low, found.high)
         notes = [found.note]
         if self._foreign and value.printed is not None:
-            verdict = "not run"
+            verdict = "not judged" if math.isfinite(found.mean) else "not run"
             notes.insert(0, f"printed for {' and '.join(self.study.datasets)}")
         if value.printed_std is not None and len(found.each) > 1:
             notes.insert(0, f"standard deviation {np.std(found.each, ddof=1):.2f}, printed {value.printed_std:g}")

@@ -23,7 +23,7 @@ JUDGEMENT_COLUMNS: Final = (
 )  # fmt: skip
 """Columns of ``judgement.csv``: what today's batteries leave, a row per defended model, norm and eps."""
 
-VALUES: Final[tuple[Verdict, ...]] = ("reproduced", "close", "undecided", "not reproduced", "not run")
+VALUES: Final[tuple[Verdict, ...]] = ("reproduced", "close", "undecided", "not reproduced", "not judged", "not run")
 CLAUSES: Final[tuple[Verdict, ...]] = ("held", "undecided", "refuted", "not run")
 
 Gallery = Mapping[str, npt.NDArray[Any]]

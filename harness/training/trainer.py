@@ -108,6 +108,8 @@ class Trainer(GradientDescent):
     def step(self, model: Stages, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor) -> Loss:
         """One update of the weights on one batch."""
         loss = self.loss(model, x, y)
+        if not isinstance(loss, Loss):
+            raise UserError(f"{self.name}: loss must return gauntlet.Loss(value, logits), got {type(loss).__name__}")
         descend(optimizer, loss.value)
         return Loss(loss.value.detach(), loss.logits.detach(), loss.logged)
 

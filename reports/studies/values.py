@@ -18,6 +18,7 @@ MARKS: Final[Mapping[Verdict, str]] = {
     "not reproduced": "\u2717",
     "held": "\u2713",
     "refuted": "\u2717",
+    "not judged": MISSING,
     "not run": MISSING,
     "": "",
 }
@@ -40,7 +41,12 @@ CLAUSE_MEANINGS: Final[Mapping[Verdict, str]] = {
     "not run": "not measured in this profile",
 }
 
-MEANINGS: Final[Mapping[Verdict, str]] = {**CLAUSE_MEANINGS, **VALUE_MEANINGS, "undecided": "nothing is decided"}
+MEANINGS: Final[Mapping[Verdict, str]] = {
+    **CLAUSE_MEANINGS,
+    **VALUE_MEANINGS,
+    "undecided": "nothing is decided",
+    "not judged": "measured on other data than the paper's",
+}
 
 INTERVALS: Final = (
     "95 %, over training seeds (Student's t) and images (Wilson's for shares) together; paired by seed and image where "

@@ -14,7 +14,7 @@ from harness.studies.study import Claim, Item, leaves
 from ..drawing.charts import Chart
 from ..drawing.text import eps_text, norm_name, percent
 from .figures import line_chart
-from .values import BASES, VALUE_MEANINGS, ValueTable
+from .values import BASES, ValueTable
 
 Row = Mapping[Any, Any]
 
@@ -90,7 +90,7 @@ def tally(record: StudyRecord) -> Tally:
     """The counts that a page opens with; verdicts that nothing has are left out."""
     values, apart, clauses = record.counts()
     words = [
-        f"{BASES[basis]}: " + ", ".join(f"{counts[name]} {name}" for name in VALUE_MEANINGS if counts[name])
+        f"{BASES[basis]}: " + ", ".join(f"{counts[name]} {name}" for name in counts if counts[name])
         for basis, counts in apart.items()
     ]
     return Tally(

@@ -57,6 +57,8 @@ def test_an_attack_not_seen_yet_costs_by_its_passes() -> None:
         return Judge(SimpleNamespace(victim=victim, attack=attack, threat=threat, batch=10, n=10), 0)  # type: ignore[arg-type]
 
     watched = TimeLeft()
-    watched.see({"short": judge(2)}, 0.0)
-    watched.see({}, 1.0)
-    assert watched.seconds({"long": judge(20)}, 1.0) == pytest.approx(10)
+    watched.see({"loads libraries": judge(1)}, 0.0)
+    watched.see({"short": judge(2)}, 30.0)
+    assert watched.seconds({"long": judge(20)}, 30.0) == pytest.approx(30)  # as long as the first, not 20 times that
+    watched.see({}, 31.0)
+    assert watched.seconds({"long": judge(20)}, 31.0) == pytest.approx(10)

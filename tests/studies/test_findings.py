@@ -246,7 +246,7 @@ def test_what_stands_in_two_cells_counts_once() -> None:
 def test_on_another_data_set_nothing_is_reproduced() -> None:
     made = study(value("a", 2.0), datasets=("cifar10",))
     found = Findings(made, evidence({"a": [0.02, 0.02, 0.02]}), "cpu").value("table-1", made.items[0].values[0])
-    assert found.verdict == "not run"
+    assert found.verdict == "not judged"
     assert "cifar10" in found.note
 
 

@@ -132,7 +132,8 @@ def check_outputs(made: Study, out: Path) -> None:
     sure = of_items[of_items["metric"].str.contains("error on|accuracy")]
     assert sure["measured"].notna().all()
     assert of_items["measured"].notna().mean() > 0.5
-    assert (of_items[of_items["printed"].notna()]["verdict"] == "not run").all()  # digits are no data set of a paper's
+    for _, row in of_items[of_items["printed"].notna()].iterrows():  # digits are no data set of a paper's
+        assert row["verdict"] == ("not run" if pd.isna(row["measured"]) else "not judged")
     for item in made.items:
         if item.kind != "table":
             assert (out / "figures" / f"{item.name}.svg").stat().st_size > 300, item.name

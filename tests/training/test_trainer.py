@@ -626,3 +626,17 @@ def test_what_cannot_be_chosen_is_said() -> None:
         Standard(precision="float8")  # type: ignore[arg-type]
     with pytest.raises(UserError, match="compiled must be False for the penalty"):
         GradientRegularization(form="penalty", compiled=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReturnsATensor(Trainer):
+    name = "returns-a-tensor"
+    summary = "forgets the logits"
+
+    def loss(self, model: Stages, x: Tensor, y: Tensor) -> Loss:
+        return F.cross_entropy(model(x), y)  # type: ignore[return-value]
+
+
+def test_a_loss_that_is_a_tensor_is_refused_with_what_to_return(digits: Dataset) -> None:
+    with pytest.raises(UserError, match=r"loss must return gauntlet\.Loss\(value, logits\), got Tensor"):
+        fit(digits, ReturnsATensor(epochs=1))
