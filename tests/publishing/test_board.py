@@ -35,7 +35,7 @@ def test_bundles_of_a_folder(published: tuple[Path, Path], tmp_path: Path) -> No
     result = call("board", tmp_path, "--out", tmp_path / "site")
     assert result.exit_code == 1
     assert "\x1b" not in result.output
-    assert "2 of 5 bundles count" in result.output
+    assert "2 of 5 bundles can be read and counted" in result.output
     for name, what in (("changed", "numbers.json was changed"), ("linked", "is no plain file"), ("three.zip", "")):
         (line,) = [line for line in result.stderr.splitlines() if line.startswith(f"gauntlet: {name}")]
         assert what in line
