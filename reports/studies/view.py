@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from harness.studies.findings import Finding, Verdict
-from harness.studies.record import StudyRecord
+from harness.studies.record import VALUES, StudyRecord
 from harness.studies.study import Claim, Item, leaves
 
 from ..drawing.charts import Chart
@@ -90,7 +90,7 @@ def tally(record: StudyRecord) -> Tally:
     """The counts that a page opens with; verdicts that nothing has are left out."""
     values, apart, clauses = record.counts()
     words = [
-        f"{BASES[basis]}: " + ", ".join(f"{counts[name]} {name}" for name in counts if counts[name])
+        f"{BASES[basis]}: " + ", ".join(f"{counts[name]} {name}" for name in VALUES if counts[name])
         for basis, counts in apart.items()
     ]
     return Tally(
