@@ -226,15 +226,6 @@ class Wrapped(Attack):
         """As the other."""
         return self.attack.targeting
 
-    def in_cascade(self) -> Attack:
-        """What takes this attack's place in a cascade: the same at less cost, by default itself."""
-        return self
-
-    @property
-    def draws_as(self) -> Attack:
-        """The attack whose random numbers it draws: that which :meth:`in_cascade` takes the place of."""
-        return self
-
     @property
     def supported_norms(self) -> tuple[Norm, ...]:
         """As the other."""

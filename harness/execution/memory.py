@@ -44,11 +44,11 @@ def check_memory(plans: Iterable[Plan], jobs: int, available: float) -> None:
         UserError: It cannot fit; the message says what it would take.
     """
     for plan in plans:
+        at_once = min(jobs, sum(cell.shards for cell in plan.cells))
         for cell in plan.cells:
             info = plan.infos[cell.victim.dataset]
             images = min(cell.batch, cell.n)
             each = 4.0 * images * (COPIES * math.prod(info.shape) + len(info.classes))
-            at_once = min(jobs, sum(other.shards for other in plan.cells))
             if each * at_once > available:
                 size = "x".join(map(str, info.shape))
                 one, all_, there = (f"{count / GIB:.1f} GiB" for count in (each, each * at_once, available))

@@ -94,7 +94,7 @@ def exclusive(home: Home, say: Callable[[str], None]) -> Iterator[None]:
 
 def mend_models(home: Home, plans: Iterable[Plan], say: Callable[[str], None]) -> None:
     """Set damaged models aside that plans need; they are made again like those that were never there."""
-    every = {spec.key: spec for plan in plans for spec in (*plan.models, *plan.crafters)}
+    every = {spec.key: spec for plan in plans for spec in plan.models}
     if any((home.model(key) / "card.json").exists() for key in every):
         with exclusive(home, say):
             for line in set_models_aside(home, every.values()):
