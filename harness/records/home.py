@@ -71,8 +71,10 @@ class Home:
             "plans",
             "pending",
             "progress",
+            "report",
         )
         parts = [part for folder in ours for part in (self.path / folder).rglob(".*.part")]
+        parts += self.path.glob(f".{'[0-9a-f]' * 32}.part")
         for part in [*parts, *self.path.glob(".mlflow.db.*.part*")]:
             if part.is_file():
                 part.unlink(missing_ok=True)
