@@ -44,6 +44,9 @@ OTHER_SCHEMA: Final = ("out-of-date database schema", "Can't locate revision")
 BROKEN: Final = ("malformed", "not a database")
 """What SQLite says of a file that it cannot read."""
 
+THERE_ALREADY: Final = ("unique", "duplicate")
+"""What SQLite, PostgreSQL and MySQL say of a row that another process made between MLflow's look and its own."""
+
 MOVED: Final = (
     ("experiments", "artifact_location"),
     ("runs", "artifact_uri"),
@@ -425,12 +428,19 @@ class Connection:
     def log_dataset(self, run: str, judged: Judged, source: Mapping[str, Any]) -> None:
         """Log the images that a run's model was judged on as its input."""
         from mlflow.entities import Dataset, DatasetInput, InputTag
+        from mlflow.exceptions import MlflowException
 
         text = json.dumps(source, sort_keys=True)
         dataset = Dataset(
             judged.dataset, judged.digest, "gauntlet", text, profile=json.dumps({"num_rows": source["n"]})
         )
-        self.client.log_inputs(run, [DatasetInput(dataset, [InputTag("mlflow.data.context", "eval")])])
+        inputs = [DatasetInput(dataset, [InputTag("mlflow.data.context", "eval")])]
+        try:
+            self.client.log_inputs(run, inputs)
+        except MlflowException as error:
+            if not any(said in str(error).lower() for said in THERE_ALREADY):
+                raise
+            self.client.log_inputs(run, inputs)  # another process has just made the data set: now it is found
 
     def search(self, where: str) -> list[Run]:
         """Runs of the experiment that a filter string of MLflow finds, newest first."""

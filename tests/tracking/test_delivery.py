@@ -11,7 +11,7 @@ from typing import Any
 import mlflow
 import pytest
 from click.testing import Result
-from mlflow.exceptions import RestException
+from mlflow.exceptions import MlflowException, RestException
 
 from harness.metrics.pairs import summary
 from harness.records.files import is_aside
@@ -91,6 +91,22 @@ def test_a_delivery_that_failed_half_way_is_not_doubled(home: Path, monkeypatch:
     assert "No space left on device" in result.stderr
     (failed,) = (home / "pending").glob("*.failed")
     assert {file.stem for file in (home / "pending").iterdir()} == {failed.stem}
+    assert start(home).exit_code == 0
+    assert_tracked_once(home)
+
+
+@pytest.mark.parametrize("said", ["(sqlite3.IntegrityError) UNIQUE constraint failed", "duplicate key value violates"])
+def test_another_home_that_makes_the_same_data_set_at_once(
+    home: Path, monkeypatch: pytest.MonkeyPatch, said: str
+) -> None:
+    real, left = mlflow.MlflowClient.log_inputs, [said]
+
+    def lose(client: Any, *arguments: Any) -> None:
+        if left:
+            raise MlflowException(left.pop())
+        real(client, *arguments)
+
+    monkeypatch.setattr(mlflow.MlflowClient, "log_inputs", lose)
     assert start(home).exit_code == 0
     assert_tracked_once(home)
 
