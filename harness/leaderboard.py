@@ -14,6 +14,7 @@ import pandas as pd
 from .metrics.certificates import Band, band
 from .metrics.comparison import compare
 from .metrics.pairs import Board, Pair, WorstCase, reference, wilson, worst_case
+from .schema.counts import plural
 from .schema.models import KnownModel
 from .schema.probes import Side
 from .trust.grade import Trust, trust
@@ -30,7 +31,7 @@ to ``certificate`` are of :class:`harness.metrics.certificates.Band`."""
 PLANTED_SIDES: Final[dict[str, Side]] = {"planted_found": "gradients", "planted_black_box": "black_box"}
 """Columns of planted adversarials, and whose attacks looked for them."""
 
-EXTRA_COLUMNS: Final = ("std", "clean_std", "trust_reasons", "note")
+EXTRA_COLUMNS: Final = ("std", "clean_std", "trust_reasons", "note", "withheld")
 """Columns that :func:`leaderboard` adds and the CSV leaves out."""
 
 _NOTED: Final = frozenset({"battery-complete", "attacks-crashed", "invalid-results"})
@@ -65,7 +66,7 @@ def leaderboard(board: Board) -> pd.DataFrame:
     while pairs of the suite were not asked for, while one of its seeds failed, with trust D in that norm, or while an
     image is both certified and broken: ``note`` says why. Models that nothing was run on, because their training
     failed, have rows without numbers (``n`` and ``seeds`` 0). Attacks that were left out on purpose, such as
-    transfers, cost no rank.
+    transfers, cost no rank. ``withheld`` says how many images a sampled cascade did not show to black-box attacks.
 
     **Shared ranks.** Going down from the highest accuracy, the first model opens a group, and a model that
     :mod:`harness.metrics.comparison` cannot tell from the group's first (p >= 0.05) joins it; the first that can be
@@ -120,7 +121,8 @@ def _row(board: Board, model: _Model, norm: str, eps: float) -> dict[str, Any]:
     worst = [worst_case(pairs, norm, eps) for pairs in model.seeds.values()]
     clean = [reference(pairs).summary["clean_accuracy"] for pairs in model.seeds.values()]
     accuracy = float(np.mean([case.accuracy for case in worst])) if worst else math.nan
-    low, high = wilson(accuracy * model.n, model.n)
+    doubt = _mean([case.doubt for case in worst])
+    low, high = wilson(accuracy * model.n - doubt, model.n)[0], wilson(accuracy * model.n, model.n)[1]
     bands = bands_of(board, model.seeds, norm, eps)
     return {
         "dataset": model.dataset,
@@ -144,8 +146,21 @@ def _row(board: Board, model: _Model, norm: str, eps: float) -> dict[str, Any]:
         "certified_attacked": _mean([one.attacked for one in bands]),
         "certified_n": min((one.n for one in bands), default=0),
         "certificate": "; ".join(dict.fromkeys(one.contradiction or one.remark for one in bands)).strip("; "),
+        "withheld": _withheld(worst),
         "_model": model,
     }
+
+
+def _withheld(worst: Sequence[WorstCase]) -> str:
+    """What a sampled cascade did not show to its black-box attacks, and what the interval allows for; "" if nothing."""
+    unseen, stand = sum(case.unseen for case in worst), sum(round(case.accuracy * case.n) for case in worst)
+    if not unseen:
+        return ""
+    allowed = sum(case.doubt for case in worst)
+    return (
+        f"{unseen:,} of the {plural(stand, 'image')} that stand were not shown to black-box attacks, which broke none "
+        f"of the sample that they met; the interval allows for {allowed:.1f} of them"
+    )
 
 
 def bands_of(board: Board, seeds: Mapping[str, Sequence[Pair]], norm: str, eps: float) -> list[Band]:

@@ -77,6 +77,7 @@ def evaluate(  # type: ignore[misc]  # of all its options the two say only the o
     targets: str | int | None = None,
     dataset: Dataset | DatasetInfo | None = None,
     cascade: bool = False,
+    sampled: bool = False,
     device: torch.device | str = "cpu",
     jobs: int = 1,
     name: str | None = None,
@@ -118,6 +119,7 @@ def evaluate(  # type: ignore[misc]  # of all its options the two say only the o
             that some attacks prepare on, as ``gauntlet run`` does; without, they look at the images given.
         cascade: Attack only what may still fall, as ``gauntlet run --cascade`` (:mod:`harness.planning.cascade`): no
             pair has an accuracy of its own then.
+        sampled: A cascade whose black-box attacks meet a tenth of what stands first, as ``gauntlet run --sampled``.
         device: Where to run.
         jobs: Processes; 1 does everything in this one. Numbers do not depend on it.
         name: What to call the model in tables; "model" if it is None.
@@ -173,6 +175,7 @@ def evaluate(  # type: ignore[misc]  # of all its options the two say only the o
             suite = suite.crafted_on(asked.ensemble(surrogates, average))
         if targets is not None:
             suite = suite.towards(parse_goal(targets, asked.mine.info.classes))
+        suite = suite.in_samples() if sampled else suite
         info, spec = asked.source.info(), asked.mine.spec
         made = plan(
             suite,

@@ -238,6 +238,12 @@ OPTIONS: dict[str, Callable[[Callable[..., Any]], Callable[..., Any]]] = {
         is_flag=True,
         help="Attack only what may still fall: not what broke, provably stands, or stood at a larger eps.",
     ),
+    "sampled": click.option(
+        "--sampled",
+        is_flag=True,
+        help="A cascade whose black-box attacks meet a tenth of what stands, and the rest if they break one or a check "
+        "doubts the gradients: a suite of its own name, whose intervals allow for what nobody showed them.",
+    ),
     "certify": click.option(
         "--certify",
         type=click.IntRange(min=0),
@@ -313,7 +319,7 @@ def list_(what: str) -> None:
 @cli.command()
 @click.argument("suite")
 @_options("dataset", "model", "defense", "seeds", "samples", "attack", "add-attack", "eps", "norm", "targets")
-@_options("cascade", "home", "data", "download", "certify", "witnesses", "surrogate", "ensemble")
+@_options("cascade", "sampled", "home", "data", "download", "certify", "witnesses", "surrogate", "ensemble")
 @_options("device", "part", "no-surrogate", "victim", "name", "mean", "std", "remedy", "stand-in", "batch", "tracking")
 @click.option("--profile", help="Where SUITE is a study, of which: smoke, cpu (default), night or full.")
 @click.pass_context
@@ -356,7 +362,7 @@ def train(**options: Any) -> None:
 @cli.command("run")
 @click.argument("suite")
 @_options("dataset", "model", "defense", "seeds", "samples", "attack", "add-attack", "eps", "norm", "targets")
-@_options("cascade", "jobs", "device", "home", "data")
+@_options("cascade", "sampled", "jobs", "device", "home", "data")
 @_options(
     "engine",
     "budget",

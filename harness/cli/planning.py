@@ -44,6 +44,7 @@ def make_plan(
     resize: str | None = None,
     crop: str | None = None,
     classes: str | None = None,
+    sampled: bool = False,
     targets: str | None = None,
     surrogates: Sequence[str] = (),
     ensemble: Average = "logits",
@@ -87,7 +88,7 @@ def make_plan(
             told["named"] = [word for text in surrogates for word in ("--surrogate", text)]
             told["named"] += ["--ensemble", ensemble] if ensemble != "logits" else []
         asked = find_battery(suite, find_suite(suite), **told)
-        battery, words = asked.suite, asked.words
+        battery, words = asked.suite.in_samples() if sampled else asked.suite, asked.words
         for note in asked.notes:
             console.print(note, style="yellow", markup=False, soft_wrap=True)
     else:

@@ -24,6 +24,7 @@ from ..external.external import External, restore
 from ..judging.certificates import cost as certificate_cost
 from ..models.ensemble import Ensemble
 from ..models.purifier import Purified, purifier
+from ..planning.cascade import SAMPLE
 from ..planning.plan import Plan
 from ..planning.specs import Cell, Certification, ModelSpec
 from ..records.checkpoints import has_model
@@ -95,7 +96,8 @@ class CostEstimate:
 def estimate(plans: Sequence[Plan], home: Home, device: str = "cpu", limit: float = 12.0) -> CostEstimate:
     """What is missing of some plans, each model and pair once, and how long it may take.
 
-    Training is taken to last all its epochs; in a cascade every attack is taken to see every image. Random numbers are
+    Training is taken to last all its epochs; in a cascade every attack is taken to see every image, in a sampled one
+    both its shares. Random numbers are
     left as they are. After ``limit`` seconds no other probe is begun.
     """
     infos = {name: info for plan in plans for name, info in plan.infos.items()}
@@ -118,7 +120,7 @@ def estimate(plans: Sequence[Plan], home: Home, device: str = "cpu", limit: floa
         for spec in specs.values():
             if spec.defense.images_shown(infos[spec.dataset]):
                 probe.training(spec)
-    attacks = [(cell, passes(cell.attack) * cell.n) for cell in _crafted_once(cells.values())]
+    attacks = [(cell, passes(cell.attack) * _images(cell)) for cell in _crafted_once(cells.values())]
     learned = {cell.prepared_key: cell for cell in cells.values() if cell.prepared_key is not None}
     prepared = {key: cell for key, cell in learned.items() if not home.prepared(key).exists()}
     attacks += [(cell, preparation(cell.attack)) for cell in prepared.values()]
@@ -138,6 +140,12 @@ def estimate(plans: Sequence[Plan], home: Home, device: str = "cpu", limit: floa
         certificate_hours=_total([probe.proof(asked) for asked in proofs.values()]),
         training_of={key: cost * images[key] for key, cost in costs.items() if cost is not None},
     )
+
+
+def _images(cell: Cell) -> int:
+    """Images that a pair may have to attack."""
+    tenth = -(-cell.n // SAMPLE)
+    return {"all": cell.n, "tenth": tenth, "rest": cell.n - tenth}[cell.share]
 
 
 def _proved(home: Home, asked: Certification) -> bool:

@@ -76,18 +76,37 @@ class Craft:
 
 
 @dataclass(frozen=True)
+class Sampling:
+    """What decides whether a cell meets the rest.
+
+    Attributes:
+        grid: Values of eps at which images of a tenth count, ascending.
+        tenths: The cells before it that met a tenth in the same norm, by key, with the number of their shards.
+        probe: Key of the model's probe in that norm; None if it has none.
+        planting: Key of its planting, likewise.
+    """
+
+    grid: tuple[float, ...]
+    tenths: Mapping[str, int]
+    probe: str | None
+    planting: str | None
+
+
+@dataclass(frozen=True)
 class Judge:
     """Attack and judge one shard of a cell.
 
     Attributes:
         before: In a cascade, the keys of every cell before this one.
         below: Those of them at an eps of the same norm below the cell's ceiling.
+        sampling: In a sampled cascade, of a cell that meets a share.
     """
 
     cell: Cell
     shard: int
     before: tuple[str, ...] = ()
     below: tuple[str, ...] = ()
+    sampling: Sampling | None = None
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from ..records.results import Damaged, check_result, is_finished, read_shard, sh
 from ..schema.base import Provenance
 from ..schema.certificates import CertificateRecord
 from ..schema.probes import PlantedRecord, ProbeRecord
-from .jobs import Certify, Craft, Examine, Job, Judge, Plant, Prepare, Train
+from .jobs import Certify, Craft, Examine, Job, Judge, Plant, Prepare, Sampling, Train
 from .process_pool import Task
 
 
@@ -45,6 +45,8 @@ class Scheduler:
         self._dependents: dict[str, list[str]] = {}
         self.shards_left: dict[str, int] = {}
         self.cells = {cell.key: cell for cell in plan.cells}
+        self._probes = {(one.model.key, one.threat.norm): one.key for one in plan.probes}
+        self._plantings = {(one.model.key, one.threat.norm): one.key for one in plan.plantings}
         self._before: dict[str, tuple[str, ...]] = {}
         for spec in plan.models:
             self._train(spec)
@@ -152,6 +154,19 @@ class Scheduler:
             if threat.norm == cell.threat.norm and threat.eps is not None and threat.eps < cell.ceiling
         )
 
+    def _sampling(self, cell: Cell, before: Sequence[str]) -> Sampling | None:
+        """What decides whether a cell of a sampled cascade meets the rest."""
+        if cell.share == "all":
+            return None
+        norm = cell.threat.norm
+        chain = [one for one in (*map(self.cells.__getitem__, before), cell) if one.threat.norm == norm]
+        return Sampling(
+            tuple(sorted({one.threat.eps for one in chain if one.threat.eps is not None})),
+            {one.key: one.shards for one in chain if one.share == "tenth"},
+            self._probes.get((cell.victim.key, norm)),
+            self._plantings.get((cell.victim.key, norm)),
+        )
+
     def _cell(self, cell: Cell) -> None:
         needs = {_training(cell.victim), _training(cell.crafter)}
         folder = self._home.cell(cell.key)
@@ -166,6 +181,8 @@ class Scheduler:
                 self._add(name, Prepare(cell), {_training(cell.crafter)})
             needs.add(name)
         self.shards_left[cell.key] = 0
+        before = self.before(cell)
+        sampling = self._sampling(cell, before)
         for shard in range(cell.shards):
             path = shard_path(folder, shard)
             if unprepared:  # they do not say with what they were attacked
@@ -185,8 +202,11 @@ class Scheduler:
                 wanted.add(f"judge {cell.after} {shard}")
             if cell.screen is not None:
                 wanted |= {_certifying(cell.screen, part) for part in cell.screen.covering(cell.shard_slice(shard))}
-            before = self.before(cell)
-            self._add(f"judge {cell.key} {shard}", Judge(cell, shard, before, self._below(cell, before)), wanted)
+            if cell.share == "rest" and sampling is not None:
+                wanted |= {f"judge {key} {part}" for key, parts in sampling.tenths.items() for part in range(parts)}
+                wanted |= {f"examine {sampling.probe}", f"plant {sampling.planting}"}
+            job = Judge(cell, shard, before, self._below(cell, before), sampling)
+            self._add(f"judge {cell.key} {shard}", job, wanted)
             self.shards_left[cell.key] += 1
 
     def _finished(self, cell: Cell) -> bool:

@@ -2,26 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import math
+from collections.abc import Collection, Mapping
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
+from .. import identity
 from ..metrics.pairs import broken
+from ..planning.cascade import SAMPLE
+from ..planning.specs import Cell
+from ..records.boards import planted_facts, probe_facts
 from ..records.files import read_record
 from ..records.home import Home
-from ..records.results import shard_samples
+from ..records.results import shard_facts, shard_samples
 from ..schema.certificates import CertificateFacts, CertificateRecord
-from .jobs import Judge
+from ..trust.probe_checks import suspicious
+from .jobs import Judge, Sampling
 
 Bools = npt.NDArray[np.bool_]
+Frames = Mapping[str, pd.DataFrame]
+"""Samples of one shard in several cells, by their keys."""
 
 
-def standing(home: Home, job: Judge, index: npt.NDArray[np.int64]) -> Bools:
-    """Whether each image of a shard is still worth an attack, bool (N,).
+class Shown(NamedTuple):
+    """Images of a shard that an attack meets, bool (N,), and how many it does not for having met a tenth alone."""
 
-    Not where an earlier attack broke it at the cell's floor, nor where it provably stands at every eps that the cell
-    serves and it has not fallen at. Below a ceiling neither where it stands at that larger eps after the whole battery
+    images: Bools
+    withheld: int = 0
+
+
+def shown(home: Home, job: Judge, index: npt.NDArray[np.int64], labels: npt.NDArray[np.int64]) -> Shown:
+    """The images of a shard that are still worth an attack, and in a sampled cascade the share of them.
+
+    Not worth one is what an earlier attack broke at the cell's floor, and what provably stands at every eps that the
+    cell serves and has not fallen at. Below a ceiling neither what stands at that larger eps after the whole battery
     there; unless something at a smaller eps broke an image of the shard that stood at the larger one: then the larger
     eps is not the stronger attack here, and every image that stands is shown.
 
@@ -29,37 +46,97 @@ def standing(home: Home, job: Judge, index: npt.NDArray[np.int64]) -> Bools:
         home: Where the cells before this one have their results.
         job: The shard of the cell.
         index: Positions of the shard's images in the test set (N,).
+        labels: Their labels (N,).
 
     Raises:
         UserError: What came before is damaged.
     """
-    cell = job.cell
+    cell, before = job.cell, _before(home, job)
+    left = _standing(home, job, index, before)
+    if cell.share == "tenth":
+        return Shown(_tenth(cell, job.shard, left, labels))
+    if cell.share == "rest":
+        assert job.sampling is not None
+        left &= ~before[cell.twin]["attacked"].to_numpy(bool)
+        if not _opened(home, job.sampling):
+            return Shown(np.zeros_like(left), int(left.sum()))
+    return Shown(left)
+
+
+def fallen(home: Home, job: Judge, samples: pd.DataFrame) -> int:
+    """Images of a tenth that fell at an eps at which they had stood before, by the samples of its shard."""
+    cell, before = job.cell, _before(home, job)
+    assert job.sampling is not None
+    lost = np.zeros(len(samples), bool)
+    for eps in job.sampling.grid if cell.threat.eps is None else (cell.threat.eps,):
+        lost |= broken(samples, cell.threat.norm, eps) & _stand(cell, before, len(samples), eps)
+    return int(lost.sum())
+
+
+def _before(home: Home, job: Judge) -> Frames:
+    """Samples of the shard in the cells before, by key."""
+    return {key: shard_samples(home.cell(key), job.shard) for key in job.before}
+
+
+def _stand(cell: Cell, frames: Frames, n: int, eps: float, without: Collection[str] = ()) -> Bools:
+    """Which of n images some cells, all but those without, left standing at an eps."""
+    lost = np.zeros(n, bool)
+    for key, frame in frames.items():
+        if key not in without:
+            lost |= broken(frame, cell.threat.norm, eps)
+    return ~lost
+
+
+def _standing(home: Home, job: Judge, index: npt.NDArray[np.int64], frames: Frames) -> Bools:
+    cell, n = job.cell, len(index)
     assert cell.floor is not None
-    frames = {key: shard_samples(home.cell(key), job.shard) for key in job.before}
-
-    def stands(eps: float, without: Collection[str] = ()) -> Bools:
-        left = np.ones(len(index), bool)
-        for key, frame in frames.items():
-            if key not in without:
-                left &= ~broken(frame, cell.threat.norm, eps)
-        return left
-
-    shown = stands(cell.floor)
+    left = _stand(cell, frames, n, cell.floor)
     if cell.ceiling is not None:
-        after_all, after_larger = stands(cell.ceiling), stands(cell.ceiling, job.below)
+        after_all, after_larger = (_stand(cell, frames, n, cell.ceiling, without) for without in ((), job.below))
         if np.array_equal(after_all, after_larger):
-            shown &= ~after_all
+            left &= ~after_all
     if cell.screen is not None:
         proofs = [
             read_record(home.certificate(cell.screen.key, part), CertificateRecord, "the certificate").facts
             for part in cell.screen.covering(cell.shard_slice(job.shard))
         ]
-        open_at = np.zeros(len(index), bool)
+        open_at = np.zeros(n, bool)
         for eps in cell.screen.grid if cell.threat.eps is None else (cell.threat.eps,):
             proved = [at for facts in proofs for at in _certified(facts, eps)]
-            open_at |= stands(eps) & ~np.isin(index, proved)
-        shown &= open_at
-    return shown
+            open_at |= _stand(cell, frames, n, eps) & ~np.isin(index, proved)
+        left &= open_at
+    return left
+
+
+def _tenth(cell: Cell, shard: int, left: Bools, labels: npt.NDArray[np.int64]) -> Bools:
+    """One in :data:`SAMPLE` of what is left, at least one: at even steps from a random start through the classes.
+
+    The start depends on model and shard alone, so that attacks that meet the same images meet the same tenth.
+    """
+    places = np.flatnonzero(left)
+    places = places[np.argsort(labels[places], kind="stable")]
+    size = math.ceil(len(places) / SAMPLE)
+    start = np.random.default_rng(identity.derive_seed("tenth", cell.victim.nameless, shard)).random()
+    taken = np.zeros_like(left)
+    taken[places[((np.arange(size) + start) * len(places) / max(size, 1)).astype(int)]] = True
+    return taken
+
+
+def _opened(home: Home, sampling: Sampling) -> bool:
+    """Whether black-box attacks are to meet every image.
+
+    They are if one broke an image of its tenth, in any shard; if what is known of the model's gradients is suspicious;
+    and if nothing is known of them.
+    """
+    if any(shard_facts(home.cell(key), part).fallen for key, parts in sampling.tenths.items() for part in range(parts)):
+        return True
+    facts = probe_facts(home, sampling.probe) if sampling.probe is not None else None
+    if facts is None:
+        return True
+    planted = planted_facts(home, sampling.planting) if sampling.planting is not None else None
+    if planted is None and sampling.planting is not None:
+        return True
+    return suspicious(facts.model_copy(update={"planted": planted}))
 
 
 def _certified(facts: CertificateFacts, eps: float) -> list[int]:

@@ -47,7 +47,7 @@ from ..trust.planting import plant
 from ..trust.probe import probe as examine
 from ..victims.victim import VictimError
 from .jobs import Certify, Context, Craft, Examine, Job, Judge, Plant, Prepare, Train
-from .standing import standing
+from .standing import fallen, shown
 
 UNTRAINED_SAMPLES = 1000
 """Images that the accuracies of a model without training of its own are measured on."""
@@ -235,6 +235,7 @@ class Worker:
         crafted = self._unready(cell)
         if cell.crafted_key is not None:
             crafted = read_proposal(home.crafted(cell.crafted_key, shard))
+        met = shown(home, job, index.numpy(), y.cpu().numpy()) if cell.cascaded else None
         outcome = run_shard(
             self._bench(cell.victim),
             self._ready(cell),
@@ -245,10 +246,14 @@ class Worker:
             seed=cell.shard_seed(shard),
             shard=shard,
             crafted=crafted,
-            standing=torch.from_numpy(standing(home, job, index.numpy())).to(x.device) if cell.cascaded else None,
+            standing=torch.from_numpy(met.images).to(x.device) if met is not None else None,
             target=target,
             keep=self.context.keep,
         )
+        if job.sampling is not None and met is not None:
+            fell = fallen(home, job, outcome.samples) if cell.share == "tenth" else 0
+            facts = outcome.facts.model_copy(update={"fallen": fell, "withheld": met.withheld})
+            outcome = replace(outcome, facts=facts)
         packed = pack(outcome.witnesses) if outcome.witnesses else None
         write_shard(home.cell(cell.key), shard, outcome, provenance(home, cell), packed)
         return outcome.kept

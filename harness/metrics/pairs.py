@@ -346,12 +346,14 @@ class WorstCase:
 
     Attributes:
         accuracy: Share of images that no attack broke.
-        low: Lower end of its 95 % Wilson interval.
+        low: Lower end of its 95 % Wilson interval; lower still by what :attr:`unseen` images may hide.
         high: Upper end.
         strongest: Label of the attack with the lowest accuracy on its own, "" if none broke anything.
         broken_by: Images lost to each attack (label to count), without those lost as they are.
         alone: Images lost to that attack and no other.
         success: Share of the correctly classified images that some attack broke; NaN without such images.
+        unseen: Of the images that stand, those that a sampled cascade did not show to its black-box attacks, at most.
+        doubt: As many of them as may fall to those attacks, see :func:`_unseen`.
     """
 
     accuracy: float
@@ -362,6 +364,8 @@ class WorstCase:
     broken_by: Mapping[str, int]
     alone: Mapping[str, int]
     success: float
+    unseen: int = 0
+    doubt: float = 0.0
 
 
 def worst_case(pairs: Sequence[Pair], norm: str, eps: float) -> WorstCase:
@@ -380,11 +384,34 @@ def worst_case(pairs: Sequence[Pair], norm: str, eps: float) -> WorstCase:
     counts = {label: int(lost.sum()) for label, lost in hits.items()}
     alone = {label: int((lost & (total == 1)).sum()) for label, lost in hits.items()}
     strongest = max(counts, key=lambda label: (counts[label], alone[label]))
-    low, high = wilson(survived, n)
+    unseen, doubt = _unseen(pairs, norm, eps, images, start & (total == 0))
+    low, high = wilson(survived - doubt, n)[0], wilson(survived, n)[1]
     success = float((total > 0)[correct].mean()) if correct.any() else math.nan
-    return WorstCase(
-        survived / n if n else math.nan, low, high, n, strongest if counts[strongest] else "", counts, alone, success
-    )
+    accuracy, most = survived / n if n else math.nan, strongest if counts[strongest] else ""
+    return WorstCase(accuracy, low, high, n, most, counts, alone, success, unseen, doubt)
+
+
+def _unseen(
+    pairs: Sequence[Pair], norm: str, eps: float, images: npt.NDArray[Any], standing: Bools
+) -> tuple[int, float]:
+    """Images that stand and that a sampled cascade withheld from black-box attacks, and how many of them may fall.
+
+    What it withheld at an eps also stands unseen at every smaller one. Of the images that all of those attacks met none
+    fell to them, else nothing had been withheld: of the others at most that proportion's upper end of its 95 % interval
+    (Wilson) would have; all of them where no image met every attack.
+    """
+    here = [pair for pair in pairs if pair.result.norm == norm and pair.result.share != "all"]
+    here = [pair for pair in here if pair.result.eps is None or limit(pair.result.eps) >= eps]
+    withheld = sum(pair.result.withheld for pair in here)
+    if not withheld:
+        return 0, 0.0
+    met: dict[str, Bools] = {}
+    for pair in here:
+        shown = np.isin(images, pair.columns["index"][pair.columns["attacked"]])
+        met[pair.result.attack] = met.get(pair.result.attack, np.zeros_like(shown)) | shown
+    by_all = int((np.logical_and.reduce(list(met.values())) & standing).sum())
+    unseen = min(withheld, int(standing.sum()) - by_all)
+    return unseen, unseen * (wilson(0, by_all)[1] if by_all else 1.0)
 
 
 def curve(distances: Iterable[float], eps: Iterable[float]) -> Floats:

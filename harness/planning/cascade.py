@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Final
 
 from ..attacks.base import Attack
+from ..schema.pairs import Share
 
 CONTROLS: Final = frozenset({"noise", "transformation", "transfer", "one-step"})
 """Families that also see what is proved to stand: they cost next to nothing, and a proof they break is our bug."""
+
+BLACK_BOX: Final = frozenset({"score", "decision"})
+"""Families of which a sampled cascade asks a tenth first."""
+
+
+SAMPLE: Final = 10
+"""One in so many images is the tenth."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +32,7 @@ class Link:
         floor: The eps at which an image must still stand to be attacked; None outside of a cascade.
         ceiling: The next larger eps, if what stands even there is not attacked; see
             :attr:`harness.planning.specs.Cell.ceiling`.
+        share: Of what stands; "rest" comes after "tenth" of the same attack and eps.
     """
 
     declared: Attack
@@ -30,9 +40,12 @@ class Link:
     eps: float | None
     floor: float | None = None
     ceiling: float | None = None
+    share: Share = "all"
 
 
-def links(attacks: Sequence[tuple[Attack, Attack]], grid: Sequence[float], *, cascade: bool) -> list[Link]:
+def links(
+    attacks: Sequence[tuple[Attack, Attack]], grid: Sequence[float], *, cascade: bool, sampled: bool = False
+) -> list[Link]:
     """The pairs of one norm in their order.
 
     Outside of a cascade and at a single eps that of the suite. At several, from the suite's first iterated attack on,
@@ -44,6 +57,8 @@ def links(attacks: Sequence[tuple[Attack, Attack]], grid: Sequence[float], *, ca
         attacks: As declared and as they are asked, in the suite's order.
         grid: Values of eps, ascending.
         cascade: Whether it is one.
+        sampled: Whether attacks of :data:`BLACK_BOX` that follow each other first meet a tenth, all of them, and then
+            the rest. At several eps those of them without a budget come last: what gradients break they need not.
     """
 
     def whole(pair: tuple[Attack, Attack]) -> list[Link]:
@@ -54,9 +69,22 @@ def links(attacks: Sequence[tuple[Attack, Attack]], grid: Sequence[float], *, ca
     if cascade and len(grid) > 1:
         first = next((n for n, (_, one) in enumerate(attacks) if one.family == "iterated"), first)
     budgeted = [pair for pair in attacks[first:] if pair[1].kind == "budget"]
-    others = [pair for pair in attacks if pair not in budgeted]
+    late = [pair for pair in attacks[first:] if sampled and pair not in budgeted and pair[1].family in BLACK_BOX]
+    others = [pair for pair in attacks if pair not in (*budgeted, *late)]
     found = [link for pair in others for link in whole(pair)]
     values = sorted(grid, reverse=True)
     for above, eps in zip([None, *values], values, strict=False):
         found += [Link(*pair, eps, eps, above if number else None) for number, pair in enumerate(budgeted)]
+    found += [link for pair in late for link in whole(pair)]
+    return _in_shares(found) if sampled else found
+
+
+def _in_shares(whole: Sequence[Link]) -> list[Link]:
+    found: list[Link] = []
+    for black_box, each in groupby(whole, lambda link: link.attack.family in BLACK_BOX):
+        run = list(each)
+        found += [replace(link, share=share) for share in _SHARES for link in run] if black_box else run
     return found
+
+
+_SHARES: Final[tuple[Share, ...]] = ("tenth", "rest")

@@ -159,7 +159,8 @@ def plan(
         only: Keep attacks whose label, with or without its settings, matches one of these patterns (``*`` and
             ``?``); empty: all.
         cascade: Each attack sees only images that may still fall: what an earlier one broke, what is proved beforehand,
-            and what stood at a larger eps is left out. See :func:`harness.planning.cascade.links` for the order.
+            and what stood at a larger eps is left out. See :func:`harness.planning.cascade.links` for the order. A
+            sampled suite is one in any case.
         arguments: See :class:`Plan`.
         words: See :class:`Plan`.
         transfers: Whether to ask for attacks that are crafted on another model. Without them nothing is trained but the
@@ -179,6 +180,7 @@ def plan(
             raise UserError("a certificate is of any change of the label: certify without targets")
         suite, aimless = _with_targets(suite, only)
         left_out, certify = (*left_out, *aimless), 0
+    cascade = cascade or suite.sampled
     if cascade and only:
         raise UserError("a cascade runs the whole battery; choose attacks, or a cascade")
     if samples is not None and samples < 1:
@@ -202,7 +204,8 @@ def plan(
         proved.extend(screens.values())
         for norm, attacks in asked[spec.key].items():
             able = [pair for pair in attacks if not (pair[1].needs_a_boundary and spec.defense.remedy.stochastic)]
-            for link in links(able, grid[norm], cascade=cascade):
+            tenths: dict[tuple[str, float | None], str] = {}
+            for link in links(able, grid[norm], cascade=cascade, sampled=suite.sampled):
                 declared, attack = link.declared, link.attack.in_cascade() if cascade else link.attack
                 wanted = not only or fits(declared.label, only) or fits(attack.label, only)
                 source = _source(attack, spec, info)
@@ -219,9 +222,13 @@ def plan(
                     floor=link.floor,
                     ceiling=link.ceiling,
                     screen=screens.get(norm) if attack.family not in CONTROLS else None,
+                    share=link.share,
+                    twin=tenths[attack.label, link.eps] if link.share == "rest" else "",
                     goal=suite.goal,
                 )
                 last = cell.key
+                if link.share == "tenth":
+                    tenths[attack.label, link.eps] = cell.key
                 battery.setdefault(cell.key, cell)
                 if wanted:
                     cells.setdefault(cell.key, cell)

@@ -14,6 +14,7 @@ from ..attacks.transfer import inner
 from ..datasets.registry import DatasetInfo, Half
 from ..errors import UserError
 from ..goal import Goal
+from ..schema.pairs import SHARES, Share
 from ..threat import Norm, Threat
 from ..training.averaging import Averaging
 from ..training.defense import Defense
@@ -152,6 +153,10 @@ class Cell:
         ceiling: In a cascade a larger eps: an image that the whole battery left there is not attacked, unless in its
             shard something at a smaller eps broke an image that stood at the larger one, which no sound attack does.
         screen: In a cascade what is proved beforehand: an image is not attacked at an eps at which it provably stands.
+        share: In a sampled cascade, "tenth": the attack meets one in ten of the images that it would meet, of every
+            class alike; "rest": the others, if a black-box attack broke an image of its tenth, or the model's probe
+            gives a reason to doubt its gradients (:func:`harness.trust.probe_checks.suspicious`).
+        twin: Key of the cell that met the tenth of which this one meets the rest.
         part: Whose images: those of the test part, or, where a paper measured on them, those of the training part.
         goal: Targets that images have to be taken for; None: any wrong label will do.
     """
@@ -168,6 +173,8 @@ class Cell:
     floor: float | None = None
     ceiling: float | None = dataclasses.field(default=None, metadata={"identity": "set"})
     screen: Certification | None = dataclasses.field(default=None, metadata={"identity": "set"})
+    share: Share = dataclasses.field(default="all", metadata={"identity": "set"})
+    twin: str = dataclasses.field(default="", metadata={"identity": "set"})
     part: Half = dataclasses.field(default="test", metadata={"identity": "set"})
     goal: Goal | None = dataclasses.field(default=None, metadata={"identity": "set"})
 
@@ -217,7 +224,14 @@ class Cell:
 
     @cached_property
     def _seed_key(self) -> str:
-        alone: dict[str, Any] = {"after": "", "floor": None, "ceiling": None, "screen": None}
+        alone: dict[str, Any] = {
+            "after": "",
+            "floor": None,
+            "ceiling": None,
+            "screen": None,
+            "share": "all",
+            "twin": "",
+        }
         return identity.key(
             dataclasses.replace(self, victim=self.victim.nameless, attack=self.attack.draws_as, **alone)
         )
@@ -229,7 +243,8 @@ class Cell:
 
     def __str__(self) -> str:
         aim = f", {self.goal}" if self.goal is not None else ""
-        return f"{self.victim}: {self.attack.label} ({self.threat}{aim})"
+        part = f", {SHARES[self.share]}" if self.share != "all" else ""
+        return f"{self.victim}: {self.attack.label} ({self.threat}{aim}{part})"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,6 +31,8 @@ class Suite:
         batch: Images a shard.
         goal: Targets that images have to be taken for; ``None``: any wrong label will do. The name ends with it, so
             that no table can hold targeted and untargeted results as those of one suite.
+        sampled: Whether black-box attacks of a cascade are asked about a tenth of what stands, and about the rest if
+            that gives reason to (:attr:`harness.planning.specs.Cell.share`). The name says so likewise.
     """
 
     name: str
@@ -40,10 +42,10 @@ class Suite:
     samples: int = 1000
     batch: int = 250
     goal: Goal | None = None
+    sampled: bool = False
 
     def __post_init__(self) -> None:
-        if self.goal is not None and self.base == self.name:
-            object.__setattr__(self, "name", f"{self.name}, {self.goal}")
+        object.__setattr__(self, "name", self.base + self._ending)
         for norm, attacks in self.attacks.items():
             for attack in attacks:
                 if norm not in attack.supported_norms:
@@ -51,8 +53,12 @@ class Suite:
 
     @property
     def base(self) -> str:
-        """Its name without the goal."""
-        return self.name if self.goal is None else self.name.removesuffix(f", {self.goal}")
+        """Its name without goal and sampling."""
+        return self.name.removesuffix(self._ending)
+
+    @property
+    def _ending(self) -> str:
+        return f"{', sampled' if self.sampled else ''}{f', {self.goal}' if self.goal is not None else ''}"
 
     def at(self, budgets: Mapping[Norm, tuple[float, ...]]) -> Suite:
         """The battery in some norms at other budgets, ascending: another battery, under a name that says so.
@@ -76,7 +82,11 @@ class Suite:
         """
         if self.goal is not None:
             raise UserError(f"suite {self.name} has its targets already")
-        return replace(self, goal=goal)
+        return replace(self, name=self.base, goal=goal)
+
+    def in_samples(self) -> Suite:
+        """The battery with its black-box attacks asked about a sample first: another one, under a name that says so."""
+        return replace(self, name=self.base, sampled=True)
 
     def crafted_on(self, ensemble: Ensemble) -> Suite:
         """The battery with its transfers crafted on other models: another one, under a name that says so.

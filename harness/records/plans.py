@@ -55,6 +55,7 @@ def pair_record(cell: Cell, info: DatasetInfo, command: str = "") -> PlannedPair
         access=cell.attack.access,
         family=cell.attack.family,
         cascade=cell.cascaded,
+        share=cell.share,
         needs_a_boundary=cell.attack.needs_a_boundary,
         kind=cell.attack.kind,
         norm=cell.threat.norm,
@@ -92,7 +93,10 @@ def command(plan: Plan, cell: Cell) -> str:
         return ""
     chosen = ["--attack", cell.attack.label]
     if cell.cascaded:
-        chosen = ["--cascade", *(["--no-surrogate"] if plan.without_transfers else [])]
+        chosen = [
+            "--sampled" if plan.suite.sampled else "--cascade",
+            *(["--no-surrogate"] if plan.without_transfers else []),
+        ]
     return shlex.join([*words, "--samples", str(cell.n), *chosen])
 
 

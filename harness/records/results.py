@@ -188,6 +188,22 @@ def shard_samples(folder: Path, shard: int) -> pd.DataFrame:
     return samples[samples["shard"] == shard]
 
 
+def shard_facts(folder: Path, shard: int) -> ShardFacts | Result:
+    """Facts of one shard; those of all together of a cell that is finished.
+
+    Raises:
+        Damaged: Neither the shard nor the result can be read.
+    """
+    path = shard_path(folder, shard)
+    if path.exists():
+        try:
+            return read_shard(path)[1]
+        except Damaged:
+            if path.exists():  # else the cell was finished at this very moment
+                raise
+    return check_result(folder)
+
+
 def finish(folder: Path, shards: int, declared: Declared, witnesses: bytes | None = None) -> Result:
     """Merge a cell's shards into its result, and write it, with a packed table of witnesses if there is to be one.
 
@@ -248,6 +264,8 @@ def pair_from_outcomes(declared: Declared, outcomes: Sequence[ShardOutcome]) -> 
         unsteady=sum(fact.unsteady for fact in facts),
         answers=_together(facts),
         harvest=_harvested(facts),
+        fallen=sum(fact.fallen for fact in facts),
+        withheld=sum(fact.withheld for fact in facts),
         status=state,
         summary=summary(samples),
     )

@@ -13,6 +13,13 @@ from .models import Agreement, ModelName
 
 Norm = Literal["l0", "l1", "l2", "linf", "rms"]
 Status = Literal["ok", "invalid", "crashed", "unclipped"]
+Share = Literal["all", "tenth", "rest"]
+"""Which of the images that stand an attack of a sampled cascade meets, see
+:attr:`harness.planning.specs.Cell.share`."""
+
+SHARES: Final[dict[Share, str]] = {"all": "", "tenth": "a tenth", "rest": "the rest"}
+"""As people read it."""
+
 Answers = dict[Literal["referee", "attacked"], Agreement]
 """Whether a model's copies still answer clean images as before the attack."""
 
@@ -24,6 +31,7 @@ class BatteryPair(Record):
         eps: Of the threat; None for a minimal attack.
         source: Model that the images are crafted on, "" if that is the victim.
         cascade: Whether the attack meets only what earlier ones left.
+        share: Of what they left.
         needs_a_boundary: Whether the attack walks along the decision boundary, which a model that draws has not.
         submitted: Whether it is somebody's images (``gauntlet lower``): part of no suite, and counted in it for ever.
         goal: What it is after, see :class:`harness.goal.Goal`.
@@ -38,6 +46,7 @@ class BatteryPair(Record):
     eps: float | None
     source: str
     cascade: bool = False
+    share: Share = "all"
     needs_a_boundary: bool = False
     submitted: bool = False
     goal: str = UNTARGETED
@@ -51,11 +60,12 @@ class BatteryPair(Record):
     def pair_name(self) -> str:
         """Attack and threat for people, and the goal if it is targeted: the same in every version of it."""
         about = f"{f' from {self.source}' if self.source else ''}{f', {self.goal}' if self.goal != UNTARGETED else ''}"
+        about += f", {SHARES[self.share]}" if self.share != "all" else ""
         return f"{self.attack}{about} ({self.threat})"
 
     def misplaced(self, other: BatteryPair) -> str:
         """Name of the first thing that another record of the same pair says otherwise; "" if none."""
-        declared = ("cell", "model", "dataset", "n", "attack", "norm", "eps", "source", "goal")
+        declared = ("cell", "model", "dataset", "n", "attack", "norm", "eps", "source", "share", "goal")
         return next((name for name in declared if getattr(self, name) != getattr(other, name)), "")
 
 
@@ -122,6 +132,8 @@ class ShardFacts(Cost):
         answers: See :data:`Answers`.
         harvest: See :class:`Harvested`; None where nobody looked: images crafted elsewhere, attacks without a box, and
             records of before there was one.
+        fallen: Images of a tenth that fell to it at an eps at which they had stood.
+        withheld: Images that a sampled cascade does not show to the attack, as nothing in its tenth gave reason to.
     """
 
     errors: tuple[str, ...] = ()
@@ -130,6 +142,8 @@ class ShardFacts(Cost):
     unsteady: int = 0
     answers: Answers = {}
     harvest: Harvested | None = None
+    fallen: int = 0
+    withheld: int = 0
 
 
 class ShardRecord(ShardFacts, Provenance):
@@ -198,6 +212,8 @@ class Result(Document, Declared, Cost):
     unsteady: int = 0
     answers: Answers = {}
     harvest: Harvested | None = None
+    fallen: int = 0
+    withheld: int = 0
     of_target: int = 0
     status: Status
     summary: dict[str, Number] = {}

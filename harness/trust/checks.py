@@ -168,13 +168,15 @@ class Evidence:
     @cached_property
     def images(self) -> npt.NDArray[Any]:
         """Positions (N,) of the images that the model is judged on."""
-        positions: npt.NDArray[Any] = reference(self.everything).columns["index"]
+        positions: npt.NDArray[Any] = (
+            reference(self.everything).columns["index"] if self.everything else np.empty(0, int)
+        )
         return positions
 
     @cached_property
     def correct(self) -> Bools:
         """Which of them are not lost as they are: it gets them right or, with targets, takes them for no target."""
-        return reference(self.everything).stands
+        return reference(self.everything).stands if self.everything else np.empty(0, bool)
 
     @cached_property
     def _reaches(self) -> dict[int, Floats]:

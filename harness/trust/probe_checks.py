@@ -10,8 +10,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Final, Literal
 
-from ..metrics.pairs import limit, nearest, wilson
-from ..schema.probes import Diagnostics, PlantedFacts
+from ..metrics.pairs import Board, limit, nearest, wilson
+from ..schema.probes import Diagnostics, PlantedFacts, ProbeFacts
 from .checks import (
     BOUNDED,
     FEW,
@@ -457,3 +457,18 @@ FACT_QUESTIONS: Final = (
         _strength,
     ),
 )
+
+
+_OF_BATTERIES: Final = frozenset({"planted-found", "battery-strength"})
+
+
+def suspicious(facts: ProbeFacts) -> bool:
+    """Whether what the probe measured, or what was planted, gives a reason to doubt attacks that follow gradients.
+
+    Any grade below a B does, and so does a fault that was remedied; so do planted adversarials of which gradient
+    attacks found less than :data:`KNOWN`, and a model of which too little was seen.
+    """
+    alone = Evidence(Board("", {}, (), health={"": {facts.norm: facts}}), "", facts.norm)
+    checks = [question.ask(alone) for question in FACT_QUESTIONS if question.name not in _OF_BATTERIES]
+    found = facts.planted.share("gradients") if facts.planted is not None else None
+    return facts.n < MANY or max(check.grade for check in checks) > "B" or (found is not None and found < KNOWN)

@@ -31,6 +31,8 @@ class Curve:
         distances: Per seed the distance at which each image was lost, see :func:`harness.metrics.pairs.nearest`.
         bound: Whether the model has no rank, so that the line is dashed.
         seeds: Whether each seed's curve is drawn too.
+        doubt: Images that may fall at each of the budgets, beyond those that fell
+            (:attr:`harness.metrics.pairs.WorstCase.doubt`); none if it is empty.
     """
 
     index: int
@@ -39,6 +41,12 @@ class Curve:
     distances: Sequence[Floats]
     bound: bool = False
     seeds: bool = False
+    doubt: Sequence[float] = ()
+
+    def interval(self, share: float, at: int) -> tuple[float, float]:
+        """Interval of a share of images where so many of the budgets are at most its eps."""
+        doubt = self.doubt[max(at - 1, 0)] if self.doubt else 0.0
+        return wilson(max(share * self.n - doubt, 0.0), self.n)[0], wilson(share * self.n, self.n)[1]
 
 
 def eps_chart(
@@ -67,7 +75,8 @@ def eps_chart(
     for line in curves:
         each = [curve(distances, grid) for distances in line.distances]
         values = np.mean(each, axis=0)
-        ends = [wilson(value * line.n, line.n) for value in values]
+        below = np.searchsorted(np.asarray(budgets, float), grid, side="right")
+        ends = [line.interval(float(value), int(at)) for value, at in zip(values, below, strict=True)]
         points = drawn(values)
         lower, upper = (thin(drawn(limits)) for limits in zip(*ends, strict=True))
         lines.append(
@@ -118,6 +127,10 @@ def curves(
                 distances=[one["distance"].to_numpy(float) for one in results.nearest(entry, norm)],
                 bound=bool(entry.notes[norm]),
                 seeds=seeds,
+                doubt=[
+                    float(np.mean([case.doubt for case in results.worst(entry, norm, eps)]))
+                    for eps in results.budgets[norm]
+                ],
             )
             for number, entry in enumerate(entries)
             if entry.n and norm in results.bounded

@@ -129,6 +129,7 @@ def _ranking(n: int, rows: Sequence[dict[str, Any]] | Sequence[Any]) -> Iterator
         for row in rows
         if row.get("certificate") and row["certificate"] not in row["note"]
     ]
+    notes += [f"- {md(row['entry'].name)}: {md(row['withheld'])}" for row in rows if row.get("withheld")]
     if notes:
         yield from (*notes, "")
 

@@ -4,22 +4,34 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pytest
 
 from defenses.standard import Standard
 from harness.attacks.apgd import APGD
 from harness.attacks.fmn import MinimumNorm
-from harness.execution.jobs import Judge
-from harness.execution.standing import standing
+from harness.attacks.rays import RayS
+from harness.attacks.square import Square
+from harness.execution.jobs import Judge, Sampling
+from harness.execution.standing import Shown, fallen
+from harness.execution.standing import shown as shown_to
+from harness.judging.shard import ShardOutcome
 from harness.planning.specs import Cell, Certification, ModelSpec
 from harness.records.files import write_record
 from harness.records.home import Home
+from harness.records.results import write_shard
+from harness.schema.base import Provenance
 from harness.schema.certificates import CertificateFacts, CertificateRecord, CertifiedLevel
+from harness.schema.pairs import ShardFacts, Share
+from harness.schema.probes import PlantedRecord, ProbeRecord, Wavering
 from harness.threat import Threat
+from tests.helpers.boards import facts as probe_found
 from tests.helpers.boards import frame
+from tests.helpers.planted import planted
 
 N = 6
 MODEL = ModelSpec(dataset="digits", architecture="softmax", defense=Standard())
@@ -49,7 +61,9 @@ def shown(
     cell = Cell(victim=MODEL, attack=attack, threat=Threat("linf", eps), n=N, batch=N, floor=eps or 0.1)
     cell = dataclasses.replace(cell, ceiling=ceiling, screen=screen)
     home = home or Home(Path("nowhere"))
-    return np.flatnonzero(standing(home, Judge(cell, 0, tuple(before), below), np.arange(N))).tolist()
+    return np.flatnonzero(
+        shown_to(home, Judge(cell, 0, tuple(before), below), np.arange(N), np.zeros(N, int)).images
+    ).tolist()
 
 
 def test_what_fell_is_not_attacked_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,3 +98,86 @@ def test_what_provably_stands_is_not_attacked(tmp_path: Path, monkeypatch: pytes
     assert shown(monkeypatch, before, eps=0.2, screen=SCREEN, home=home) == [2, 3, 4]
     # 1 stands provably at 0.1 and fell at 0.2: no eps is left open
     assert shown(monkeypatch, before, eps=None, screen=SCREEN, home=home) == [2, 3, 4]
+
+
+COST: dict[str, Any] = {"seconds": 0.0, "forwards": 0, "backwards": 0}
+
+
+class TestShares:
+    """Of 40 images in ten classes, all of which stand but the first five."""
+
+    LABELS = np.arange(40) % 10
+
+    @pytest.fixture
+    def home(self, tmp_path: Path) -> Home:
+        return Home(tmp_path).create()
+
+    def cell(self, share: Share, eps: float | None = 0.1, twin: str = "") -> Cell:
+        attack = Square() if eps is not None else RayS()
+        threat = Threat("linf", eps)
+        return Cell(victim=MODEL, attack=attack, threat=threat, n=40, batch=40, floor=0.1, share=share, twin=twin)
+
+    def keep(self, home: Home, key: str, distances: npt.NDArray[Any], **facts: Any) -> None:
+        outcome = ShardOutcome(frame(distances, **facts.pop("columns", {})), ShardFacts(**COST, **facts), {})
+        write_shard(home.cell(key), 0, outcome, Provenance())
+
+    def met(self, home: Home, cell: Cell, sampling: Sampling, *before: str) -> Shown:
+        return shown_to(home, Judge(cell, 0, ("first", *before), sampling=sampling), np.arange(40), self.LABELS)
+
+    @pytest.fixture
+    def first(self, home: Home) -> Sampling:
+        self.keep(home, "first", np.where(np.arange(40) < 5, 0.05, np.nan))
+        return Sampling((0.1, 0.2), {"tenth": 1}, None, None)
+
+    def test_a_tenth_is_spread_over_the_classes_and_the_same_for_every_attack(
+        self, home: Home, first: Sampling
+    ) -> None:
+        (one, none), (other, _) = (self.met(home, self.cell("tenth", eps), first) for eps in (0.1, None))
+        assert one.sum() == 4
+        assert none == 0
+        assert not one[:5].any()
+        assert len(set(self.LABELS[one])) == 4
+        assert np.array_equal(one, other)
+
+    def test_whoever_stands_alone_is_the_tenth(self, home: Home) -> None:
+        self.keep(home, "first", np.where(np.arange(40) != 7, 0.05, np.nan))
+        found = self.met(home, self.cell("tenth"), Sampling((0.1,), {}, None, None))
+        assert np.flatnonzero(found.images).tolist() == [7]
+
+    @pytest.mark.parametrize(
+        ("fell", "probe", "found", "opens"),
+        [
+            (0, {}, None, False),
+            (0, {}, 1.0, False),
+            (1, {}, None, True),
+            (0, {}, 0.5, True),  # gradients miss what is known to be there
+            (0, {"n": 3}, None, True),
+            (0, {"votes": 9, "stochastic": Wavering(draws=8, labels=0.1, logits=0.1)}, None, True),
+            (0, None, None, True),  # nobody looked
+        ],
+    )
+    def test_the_rest_is_met_where_there_is_a_reason(
+        self, home: Home, first: Sampling, fell: int, probe: Any, found: float | None, opens: bool
+    ) -> None:
+        tenth, _ = self.met(home, self.cell("tenth"), first)
+        self.keep(home, "tenth", np.full(40, np.nan), columns={"attacked": tenth}, fallen=fell)
+        if probe is not None:
+            facts = probe_found(n=100).model_copy(update=probe)
+            write_record(home.health("looked"), ProbeRecord(key="looked", facts=facts))
+            first = dataclasses.replace(first, probe="looked")
+        if found is not None:
+            write_record(
+                home.planted("grown"), PlantedRecord(facts=planted(floats=round(32 * found), grid=round(32 * found)))
+            )
+            first = dataclasses.replace(first, planting="grown")
+        images, withheld = self.met(home, self.cell("rest", twin="tenth"), first, "tenth")
+        standing = np.arange(40) >= 5
+        assert np.array_equal(images, standing & ~tenth if opens else np.zeros(40, bool))
+        assert withheld == (0 if opens else 31)
+
+    def test_what_counts_as_fallen_stood_at_that_eps(self, home: Home, first: Sampling) -> None:
+        self.keep(home, "first", np.where(np.arange(40) < 5, 0.15, np.nan))
+        samples = frame(np.where(np.isin(np.arange(40), (0, 1, 9)), [0.05, 0.18, *[0.15] * 38], np.nan))
+        job = Judge(self.cell("tenth", None), 0, ("first",), sampling=first)
+        assert fallen(home, job, samples) == 2  # 0 at the smaller eps, 9 at the larger; 1 had fallen there
+        assert fallen(home, dataclasses.replace(job, cell=self.cell("tenth", 0.1)), samples) == 1

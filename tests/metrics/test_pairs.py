@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ from harness.metrics.pairs import (
     PAIR_COLUMNS,
     TOLERANCE,
     Board,
+    Pair,
     broken,
     curve,
     nearest,
@@ -275,3 +277,47 @@ class TestPairRows:
 
     def test_an_empty_board_has_the_columns(self) -> None:
         assert tuple(pair_rows(Board("quick", {}, [])).columns) == PAIR_COLUMNS
+
+
+class TestWithheld:
+    """Of 20 images, five lost to a gradient attack, a black-box attack met two in a tenth and broke none."""
+
+    FIRST = record(frame(np.where(np.arange(20) < 5, 0.05, NAN)), attack="apgd", eps=0.1, cascade=True)
+
+    def met(self, *places: int, share: str = "tenth", withheld: int = 0, **meta: Any) -> Pair:
+        there = frame(np.full(20, NAN), attacked=np.isin(np.arange(20), places))
+        base = {"attack": "square", "eps": 0.1, "cascade": True, "share": share, "withheld": withheld}
+        return record(there, **base | meta)
+
+    def test_the_lower_end_allows_for_what_may_fall(self) -> None:
+        found = worst_case([self.FIRST, self.met(6, 12), self.met(share="rest", withheld=13)], "linf", 0.1)
+        assert (found.accuracy, found.unseen) == (0.75, 13)
+        assert found.doubt == pytest.approx(13 * wilson(0, 2)[1])
+        assert (found.low, found.high) == (wilson(15 - found.doubt, 20)[0], wilson(15, 20)[1])
+
+    def test_what_met_every_image_withholds_none(self) -> None:
+        rest = self.met(*(at for at in range(5, 20) if at not in (6, 12)), share="rest")
+        found = worst_case([self.FIRST, self.met(6, 12), rest], "linf", 0.1)
+        assert (found.unseen, found.doubt) == (0, 0.0)
+        assert (found.low, found.high) == wilson(15, 20)
+
+    def test_what_is_proved_is_not_withheld(self) -> None:
+        found = worst_case([self.FIRST, self.met(6), self.met(share="rest", withheld=3)], "linf", 0.1)
+        assert found.unseen == 3
+
+    def test_every_attack_has_to_have_met_an_image(self) -> None:
+        one = [self.met(6, 12), self.met(share="rest", withheld=13)]
+        other = [
+            self.met(12, 13, attack="rays", eps=None),
+            self.met(share="rest", withheld=13, attack="rays", eps=None),
+        ]
+        found = worst_case([self.FIRST, *one, *other], "linf", 0.1)
+        assert found.unseen == 14
+        assert found.doubt == pytest.approx(14 * wilson(0, 1)[1])
+        apart = [self.met(6), self.met(7, attack="rays"), *(self.met(share="rest", withheld=14, attack="rays"),)]
+        assert worst_case([self.FIRST, *apart], "linf", 0.1).doubt == 14
+
+    def test_what_stands_at_a_larger_eps_stands_unseen_at_a_smaller_one(self) -> None:
+        pairs = [self.FIRST, self.met(6, 12), self.met(share="rest", withheld=13)]
+        assert worst_case(pairs, "linf", 0.05).unseen == 13
+        assert worst_case(pairs, "linf", 0.3).unseen == 0

@@ -65,3 +65,25 @@ def test_each_pair_is_asked_once_in_either_order(norm: str) -> None:
     one, other = ({(link.attack.label, link.eps) for link in found} for found in both)
     assert one == other
     assert len(one) == len(both[0]) == len(both[1])
+
+
+def test_a_sampled_one_asks_black_box_attacks_last_and_all_about_a_tenth_before_the_rest() -> None:
+    found = links(BATTERY, (0.1, 0.2), cascade=True, sampled=True)
+    assert [(link.attack, link.eps, link.share) for link in found] == [
+        (NOISE, 0.1, "all"),
+        (NOISE, 0.2, "all"),
+        (FMN, None, "all"),
+        (FIRST, 0.2, "all"),
+        (SECOND, 0.2, "all"),
+        (SQUARE, 0.2, "tenth"),
+        (SQUARE, 0.2, "rest"),
+        (FIRST, 0.1, "all"),
+        (SECOND, 0.1, "all"),
+        (SQUARE, 0.1, "tenth"),
+        (RAYS, None, "tenth"),
+        (SQUARE, 0.1, "rest"),
+        (RAYS, None, "rest"),
+    ]
+    assert shown(found[-4:]) == [(SQUARE, 0.1, 0.1, 0.2), (RAYS, None, 0.1, None)] * 2
+    whole = {(link.attack, link.eps, link.floor, link.ceiling) for link in links(BATTERY, (0.1, 0.2), cascade=True)}
+    assert {(link.attack, link.eps, link.floor, link.ceiling) for link in found} == whole
