@@ -38,15 +38,33 @@ class Section:
 SECTIONS = (
     Section("What attacks and trainers cost beside their own passes", "bench_passes"),
     Section(
-        "The linf battery against reference AutoAttack and a script of Foolbox",
+        "The linf battery against reference AutoAttack under two seeds, and a script of Foolbox",
         "bench_batteries",
-        "--images 100 --only reference,foolbox",
+        "--images 200 --only sampled,reference,again,foolbox",
+        True,
+    ),
+    Section(
+        "The linf battery on an interval-trained LeNet",
+        "bench_batteries",
+        "--images 200 --defense interval-bound --only sampled,reference",
+        True,
+    ),
+    Section(
+        "The linf battery on a LeNet trained on fast-gradient images",
+        "bench_batteries",
+        "--images 200 --defense fast-gradient --only sampled,reference",
+        True,
+    ),
+    Section(
+        "The linf battery on a LeNet trained with PGD",
+        "bench_batteries",
+        "--images 200 --defense pgd --only sampled,reference",
         True,
     ),
     Section(
         "The l2 battery against reference AutoAttack and a script of Foolbox",
         "bench_batteries",
-        "--norm l2 --images 50 --only reference,foolbox",
+        "--norm l2 --images 200 --only sampled,reference,foolbox",
         True,
     ),
     Section("What the harness adds, and what a second job gives", "bench_harness"),
