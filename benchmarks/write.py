@@ -80,6 +80,7 @@ SECTIONS = (
     Section("Adv_Alpha, and learning with an adversary", "bench_huang"),
     Section("Gradient regularization", "bench_lyu"),
     Section("The generative adversarial trainer", "bench_lee"),
+    Section("Search in bfloat16 against float32", "bench_low_search", "", True),
     Section("Training in bfloat16 against float32", "bench_precision", "--images 3000 --epochs 4", True),
 )
 
