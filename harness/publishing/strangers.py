@@ -33,10 +33,11 @@ def check_home(path: Path) -> None:
             continue
         folders = [entry.path]
         while folders:
-            for inner in os.scandir(folders.pop()):
-                _check(inner)
-                if inner.is_dir():
-                    folders.append(inner.path)
+            with os.scandir(folders.pop()) as entries:
+                for inner in entries:
+                    _check(inner)
+                    if inner.is_dir():
+                        folders.append(inner.path)
 
 
 def _check(entry: os.DirEntry[str]) -> None:

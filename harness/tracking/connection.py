@@ -476,9 +476,12 @@ class Connection:
         """
         if self._artifact_root() not in folder.resolve().parents:
             raise UserError(f"{folder} is outside of {self.home.path}, whose tracked runs name it; use --from home")
-        for entry in os.scandir(folder) if folder.is_dir() else ():
-            if not entry.is_file(follow_symlinks=False) and not entry.is_dir(follow_symlinks=False):
-                raise UserError(f"{entry.path!r} is no plain file: links and special files are not followed")
+        if not folder.is_dir():
+            return
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if not entry.is_file(follow_symlinks=False) and not entry.is_dir(follow_symlinks=False):
+                    raise UserError(f"{entry.path!r} is no plain file: links and special files are not followed")
 
     def record(self, run: Run, name: str, kind: type[T]) -> T:
         """A run's artifact as a record.
