@@ -148,8 +148,9 @@ def evaluate(  # type: ignore[misc]  # of all its options the two say only the o
     Returns:
         A frame, a row per pair and eps. In its ``attrs``: ``goal``, ``trust`` (by norm, ``[grade, reasons]``, see
         :mod:`harness.trust.grade`), ``worst_case`` (for each norm and eps the ``accuracy`` that all attacks together
-        leave, with ``low`` and ``high``, ``n``, ``success_on_correct`` and the ``strongest`` attack), ``certified``
-        (for each norm and eps what is proved to stand and what no attack broke, the fields of
+        leave, with ``low`` and ``high``, ``n``, ``success_on_correct``, the ``strongest`` attack and, of a sampled
+        cascade, how many of the images that stand were ``unseen`` by its black-box attacks), ``certified`` (for each
+        norm and eps what is proved to stand and what no attack broke, the fields of
         :class:`harness.metrics.certificates.Band`), ``planted`` (by norm, what :mod:`harness.trust.planting` found),
         ``remedy`` (in words), ``notes`` (what was noticed, a line each), ``left_out`` (labels of attacks). With
         ``return_adversarial`` a pair of that and a mapping of ``(norm, eps)`` to images like ``x``: the worst for each,

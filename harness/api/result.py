@@ -61,6 +61,7 @@ class Evaluation(pd.DataFrame):
                         "success_on_correct": case.success,
                         "strongest": case.strongest,
                         "n": case.n,
+                        "unseen": case.unseen,
                     }
                     for (norm, eps), case in cases.items()
                 ],

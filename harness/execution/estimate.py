@@ -97,8 +97,7 @@ def estimate(plans: Sequence[Plan], home: Home, device: str = "cpu", limit: floa
     """What is missing of some plans, each model and pair once, and how long it may take.
 
     Training is taken to last all its epochs; in a cascade every attack is taken to see every image, in a sampled one
-    both its shares. Random numbers are
-    left as they are. After ``limit`` seconds no other probe is begun.
+    the rest as well. Random numbers are left as they are. After ``limit`` seconds no other probe is begun.
     """
     infos = {name: info for plan in plans for name, info in plan.infos.items()}
     specs = {s.key: s for plan in plans for s in plan.models if not has_model(home, s) and s.defense.trainable}

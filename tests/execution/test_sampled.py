@@ -78,3 +78,4 @@ def test_the_same_shards_are_met_whatever_the_number_of_processes(net: nn.Module
     frames = [gauntlet.evaluate(net, x, y, SUITE, jobs=jobs, **how) for jobs in (1, 2)]
     assert frames[0].drop(columns="seconds").equals(frames[1].drop(columns="seconds"))
     assert frames[0].attrs["worst_case"] == frames[1].attrs["worst_case"]
+    assert frames[0].attrs["worst_case"][0]["unseen"] > 0
