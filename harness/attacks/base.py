@@ -115,7 +115,7 @@ class Attack(ABC):
 
     @property
     def draws_as(self) -> Attack:
-        """The attack whose random numbers it draws: that which :meth:`in_cascade` takes the place of."""
+        """The attack that :meth:`in_cascade` takes the place of: random numbers and name of a pair are that one's."""
         return self
 
     @property

@@ -50,7 +50,7 @@ def pair_record(cell: Cell, info: DatasetInfo, command: str = "") -> PlannedPair
         **dict(model_name(cell.victim, info)),
         model=cell.victim.key,
         cell=cell.key,
-        attack=cell.attack.label,
+        attack=cell.attack.draws_as.label,  # of a cascade and of the full matrix it is one attack
         toolkit=inner(cell.attack).toolkit,
         access=cell.attack.access,
         family=cell.attack.family,

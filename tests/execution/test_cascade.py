@@ -40,7 +40,7 @@ SUITE = Suite(
             Gradient(),
             Transfer(attack=Gradient(), defense=Standard(epochs=3), seed_offset=1),
             APGD(steps=20),
-            APGD(steps=20, loss="dlr", targets=3),
+            APGD(steps=20, loss="dlr", targets=5),
             Foolbox("LinfPGD"),  # takes all of its steps on every image that it is shown
         ),
         "l2": (Gradient(mode="minimal"), APGD(steps=20), Foolbox("DDNAttack")),
@@ -93,6 +93,13 @@ def test_the_worst_case_is_the_same(boards: tuple[Board, Board]) -> None:
                 wanted, found = worst_case(pairs, norm, eps), worst_case(cascade[model], norm, eps)
                 assert found.accuracy == wanted.accuracy, (norm, eps)
     assert len({worst_case(pairs, "linf", 0.1).accuracy for pairs in full.values()}) == 4, "these models are alike"
+
+
+def test_a_pair_is_called_as_in_the_full_matrix(boards: tuple[Board, Board]) -> None:
+    """Else a model that met the one would lack the pairs of the other, where both are on one board."""
+    full, cascade = ({pair.result.pair_name for pair in board.pairs} for board in boards)
+    assert full == cascade
+    assert any("give_up" in str(pair.result.declaration) for pair in boards[1].pairs)
 
 
 def test_what_is_proved_meets_the_controls_alone(boards: tuple[Board, Board]) -> None:
