@@ -85,6 +85,9 @@ def test_a_legend_is_as_wide_as_its_longest_name(pair: Callable[..., Pair]) -> N
     assert long >= short - 190 + 6.5 * len(name)
 
 
-def test_a_label_breaks_before_long_values_alone() -> None:
+def test_a_label_breaks_at_its_joints_alone() -> None:
     assert soft("standard(epochs=2)") == "standard(<wbr>epochs=2)"
     assert soft("f(weights=abcdefghijklmnop)") == "f(<wbr>weights=<wbr>abcdefghijklmnop)"
+    assert soft("alpha(mode=minimal)") == "alpha(<wbr>mode=<wbr>minimal)"
+    assert soft("transfer:apgd from mlp-32 standard seed 1") == "transfer:apgd from mlp-32 standard seed 1"
+    assert soft("of " + "a" * 65 + " ends") == f"of <wbr>{'a' * 30}<wbr>{'a' * 30}<wbr>aaaaa ends"
