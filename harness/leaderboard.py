@@ -153,9 +153,10 @@ def _row(board: Board, model: _Model, norm: str, eps: float) -> dict[str, Any]:
 
 def _withheld(worst: Sequence[WorstCase]) -> str:
     """What a sampled cascade did not show to its black-box attacks, and what the interval allows for; "" if nothing."""
-    unseen, stand = sum(case.unseen for case in worst), sum(round(case.accuracy * case.n) for case in worst)
+    unseen = sum(case.unseen for case in worst)
     if not unseen:
         return ""
+    stand = sum(round(case.accuracy * case.n) for case in worst if case.n)
     allowed = sum(case.doubt for case in worst)
     return (
         f"{unseen:,} of the {plural(stand, 'image')} that stand were not shown to every black-box attack, which broke "
