@@ -116,7 +116,7 @@ def of_attacks(name: str, data: Dataset, images: int) -> None:
     keep = victim.predict(x) == y
     x, y = x[keep], y[keep]
     print(f"\n{name}: attacks on digits")
-    print(f"{'':88}{'norm':>6}{'images':>8}{'CPU ms/img':>12}{'forwards':>10}{'backwards':>10}{'of bare':>9}")
+    print(f"{'norm':>6}{'images':>8}{'CPU ms/img':>12}{'forwards':>10}{'backwards':>11}{'of bare':>9}  attack")
     for attack, threat in every_attack(data.info):
         crafter = trained(type(attack.defense), 1) if isinstance(attack, Transfer) else victim
         attack.warm_up()
@@ -147,9 +147,8 @@ def row(label: str, threat: Threat, cost: Cost, victim: Victim, x: Tensor, y: Te
     forward, backward = bare(victim, x[:size], y[:size])
     raw = forwards * forward + backwards * backward
     ratio = f"{seconds / raw:9.2f}" if raw else f"{'-':>9}"
-    name = label if len(label) <= 84 else f"{label[:81]}..."
-    passes = f"{forwards / n:10.1f}{backwards / n:10.1f}"
-    print(f"  {name:86}{threat.norm:>6}{n:8}{1e3 * seconds / n:12.2f}{passes}{ratio}", flush=True)
+    passes = f"{forwards / n:10.1f}{backwards / n:11.1f}"
+    print(f"{threat.norm:>6}{n:8}{1e3 * seconds / n:12.2f}{passes}{ratio}  {label}", flush=True)
 
 
 class Counter:

@@ -159,8 +159,8 @@ def _withheld(worst: Sequence[WorstCase]) -> str:
     stand = sum(round(case.accuracy * case.n) for case in worst)
     allowed = sum(case.doubt for case in worst)
     return (
-        f"{unseen:,} of the {plural(stand, 'image')} that stand were not shown to black-box attacks, which broke none "
-        f"of the sample that they met; the interval allows for {allowed:.1f} of them"
+        f"{unseen:,} of the {plural(stand, 'image')} that stand were not shown to every black-box attack, which broke "
+        f"nothing new in the sample that they met; the interval allows for {allowed:.1f} of them to fall"
     )
 
 

@@ -203,7 +203,7 @@ def _ranking(
 
 
 def _remarks(rows: Sequence[Mapping[Hashable, Any]]) -> None:
-    """What a shared rank means, why there is no rank and no better grade: each once, with the models it is said of."""
+    """What a shared rank means, why there is no rank or no better grade, and what was not shown: each once."""
     said: dict[tuple[str, str], list[str]] = {}
     for row in rows:
         note, trust, reasons = row["note"], row["trust"], row["trust_reasons"]
@@ -215,6 +215,8 @@ def _remarks(rows: Sequence[Mapping[Hashable, Any]]) -> None:
             said.setdefault((f"trust {trust}" + (" also" if further != reasons else ""), further), []).append(
                 _name(row)
             )
+        if row["withheld"]:
+            said.setdefault(("sampled", row["withheld"]), []).append(_name(row))
     lines = [f"{head}, {', '.join(names)}: {text}" for (head, text), names in said.items()]
     held = Counter(row["rank"] for row in rows if not row["note"])
     if shared := [rank for rank, count in held.items() if count > 1]:

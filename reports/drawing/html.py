@@ -82,9 +82,12 @@ def clip(words: str, limit: int = 180) -> str:
 
 
 def soft(words: str) -> Markup:
-    """Escaped text that may break where a label has joints: after ``( , / _``, before a hump, before a long value."""
-    parts = re.split(r"(?<=[(,/_|])(?=\w)|(?<==)(?=[^,)]{12})|(?<=[a-z])(?=[A-Z])", words)
-    return Markup("<wbr>").join(part[i : i + 30] for part in parts for i in range(0, len(part), 30))
+    """Escaped text that may break where a label has joints: after ``( , / _``, before a hump, before a long value.
+
+    A word without joints breaks after every 30 letters.
+    """
+    parts = re.split(r"(?<=[(,/_|])(?=\w)|(?<==)(?=[^,)]{6})|(?<=[a-z])(?=[A-Z])", words)
+    return Markup("<wbr>").join(piece for part in parts for piece in re.findall(r"\S{30}|(?:\S{1,29}(?!\S)|\s)+", part))
 
 
 def heading(words: str) -> str:

@@ -119,3 +119,12 @@ def test_the_same_reserve_is_told_once_for_all_models(monkeypatch: pytest.Monkey
 
 def test_nothing_broken_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "none broke any" in printed(board({"a": 0}), 120, monkeypatch)
+
+
+def test_what_a_sampled_cascade_did_not_show_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = leaderboard(board({"a": 100})).to_dict("records")[:1]
+    rows[0] |= {"trust_reasons": "", "certificate": "", "withheld": "9 of the 10 images that stand were not shown"}
+    out = io.StringIO()
+    monkeypatch.setattr(console, "console", Console(file=out, width=160, highlight=False))
+    console._remarks(rows)
+    assert out.getvalue() == "sampled, mlp-100-100 a: 9 of the 10 images that stand were not shown\n"

@@ -257,7 +257,7 @@ def unseen(board: Board, n: int = 20) -> Board:
 class Page(html.parser.HTMLParser):
     """What a browser would see: tags with their attributes, and text outside style and script."""
 
-    VOID = frozenset({"meta", "link", "input", "img", "br", "wbr", "path", "line", "circle"})
+    VOID = frozenset({"meta", "link", "input", "img", "br", "wbr", "path", "line", "circle", "rect"})
 
     def __init__(self, source: str) -> None:
         super().__init__()

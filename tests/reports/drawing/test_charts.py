@@ -11,7 +11,7 @@ import pytest
 from harness.metrics.pairs import Pair, nearest, wilson
 from reports.boards.curves import Curve, eps_chart
 from reports.drawing import charts
-from reports.drawing.html import soft
+from reports.drawing.html import PALETTE, environment, soft
 from reports.drawing.svg import svg
 
 
@@ -85,6 +85,16 @@ def test_a_legend_is_as_wide_as_its_longest_name(pair: Callable[..., Pair]) -> N
     assert long >= short - 190 + 6.5 * len(name)
 
 
-def test_a_label_breaks_before_long_values_alone() -> None:
+def test_a_label_breaks_at_its_joints_alone() -> None:
     assert soft("standard(epochs=2)") == "standard(<wbr>epochs=2)"
     assert soft("f(weights=abcdefghijklmnop)") == "f(<wbr>weights=<wbr>abcdefghijklmnop)"
+    assert soft("alpha(mode=minimal)") == "alpha(<wbr>mode=<wbr>minimal)"
+    assert soft("transfer:apgd from mlp-32 standard seed 1") == "transfer:apgd from mlp-32 standard seed 1"
+    assert soft("of " + "a" * 65 + " ends") == f"of <wbr>{'a' * 30}<wbr>{'a' * 30}<wbr>aaaaa ends"
+
+
+def test_beyond_the_palette_colours_come_again_in_another_shape() -> None:
+    dot = environment().get_template("parts.html.j2").module.dot  # type: ignore[attr-defined]
+    first, second, third = (re.sub(r"\s+", " ", str(dot(3 + PALETTE * lap))) for lap in range(3))
+    assert all('class="c3"' in one for one in (first, second, third))
+    assert ["<circle" in first, "<rect" in second, "rotate" in second, "rotate" in third] == [True, True, False, True]
