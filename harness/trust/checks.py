@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..metrics.pairs import Board, Bools, Floats, Pair, limit, reach, reference, wilson
+from ..schema.counts import plural
 from ..schema.eps import eps_text
 from ..schema.pairs import UNLISTED
 from ..schema.probes import ProbeFacts
@@ -267,10 +268,13 @@ def bounded(evidence: Evidence, finding: str) -> tuple[Grade, str]:
     A C if attacks that need no gradient show that it is at most :data:`BOUNDED` too high, a D if not.
     """
     bound = evidence.bound
-    where = f"attacks without gradients broke {bound.broke} images at {threat_text(evidence.norm, bound.eps)}"
-    shown = (
-        f"{where}, of which gradients missed {bound.missed}: at that rate up to {percent(bound.share)} stand wrongly"
-    )
+    where = threat_text(evidence.norm, bound.eps)
+    shown = f"attacks without gradients broke no image at {where} that would show how many stand wrongly"
+    if bound.broke:
+        shown = (
+            f"attacks without gradients broke {plural(bound.broke, 'image')} at {where}, of which gradients missed "
+            f"{bound.missed}: at that rate up to {percent(bound.share)} stand wrongly"
+        )
     return ("C" if bound.share <= BOUNDED else "D"), f"{finding}; {shown}"
 
 

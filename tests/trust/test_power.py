@@ -264,7 +264,9 @@ def test_a_fault_of_gradients_is_a_d_unless_others_bound_it(name: str) -> None:
     assert (shown.status, shown.grade) == ("failed", "C")
     assert "broke 400 images at linf 0.1, of which gradients missed 0" in shown.finding
     assert "up to 0.5 % stand wrongly" in shown.finding  # 0.95 % of the half that stands
-    assert faulty(name, breaks(500, 1000, **strong)).grade == "D"  # no attack without gradients
+    alone = faulty(name, breaks(500, 1000, **strong))  # no attack without gradients
+    assert alone.grade == "D"
+    assert "broke no image at linf 0.1 that would show how many stand wrongly" in alone.finding
     assert faulty(name, breaks(500, 1000, **strong), breaks(40, 1000, **weak)).grade == "D"  # few images
     missed = faulty(name, breaks(500, 1000, **strong), breaks(100, 1000, start=480, **weak))
     assert missed.grade == "D"
