@@ -106,10 +106,10 @@ def gauntlet(
         write_plan(home, plan_record(made, "benchmark"))
         worker, graph = Worker(Context(home, {info.name: source})), Scheduler(made, home, print)
         seconds: Counter[str] = Counter()
+        looks = (Train, Examine, Plant) if sampled else (Train,)
         while (task := graph.take()) is not None:
             job, start = task.payload, time.process_time()
             screening = isinstance(job, Certify) and job.certifications[0].intervals
-            looks = (Train, Examine, Plant) if sampled else (Train,)
             if screening or isinstance(job, (Prepare, Craft, Judge, *looks)):
                 worker.run(job)
                 if not isinstance(job, looks):

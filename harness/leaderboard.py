@@ -13,7 +13,7 @@ import pandas as pd
 
 from .metrics.certificates import Band, band
 from .metrics.comparison import compare
-from .metrics.pairs import Board, Pair, WorstCase, reference, wilson, worst_case
+from .metrics.pairs import Board, Pair, WorstCase, interval, reference, worst_case
 from .schema.counts import plural
 from .schema.models import KnownModel
 from .schema.probes import Side
@@ -121,8 +121,7 @@ def _row(board: Board, model: _Model, norm: str, eps: float) -> dict[str, Any]:
     worst = [worst_case(pairs, norm, eps) for pairs in model.seeds.values()]
     clean = [reference(pairs).summary["clean_accuracy"] for pairs in model.seeds.values()]
     accuracy = float(np.mean([case.accuracy for case in worst])) if worst else math.nan
-    doubt = _mean([case.doubt for case in worst])
-    low, high = wilson(accuracy * model.n - doubt, model.n)[0], wilson(accuracy * model.n, model.n)[1]
+    low, high = interval(accuracy * model.n, model.n, _mean([case.doubt for case in worst]))
     bands = bands_of(board, model.seeds, norm, eps)
     return {
         "dataset": model.dataset,

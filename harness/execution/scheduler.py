@@ -182,7 +182,10 @@ class Scheduler:
             needs.add(name)
         self.shards_left[cell.key] = 0
         before = self.before(cell)
-        sampling = self._sampling(cell, before)
+        below, sampling = self._below(cell, before), self._sampling(cell, before)
+        if cell.share == "rest" and sampling is not None:
+            needs |= {f"judge {key} {part}" for key, parts in sampling.tenths.items() for part in range(parts)}
+            needs |= {f"examine {sampling.probe}", f"plant {sampling.planting}"}
         for shard in range(cell.shards):
             path = shard_path(folder, shard)
             if unprepared:  # they do not say with what they were attacked
@@ -202,11 +205,7 @@ class Scheduler:
                 wanted.add(f"judge {cell.after} {shard}")
             if cell.screen is not None:
                 wanted |= {_certifying(cell.screen, part) for part in cell.screen.covering(cell.shard_slice(shard))}
-            if cell.share == "rest" and sampling is not None:
-                wanted |= {f"judge {key} {part}" for key, parts in sampling.tenths.items() for part in range(parts)}
-                wanted |= {f"examine {sampling.probe}", f"plant {sampling.planting}"}
-            job = Judge(cell, shard, before, self._below(cell, before), sampling)
-            self._add(f"judge {cell.key} {shard}", job, wanted)
+            self._add(f"judge {cell.key} {shard}", Judge(cell, shard, before, below, sampling), wanted)
             self.shards_left[cell.key] += 1
 
     def _finished(self, cell: Cell) -> bool:

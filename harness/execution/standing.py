@@ -34,7 +34,16 @@ class Shown(NamedTuple):
     withheld: int = 0
 
 
-def shown(home: Home, job: Judge, index: npt.NDArray[np.int64], labels: npt.NDArray[np.int64]) -> Shown:
+def before(home: Home, job: Judge) -> Frames:
+    """What the cells before one judged in its shard.
+
+    Raises:
+        UserError: It is damaged.
+    """
+    return {key: shard_samples(home.cell(key), job.shard) for key in job.before}
+
+
+def shown(home: Home, job: Judge, frames: Frames, index: npt.NDArray[np.int64], labels: npt.NDArray[np.int64]) -> Shown:
     """The images of a shard that are still worth an attack, and in a sampled cascade the share of them.
 
     Not worth one is what an earlier attack broke at the cell's floor, and what provably stands at every eps that the
@@ -43,39 +52,35 @@ def shown(home: Home, job: Judge, index: npt.NDArray[np.int64], labels: npt.NDAr
     eps is not the stronger attack here, and every image that stands is shown.
 
     Args:
-        home: Where the cells before this one have their results.
+        home: Where certificates lie, and what decides about the rest.
         job: The shard of the cell.
+        frames: See :func:`before`.
         index: Positions of the shard's images in the test set (N,).
         labels: Their labels (N,).
 
     Raises:
-        UserError: What came before is damaged.
+        UserError: What is read is damaged.
     """
-    cell, before = job.cell, _before(home, job)
-    left = _standing(home, job, index, before)
+    cell = job.cell
+    left = _standing(home, job, index, frames)
     if cell.share == "tenth":
         return Shown(_tenth(cell, job.shard, left, labels))
     if cell.share == "rest":
         assert job.sampling is not None
-        left &= ~before[cell.twin]["attacked"].to_numpy(bool)
+        left &= ~frames[cell.twin]["attacked"].to_numpy(bool)
         if not _opened(home, job.sampling):
             return Shown(np.zeros_like(left), int(left.sum()))
     return Shown(left)
 
 
-def fallen(home: Home, job: Judge, samples: pd.DataFrame) -> int:
+def fallen(job: Judge, frames: Frames, samples: pd.DataFrame) -> int:
     """Images of a tenth that fell at an eps at which they had stood before, by the samples of its shard."""
-    cell, before = job.cell, _before(home, job)
+    cell = job.cell
     assert job.sampling is not None
     lost = np.zeros(len(samples), bool)
     for eps in job.sampling.grid if cell.threat.eps is None else (cell.threat.eps,):
-        lost |= broken(samples, cell.threat.norm, eps) & _stand(cell, before, len(samples), eps)
+        lost |= broken(samples, cell.threat.norm, eps) & _stand(cell, frames, len(samples), eps)
     return int(lost.sum())
-
-
-def _before(home: Home, job: Judge) -> Frames:
-    """Samples of the shard in the cells before, by key."""
-    return {key: shard_samples(home.cell(key), job.shard) for key in job.before}
 
 
 def _stand(cell: Cell, frames: Frames, n: int, eps: float, without: Collection[str] = ()) -> Bools:

@@ -47,7 +47,7 @@ from ..trust.planting import plant
 from ..trust.probe import probe as examine
 from ..victims.victim import VictimError
 from .jobs import Certify, Context, Craft, Examine, Job, Judge, Plant, Prepare, Train
-from .standing import fallen, shown
+from .standing import before, fallen, shown
 
 UNTRAINED_SAMPLES = 1000
 """Images that the accuracies of a model without training of its own are measured on."""
@@ -235,7 +235,8 @@ class Worker:
         crafted = self._unready(cell)
         if cell.crafted_key is not None:
             crafted = read_proposal(home.crafted(cell.crafted_key, shard))
-        met = shown(home, job, index.numpy(), y.cpu().numpy()) if cell.cascaded else None
+        frames = before(home, job)
+        met = shown(home, job, frames, index.numpy(), y.cpu().numpy()) if cell.cascaded else None
         outcome = run_shard(
             self._bench(cell.victim),
             self._ready(cell),
@@ -251,7 +252,7 @@ class Worker:
             keep=self.context.keep,
         )
         if job.sampling is not None and met is not None:
-            fell = fallen(home, job, outcome.samples) if cell.share == "tenth" else 0
+            fell = fallen(job, frames, outcome.samples) if cell.share == "tenth" else 0
             facts = outcome.facts.model_copy(update={"fallen": fell, "withheld": met.withheld})
             outcome = replace(outcome, facts=facts)
         packed = pack(outcome.witnesses) if outcome.witnesses else None

@@ -187,6 +187,11 @@ def wilson(successes: float, n: int, confidence: float = 0.95) -> tuple[float, f
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
+def interval(left: float, n: int, doubt: float = 0.0) -> tuple[float, float]:
+    """:func:`wilson` of images that stand, its lower end that of as many less as may have fallen unseen."""
+    return wilson(max(left - doubt, 0.0), n)[0], wilson(left, n)[1]
+
+
 def limit(eps: float) -> float:
     """Largest distance that counts as within eps: the slack covers the float32 rounding of the toolkits."""
     return eps * (1 + TOLERANCE) + 1e-9
@@ -385,7 +390,7 @@ def worst_case(pairs: Sequence[Pair], norm: str, eps: float) -> WorstCase:
     alone = {label: int((lost & (total == 1)).sum()) for label, lost in hits.items()}
     strongest = max(counts, key=lambda label: (counts[label], alone[label]))
     unseen, doubt = _unseen(pairs, norm, eps, images, start & (total == 0))
-    low, high = wilson(survived - doubt, n)[0], wilson(survived, n)[1]
+    low, high = interval(survived, n, doubt)
     success = float((total > 0)[correct].mean()) if correct.any() else math.nan
     accuracy, most = survived / n if n else math.nan, strongest if counts[strongest] else ""
     return WorstCase(accuracy, low, high, n, most, counts, alone, success, unseen, doubt)

@@ -243,8 +243,7 @@ class Cell:
 
     def __str__(self) -> str:
         aim = f", {self.goal}" if self.goal is not None else ""
-        part = f", {SHARES[self.share]}" if self.share != "all" else ""
-        return f"{self.victim}: {self.attack.label} ({self.threat}{aim}{part})"
+        return f"{self.victim}: {self.attack.label} ({self.threat}{aim}{SHARES[self.share]})"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Final
 
 from ..errors import UserError, first_line
-from ..records.files import write_bytes
+from ..records.files import check_plain, write_bytes
 from ..schema.bundles import MANIFEST
 
 Content = bytes | Path
@@ -158,8 +158,7 @@ def check_folder(folder: Path) -> None:
         UserError: It holds a link or a special file, too many files, or a header too large.
     """
     for number, entry in enumerate(_entries(folder)):
-        if entry.is_symlink() or not entry.is_file(follow_symlinks=False):
-            raise UserError(f"{entry.path!r} is no plain file: links and special files are not followed")
+        check_plain(entry)
         if number > _MOST_FILES:
             raise UserError(f"{folder} holds more than {_MOST_FILES} files")
         size = entry.stat(follow_symlinks=False).st_size

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Final
 
-from ..errors import UserError
+from ..records.files import check_plain
 from ..records.merge import KEPT
 from .archive import check_folder
 
@@ -25,7 +25,7 @@ def check_home(path: Path) -> None:
     if not path.is_dir():
         return
     for entry in sorted(os.scandir(path), key=lambda entry: entry.name):
-        _check(entry)
+        check_plain(entry)
         if not entry.is_dir() or entry.name in ELSEWHERE:
             continue
         if entry.name in KEPT:
@@ -35,11 +35,6 @@ def check_home(path: Path) -> None:
         while folders:
             with os.scandir(folders.pop()) as entries:
                 for inner in entries:
-                    _check(inner)
+                    check_plain(inner)
                     if inner.is_dir():
                         folders.append(inner.path)
-
-
-def _check(entry: os.DirEntry[str]) -> None:
-    if not entry.is_file(follow_symlinks=False) and not entry.is_dir(follow_symlinks=False):
-        raise UserError(f"{entry.path!r} is no plain file: links and special files are not followed")

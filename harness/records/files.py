@@ -27,6 +27,16 @@ ASIDE: Final = ".damaged-"
 """What the name of a file or folder that was set aside goes on with."""
 
 
+def check_plain(entry: os.DirEntry[str]) -> None:
+    """Make sure that an entry of a folder is a file or a folder itself.
+
+    Raises:
+        UserError: It is a link or a special file.
+    """
+    if not entry.is_file(follow_symlinks=False) and not entry.is_dir(follow_symlinks=False):
+        raise UserError(f"{entry.path!r} is no plain file: links and special files are not followed")
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file so that it exists whole or not at all, whatever kills the process or the machine."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -171,19 +171,26 @@ def read_shard(path: Path) -> tuple[ShardOutcome, ShardRecord]:
     return ShardOutcome(pd.DataFrame(_columns(packed, path)), facts, gallery), facts
 
 
+def _waiting(folder: Path, shard: int) -> tuple[ShardOutcome, ShardRecord] | None:
+    """A shard that is not merged yet; None where its cell is finished."""
+    path = shard_path(folder, shard)
+    if path.exists():
+        try:
+            return read_shard(path)
+        except Damaged:
+            if path.exists():  # else the cell was finished at this very moment
+                raise
+    return None
+
+
 def shard_samples(folder: Path, shard: int) -> pd.DataFrame:
     """Samples of one shard, also of a cell that is finished.
 
     Raises:
         Damaged: Neither the shard nor the result can be read.
     """
-    path = shard_path(folder, shard)
-    if path.exists():
-        try:
-            return read_shard(path)[0].samples
-        except Damaged:
-            if path.exists():  # else the cell was finished at this very moment
-                raise
+    if (found := _waiting(folder, shard)) is not None:
+        return found[0].samples
     samples = read_samples(folder / "samples.parquet")
     return samples[samples["shard"] == shard]
 
@@ -194,14 +201,8 @@ def shard_facts(folder: Path, shard: int) -> ShardFacts | Result:
     Raises:
         Damaged: Neither the shard nor the result can be read.
     """
-    path = shard_path(folder, shard)
-    if path.exists():
-        try:
-            return read_shard(path)[1]
-        except Damaged:
-            if path.exists():  # else the cell was finished at this very moment
-                raise
-    return check_result(folder)
+    found = _waiting(folder, shard)
+    return check_result(folder) if found is None else found[1]
 
 
 def finish(folder: Path, shards: int, declared: Declared, witnesses: bytes | None = None) -> Result:

@@ -17,8 +17,8 @@ Share = Literal["all", "tenth", "rest"]
 """Which of the images that stand an attack of a sampled cascade meets, see
 :attr:`harness.planning.specs.Cell.share`."""
 
-SHARES: Final[dict[Share, str]] = {"all": "", "tenth": "a tenth", "rest": "the rest"}
-"""As people read it."""
+SHARES: Final[dict[Share, str]] = {"all": "", "tenth": ", a tenth", "rest": ", the rest"}
+"""How the name of a pair says it."""
 
 Answers = dict[Literal["referee", "attacked"], Agreement]
 """Whether a model's copies still answer clean images as before the attack."""
@@ -60,8 +60,7 @@ class BatteryPair(Record):
     def pair_name(self) -> str:
         """Attack and threat for people, and the goal if it is targeted: the same in every version of it."""
         about = f"{f' from {self.source}' if self.source else ''}{f', {self.goal}' if self.goal != UNTARGETED else ''}"
-        about += f", {SHARES[self.share]}" if self.share != "all" else ""
-        return f"{self.attack}{about} ({self.threat})"
+        return f"{self.attack}{about}{SHARES[self.share]} ({self.threat})"
 
     def misplaced(self, other: BatteryPair) -> str:
         """Name of the first thing that another record of the same pair says otherwise; "" if none."""

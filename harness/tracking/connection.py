@@ -21,7 +21,7 @@ from urllib.request import url2pathname
 from ..errors import UserError, describe
 from ..external.mlflow_model import quiet_environment
 from ..records.boards import read_runs
-from ..records.files import T, read_record, set_aside, write_bytes
+from ..records.files import T, check_plain, read_record, set_aside, write_bytes
 from ..records.home import Home
 from ..redaction import without_password, without_password_of
 from . import database
@@ -480,8 +480,7 @@ class Connection:
             return
         with os.scandir(folder) as entries:
             for entry in entries:
-                if not entry.is_file(follow_symlinks=False) and not entry.is_dir(follow_symlinks=False):
-                    raise UserError(f"{entry.path!r} is no plain file: links and special files are not followed")
+                check_plain(entry)
 
     def record(self, run: Run, name: str, kind: type[T]) -> T:
         """A run's artifact as a record.

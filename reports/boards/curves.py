@@ -8,7 +8,7 @@ from typing import Final
 
 import numpy as np
 
-from harness.metrics.pairs import Floats, curve, wilson
+from harness.metrics.pairs import Floats, curve, interval
 
 from ..drawing.charts import Axes, Chart, Line, Point, nice_ticks, path, spaced_ticks, thin, ticks
 from ..drawing.html import PALETTE, heading
@@ -45,8 +45,7 @@ class Curve:
 
     def interval(self, share: float, at: int) -> tuple[float, float]:
         """Interval of a share of images where so many of the budgets are at most its eps."""
-        doubt = self.doubt[max(at - 1, 0)] if self.doubt else 0.0
-        return wilson(max(share * self.n - doubt, 0.0), self.n)[0], wilson(share * self.n, self.n)[1]
+        return interval(share * self.n, self.n, self.doubt[max(at - 1, 0)] if self.doubt else 0.0)
 
 
 def eps_chart(

@@ -18,6 +18,7 @@ from harness.attacks.rays import RayS
 from harness.attacks.square import Square
 from harness.execution.jobs import Judge, Sampling
 from harness.execution.standing import Shown, fallen
+from harness.execution.standing import before as read_before
 from harness.execution.standing import shown as shown_to
 from harness.judging.shard import ShardOutcome
 from harness.planning.specs import Cell, Certification, ModelSpec
@@ -60,10 +61,8 @@ def shown(
     attack = MinimumNorm() if eps is None else APGD()
     cell = Cell(victim=MODEL, attack=attack, threat=Threat("linf", eps), n=N, batch=N, floor=eps or 0.1)
     cell = dataclasses.replace(cell, ceiling=ceiling, screen=screen)
-    home = home or Home(Path("nowhere"))
-    return np.flatnonzero(
-        shown_to(home, Judge(cell, 0, tuple(before), below), np.arange(N), np.zeros(N, int)).images
-    ).tolist()
+    home, job = home or Home(Path("nowhere")), Judge(cell, 0, tuple(before), below)
+    return np.flatnonzero(shown_to(home, job, read_before(home, job), np.arange(N), np.zeros(N, int)).images).tolist()
 
 
 def test_what_fell_is_not_attacked_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,7 +121,8 @@ class TestShares:
         write_shard(home.cell(key), 0, outcome, Provenance())
 
     def met(self, home: Home, cell: Cell, sampling: Sampling, *before: str) -> Shown:
-        return shown_to(home, Judge(cell, 0, ("first", *before), sampling=sampling), np.arange(40), self.LABELS)
+        job = Judge(cell, 0, ("first", *before), sampling=sampling)
+        return shown_to(home, job, read_before(home, job), np.arange(40), self.LABELS)
 
     @pytest.fixture
     def first(self, home: Home) -> Sampling:
@@ -179,5 +179,6 @@ class TestShares:
         self.keep(home, "first", np.where(np.arange(40) < 5, 0.15, np.nan))
         samples = frame(np.where(np.isin(np.arange(40), (0, 1, 9)), [0.05, 0.18, *[0.15] * 38], np.nan))
         job = Judge(self.cell("tenth", None), 0, ("first",), sampling=first)
-        assert fallen(home, job, samples) == 2  # 0 at the smaller eps, 9 at the larger; 1 had fallen there
-        assert fallen(home, dataclasses.replace(job, cell=self.cell("tenth", 0.1)), samples) == 1
+        frames = read_before(home, job)
+        assert fallen(job, frames, samples) == 2  # 0 at the smaller eps, 9 at the larger; 1 had fallen there
+        assert fallen(dataclasses.replace(job, cell=self.cell("tenth", 0.1)), frames, samples) == 1
