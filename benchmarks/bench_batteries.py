@@ -4,7 +4,7 @@
         [--only ROWS]
 
 A LeNet is trained on MNIST (and its twin of another seed, that images are transferred from), then each battery of that
-norm (``linf`` or ``l2``) runs on the same images at MNIST's eps: ours as the runner runs it, with everything but the
+norm (``linf``, ``l2`` or ``l1``) runs on the same images at MNIST's eps: ours as the runner runs it, with everything but the
 trust checks and the certificates of the band. Whatever comes back is judged by the referee alone. A battery is better
 if it leaves less accuracy, and at equal accuracy if it costs less. Ratios are within this one run.
 
@@ -215,7 +215,7 @@ def reference(victim: Victim, norm: Norm, seed: int) -> dict[str, Run]:
     from pyautoattack import AutoAttack
 
     def run(x: Tensor, y: Tensor, eps: float) -> Tensor:
-        kind: Any = {"linf": "Linf", "l2": "L2"}[norm]
+        kind: Any = {"linf": "Linf", "l2": "L2", "l1": "L1"}[norm]
         attack = AutoAttack(victim, norm=kind, eps=eps, seed=seed)
         x_adv: Tensor = attack.run_standard_evaluation(x, y, batch_size=BATCH)[0]
         return x_adv
@@ -234,7 +234,7 @@ def autoattack(victim: Victim, norm: Norm) -> dict[str, Run]:
 
     def part(number: int) -> Run:
         def run(x: Tensor, y: Tensor, eps: float) -> Tensor:
-            p = math.inf if norm == "linf" else 2
+            p = {"linf": math.inf, "l2": 2, "l1": 1}[norm]
             attack = evasion.AutoAttack(estimator, norm=p, eps=eps, eps_step=eps * 0.1, batch_size=len(x))
             attack.attacks = attack.attacks[number : number + 1]
             attack.attacks[0].verbose = False
@@ -253,6 +253,15 @@ def foolbox_script(victim: Victim, norm: Norm) -> dict[str, Run]:
     def plain(attack: foolbox.attacks.Attack) -> Run:
         return lambda x, y, eps: attack(model, x, y, epsilons=eps)[1]
 
+    if norm == "l1":
+        return {
+            "one step": plain(kinds.L1FastGradientAttack()),
+            "pgd": plain(kinds.L1PGD(steps=100)),
+            "pgd again": plain(kinds.L1AdamPGD(steps=100)),
+            "sparse descent": plain(kinds.SparseL1DescentAttack(steps=100)),
+            "fmn": plain(kinds.L1FMNAttack()),
+            "ead": plain(kinds.EADAttack(binary_search_steps=3, steps=300)),
+        }
     if norm == "l2":
         return {
             "noise": plain(kinds.L2AdditiveGaussianNoiseAttack()),
@@ -275,7 +284,7 @@ def foolbox_script(victim: Victim, norm: Norm) -> dict[str, Run]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--norm", choices=["linf", "l2"], default="linf")
+    parser.add_argument("--norm", choices=["linf", "l2", "l1"], default="linf")
     parser.add_argument("--data-root", type=Path, default=os.environ.get("GAUNTLET_DATA"))
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--epochs", type=int, default=2)

@@ -9,8 +9,9 @@ does; a preparation is a row of its own, an image a training image. Passes are t
 by the victim, at the cost of bare passes on batches of the mean size it asked for. An attack that would take long is
 shown fewer images.
 
-A trainer's step is compared with its own passes through the network, counted by hooks; beside them are the optimizer's
-update and, of the generative adversarial trainer, the generator. Ratios near 1 leave nothing to gain but fewer passes.
+A trainer's step is compared with its own passes through the network, counted by hooks, and through its opponent where
+it has one: the generative adversarial trainer's generator costs several times what a LeNet does. Beside them are the
+optimizers' updates. Ratios near 1 leave nothing to gain but fewer passes.
 """
 
 from __future__ import annotations
@@ -152,11 +153,12 @@ def row(label: str, threat: Threat, cost: Cost, victim: Victim, x: Tensor, y: Te
 
 
 class Counter:
-    """Counts the passes through a network while it trains, in either direction, by its first stage."""
+    """Counts the passes through a network while it trains, in either direction, by its first layer."""
 
-    def __init__(self, model: Stages) -> None:
+    def __init__(self, network: nn.Module) -> None:
         self.forwards = self.backwards = 0
-        next(iter(model.stages.values())).register_forward_hook(self._count)
+        first = next(part for part in network.modules() if not any(part.children()))
+        first.register_forward_hook(self._count)
 
     def _count(self, _: nn.Module, __: object, out: Tensor) -> None:
         self.forwards += 1
@@ -171,10 +173,10 @@ def of_trainers(data: Dataset, rounds: int) -> None:
     x, y = torch.rand(128, 1, 28, 28), torch.randint(10, (128,))
     name = "lenet"
     print(f"\ntrainers: a step of {name} on 128 images of 28x28")
-    print(f"{'':58}{'CPU ms':>18}{'forwards':>10}{'backwards':>10}{'of bare':>9}")
+    print(f"{'':52}{'CPU ms':>12}{'forwards':>10}{'backwards':>10}{'opponent':>12}{'of bare':>9}")
     for kind in defenses().values():
         trainer = kind().resolve(data.info)
-        if trainer.epochs:  # else nothing is trained
+        if isinstance(trainer, Trainer) and trainer.epochs:  # else the network itself is not trained
             one_trainer(trainer, name, x, y, rounds)
 
 
@@ -184,25 +186,34 @@ def one_trainer(trainer: Trainer, name: str, x: Tensor, y: Tensor, rounds: int) 
     assert isinstance(model, Stages)
     opponent = trainer.opponent(load_dataset("digits").info)
     playing = trainer if opponent is None else trainer.against(opponent)
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
-    counter = Counter(model)
-    playing.step(model, optimizer, x.clone(), y)
-    forwards, backwards = counter.forwards, counter.backwards
+    # the opponent answers with a perturbation: any loss of it costs a bare pass
+    losses: dict[nn.Module, Callable[[Tensor], Tensor]] = {model: lambda logits: F.cross_entropy(logits, y)}
+    if opponent is not None:
+        losses[opponent] = lambda perturbation: perturbation.square().mean()
+    updates = {network: torch.optim.Adam(network.parameters(), lr=1e-4) for network in losses}
+    counters = {network: Counter(network) for network in losses}
+    playing.step(model, updates[model], x.clone(), y)
+    passes = {network: (counter.forwards, counter.backwards) for network, counter in counters.items()}
 
-    def forward() -> None:
-        model(x)
-
-    def plain() -> None:
-        descend(optimizer, F.cross_entropy(model(x), y))
-
-    seconds, raws = [], []
+    seconds, raws, others = [], [], []
     for _ in range(rounds):
-        once, step = cpu(forward), cpu(plain)
-        raws.append(forwards * once + backwards * max(step - once, 0.0))
-        seconds.append(cpu(lambda: playing.step(model, optimizer, x.clone(), y)))
+        raw = {network: bare_training(network, loss, updates[network], x) for network, loss in losses.items()}
+        costs = {of: passes[of][0] * forward + passes[of][1] * backward for of, (forward, backward) in raw.items()}
+        raws.append(sum(costs.values()))
+        others.append(costs[opponent] if opponent is not None else 0.0)
+        seconds.append(cpu(lambda: playing.step(model, updates[model], x.clone(), y)))
     ratio = statistics.median(mine / raw for mine, raw in zip(seconds, raws, strict=True))
-    label = f"  {trainer.name:56}"
-    print(f"{label}{1e3 * statistics.median(seconds):18.1f}{forwards:10}{backwards:10}{ratio:9.2f}", flush=True)
+    other = f"{1e3 * statistics.median(others):10.1f}" if opponent is not None else f"{'-':>10}"
+    counts = f"{passes[model][0]:10}{passes[model][1]:10}"
+    print(f"  {trainer.name:50}{1e3 * statistics.median(seconds):12.1f}{counts}{other:>12}{ratio:9.2f}", flush=True)
+
+
+def bare_training(
+    network: nn.Module, loss: Callable[[Tensor], Tensor], optimizer: torch.optim.Optimizer, x: Tensor
+) -> tuple[float, float]:
+    """CPU seconds of a forward pass of a batch while training, and of a backward pass with its update."""
+    once = cpu(lambda: network(x))
+    return once, max(cpu(lambda: descend(optimizer, loss(network(x)))) - once, 0.0)
 
 
 def main() -> None:

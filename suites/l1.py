@@ -27,7 +27,7 @@ SUITE = Suite(
             Transfer(attack=APGD(steps=20), defense=Standard(), seed_offset=1),
             MinimumNorm(),
             APGD(),
-            APGD(loss="dlr", targets=9),
+            APGD(loss="dlr", targets=9, near=0.05),
             Foolbox("SparseL1DescentAttack"),
             Foolbox("EADAttack", binary_search_steps=9, steps=100),
             Art("AutoProjectedGradientDescent", max_iter=50, nb_random_init=1),

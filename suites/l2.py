@@ -31,7 +31,7 @@ SUITE = Suite(
             Alpha(mode="minimal"),
             MinimumNorm(),
             APGD(),
-            APGD(loss="dlr", targets=9),
+            APGD(loss="dlr", targets=9, near=0.05),
             Foolbox("DDNAttack"),
             Art("AutoProjectedGradientDescent", loss_type="difference_logits_ratio", max_iter=50, nb_random_init=1),
             LBFGS(),

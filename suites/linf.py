@@ -5,7 +5,9 @@ Attacks stand in the order of what they cost, for ``--cascade``. What each is th
 * noise, one step, transfer: controls; a white-box attack that they beat is broken, or the model hides its gradients;
 * DeepFool, alpha and FMN: one run each serves every eps, and gives the curve between the budgets;
 * PGD of Foolbox and APGD of ART: second opinions, so that a bug of ours cannot hide;
-* APGD on the log-odds, and towards every one of nine classes on the difference-of-logits ratio: the strongest;
+* APGD on the log-odds, and towards every one of nine classes on the difference-of-logits ratio: the strongest. What
+  comes near (``near``) is tried again at length: on three LeNets of MNIST this broke 4 of the 5 images in 1,800 that
+  reference AutoAttack broke and the battery had left, and a few more, at 2 % of its cost;
 * Square asks for scores and RayS for labels alone: they do not care whether gradients are masked.
 """
 
@@ -35,7 +37,7 @@ SUITE = Suite(
             Alpha(mode="minimal"),
             MinimumNorm(),
             APGD(),
-            APGD(loss="dlr", targets=9, steps=50),
+            APGD(loss="dlr", targets=9, steps=50, near=0.05),
             Foolbox("LinfDeepFoolAttack"),
             Foolbox("LinfPGD"),
             Art("AutoProjectedGradientDescent", loss_type="difference_logits_ratio", max_iter=50, nb_random_init=1),

@@ -28,6 +28,12 @@ LIKELIEST: Final = 3
 HOPELESS: Final = 0.4
 """See :attr:`APGD.give_up`, in a cascade."""
 
+AGAIN: Final = 2
+"""Of a near miss: to how many of its classes it is led again, how often to each,"""
+
+LONGER: Final = 4
+"""and with how many times the steps."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class APGD(Attack):
@@ -54,7 +60,8 @@ class APGD(Attack):
     Every run starts at a random point of the ball: of 500 MNIST images that broke up to 3 % more in L-infinity than a
     first run from x, and as many in L2 and L1. Random numbers belong to the image, so that the batch does not matter.
     An image takes at most ``steps + 1`` forward and ``steps`` backward passes a run, and with ``targets`` one forward
-    pass more. Images never fooled come back at the point of the highest untargeted loss among the runs' best.
+    pass more; with ``near`` those of 16 runs more. Images never fooled come back at the point of the highest untargeted
+    loss among the runs' best.
 
     Attributes:
         loss: What is climbed, see :func:`.losses.objective`: ``"ce"`` is the log-odds of the label, with the direction
@@ -67,6 +74,9 @@ class APGD(Attack):
         give_up: With targets and the difference-of-logits ratio: an image is led to no more than its three likeliest
             classes if its ratio, at most -1 where a model is sure, rose and yet stayed below minus this; in (0, 1).
             Not on a stochastic victim. None: to all of them.
+        near: With targets and the difference-of-logits ratio: an image whose ratio came above minus this, in (0, 1),
+            and that still stands, is led again to the two classes that it came nearest to, twice to each with four
+            times the steps. Not on a stochastic victim. None: to none.
 
     Raises:
         UserError: A field out of range.
@@ -83,6 +93,7 @@ class APGD(Attack):
     restarts: int = 1
     rho: float = 0.75
     give_up: float | None = field(default=None, metadata={"identity": "set"})
+    near: float | None = field(default=None, metadata={"identity": "set"})
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -92,16 +103,16 @@ class APGD(Attack):
             raise UserError(f"steps and restarts must be >= 1, got {self.steps} and {self.restarts}")
         if not 0 < self.rho < 1:
             raise UserError(f"rho must be in (0, 1), got {self.rho}")
-        if self.give_up is not None:
-            if not 0 < self.give_up < 1:
-                raise UserError(f"give_up must be in (0, 1), got {self.give_up}")
-            if self.loss != "dlr" or not self.targets:
-                raise UserError("give_up is of the difference-of-logits ratio with targets: loss=dlr, targets=9, say")
+        for name, ratio in (("give_up", self.give_up), ("near", self.near)):
+            if ratio is not None and not 0 < ratio < 1:
+                raise UserError(f"{name} must be in (0, 1), got {ratio}")
+            if ratio is not None and (self.loss != "dlr" or not self.targets):
+                raise UserError(f"{name} is of the difference-of-logits ratio with targets: loss=dlr, targets=9, say")
 
     def for_classes(self, count: int) -> Attack:
         """Below the classes that the difference-of-logits ratio needs, the margin, which it would climb anyway."""
         few = self.loss == "dlr" and count < dlr_classes(targeted=self.targets > 0)
-        return dataclasses.replace(self, loss="margin", give_up=None) if few else self
+        return dataclasses.replace(self, loss="margin", give_up=None, near=None) if few else self
 
     def in_cascade(self) -> Attack:
         """With many targets, to the likeliest alone where these came nowhere near.
@@ -125,20 +136,34 @@ class APGD(Attack):
         aims, rivals, clean = victim.target, None, None
         if self.targets and aims is None:
             rivals, clean = _rivals(victim, x, y, self.targets)
-        runs = self.restarts * (max(self.targets, 1) if rivals is None else rivals.shape[1])
-        out, score = x.clone(), x.new_full((len(x),), -math.inf)
+        count = 1 if rivals is None else rivals.shape[1]
+        out, came = x.clone(), x.new_full((len(x), count), -math.inf)
         draws, left = Draws(x), torch.arange(len(x), device=x.device)
-        for number in range(runs):
-            target = None if rivals is None else rivals[left, number % rivals.shape[1]]
-            own = y[left] if aims is None else aims[left]
-            found, value = self._climb(victim.of(left), x[left], own, target, threat, draws.fork(number).of(left))
-            better = value > score[left]
-            out[left[better]], score[left[better]] = found[better], value[better]
-            left = left[value < math.inf]
-            if clean is not None and number + 1 == LIKELIEST and self.give_up and not victim.remedy.stochastic:
-                left = left[~((score[left] > clean[left]) & (score[left] < -self.give_up))]
+
+        def lead(attack: APGD, rows: Tensor, aim: Tensor, run: int) -> Tensor:
+            """One run of images ``rows``, each to the class in its column ``aim``; which rows still stand."""
+            target = None if rivals is None else rivals[rows, aim]
+            own = y[rows] if aims is None else aims[rows]
+            found, value = attack._climb(victim.of(rows), x[rows], own, target, threat, draws.fork(run).of(rows))
+            better = value > came[rows].amax(1)
+            out[rows[better]] = found[better]
+            came[rows, aim] = torch.maximum(came[rows, aim], value)
+            return rows[value < math.inf]
+
+        runs = self.restarts * count
+        for run in range(runs):
+            left = lead(self, left, torch.full_like(left, run % count), run)
+            if clean is not None and run + 1 == LIKELIEST and self.give_up and not victim.remedy.stochastic:
+                best = came[left].amax(1)
+                left = left[~((best > clean[left]) & (best < -self.give_up))]
             if not len(left):
-                break
+                return out
+        if self.near and clean is not None and not victim.remedy.stochastic:
+            left = left[came[left].amax(1) > -self.near]
+            longer = dataclasses.replace(self, steps=LONGER * self.steps)
+            nearest = came.topk(min(AGAIN, count)).indices
+            for run in range(AGAIN * nearest.shape[1]):
+                left = lead(longer, left, nearest[left, run % nearest.shape[1]], runs + run) if len(left) else left
         return out
 
     def _climb(

@@ -401,9 +401,30 @@ def test_hopeless_images_are_led_to_the_likeliest_targets_alone(trained: nn.Modu
     assert fewer[1] >= full[1] - 1
 
 
-def test_only_ratios_are_given_up() -> None:
-    for wrong in ({"loss": "ce", "targets": 9}, {"loss": "dlr"}, {"loss": "dlr", "targets": 9, "give_up": 1.0}):
-        with pytest.raises(UserError, match="give_up"):
-            APGD(**({"give_up": 0.5} | wrong))  # type: ignore[arg-type]
+def test_near_misses_are_led_again(victim: Victim, images: tuple[Tensor, Tensor]) -> None:
+    """What ended near the boundary is tried again, and nothing else: the others come back as without it."""
+    (x, y), threat = images, Threat("linf", 0.1)
+
+    def found(near: float | None) -> tuple[Tensor, float]:
+        torch.manual_seed(0)
+        with victim.counted() as cost:
+            x_adv = APGD(loss="dlr", targets=9, steps=1, near=near)(victim, x, y, threat)
+        return x_adv, cost.backwards
+
+    (once, passes), (again, more), (always, most) = found(None), found(0.1), found(0.9)
+    lost, lost_too, lost_most = (victim.predict(of) != y for of in (once, again, always))
+    assert (lost_too & ~lost).sum() >= 3
+    assert not (lost & ~lost_too).any()
+    assert torch.equal(again[lost], once[lost])
+    assert passes < more < most  # of those that stand, only the near ones cost anything
+    assert lost_most.sum() >= lost_too.sum()
+    assert threat.within(x, again).all()
+
+
+def test_only_ratios_are_given_up_or_near() -> None:
+    for name in ("give_up", "near"):
+        for wrong in ({"loss": "ce", "targets": 9}, {"loss": "dlr"}, {"loss": "dlr", "targets": 9, name: 1.0}):
+            with pytest.raises(UserError, match=name):
+                APGD(**({name: 0.5} | wrong))  # type: ignore[arg-type]
     assert APGD(loss="dlr", targets=3).in_cascade() == APGD(loss="dlr", targets=3)
-    assert APGD(loss="dlr", targets=9, give_up=0.4).for_classes(3) == APGD(loss="margin", targets=9)
+    assert APGD(loss="dlr", targets=9, give_up=0.4, near=0.1).for_classes(3) == APGD(loss="margin", targets=9)
