@@ -1,18 +1,19 @@
 """A battery against the reference AutoAttack, ART's, and a plain Foolbox script; one thread, process CPU seconds.
 
-    python benchmarks/bench_batteries.py [--norm linf] [--data-root DATA] [--images 1000] [--epochs 2] [--cache DIR]
-        [--only ROWS]
+    python benchmarks/bench_batteries.py [--norm linf] [--eps 0.1,0.2] [--data-root DATA] [--images 1000] [--epochs 2]
+        [--defense standard] [--cache DIR] [--only ROWS]
 
 A LeNet is trained on MNIST (and its twin of another seed, that images are transferred from), then each battery of that
-norm (``linf``, ``l2`` or ``l1``) runs on the same images at MNIST's eps: ours as the runner runs it, with everything but the
-trust checks and the certificates of the band. Whatever comes back is judged by the referee alone. A battery is better
-if it leaves less accuracy, and at equal accuracy if it costs less. Ratios are within this one run.
+norm (``linf``, ``l2`` or ``l1``) runs on the same images at MNIST's eps: ours as the runner runs it, with everything
+but the trust checks and the certificates of the band. Whatever comes back is judged by the referee alone. A battery
+is better if it leaves less accuracy, and at equal accuracy if it costs less. Ratios are within this one run.
 
 The reference is its authors' code (``pyautoattack``, the standard version with its own numbers), asked at the largest
 eps first and then at each for what stands. It runs under two seeds: the last lines count the images that it breaks and
-the cascade leaves, beside those that one of its seeds misses of the other's. ART's imitation (``--only art``) has a
-random search of 25,000 queries for every image that stands: a script is stopped at ``--patience`` times the cascade's
-cost, and its row says where. Without a data folder (``--data-root`` or ``GAUNTLET_DATA``) nothing is measured.
+the cascade leaves, beside those that one of its seeds misses of the other's. A model that draws at random is attacked
+by all through the mean of as many draws, and judged by votes. ART's imitation (``--only art``) has a random search of
+25,000 queries for every image that stands: a script is stopped at ``--patience`` times the cascade's cost, and its row
+says where. Without a data folder (``--data-root`` or ``GAUNTLET_DATA``) nothing is measured.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +46,7 @@ from harness.execution.worker import Worker
 from harness.metrics.pairs import limit, nearest
 from harness.planning.plan import plan, specs
 from harness.planning.specs import ModelSpec
+from harness.planning.suite import Suite
 from harness.records.boards import boards_from_home
 from harness.records.checkpoints import has_model, load_model
 from harness.records.home import Home
@@ -91,14 +95,15 @@ class Tally:
 
 
 def gauntlet(
-    cache: Path, spec: ModelSpec, source: DataSource, images: int, norm: Norm, *, cascade: bool, sampled: bool = False
+    cache: Path, spec: ModelSpec, source: DataSource, images: int, asked: Suite, *, cascade: bool, sampled: bool = False
 ) -> Tally:
-    """The suite of that name, as the runner runs it: results on disk, shard by shard, judged and certified.
+    """A suite of one norm, as the runner runs it: results on disk, shard by shard, judged and certified.
 
     What decides whether a sampled one attacks the rest is looked at, and its cost left out like that of every check.
     """
     info = source.info()
-    asked = suite(norm).in_samples() if sampled else suite(norm)
+    (norm,) = asked.attacks
+    asked = asked.in_samples() if sampled else asked
     made = plan(asked, [spec], {info.name: info}, samples=images, cascade=cascade)
     with tempfile.TemporaryDirectory() as folder:
         home = Home(Path(folder)).create()
@@ -290,6 +295,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--cache", type=Path)
     parser.add_argument("--defense", default="standard")
+    parser.add_argument("--eps", help="others than MNIST's, ascending, separated by commas")
     parser.add_argument(
         "--only", default="matrix,reference,again,foolbox", help="rows, beside the cascade that all are compared with"
     )
@@ -305,24 +311,29 @@ def main() -> None:
     if options.defense not in trainers:
         parser.error(f"no trainer {options.defense}; there are {', '.join(trainers)}")
     (spec,) = specs([info], ["lenet"], [trainers[options.defense](epochs=options.epochs)], [0])
+    norm: Norm = options.norm
+    grid = tuple(float(Fraction(word)) for word in options.eps.split(",")) if options.eps else info.budgets[norm]
+    battery = suite(norm).at({norm: grid})
     cache = options.cache or Path(tempfile.mkdtemp())
     worker = Worker(Context(Home(cache).create(), {info.name: source}))
-    for wanted in plan(suite(options.norm), [spec], {info.name: info}).models:
+    for wanted in plan(battery, [spec], {info.name: info}).models:
         if not has_model(Home(cache), wanted):
             worker.run(Train(wanted))
     model = load_model(Home(cache), spec, info)
     _, (x, y) = data.test_sample(options.images)
-    victim = Victim(model, classes=10)
+    remedy = spec.defense.remedy
+    victim = Victim(model, classes=10, remedy=remedy, votes=remedy.calls)
     limits = [math.inf]
-    norm, grid = options.norm, info.budgets[options.norm]
+    ours = partial(gauntlet, cache, spec, source, options.images, battery)
+    theirs = partial(script, victim, x, y)
     runs: dict[str, Callable[[], Tally]] = {
-        "cascade": lambda: gauntlet(cache, spec, source, options.images, norm, cascade=True),
-        "sampled": lambda: gauntlet(cache, spec, source, options.images, norm, cascade=True, sampled=True),
-        "matrix": lambda: gauntlet(cache, spec, source, options.images, norm, cascade=False),
-        "reference": lambda: script(victim, x, y, reference(victim, norm, 0), norm, grid, math.inf, standing=True),
-        "again": lambda: script(victim, x, y, reference(victim, norm, 1), norm, grid, math.inf, standing=True),
-        "foolbox": lambda: script(victim, x, y, foolbox_script(victim, norm), norm, grid, limits[0], standing=False),
-        "art": lambda: script(victim, x, y, autoattack(victim, norm), norm, grid, limits[0], standing=True),
+        "cascade": lambda: ours(cascade=True),
+        "sampled": lambda: ours(cascade=True, sampled=True),
+        "matrix": lambda: ours(cascade=False),
+        "reference": lambda: theirs(reference(victim, norm, 0), norm, grid, math.inf, standing=True),
+        "again": lambda: theirs(reference(victim, norm, 1), norm, grid, math.inf, standing=True),
+        "foolbox": lambda: theirs(foolbox_script(victim, norm), norm, grid, limits[0], standing=False),
+        "art": lambda: theirs(autoattack(victim, norm), norm, grid, limits[0], standing=True),
     }
     print(f"LeNet ({options.defense}, {options.epochs} epochs), {len(x)} MNIST images, {norm} eps {grid}")
     print(f"{'':28}{'left at each eps':>24}{'CPU s':>10}{'forwards/img':>14}{'backwards/img':>15}{'seconds':>9}")

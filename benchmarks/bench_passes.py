@@ -1,6 +1,7 @@
 """Every attack and every trainer against the raw cost of its own forward and backward passes; one thread, CPU seconds.
 
-    python benchmarks/bench_passes.py [--models mlp-200-200,lenet] [--images 100] [--rounds 5] [--only attacks,trainers]
+    python benchmarks/bench_passes.py [--models mlp-200-200,lenet] [--images 100] [--rounds 5]
+        [--only attacks,profile,trainers]
 
 Attacks are those of every suite, at the middle eps of the embedded digits, on briefly trained networks: passes of the
 dense one are so cheap that whatever an attack does beside them shows. Of studies, those of a name that no suite has and
@@ -8,6 +9,9 @@ those that prepare, one of each name, at the eps of the smoke profile. A transfe
 does; a preparation is a row of its own, an image a training image. Passes are those that the attack asked for, counted
 by the victim, at the cost of bare passes on batches of the mean size it asked for. An attack that would take long is
 shown fewer images.
+
+Of four attacks a profile follows: how many of torch's operators they run for each forward pass, beside those of the
+bare passes, and how long one of the others takes. Where that is a few microseconds, it is the price of calling it.
 
 A trainer's step is compared with its own passes through the network, counted by hooks, and through its opponent where
 it has one: the generative adversarial trainer's generator costs several times what a LeNet does. Beside them are the
@@ -19,16 +23,22 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Iterator
 from functools import lru_cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from turns import cpu, options
 
 from defenses import defenses
 from defenses.standard import Standard
 from harness import determinism
+from harness.attacks.apgd import APGD
 from harness.attacks.base import Attack
+from harness.attacks.fmn import MinimumNorm
+from harness.attacks.lbfgs import LBFGS
+from harness.attacks.square import Square
 from harness.attacks.transfer import Transfer
 from harness.datasets.registry import Dataset, DatasetInfo, load_dataset
 from harness.models.registry import build_model
@@ -141,6 +151,63 @@ def one_attack(attack: Attack, threat: Threat, victim: Victim, x: Tensor, y: Ten
     row(attack.label, threat, sorted(costs)[len(costs) // 2], victim, x, y)
 
 
+class Operators(TorchDispatchMode):
+    """Counts the operators that torch runs in a block, in either direction."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+def of_steps(name: str, data: Dataset) -> None:
+    """Where the time goes beside the passes: operators of four attacks, the number and the CPU microseconds of each."""
+    determinism.seed_everything(0)
+    model = Standard(epochs=5).resolve(data.info).fit(name, data).model
+    victim = Victim(model.requires_grad_(False), classes=10)
+    _, (x, y) = data.test_sample(100)
+    x, y = x[keep := victim.predict(x) == y], y[keep]
+    middle = data.info.budgets["linf"][len(data.info.budgets["linf"]) // 2]
+    print(f"\n{name}: operators for each forward pass of a batch")
+    print(f"{'attack':40}{'all':>6}{'of the passes':>15}{'us of each other':>18}{'of bare':>9}")
+    for attack, threat in (
+        (APGD(), Threat("linf", middle)),
+        (MinimumNorm(), Threat("linf")),
+        (LBFGS(), Threat("l2")),
+        (Square(queries=1000), Threat("linf", middle)),
+    ):
+
+        def work(attack: Attack = attack, threat: Threat = threat) -> None:
+            attack(victim, x, y, threat)
+
+        work()
+        seconds, forwards, backwards, sizes = sorted(measured(work, victim) for _ in range(5))[2]
+        determinism.seed_everything(0)
+        with Operators() as operators:
+            work()
+        forward, backward = bare(victim, x[: round(statistics.mean(sizes))], y[: round(statistics.mean(sizes))])
+        raw = forwards * forward + backwards * backward
+        both = bare_operators(victim, x, y)
+        own = both[0] + both[1] * backwards / forwards
+        others = operators.count / len(sizes) - own
+        each = 1e6 * (seconds - raw) / len(sizes) / others
+        counts = f"{operators.count / len(sizes):6.0f}{own:15.0f}{each:18.1f}"
+        print(f"  {attack.label:38}{counts}{seconds / raw:9.2f}", flush=True)
+
+
+def bare_operators(model: nn.Module, x: Tensor, y: Tensor) -> tuple[int, int]:
+    """Operators of a forward pass without gradients, and of a backward pass to the image."""
+    with Operators() as forward, torch.no_grad():
+        model(x)
+    with Operators() as both:
+        images = x.clone().requires_grad_(True)
+        torch.autograd.grad(F.cross_entropy(model(images), y, reduction="sum"), images)
+    return forward.count, both.count - forward.count
+
+
 def row(label: str, threat: Threat, cost: Cost, victim: Victim, x: Tensor, y: Tensor) -> None:
     seconds, forwards, backwards, sizes = cost
     n = len(x)
@@ -219,13 +286,16 @@ def bare_training(
 def main() -> None:
     parser = options(__doc__, models="mlp-200-200,lenet", rounds=5)
     parser.add_argument("--images", type=int, default=100)
-    parser.add_argument("--only", default="attacks,trainers")
+    parser.add_argument("--only", default="attacks,profile,trainers")
     args = parser.parse_args()
     torch.set_num_threads(1)
     data = load_dataset("digits")
     if "attacks" in args.only:
         for name in args.models.split(","):
             of_attacks(name, data, args.images)
+    if "profile" in args.only:
+        for name in args.models.split(","):
+            of_steps(name, data)
     if "trainers" in args.only:
         of_trainers(data, args.rounds)
 

@@ -86,13 +86,16 @@ class Smoothed(nn.Module):
         A ball in L1 lies in that of its radius in L2, one in L-infinity in that of sqrt(d) times its radius. Margins
         are what is left of the radius, in L2.
         """
-        radii, pixels = self.radii(x, y), x[0].numel()
-        margins = []
+        needed = []
         for threat in threats:
             assert threat.eps is not None
-            scale = {"linf": math.sqrt(pixels), "l2": 1.0, "l1": 1.0}[threat.norm]
-            margins.append(radii - scale * (threat.eps * (1 + TOLERANCE) + 1e-9))
-        return [Certificate(margin > 0, margin) for margin in margins]
+            scale = {"linf": math.sqrt(x[0].numel()), "l2": 1.0, "l1": 1.0}[threat.norm]
+            needed.append(scale * (threat.eps * (1 + TOLERANCE) + 1e-9))
+        # the radius of an image that every draw gives its label: where more is needed, none is drawn
+        reach = self.sigma * float(ndtri(ALPHA ** (1 / ESTIMATION)))
+        nothing = torch.full((len(x),), -math.inf, dtype=torch.float64)
+        radii = self.radii(x, y) if min(needed, default=math.inf) < reach else nothing
+        return [Certificate(radii > radius, radii - radius) for radius in needed]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -119,14 +119,21 @@ class Network:
         self.unit = built.unit
 
     @torch.no_grad()
-    def bounds(self, x: Tensor, y: Tensor, threat: Threat, *, lines: bool = True) -> Certificate:
+    def bounds(self, x: Tensor, y: Tensor, threat: Threat, *, lines: bool = True, again: bool = False) -> Certificate:
         """Bounds at one eps; without ``lines`` from intervals alone.
+
+        Args:
+            x: Images.
+            y: Their labels.
+            threat: The ball.
+            lines: Whether bounds of intervals are narrowed by linear ones.
+            again: Whether the model was asked about these images before, for another eps: then only about their ball.
 
         Raises:
             UserError: As :func:`certify`.
         """
         ball = Ball.of(threat, x)
-        if wrong := self._disagrees(x, threat):
+        if wrong := self._disagrees(x, threat, again=again):
             return _nothing(x, wrong)
         widest = max(math.prod(node.shape) for node in self.nodes)
         step = max(1, _work(x.device) // (_ROWS * widest))
@@ -208,7 +215,7 @@ class Network:
         images = len(columns) if ball.norm == "linf" else n  # in other norms the last step is another for each
         step = max(1, _work(low.device) // (2 * images * self._widest))
         for part in columns.split(step, 1):  # type: ignore[no-untyped-call]
-            if isinstance(node, Affine) and node.matrix is not None:
+            if isinstance(node, Affine) and node.written is not None:
                 (spec,), constant = node.rows(part, error)
                 (start,) = node.parents
             else:
@@ -260,16 +267,19 @@ class Network:
                 slopes[parent] = slopes[parent] + part if parent in slopes else part
         return torch.maximum(best, constant)  # the image has no part in it
 
-    def _disagrees(self, x: Tensor, threat: Threat) -> str:
+    def _disagrees(self, x: Tensor, threat: Threat, *, again: bool = False) -> str:
         """Whether the model's logits are not those of the nodes, up to rounding, in any of several ways to ask.
 
-        Asked about the images and about points of the ball, in one batch and alone, in another order, with gradients.
+        Asked about the images, if this is not done ``again``, and about points of the ball, in one batch and alone, in
+        another order, with gradients.
         """
         generator = torch.Generator().manual_seed(0)
         noise = torch.rand(x.shape, generator=generator).to(x) * 2 - 1
         eps = threat.eps or 0.0
-        points = [x, threat.project(x, x + eps * noise.sign()), threat.project(x, x + eps * noise)]
-        points.append(threat.project(x, x + 1e6 * noise) if threat.norm == "l2" else x.round())
+        points = [threat.project(x, x + eps * noise.sign()), threat.project(x, x + eps * noise)]
+        if threat.norm == "l2":
+            points.append(threat.project(x, x + 1e6 * noise))
+        points += [] if again else [x, x.round()]
         for z in points:
             for part in z.clamp(0, 1).split(_BATCH):  # type: ignore[no-untyped-call]
                 low, high = self._enclosure(part)

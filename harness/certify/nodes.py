@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Final, NamedTuple
 
 import torch
@@ -101,7 +102,7 @@ class Affine(Node):
         bias_size: Magnitude of what is added on the way to the bias, where that is more.
         relative: Rounding error as a share of the sum of magnitudes.
         mixes: Whether an output depends on several inputs.
-        matrix: The matrix written out, (outputs, inputs), where that is cheap: single outputs are read off its rows.
+        written: Gives :attr:`matrix`, where it may be written out.
     """
 
     forward: Callable[[Tensor], Tensor]
@@ -111,16 +112,22 @@ class Affine(Node):
     bias_size: Tensor | float = 0.0
     relative: float = 0.0
     mixes: bool = True
-    matrix: Tensor | None = None
+    written: Callable[[], Tensor] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.mixed += self.mixes
 
+    @property
+    def matrix(self) -> Tensor | None:
+        """The matrix written out, (outputs, inputs), where that is cheap: single outputs are read off its rows."""
+        return None if self.written is None else self.written()
+
     def rows(self, outputs: Tensor, error: Tensor | None) -> Pulled:
         """:meth:`pull` of single outputs (N or 1, K), first as they are, then negated."""
-        assert self.matrix is not None
-        part = self.matrix[outputs].view(*outputs.shape, *self.parents[0].shape)
+        matrix = self.matrix
+        assert matrix is not None
+        part = matrix[outputs].view(*outputs.shape, *self.parents[0].shape)
         constant: Tensor | float = 0.0
         if isinstance(self.bias, Tensor):
             bias = self.bias.expand(self.shape).flatten()[outputs]
@@ -294,7 +301,7 @@ def dense(parent: Node, weight: Tensor, bias: Tensor | None, rounding: Callable[
         added,
         added.abs() if isinstance(added, Tensor) else 0.0,
         rounding(weight.shape[1] + 1),
-        matrix=weight,
+        written=lambda: weight,
     )
 
 
@@ -366,14 +373,16 @@ def convolution(
     size = weight.abs()
     added = 0.0 if bias is None else bias.double().view(-1, 1, 1)
     inputs, outputs = math.prod(parent.shape), math.prod(shape)
-    matrix = None
-    if inputs * outputs <= _WRITTEN:
+
+    @cache  # intervals alone never need it, and it costs as much as some thousand images
+    def written() -> Tensor:
         pixels = torch.eye(inputs, dtype=torch.float64, device=weight.device).view(-1, *parent.shape)
-        matrix = F.conv2d(pixels, weight, None, *settings).flatten(1).T.contiguous()
+        made: Tensor = F.conv2d(pixels, weight, None, *settings).flatten(1).T.contiguous()
+        return made
 
     def backward(slopes: Tensor) -> Tensor:
-        if matrix is not None and len(matrix) * inputs <= _SMALL:
-            return slopes.flatten(1) @ matrix
+        if inputs * outputs <= _SMALL:
+            return slopes.flatten(1) @ written()
         made: Tensor = conv2d_input((len(slopes), *parent.shape), weight, slopes, *settings)  # type: ignore[no-untyped-call]
         return made
 
@@ -386,5 +395,5 @@ def convolution(
         added,
         added.abs() if isinstance(added, Tensor) else 0.0,
         rounding(weight[0].numel() + 1),
-        matrix=matrix,
+        written=written if inputs * outputs <= _WRITTEN else None,
     )

@@ -191,11 +191,12 @@ def _bounds(
         if not len(rows):
             break
         try:
-            if not lines and threat is threats[0]:  # of a network that was not trained for them intervals prove nothing
+            first = threat is threats[0]
+            if not lines and first:  # of a network that was not trained for them intervals prove nothing
                 few = rows[:TRIED]
                 if not network.bounds(x[few], y[few], threat, lines=False).certified.any():
                     break
-            proved = network.bounds(x[rows], y[rows], threat, lines=lines)
+            proved = network.bounds(x[rows], y[rows], threat, lines=lines, again=not first)
         except Exception as error:
             return [_nothing(len(x)) for _ in threats], describe(error)
         if proved.uncovered:

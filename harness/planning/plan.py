@@ -27,6 +27,7 @@ from .specs import (
     CERTIFIED_PASSES,
     PLANTED_SAMPLES,
     PROBE_SAMPLES,
+    SCREENED_PASSES,
     Cell,
     Certification,
     ModelSpec,
@@ -354,7 +355,7 @@ def _screens(
         dataclasses.replace(
             one,
             n=judged,
-            passes=CERTIFIED_PASSES * judged * spec.defense.remedy.draws,
+            passes=SCREENED_PASSES * judged * spec.defense.remedy.draws,
             intervals=True,
         )
         for one in _certifications(suite, spec, info, samples, certify)

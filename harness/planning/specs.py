@@ -33,6 +33,9 @@ CERTIFIED_FEW: Final = 32
 CERTIFIED_PASSES: Final = 400
 """... and fewer where that would cost more than so many passes of every image that is attacked: less than the attacks
 of any suite that asks for the worst case declare in one norm, which is what these bounds stand beside."""
+SCREENED_PASSES: Final = 640
+"""The same of a cascade's screen, which spares the attacks what it proves: they declare about as many or more, and with
+gradients. The draws of randomised smoothing just fit."""
 CERTIFIED_SHARD: Final = 64
 """Images that are certified in one go."""
 INTERVAL_SHARD: Final = 256

@@ -83,6 +83,25 @@ def test_a_certificate_takes_the_norm_and_the_referees_tolerance_into_account(mo
     assert found[2].margins[0] == pytest.approx(0.2, abs=1e-4)
 
 
+def test_nothing_is_drawn_for_radii_that_no_image_can_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, asked = smoothed(monkeypatch, 500), []
+    reach = SIGMA * float(norm.ppf(ALPHA ** (1 / 500)))
+
+    def radii(x: Tensor, _: Tensor) -> Tensor:
+        asked.append(len(x))
+        return torch.full((len(x),), reach, dtype=torch.float64)
+
+    monkeypatch.setattr(model, "radii", radii)
+    x, y = torch.zeros(3, 1, 2, 2), torch.zeros(3, dtype=torch.int64)
+    far = model.certificates(x, y, [Threat("l2", 1.001 * reach), Threat("linf", 0.501 * reach)])
+    assert not asked
+    assert [(one.certified.tolist(), one.margins.tolist()) for one in far] == 2 * [([False] * 3, [-math.inf] * 3)]
+    assert model.certificates(x, y, []) == []
+    near = model.certificates(x, y, [Threat("l2", 0.999 * reach), Threat("l2", 2 * reach)])
+    assert asked == [3]
+    assert [one.certified.all().item() for one in near] == [True, False]
+
+
 def test_every_draw_is_one_ballot_whatever_the_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(randomized_smoothing, "ROWS", 7)
     ballots = smoothed(monkeypatch).ballots(images(1.5, -1.5, 0.0), 50)

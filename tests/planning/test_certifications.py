@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from defenses.randomized_smoothing import EOT, RandomizedSmoothing
+from defenses.randomized_smoothing import EOT, ESTIMATION, SELECTION, RandomizedSmoothing
 from defenses.standard import Standard
 from harness.attacks.noise import Noise
 from harness.datasets.registry import DATASETS
@@ -50,6 +50,13 @@ def test_what_it_may_cost_grows_with_the_images_and_the_draws() -> None:
     assert {one.passes for one in made(samples=100).certifications} == {100 * CERTIFIED_PASSES}
     noisy = dataclasses.replace(ONE, defense=RandomizedSmoothing())
     assert {one.passes for one in made(samples=100, model=noisy).certifications} == {100 * CERTIFIED_PASSES * EOT}
+
+
+def test_a_screen_has_room_for_the_draws_of_randomised_smoothing_of_every_image() -> None:
+    """What it proves is not attacked, and these draws are cheaper than the gradients of as many images."""
+    noisy = dataclasses.replace(ONE, defense=RandomizedSmoothing())
+    screens = made("l2", samples=100, model=noisy, cascade=True).screens
+    assert [(one.norm, one.affordable(SELECTION + ESTIMATION)) for one in screens] == [("l2", 100)]
 
 
 @pytest.mark.parametrize("name", ["quick", "linf", "l2", "black-box", "sanity"])
