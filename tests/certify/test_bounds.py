@@ -181,6 +181,18 @@ def test_images_do_not_see_each_other() -> None:
     assert together == pytest.approx(alone, abs=1e-6)
 
 
+def test_again_the_model_is_asked_about_points_of_the_ball_alone() -> None:
+    model, network, x, y = case(0)
+    shown: list[Tensor] = []
+    model.register_forward_pre_hook(lambda _, inputs: shown.append(inputs[0]))
+    for again in (False, True):
+        shown.clear()
+        bounds = network.bounds(x, y, Threat("linf", 0.01), again=again)
+        assert any(torch.equal(batch, x) for batch in shown) != again
+        assert any(0 < (batch - x).abs().max() <= 0.0101 for batch in shown if batch.shape == x.shape)
+        assert torch.equal(bounds.margins, network.bounds(x, y, Threat("linf", 0.01)).margins)
+
+
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     _, network, x, y = case(3)
     for norm, eps in EPS.items():
