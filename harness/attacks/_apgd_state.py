@@ -10,6 +10,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from ..threat import per_sample
 from .per_image_rng import Draws
 
 
@@ -78,10 +79,14 @@ class Front(Rows):
         grad = grad.nan_to_num(0.0, 0.0, 0.0)
         outwards = torch.where(grad > 0, self.now >= 1, self.now <= 0)
         self.grad = grad.masked_fill_(outwards, 0)
-        self.loss = torch.where(loss.isfinite() & score.isfinite(), loss, -math.inf)
-        better = (self.loss > self.best_loss).nonzero().squeeze(1)
-        self.best[better], self.best_grad[better] = self.now[better], self.grad[better]
-        self.best_loss[better], self.best_score[better] = self.loss[better], score[better]
+        # finite, in a third of the operators: NaN is not below anything
+        self.loss = torch.where((loss + score).abs() < math.inf, loss, -math.inf)
+        better = self.loss > self.best_loss
+        images = per_sample(better, self.now)
+        self.best = torch.where(images, self.now, self.best)
+        self.best_grad = torch.where(images, self.grad, self.best_grad)
+        self.best_loss = torch.where(better, self.loss, self.best_loss)
+        self.best_score = torch.where(better, score, self.best_score)
 
     def revive(self, draws: Draws, number: int) -> None:
         """Give images that have no direction a random one of this step's, from their best points."""
