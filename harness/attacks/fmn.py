@@ -157,7 +157,8 @@ class MinimumNorm(Attack):
             dual = {"linf": 1.0, "l2": 2.0}.get(norm, math.inf)
             slope = torch.linalg.vector_norm(grad.flatten(1), ord=dual, dim=1)
             dead = (slope == 0).nonzero().squeeze(1)
-            grad[dead] = draws.fork(step).of(dead).normal(*x.shape[1:])
+            if len(dead):
+                grad[dead] = draws.fork(step).of(dead).normal(*x.shape[1:])
             gap = objective("margin", unscaled(logits), y).abs() / slope.clamp_min(1e-30)
             eps = _radius(norm, eps, size, least, gap, hit, self.gamma * decay).clamp(max=diameter(x, norm))
             if norm == "l0":
