@@ -1,9 +1,10 @@
 """Certified ... attacked, of every defense of the papers on MNIST: the tables at the end of ``docs/bands.md``.
 
-    python benchmarks/bands.py --home DIR --data-root DATA [--jobs 2] [--page]
+    python benchmarks/bands.py --home DIR --data-root DATA [--jobs 2] [--model lenet] [--defense pgd ...] [--page]
 
-Trains, attacks and certifies what the home lacks, so that a run that was stopped goes on; ``--page`` runs nothing and
-writes the page from what is there. Two networks, the canonical budgets of MNIST, 100 images for the attacks of
+Trains, attacks and certifies what the home lacks, so that a run that was stopped goes on; ``--page`` runs nothing.
+Bands of the home replace those of the same network and defense in ``records/bands.csv``, which the page is written
+from: parts may come from several machines. Two networks, the canonical budgets of MNIST, 100 images for the attacks of
 ``quick``, the first 32 for the certificates; randomised smoothing once more at radii that its noise can prove.
 """
 
@@ -21,6 +22,7 @@ from harness.schema.eps import eps_text
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "bands.md"
+RECORD = ROOT / "records" / "bands.csv"
 MARK = "<!-- written by benchmarks/bands.py -->"
 
 DEFENSES = (
@@ -46,29 +48,54 @@ PROVABLE = "l2=1/4,1/2,3/4"
 """Radii that randomised smoothing with its default sigma of 0.25 can prove; the canonical ones of MNIST are larger."""
 
 
-def commands(home: Path, data: Path, jobs: int) -> list[list[str]]:
+KEYS = ["table", "architecture", "defense", "norm", "eps"]
+COLUMNS = [*KEYS, "clean", "certified", "attacked", "images", "commit"]
+"""A row of the record: shares of 1, certified and attacked of the same first images (certified empty: no bounds)."""
+
+
+def commands(home: Path, data: Path, jobs: int, models: list[str], chosen: list[str]) -> list[list[str]]:
     """What is run, each in a home of its own below ``home``."""
     common = ["quick", "--cascade", "--dataset", "mnist", "--data-root", str(data), "--jobs", str(jobs)]
     common += ["--samples", "100", "--certify", "32", "--no-surrogate"]
-    common += [word for model in MODELS for word in ("--model", model)]
-    asked = [word for defense in DEFENSES for word in ("--defense", defense)]
-    return [
-        [*common, "--home", str(home), *asked],
-        [*common, "--home", str(home / "provable"), "--eps", PROVABLE, "--defense", "randomized-smoothing"],
-    ]
+    common += [word for model in models for word in ("--model", model)]
+    found = [[*common, "--home", str(home), *(word for one in chosen for word in ("--defense", one))]]
+    if "randomized-smoothing" in chosen:
+        provable = ["--home", str(home / "provable"), "--eps", PROVABLE, "--defense", "randomized-smoothing"]
+        found.append([*common, *provable])
+    return found
 
 
-def board(home: Path) -> pd.DataFrame:
-    """The leaderboard of a home, one row a defense and eps."""
-    rows = pd.read_csv(home / "report" / "leaderboard.csv", keep_default_na=False)
-    return rows[rows.worst_case_accuracy != ""]
+def board(home: Path, table: str) -> pd.DataFrame:
+    """The leaderboard of a home as rows of the record."""
+    file = home / "report" / "leaderboard.csv"
+    if not file.exists():
+        return pd.DataFrame(columns=COLUMNS)
+    rows = pd.read_csv(file, keep_default_na=False)
+    rows = rows[rows.worst_case_accuracy != ""]
+    attacked = rows.certified_attacked.where(rows.certified != "", rows.worst_case_accuracy)
+    renamed = {"clean_accuracy": "clean", "certified_n": "images"}
+    return rows.rename(columns=renamed).assign(table=table, attacked=attacked, commit=git_commit()[:7])[COLUMNS]
+
+
+def recorded(home: Path) -> pd.DataFrame:
+    """The record with what a home has in the place of what it had of the same networks and defenses; as written."""
+    old = pd.read_csv(RECORD, keep_default_na=False, dtype=str)
+    new = pd.concat([board(home, "canonical"), board(home / "provable", "provable")]).astype(str)
+    kinds = KEYS[:3]
+    kept = old[~old[kinds].apply(tuple, axis=1).isin(set(new[kinds].apply(tuple, axis=1)))]
+    rows = pd.concat([kept, new], ignore_index=True)
+    order = rows.assign(network=rows.architecture.map(MODELS.index), left=-rows.attacked.astype(float))
+    order = order.sort_values(
+        ["table", "norm", "network", "eps", "left"], key=lambda of: of if of.name != "eps" else of.astype(float)
+    )
+    rows.loc[order.index].to_csv(RECORD, index=False)
+    return pd.read_csv(RECORD, keep_default_na=False)
 
 
 def band(row: pd.Series) -> str:
     """One cell: certified ... attacked in percent, or why nothing is certified."""
-    if row.certified == "":
-        return f"- ... {100 * float(row.worst_case_accuracy):.1f}"
-    return f"{100 * float(row.certified):.1f} ... {100 * float(row.certified_attacked):.1f}"
+    certified = "-" if row.certified == "" else f"{100 * float(row.certified):.1f}"
+    return f"{certified} ... {100 * float(row.attacked):.1f}"
 
 
 def table(rows: pd.DataFrame, norm: str) -> list[str]:
@@ -81,7 +108,7 @@ def table(rows: pd.DataFrame, norm: str) -> list[str]:
     ]
     for (network, defense), group in mine.groupby(["architecture", "defense"], sort=False):
         cells = {row.eps: band(row) for row in group.itertuples()}
-        clean = 100 * float(group.clean_accuracy.iloc[0])
+        clean = 100 * float(group.clean.iloc[0])
         lines.append(f"| {network} | {defense} | {clean:.1f} | {' | '.join(cells.get(eps, '') for eps in budgets)} |")
     return lines
 
@@ -89,7 +116,7 @@ def table(rows: pd.DataFrame, norm: str) -> list[str]:
 def gaps(rows: pd.DataFrame, defense: str) -> str:
     """The gap between both numbers of a defense: the median over networks and budgets, and its range, in points."""
     mine = rows[(rows.defense == defense) & (rows.certified != "")]
-    gap = 100 * (mine.certified_attacked.astype(float) - mine.certified.astype(float))
+    gap = 100 * (mine.attacked.astype(float) - mine.certified.astype(float))
     return f"{defense}: median {gap.median():.1f} points ({gap.min():.1f} to {gap.max():.1f}, {len(gap)} bands)"
 
 
@@ -105,18 +132,20 @@ def lacking(rows: pd.DataFrame) -> list[str]:
     return ["", "Not run yet (`benchmarks/bands.py` goes on where it was stopped):", "", *lines] if lines else []
 
 
-def page(home: Path) -> str:
+def page(rows: pd.DataFrame) -> str:
     """The part of the page that is written by this script."""
-    canonical, provable = board(home), board(home / "provable")
-    images = ", ".join(str(n) for n in sorted({n for n in canonical.certified_n if n != ""}))
+    canonical, provable = (rows[rows.table == name] for name in ("canonical", "provable"))
+    images = ", ".join(str(n) for n in sorted({n for n in canonical.images if n != ""}))
+    commits = ", ".join(f"`{commit}`" for commit in sorted(set(rows.commit)))
     lines = [
         MARK,
         "",
         "## The papers' defenses",
         "",
-        "MNIST at its canonical budgets, seed 0, trained as declared by default (`gauntlet list defenses`); written at",
-        f"`{git_commit()[:7]}`. Certified and attacked are shares of the same first {images} images in percent;",
+        "MNIST at its canonical budgets, seed 0, trained as declared by default (`gauntlet list defenses`).",
+        f"Certified and attacked are shares of the same first {images} images in percent;",
         "attacked: by the suite `quick`.",
+        f"Measured at {commits}; `records/bands.csv` says which at which.",
         "",
         *table(canonical, "linf"),
         "",
@@ -141,12 +170,15 @@ def main() -> None:
     parser.add_argument("--home", type=Path, required=True)
     parser.add_argument("--data-root", type=Path, default=Path("data"))
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--model", action="append", choices=MODELS, help="one of the networks; repeatable")
+    parser.add_argument("--defense", action="append", choices=DEFENSES, help="one of the defenses; repeatable")
     parser.add_argument("--page", action="store_true", help="run nothing")
     asked = parser.parse_args()
-    for command in [] if asked.page else commands(asked.home, asked.data_root, asked.jobs):
+    models, chosen = asked.model or list(MODELS), asked.defense or list(DEFENSES)
+    for command in [] if asked.page else commands(asked.home, asked.data_root, asked.jobs, models, chosen):
         subprocess.run([sys.executable, "-m", "gauntlet", "run", *command], check=True)
     head = PAGE.read_text(encoding="utf-8").partition(MARK)[0]
-    PAGE.write_text(head + page(asked.home), encoding="utf-8")
+    PAGE.write_text(head + page(recorded(asked.home)), encoding="utf-8")
 
 
 if __name__ == "__main__":
