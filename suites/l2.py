@@ -2,7 +2,9 @@
 
 Minimum-norm attacks count for more here: L-BFGS (Szegedy et al. 2014) and alpha (Huang et al. 2015) are those of the
 papers that Gauntlet reproduces, FMN and DDN those of today. Carlini and Wagner's is left out for its cost: thousands of
-passes an image where these take hundreds.
+passes an image where these take hundreds. Targeted APGD takes 50 steps, and more only where it came near (``near``):
+on three LeNets of MNIST at two eps it so left a point less, all together, than with 100 steps throughout, and the
+battery cost five sixths.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ SUITE = Suite(
             Alpha(mode="minimal"),
             MinimumNorm(),
             APGD(),
-            APGD(loss="dlr", targets=9, near=0.05),
+            APGD(loss="dlr", targets=9, steps=50, near=0.05),
             Foolbox("DDNAttack"),
             Art("AutoProjectedGradientDescent", loss_type="difference_logits_ratio", max_iter=50, nb_random_init=1),
             LBFGS(),
