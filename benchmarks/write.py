@@ -80,6 +80,12 @@ SECTIONS = (
         True,
     ),
     Section(
+        "The l2 battery on a smoothed LeNet, at an eps that its votes can prove",
+        "bench_batteries",
+        "--norm l2 --eps 1/2 --images 10 --defense randomized-smoothing --only reference",
+        True,
+    ),
+    Section(
         "The l1 battery against reference AutoAttack and a script of Foolbox",
         "bench_batteries",
         "--norm l1 --images 200 --only sampled,reference,foolbox",
