@@ -48,8 +48,8 @@ PROVABLE = "l2=1/4,1/2,3/4"
 """Radii that randomised smoothing with its default sigma of 0.25 can prove; the canonical ones of MNIST are larger."""
 
 
-KEYS = ["table", "architecture", "defense", "norm", "eps"]
-COLUMNS = [*KEYS, "clean", "certified", "attacked", "images", "commit"]
+KINDS = ["table", "architecture", "defense"]
+COLUMNS = [*KINDS, "norm", "eps", "clean", "certified", "attacked", "images", "commit"]
 """A row of the record: shares of 1, certified and attacked of the same first images (certified empty: no bounds)."""
 
 
@@ -81,13 +81,12 @@ def recorded(home: Path) -> pd.DataFrame:
     """The record with what a home has in the place of what it had of the same networks and defenses; as written."""
     old = pd.read_csv(RECORD, keep_default_na=False, dtype=str)
     new = pd.concat([board(home, "canonical"), board(home / "provable", "provable")]).astype(str)
-    kinds = KEYS[:3]
-    kept = old[~old[kinds].apply(tuple, axis=1).isin(set(new[kinds].apply(tuple, axis=1)))]
+    measured = set(new[KINDS].itertuples(index=False, name=None))
+    kept = old[[kind not in measured for kind in old[KINDS].itertuples(index=False, name=None)]]
     rows = pd.concat([kept, new], ignore_index=True)
-    order = rows.assign(network=rows.architecture.map(MODELS.index), left=-rows.attacked.astype(float))
-    order = order.sort_values(
-        ["table", "norm", "network", "eps", "left"], key=lambda of: of if of.name != "eps" else of.astype(float)
-    )
+    order = rows.assign(
+        network=rows.architecture.map(MODELS.index), eps=rows.eps.astype(float), left=-rows.attacked.astype(float)
+    ).sort_values(["table", "norm", "network", "eps", "left"])
     rows.loc[order.index].to_csv(RECORD, index=False)
     return pd.read_csv(RECORD, keep_default_na=False)
 

@@ -136,6 +136,8 @@ class APGD(Attack):
         aims, rivals, clean = victim.target, None, None
         if self.targets and aims is None:
             rivals, clean = _rivals(victim, x, y, self.targets)
+        if victim.remedy.stochastic:  # a ratio of one call says too little to spare an image, or to insist
+            clean = None
         count = 1 if rivals is None else rivals.shape[1]
         out, came = x.clone(), x.new_full((len(x), count), -math.inf)
         draws, left = Draws(x), torch.arange(len(x), device=x.device)
@@ -153,12 +155,12 @@ class APGD(Attack):
         runs = self.restarts * count
         for run in range(runs):
             left = lead(self, left, torch.full_like(left, run % count), run)
-            if clean is not None and run + 1 == LIKELIEST and self.give_up and not victim.remedy.stochastic:
+            if clean is not None and self.give_up and run + 1 == LIKELIEST:
                 best = came[left].amax(1)
                 left = left[~((best > clean[left]) & (best < -self.give_up))]
             if not len(left):
                 return out
-        if self.near and clean is not None and not victim.remedy.stochastic:
+        if clean is not None and self.near:
             left = left[came[left].amax(1) > -self.near]
             longer = dataclasses.replace(self, steps=LONGER * self.steps)
             nearest = came.topk(min(AGAIN, count)).indices
