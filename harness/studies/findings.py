@@ -16,7 +16,7 @@ import pandas as pd
 from ..metrics.pairs import Floats, wilson
 from ..schema.base import Cost
 from ..schema.models import Card
-from .quantities import QUANTITIES
+from .quantities import QUANTITIES, Gallery
 from .study import SCALE, Basis, Claim, Clause, Derived, Measure, Quantity, Study, Value, leaves
 
 Verdict = Literal[
@@ -43,6 +43,7 @@ class MeasurementSource:
         test_size: Test images behind a card's accuracy.
         commit: ``commit(measure, seed)``: of the code that made it, "" if that is not known.
         key: ``key(measure, seed)``: of the pair, or of the model where there is none.
+        gallery: ``gallery(measure, seed)``: the pair's first attacked images, none if they were not kept.
     """
 
     card: Callable[[str, int], Card | None]
@@ -53,6 +54,7 @@ class MeasurementSource:
     test_size: int = 0
     commit: Callable[[Measure, int], str] = lambda _measure, _seed: ""
     key: Callable[[Measure, int], str] = lambda _measure, _seed: ""
+    gallery: Callable[[Measure, int], Gallery] = lambda _measure, _seed: {}
 
 
 @dataclass(frozen=True)
@@ -391,10 +393,11 @@ class Findings:
             cost = self._evidence.cost(quantity, seed)
             known = cost is not None and not trouble
             return _Once(float(reading.read(cost, settings)[0]) if known else math.nan, trouble=trouble)
-        frame = self._evidence.samples(quantity, seed)
-        if frame is None or trouble:
+        look = self._evidence.gallery if reading.needs == "gallery" else self._evidence.samples
+        seen = look(quantity, seed)
+        if seen is None or not len(seen) or trouble:
             return _Once(math.nan, trouble=trouble)
-        images = reading.read(frame, settings)
+        images = reading.read(seen, settings)
         if len(images) == 1 and not reading.every:
             return _Once(float(images[0]))
         return _Once(float(images.mean()) if len(images) else math.nan, images)

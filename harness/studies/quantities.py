@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from ..metrics.pairs import Floats
 from ..schema.models import Card
 
 Settings = Mapping[str, Any]
+Gallery = Mapping[str, npt.NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -26,12 +28,13 @@ class Reading:
 
     Attributes:
         needs: ``"card"``: the model's training record. ``"samples"``: judged images. ``"cost"``: what the attack took.
-        read: ``read(card or frame, settings)``: values, one per image, or a single one.
+            ``"gallery"``: the pair's first attacked images themselves.
+        read: ``read(what it needs, settings)``: values, one per image, or a single one.
         share: Whether it is a share of images, so that its interval over images is Wilson's.
         every: Whether there is a value for every image of the sample: then models are compared image by image.
     """
 
-    needs: Literal["card", "samples", "cost"]
+    needs: Literal["card", "samples", "cost", "gallery"]
     read: Callable[[Any, Settings], Floats]
     share: bool = False
     every: bool = False
@@ -149,6 +152,30 @@ def linear_density(samples: pd.DataFrame, std: float, width: float, norm: str = 
     return float(samples["clean_correct"].mean()) * slope * std**2 / 4
 
 
+def high_frequency(gallery: Gallery, settings: Settings) -> Floats:
+    """Share of the noise's energy at high spatial frequencies, an adversarial (Gu & Rigazio 2014, section 3.4).
+
+    The noise's power spectrum over both axes, channels together, without windowing. White noise has 1 - pi r^2 of its
+    energy outside of a circle of radius r: 0.80 at the default of 0.25 cycles a pixel, half of Nyquist's limit.
+
+    Args:
+        gallery: A pair's first attacked images: ``x``, ``x_adv`` (N, C, H, W), ``label``, ``clean_pred``, ``adv_pred``.
+        settings: ``above``: cycles a pixel from where a frequency counts as high.
+
+    Returns:
+        A share for every adversarial of an image that the model gets right.
+    """
+    label, before, after = (np.asarray(gallery[name]) for name in ("label", "clean_pred", "adv_pred"))
+    found = (before == label) & (after != label) & (after >= 0)
+    noise = np.asarray(gallery["x_adv"], float)[found] - np.asarray(gallery["x"], float)[found]
+    down, across = (np.fft.fftfreq(size) for size in noise.shape[-2:])
+    high = np.hypot(down[:, None], across[None, :]) >= settings.get("above", 0.25)
+    energy = (np.abs(np.fft.fft2(noise)) ** 2).sum(axis=1)
+    moved = energy.sum(axis=(1, 2)) > 0
+    share: Floats = energy[moved][:, high].sum(axis=1) / energy[moved].sum(axis=(1, 2))
+    return share
+
+
 def _last(card: Card, settings: Settings) -> Floats:
     """A field of the training history, of the given epoch (1 is the first; the last by default)."""
     at = settings.get("epoch", len(card.history))
@@ -180,6 +207,7 @@ QUANTITIES: Final[dict[str, Reading]] = {
     "distance_share": Reading("samples", _between, share=True),
     "gaussian_model": Reading("samples", lambda frame, how: _one(gaussian_model(frame, **how))),
     "crossing": Reading("samples", lambda frame, how: crossing(frame, **how), False, True),
+    "high_frequency": Reading("gallery", high_frequency),
     "linear_density": Reading("samples", lambda frame, how: _one(linear_density(frame, **how))),
 }
 """Quantities by name.
@@ -195,5 +223,7 @@ that the model gets right (``norm``, by default the root mean square over pixels
 distance in [``low``, ``high``) (``norm``, by default L2). ``gaussian_model`` (``std``) and ``linear_density`` (``std``,
 ``width``) are errors under noise that a model of the distances foretells, ``crossing`` (``std``) those that the
 distances do by themselves.
+
+From its first attacked images: ``high_frequency``, the share of the noise's energy at ``above`` cycles a pixel or more.
 
 From the cost of the attack: ``backwards``, passes an attacked image; ``seconds``, wall time of the whole cell."""

@@ -10,11 +10,11 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final, get_type_hints
 
-import numpy.typing as npt
 import pandas as pd
 
 from ..errors import UserError
 from .findings import CLAIM_COLUMNS, Finding, Verdict, claim_verdict
+from .quantities import Gallery
 from .study import Choice, Claim, Item, Measure, Study, Value
 
 JUDGEMENT_COLUMNS: Final = (
@@ -26,7 +26,6 @@ JUDGEMENT_COLUMNS: Final = (
 VALUES: Final[tuple[Verdict, ...]] = ("reproduced", "close", "undecided", "not reproduced", "not judged", "not run")
 CLAUSES: Final[tuple[Verdict, ...]] = ("held", "undecided", "refuted", "not run")
 
-Gallery = Mapping[str, npt.NDArray[Any]]
 Place = tuple[str, str, str, str]
 
 

@@ -20,6 +20,7 @@ from ..schema.models import Card
 from ..schema.pairs import Result
 from .experiment import Experiment
 from .findings import Finding, Findings, MeasurementSource
+from .quantities import Gallery
 from .record import JUDGEMENT_COLUMNS, StudyRecord, by_place
 from .study import Measure
 
@@ -65,15 +66,23 @@ def gather(experiment: Experiment, home: Home, *, device: str = "cpu", data: Dat
         judged = found(measure, seed)
         return "" if judged is None else judged.result.git_commit
 
+    def gallery(measure: Measure, seed: int) -> Gallery:
+        one = found(measure, seed)
+        return {} if one is None else one.gallery
+
     source = MeasurementSource(
-        card, samples, cost, trouble, experiment.seeds, experiment.info.test_size, commit, partial(_key, experiment)
+        card,
+        samples,
+        cost,
+        trouble,
+        experiment.seeds,
+        experiment.info.test_size,
+        commit,
+        partial(_key, experiment),
+        gallery,
     )
-    galleries = {}
-    for item in experiment.study.items:
-        for picture in item.pictures:
-            one = found(picture.measure, experiment.seeds[0])
-            if one is not None and one.gallery:
-                galleries[picture.measure] = one.gallery
+    shown = dict.fromkeys(picture.measure for item in experiment.study.items for picture in item.pictures)
+    galleries = {measure: images for measure in shown if (images := gallery(measure, experiment.seeds[0]))}
     pairs = [one for cell in experiment.cells.values() if (one := pair(cell.key)) is not None]
     return StudyRecord(
         study=experiment.study,

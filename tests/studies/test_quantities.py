@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from harness.studies.quantities import QUANTITIES, gaussian_model, linear_density
+from harness.studies.quantities import QUANTITIES, gaussian_model, high_frequency, linear_density
 
 RNG = np.random.default_rng(0)
 
@@ -109,3 +109,32 @@ def test_an_image_that_noise_mends_is_right() -> None:
     samples.loc[8, "adv_pred"] = -1  # not judged: as it is
     samples.loc[7, "adv_pred"] = 2
     assert read("error", samples) == 0.4
+
+
+def gallery(noise: np.ndarray, **changed: Any) -> dict[str, np.ndarray]:
+    n = len(noise)
+    facts = {"label": np.zeros(n, int), "clean_pred": np.zeros(n, int), "adv_pred": np.ones(n, int)}
+    return {"x": np.full(noise.shape, 0.5), "x_adv": 0.5 + noise, **facts, **changed}
+
+
+def test_waves_count_as_high_from_their_frequency_on() -> None:
+    at = np.arange(28)
+    waves = [0.1 * np.cos(2 * np.pi * cycles * at / 28) for cycles in (3, 6, 7, 14)]
+    noise = np.stack([np.broadcast_to(wave, (1, 28, 28)) for wave in waves])
+    assert high_frequency(gallery(noise), {}) == pytest.approx([0, 0, 1, 1], abs=1e-9)
+    assert high_frequency(gallery(noise.swapaxes(2, 3)), {"above": 0.4}) == pytest.approx([0, 0, 0, 1], abs=1e-9)
+    halves = noise[:1] + 2 * noise[2:3]  # four times the energy
+    assert high_frequency(gallery(halves), {}) == pytest.approx([0.8])
+
+
+def test_white_noise_is_mostly_of_high_frequency() -> None:
+    share = high_frequency(gallery(RNG.normal(0, 0.1, (400, 3, 32, 32))), {})
+    assert share.mean() == pytest.approx(1 - np.pi / 16, abs=0.01)
+
+
+def test_only_adversarials_of_images_that_were_right_have_a_frequency() -> None:
+    noise = RNG.normal(0, 0.1, (4, 1, 8, 8))
+    noise[3] = 0
+    kept = gallery(noise, clean_pred=np.array([1, 0, 0, 0]), adv_pred=np.array([2, 0, 1, 1]))
+    assert len(high_frequency(kept, {})) == 1
+    assert len(high_frequency(gallery(noise, adv_pred=np.full(4, -1)), {})) == 0
