@@ -184,6 +184,7 @@ def reproduce_study(
     download: bool,
     tracking_uri: str | None,
     dataset: str | None = None,
+    samples: int | None = None,
     jobs: int | None = None,
     engine: Cluster | None = None,
     budget: str | None = None,
@@ -214,7 +215,7 @@ def reproduce_study(
         raise unknown("data set", dataset, DATASETS)
     source = DataSource(dataset or own, root=data_root, download=download)
     chosen = parse_seeds(seeds) if seeds is not None else None
-    experiment = design(study, profile, source.info(), suites(), only=only, seeds=chosen)
+    experiment = design(study, profile, source.info(), suites(), only=only, seeds=chosen, samples=samples)
     plans = [experiment.plan, *experiment.judgements]
     if dry_run:
         foresee(plans, home, here, titles=True)

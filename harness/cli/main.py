@@ -399,6 +399,7 @@ def run_(suite: str, **options: Any) -> None:
 )
 @click.option("--dataset", help="Data set that stands in for the profile's, e.g. cifar10-jpeg for cifar10.")
 @click.option("--seeds", help="Training seeds, e.g. 0,1,2 or 0-4. Default: the profile's.")
+@click.option("--samples", type=click.IntRange(min=1), help="Test images of a cell. Default: the profile's.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder to write to. Default: HOME/study-STUDY.")
 @click.option("--dry-run", is_flag=True, help="Only list what there is to do, and what it may cost.")
 @_options("jobs", "device", "engine", "budget", "home", "data", "download", "tracking")

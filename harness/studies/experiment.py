@@ -27,15 +27,18 @@ class Experiment:
     """Everything that one profile of a study takes.
 
     Attributes:
-        study: What is reproduced, or the chosen part of it.
+        whole: The study.
+        study: What of it is reproduced.
         profile_name: ``smoke``, ``cpu`` or ``full``.
         profile: Its sizes.
         info: The data set.
         seeds: Training seeds.
         batteries: Suites that judge the defended models.
         only: Names of the chosen items and claims; empty: all.
+        samples: Images of a cell that were asked for; None: the profile's.
     """
 
+    whole: Study
     study: Study
     profile_name: str
     profile: Profile
@@ -43,6 +46,7 @@ class Experiment:
     seeds: tuple[int, ...]
     batteries: tuple[Suite, ...]
     only: tuple[str, ...] = ()
+    samples: int | None = None
 
     @cached_property
     def models(self) -> Mapping[tuple[str, int], ModelSpec]:
@@ -62,12 +66,19 @@ class Experiment:
     def cells(self) -> Mapping[tuple[Measure, int], Cell]:
         """The pair behind every measure that needs one."""
         measures = [measure for measure in self.study.measures() if measure.attack is not None]
-        # images that go to other models too are crafted once, and judged on their own model from there
-        shared = {(m.source, m.attack, m.threat, self._n(m), m.part) for m in measures if m.source}
+        # images that go to other models too are crafted once, and judged on their own model from there; a part of a
+        # study asks for the same pairs as the whole
+        everything = self.whole.measures()
+        shared = {(m.source, m.attack, m.threat, self._n(m), m.part) for m in everything if m.source}
         return {(m, seed): self._cell(m, seed, shared) for m in measures for seed in self.seeds}
 
+    @property
+    def images(self) -> int:
+        """Test images of a cell."""
+        return min(self.samples or self.profile.samples, self.info.test_size)
+
     def _n(self, measure: Measure) -> int:
-        n = measure.samples or self.profile.samples
+        n = measure.samples or self.samples or self.profile.samples
         return min(n, (self.info.test_size if measure.part == "test" else self.info.train_size) or n)
 
     def _cell(self, measure: Measure, seed: int, shared: Collection[tuple[object, ...]]) -> Cell:
@@ -105,7 +116,7 @@ class Experiment:
             name=self.study.name,
             summary=f"the experiments of {self.study.source}",
             attacks={norm: tuple(found.values()) for norm, found in attacks.items()},  # type: ignore[misc]
-            samples=self.profile.samples,
+            samples=self.samples or self.profile.samples,
             batch=BATCH,
         )
         return Plan(
@@ -126,6 +137,8 @@ class Experiment:
             words += ["--dataset", self.info.name]
         if self.seeds != self.profile.seeds:
             words += ["--seeds", ",".join(map(str, self.seeds))]
+        if self.samples is not None:
+            words += ["--samples", str(self.samples)]
         return shlex.join([*words, *(word for item in self.only for word in ("--only", item))])
 
     @cached_property
@@ -169,6 +182,7 @@ def design(
     *,
     only: Sequence[str] = (),
     seeds: Sequence[int] | None = None,
+    samples: int | None = None,
 ) -> Experiment:
     """Work out a profile.
 
@@ -179,12 +193,14 @@ def design(
         batteries: Suites by name.
         only: Items and claims; empty: all.
         seeds: Training seeds; None: the profile's.
+        samples: Images of a cell; None: the profile's.
 
     Raises:
         UserError: Unknown profile or item; no seed.
     """
     profile = study.profile(profile_name)
     return Experiment(
+        whole=study,
         study=study.chosen(only),
         profile_name=profile_name,
         profile=profile,
@@ -192,4 +208,5 @@ def design(
         seeds=check_seeds(profile.seeds if seeds is None else seeds),
         batteries=tuple(batteries[name] for name in profile.batteries),
         only=tuple(only),
+        samples=samples,
     )

@@ -68,6 +68,8 @@ class Estimate:
         each: The value for every seed that has one.
         n: Images behind the value of a seed, 0 if it is not one over images.
         note: What a reader must know.
+        over_seeds: Half of the interval that training seeds alone would give; NaN for one seed.
+        over_images: Half of the one that images alone would give; NaN if it is not one over images.
     """
 
     mean: float
@@ -76,6 +78,8 @@ class Estimate:
     each: tuple[float, ...]
     n: int
     note: str = ""
+    over_seeds: float = math.nan
+    over_images: float = math.nan
 
     @property
     def measured(self) -> bool:
@@ -84,8 +88,8 @@ class Estimate:
 
     def times(self, scale: float) -> Estimate:
         """In another unit."""
-        each = tuple(scale * value for value in self.each)
-        return replace(self, mean=scale * self.mean, low=scale * self.low, high=scale * self.high, each=each)
+        scaled = {name: scale * getattr(self, name) for name in ("mean", "low", "high", "over_seeds", "over_images")}
+        return replace(self, each=tuple(scale * value for value in self.each), **scaled)
 
 
 @dataclass(frozen=True)
@@ -109,6 +113,8 @@ class Finding:
         margin: By how much a clause holds; None of others.
         margin_low: Lower end of the margin's interval, at a confidence corrected for the number of clauses.
         margin_high: Upper end.
+        over_seeds: Half interval that training seeds alone would give, of a clause its margin's; NaN if not known.
+        over_images: Likewise of images alone.
         seeds: Training seeds measured.
         n: Images behind the value of a seed, 0 if it is not one over images.
         verdict: See :func:`value_verdict` and :func:`clause_verdict`.
@@ -134,6 +140,8 @@ class Finding:
     margin: float | None
     margin_low: float | None
     margin_high: float | None
+    over_seeds: float
+    over_images: float
     seeds: int
     n: int
     verdict: Verdict
@@ -193,6 +201,11 @@ def clause_verdict(clause: Clause, margin: Estimate) -> Verdict:
     if margin.high < 0 or (not tie and margin.high <= 0):
         return "refuted"
     return "undecided"
+
+
+def clause_confidence(claim: Claim) -> float:
+    """Confidence of a clause's interval, so that all of a claim's hold together (Bonferroni)."""
+    return 1 - (1 - CONFIDENCE) / len(claim.clauses)
 
 
 def claim_verdict(clauses: Sequence[Verdict]) -> Verdict:
@@ -255,7 +268,7 @@ class Findings:
 
     def clause(self, claim: Claim, clause: Clause) -> Finding:
         """One clause of a claim: measured is the left side, the margin decides."""
-        margin = self.margin(clause, 1 - (1 - CONFIDENCE) / len(claim.clauses))
+        margin = self.margin(clause, clause_confidence(claim))
         scale = SCALE[clause.unit]
         left, margin_shown = self.estimate(clause.left).times(scale), margin.times(scale)
         printed, right = None, "what was not run"
@@ -277,7 +290,7 @@ class Findings:
             left, right = self.estimate(clause.left, confidence), float(clause.right)
             low, high = sorted((sign * (left.low - right), sign * (left.high - right)))
             each = tuple(sign * (value - right) for value in left.each)
-            return Estimate(sign * (left.mean - right), low, high, each, left.n, left.note)
+            return replace(left, mean=sign * (left.mean - right), low=low, high=high, each=each)
         return self.estimate(Derived(operation="difference", of=_sides(clause)[::sign]), confidence)
 
     def frame(self) -> pd.DataFrame:
@@ -292,13 +305,14 @@ class Findings:
     ) -> Finding:  # fmt: skip
         behind = [(leaf, seed) for leaf in leaves(quantity) for seed in self._evidence.seeds]
         commits = {self._evidence.commit(*one) for one in behind}
+        decides = found if margin is None else margin
         return Finding(
             kind=kind, item=item, row=row, column=column, metric=metric, unit=unit, printed=printed, rival=rival,
             tolerance=tolerance, basis=basis, measured=found.mean, low=found.low, high=found.high,
             margin=None if margin is None else margin.mean, margin_low=None if margin is None else margin.low,
-            margin_high=None if margin is None else margin.high, seeds=len(found.each), n=found.n, verdict=verdict,
-            profile=self.profile, commits=" ".join(sorted(commits - {""})),
-            keys=digest_of_keys(starmap(self._evidence.key, behind)),
+            margin_high=None if margin is None else margin.high, over_seeds=decides.over_seeds,
+            over_images=decides.over_images, seeds=len(found.each), n=found.n, verdict=verdict, profile=self.profile,
+            commits=" ".join(sorted(commits - {""})), keys=digest_of_keys(starmap(self._evidence.key, behind)),
             note="; ".join(dict.fromkeys(filter(None, notes))),
         )  # fmt: skip
 
@@ -326,7 +340,8 @@ class Findings:
             low, high = max(low, 0.0), min(high, 1.0)
         if len(each) < len(seeds):
             notes.append(f"{len(each)} of {len(seeds)} seeds")
-        return Estimate(mean, low, high, each, n, "; ".join(dict.fromkeys(notes)))
+        half = max(over_images)
+        return Estimate(mean, low, high, each, n, "; ".join(dict.fromkeys(notes)), over_seeds, half)
 
     def _over_images(self, quantity: Quantity, seeds: tuple[int, ...], confidence: float) -> tuple[float, float]:
         """Half intervals over images, downwards and upwards, of the mean over seeds; NaN where there are none.
@@ -461,10 +476,14 @@ def _together(*halves: float) -> float:
 
 def _over_seeds(each: Sequence[float], confidence: float) -> float:
     """Half interval of the mean over training seeds, by Student's t."""
+    return standard_errors(len(each), confidence) * float(np.std(each, ddof=1))
+
+
+def standard_errors(seeds: int, confidence: float) -> float:
+    """Half interval of a mean over training seeds, in standard deviations of one seed."""
     from scipy.special import stdtrit
 
-    quantile = float(stdtrit(len(each) - 1, 0.5 + confidence / 2))
-    return quantile * float(np.std(each, ddof=1)) / math.sqrt(len(each))
+    return float(stdtrit(seeds - 1, 0.5 + confidence / 2)) / math.sqrt(seeds)
 
 
 def _over_values(values: Floats, confidence: float) -> float:

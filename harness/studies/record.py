@@ -158,6 +158,7 @@ def _finding(row: Mapping[Any, Any]) -> Finding:
 def _absent(place: Place, value: Value | None) -> Finding:
     nothing: dict[str, Any] = {each.name: None for each in fields(Finding)}
     nothing |= {"measured": math.nan, "low": math.nan, "high": math.nan, "seeds": 0, "n": 0, "basis": "measured"}
+    nothing |= {"over_seeds": math.nan, "over_images": math.nan}
     nothing |= dict.fromkeys(("metric", "unit", "profile", "commits", "keys", "note"), "")
     nothing |= dict(zip(("kind", "item", "row", "column"), place, strict=True))
     if value is not None:

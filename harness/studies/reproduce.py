@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from functools import cache, partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pandas as pd
 
 from .. import environment
 from ..datasets.registry import Dataset
+from ..execution.estimate import estimate
 from ..leaderboard import leaderboard
 from ..metrics.pairs import Board, Pair
 from ..records.boards import boards_from_home, model_state
@@ -18,6 +22,7 @@ from ..records.results import is_finished, read_pair
 from ..schema.base import Cost
 from ..schema.models import Card
 from ..schema.pairs import Result
+from .deciding import CellCost
 from .experiment import Experiment
 from .findings import Finding, Findings, MeasurementSource
 from .quantities import Gallery
@@ -88,9 +93,47 @@ def gather(experiment: Experiment, home: Home, *, device: str = "cpu", data: Dat
         study=experiment.study,
         findings=by_place(Findings(experiment.study, source, experiment.profile_name, experiment.info.name).rows()),
         judgement=judgement(experiment, home),
-        facts=_facts(experiment, home, pairs, device, "" if data is None else data.sha256()),
+        facts=_facts(
+            experiment, home, pairs, _costs(experiment, home, pair), device, "" if data is None else data.sha256()
+        ),
         galleries=galleries,
     )
+
+
+def _costs(experiment: Experiment, home: Home, pair: Callable[[str], Pair | None]) -> dict[str, CellCost]:
+    """What one seed of every item and claim takes; those that could not even be foreseen are left out."""
+    found = {}
+    for name in experiment.study.names:
+        part = replace(experiment, study=experiment.study.chosen((name,)))
+        cost = _measured_cost(part, home, pair) or _foreseen_cost(part)
+        if cost is not None:
+            found[name] = cost
+    return found
+
+
+def _measured_cost(part: Experiment, home: Home, pair: Callable[[str], Pair | None]) -> CellCost | None:
+    """The mean over the seeds that are there as a whole, None if none is."""
+    found = []
+    for seed in part.seeds:
+        plan = replace(part, seeds=(seed,)).plan
+        cards = [card for spec in plan.models if (card := model_state(home, spec.key).card) is not None]
+        pairs = [one for cell in plan.cells if (one := pair(cell.key)) is not None]
+        if len(cards) == len(plan.models) and len(pairs) == len(plan.cells):
+            found.append((sum(card.seconds for card in cards), sum(one.result.seconds for one in pairs)))
+    if not found:
+        return None
+    training, attacks = (round(sum(each) / len(found), 1) for each in zip(*found, strict=True))
+    return CellCost(training, attacks, part.images)
+
+
+def _foreseen_cost(part: Experiment) -> CellCost | None:
+    """An upper bound, from a probe on random images."""
+    with TemporaryDirectory() as nowhere:
+        found = estimate([replace(part, seeds=part.seeds[:1]).plan], Home(Path(nowhere)))
+    if found.training_hours is None or found.attack_hours is None:
+        return None
+    training, attacks = (round(3600 * hours, 1) for hours in (found.training_hours, found.attack_hours))
+    return CellCost(training, attacks, part.images, measured=False)
 
 
 def asked(experiment: Experiment) -> list[Finding]:
@@ -141,7 +184,14 @@ def _part(board: Board, keys: set[str]) -> Board:
     )
 
 
-def _facts(experiment: Experiment, home: Home, pairs: Sequence[Pair], device: str, data_sha256: str) -> dict[str, Any]:
+def _facts(
+    experiment: Experiment,
+    home: Home,
+    pairs: Sequence[Pair],
+    costs: Mapping[str, CellCost],
+    device: str,
+    data_sha256: str,
+) -> dict[str, Any]:
     cards = [card for spec in experiment.plan.models if (card := model_state(home, spec.key).card) is not None]
     made: list[Card | Result] = [*cards, *(pair.result for pair in pairs)]
     asked = {spec.key for spec in (*experiment.plan.models, *(spec for _, _, spec in experiment.judged))}
@@ -153,7 +203,7 @@ def _facts(experiment: Experiment, home: Home, pairs: Sequence[Pair], device: st
         "stands_in_for": "" if experiment.info.name == experiment.profile.dataset else experiment.profile.dataset,
         "data_sha256": data_sha256,
         "seeds": list(experiment.seeds),
-        "samples": min(experiment.profile.samples, experiment.info.test_size),
+        "samples": experiment.images,
         "command": experiment.command,
         "only": list(experiment.only),
         "skipped": [called for name, called in experiment.study.defended if name in experiment.profile.skipped],
@@ -161,6 +211,7 @@ def _facts(experiment: Experiment, home: Home, pairs: Sequence[Pair], device: st
         "pairs": len(experiment.plan.cells),
         "training_seconds": round(sum(card.seconds for card in cards)),
         "attack_seconds": round(sum(pair.result.seconds for pair in pairs)),
+        "costs": {name: asdict(cost) for name, cost in costs.items()},
         "versions": environment.versions(),
         "device": device,
         "machines": sorted({one.machine for one in made} - {""}),

@@ -10,8 +10,19 @@ from harness.studies.record import StudyRecord
 from ..drawing.markdown import code, table
 from ..drawing.markdown import escape as md
 from ..drawing.text import MISSING, eps_text, integer, interval, is_number, norm_name, percent
-from .values import CLAUSE_MEANINGS, INTERVALS, MARKS, VALUE_MEANINGS, ValueTable, amount, margin, span
-from .view import ItemView, Remaining, claim_views, item_views, judgement_table, on, provenance, remaining, tally
+from .values import CLAUSE_MEANINGS, DECIDING, INTERVALS, MARKS, VALUE_MEANINGS, ValueTable, amount, margin, span
+from .view import (
+    ItemView,
+    Remaining,
+    claim_views,
+    deciding,
+    item_views,
+    judgement_table,
+    on,
+    provenance,
+    remaining,
+    tally,
+)
 
 
 def render(record: StudyRecord, figures: Mapping[str, str]) -> str:
@@ -46,7 +57,7 @@ def render(record: StudyRecord, figures: Mapping[str, str]) -> str:
     lines += [*_claims(record)]
     for one in item_views(record):
         lines += [*_item(record, one, figures.get(one.item.name, ""))]
-    lines += [*_today(record), *_choices(record), *_run(record)]
+    lines += [*_today(record), *_deciding(record), *_choices(record), *_run(record)]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -155,6 +166,19 @@ def _today(record: StudyRecord) -> Iterator[str]:
     if record.facts["skipped"]:
         yield f"Not judged in this profile, being too slow for it: {md(', '.join(record.facts['skipped']))}"
     yield ""
+
+
+def _deciding(record: StudyRecord) -> Iterator[str]:
+    found = deciding(record)
+    if not found:
+        return
+    yield from ("## What would decide the rest", "", DECIDING, "")
+    heads = ("item or claim", "open", "decided by it", "size", "core-hours more", "run")
+    rows = [
+        [md(one.item), one.open, one.decided, one.size, one.hours, code(one.command) if one.command else ""]
+        for one in found
+    ]
+    yield from table(heads, ([cell or MISSING for cell in row] for row in rows), "lllrrl")
 
 
 def _choices(record: StudyRecord) -> Iterator[str]:

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from harness.studies.record import StudyRecord
 
 from ..drawing.html import page
-from .values import BASES, CLAUSE_MEANINGS, INTERVALS, MARKS, MEANINGS, VALUE_MEANINGS, amount, margin, span
-from .view import claim_views, claims_on, item_views, judgement_table, on, provenance, remaining, tally
+from .values import BASES, CLAUSE_MEANINGS, DECIDING, INTERVALS, MARKS, MEANINGS, VALUE_MEANINGS, amount, margin, span
+from .view import claim_views, claims_on, deciding, item_views, judgement_table, on, provenance, remaining, tally
 
 
 def render(record: StudyRecord, grids: Mapping[str, str]) -> str:
@@ -39,6 +39,8 @@ def render(record: StudyRecord, grids: Mapping[str, str]) -> str:
             for choice in record.study.choices
         ],
         declared=record.facts.get("declared", {}),
+        deciding=deciding(record),
+        how_decided=DECIDING,
         on=on(record.facts),
         provenance=provenance(record.facts),
         remaining=lambda one, row: remaining(record, one.item, row),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from harness.studies.deciding import remedies
 from harness.studies.record import StudyRecord
 
 from ..drawing.markdown import escape as md
@@ -17,12 +18,12 @@ ENOUGH = 100
 def summary(records: Sequence[StudyRecord]) -> str:
     """A Markdown table, a row per study.
 
-    Claims, clauses and printed values by verdict; what today's batteries leave of the model that stands best at the
-    smallest budget; what was spent.
+    Claims, clauses and printed values by verdict; what would decide those that are open; what today's batteries leave
+    of the model that stands best at the smallest budget; what was spent.
     """
     heads = (
-        "study", "claims that hold", "claims refuted", "undecided", "printed values", "today's attacks leave at most",
-        "seeds, core-hours",
+        "study", "claims that hold", "claims refuted", "undecided", "printed values", "to decide the rest",
+        "today's attacks leave at most", "seeds, core-hours",
     )  # fmt: skip
     return "\n".join(table(heads, map(_row, records)))
 
@@ -42,9 +43,27 @@ def _row(record: StudyRecord) -> list[str]:
         ),
         f"{open_} of {sum(clauses.values())} clauses",
         (own or "none printed") + (f"; {aside} counted apart" if aside else ""),
+        _rest(record),
         _best(record),
         f"{len(record.facts['seeds'])}, {hours:.1f}",
     ]
+
+
+def _rest(record: StudyRecord) -> str:
+    """How much of what is open a run is foreseen to decide, and what that takes beyond what was run."""
+    found = remedies(record)
+    if not found:
+        return MISSING
+    parts = {
+        "foreseen": sum(one.decided for one in found),
+        "not foreseen": sum(one.unforeseen for one in found),
+        "out of reach": sum(one.out_of_reach for one in found),
+    }
+    counts = ", ".join(f"{count} {what}" for what, count in parts.items() if count)
+    sizes = [one for one in found if one.size is not None]
+    if not sizes or any(one.hours is None for one in sizes):
+        return counts
+    return f"{counts}; at most {sum(one.hours or 0 for one in sizes):.1f} core-hours"
 
 
 def _best(record: StudyRecord) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from harness.studies.deciding import FEW, MOST_SEEDS
 from harness.studies.findings import Finding, Verdict
 from harness.studies.study import Quoted
 
@@ -51,6 +52,12 @@ MEANINGS: Final[Mapping[Verdict, str]] = {
 INTERVALS: Final = (
     "95 %, over training seeds (Student's t) and images (Wilson's for shares) together; paired by seed and image where "
     "both sides saw the same images"
+)
+
+DECIDING: Final = (
+    "The fewest seeds, and the images, with which the intervals would decide if means and spreads stay as they are. "
+    f"Out of reach: not with {MOST_SEEDS} seeds and the whole test set. Not foreseen: it was not run, or its spread "
+    f"over seeds is not known; {FEW} seeds are asked for."
 )
 
 BASES: Final[Mapping[str, str]] = {

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from harness.schema.counts import plural
+from harness.studies.deciding import Remedy, remedies
 from harness.studies.findings import Finding, Verdict
 from harness.studies.record import VALUES, StudyRecord
 from harness.studies.study import Claim, Item, leaves
@@ -162,6 +165,59 @@ def judgement_table(record: StudyRecord) -> JudgementTable:
         trust = {norm: cells[norm, eps] for norm, eps in columns if (norm, eps) in cells}
         rows.append((str(model), records[0]["clean_accuracy"], cells, trust))
     return JudgementTable(columns, rows)
+
+
+@dataclass(frozen=True)
+class Deciding:
+    """What would decide the open findings of an item or claim, in words; "" where nothing is foreseen to.
+
+    Attributes:
+        item: Its name.
+        open: What is.
+        decided: How many of it the run is foreseen to decide.
+        size: Seeds and images.
+        hours: What that costs beyond what was spent.
+        command: The run.
+    """
+
+    item: str
+    open: str
+    decided: str
+    size: str
+    hours: str
+    command: str
+
+
+def deciding(record: StudyRecord) -> list[Deciding]:
+    """A row for every item and claim that is not decided as a whole; none where verdicts say nothing."""
+    return [] if record.caveat else [_deciding(record, one) for one in remedies(record)]
+
+
+def _deciding(record: StudyRecord, one: Remedy) -> Deciding:
+    counts = {"undecided": one.undecided, "not run": one.not_run}
+    still = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+    if one.size is None:
+        return Deciding(one.item, still, f"{one.out_of_reach} out of reach", "", "", "")
+    parts = {"foreseen": one.decided, "not foreseen": one.unforeseen, "out of reach": one.out_of_reach}
+    decided = ", ".join(f"{count} {what}" for what, count in parts.items() if count)
+    facts, size = record.facts, one.size
+    known = one.hours is not None and math.isfinite(one.hours)
+    hours = f"{'' if one.measured else 'at most '}{max(one.hours or 0, 0.1):.1f}" if known else "not known"
+    words = ["gauntlet", "reproduce", record.study.name, "--profile", facts["profile"], "--only", one.item]
+    if facts.get("stands_in_for"):
+        words += ["--dataset", facts["dataset"]]
+    if size.seeds != len(record.study.profile(facts["profile"]).seeds):
+        words += ["--seeds", f"0-{size.seeds - 1}"]
+    if size.images != facts["samples"]:
+        words += ["--samples", str(size.images)]
+    return Deciding(
+        item=one.item,
+        open=still,
+        decided=decided,
+        size=f"{plural(size.seeds, 'seed')}, {plural(size.images, 'image')}",
+        hours=hours,
+        command=" ".join(words),
+    )
 
 
 def on(facts: Mapping[str, Any]) -> str:

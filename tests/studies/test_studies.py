@@ -139,6 +139,8 @@ def check_outputs(made: Study, out: Path) -> None:
             assert (out / "figures" / f"{item.name}.svg").stat().st_size > 300, item.name
     facts = json.loads((out / "environment.json").read_text())
     assert facts["command"] == f"gauntlet reproduce {made.name} --profile smoke"
+    assert set(facts["costs"]) == set(made.names)  # an item of pictures alone has pairs too
+    assert all(cost["measured"] and cost["attacks"] + cost["training"] > 0 for cost in facts["costs"].values())
     page, markdown = ((out / f"study-{made.name}.{kind}").read_text() for kind in ("html", "md"))
     for item in made.items:
         assert f'id="{item.name}"' in page
@@ -182,6 +184,23 @@ def test_another_data_set_stands_in_for_the_profiles() -> None:
     printed = [finding for finding in asked(made) if finding.printed is not None]
     assert {finding.verdict for finding in printed} == {"not run"}
     assert "printed for cifar10" in printed[0].note
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_part_of_a_study_asks_for_pairs_of_the_whole(name: str) -> None:
+    whole = {cell.key for cell in smoke(name).plan.cells}
+    for item in study(name).names:
+        assert {cell.key for cell in smoke(name, only=[item]).plan.cells} <= whole, item
+
+
+def test_more_images_are_asked_for_by_name() -> None:
+    few, many = smoke("gu2014", only=["table-5"]), smoke("gu2014", only=["table-5"], samples=100)
+    assert "--samples 100" in many.command
+    assert "--samples" not in few.command
+    assert {cell.n for cell in many.plan.cells} == {100}
+    assert {model.key for model in many.plan.models} == {model.key for model in few.plan.models}
+    assert many.images == 100
+    assert smoke("gu2014", samples=10**6).images == few.info.test_size
 
 
 def test_a_dry_run_lists_and_does_nothing(tmp_path: Path) -> None:
