@@ -33,6 +33,7 @@ class Section:
     name: str
     arguments: str = ""
     needs_data: bool = False
+    figure: str = ""
 
 
 SECTIONS = (
@@ -95,6 +96,7 @@ SECTIONS = (
     Section("What the README's command spends its time on", "bench_quick"),
     Section("What it costs to keep what attacks meet", "bench_harvest", "--models lenet --images 40"),
     Section("What it costs to keep and to judge witnesses again", "bench_witnesses", "--model mlp-32 --images 60"),
+    Section("How the cost of a run grows", "bench_growth", "", True, "growth.svg"),
     Section("Growth with pairs in a home", "bench_store", "--pairs 1000,10000"),
     Section("Growth with images per pair", "bench_store", "--pairs 1000 --images 50,359"),
     Section("Growth with pairs, tracked", "bench_store", "--pairs 240,480 --tracked"),
@@ -126,11 +128,13 @@ def machine() -> str:
     return f"{name}, {cores()} cores; Python {platform.python_version()}, torch {torch.__version__}"
 
 
-def measured(section: Section, data_root: str | None) -> tuple[str, bool]:
-    """A section's text, and whether its benchmark came to a good end."""
+def measured(section: Section, data_root: str | None, folder: Path) -> tuple[str, bool]:
+    """A section's text, and whether its benchmark came to a good end; its figure goes into ``folder``."""
     words = section.arguments.split()
     if section.needs_data and data_root:
         words += ["--data-root", data_root]
+    if section.figure:
+        words += ["--figure", str(folder / section.figure)]
     start = time.monotonic()
     done = subprocess.run(
         [sys.executable, str(ROOT / "benchmarks" / f"{section.name}.py"), *words],
@@ -142,9 +146,10 @@ def measured(section: Section, data_root: str | None) -> tuple[str, bool]:
     print(done.stdout, flush=True)
     shown = " ".join(["python", f"benchmarks/{section.name}.py", section.arguments]).strip()
     end = "" if done.returncode == 0 else f"\nended with status {done.returncode}"
+    shows = f"\n![{section.title}]({section.figure})\n" if section.figure else ""
     return (
         f"## {section.title}\n\n`{shown}`, {time.monotonic() - start:.0f} s at `{git_commit()[:12]}` on {machine()}\n\n"
-        f"```text\n{done.stdout.strip()}{end}\n```\n",
+        f"```text\n{done.stdout.strip()}{end}\n```\n{shows}",
         done.returncode == 0,
     )
 
@@ -172,7 +177,7 @@ def main() -> None:
         if out or (section.needs_data and not args.data_root):
             continue
         print(f"-- {section.title}", flush=True)
-        sections[section.title], fine = measured(section, args.data_root)
+        sections[section.title], fine = measured(section, args.data_root, args.out.parent)
         good &= fine
         texts = [sections[one.title] for one in SECTIONS if one.title in sections]
         args.out.write_text("\n".join([HEAD, *texts]))

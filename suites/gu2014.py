@@ -901,11 +901,12 @@ PROFILES: Final = {
         settings={"epochs": 12, "unsupervised_epochs": 20, "conv_epochs": 6, "ae_epochs": 8, "attacked": 10_000},
     ),
     "night": Profile(
-        summary="MNIST, five seeds, 1,000 test images, longer training; about 10 core-hours, resumed at will",
+        summary="MNIST, five seeds, all test images, longer training; about 10 core-hours, resumed at will",
         dataset="mnist",
         seeds=(0, 1, 2, 3, 4),
-        samples=1000,
+        samples=10_000,
         battery_samples=500,
+        battery_seeds=3,
         skipped=tuple(
             noise(place, 0.1, net) for place in PLACES for net in NETS if (place, net) != ("L1", "N100-100-10")
         ),
