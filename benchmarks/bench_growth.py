@@ -28,7 +28,7 @@ from harness.attacks.apgd import APGD
 from harness.attacks.fast_gradient import Gradient
 from harness.datasets.registry import DataSource
 from harness.execution.jobs import Context
-from harness.execution.ray.engine import Cluster
+from harness.execution.ray.engine import Cluster, RayEngine
 from harness.execution.runner import run
 from harness.models.registry import build_model
 from harness.planning.plan import Plan, plan, specs
@@ -77,7 +77,8 @@ def cost(one: Plan, source: DataSource, *, jobs: int = 1, cluster: Cluster | Non
         home = Home(Path(folder)).create()
         wall, cpu = time.perf_counter(), used()
         context = Context(home, {source.info().name: source})
-        ended = run(one, context, jobs=jobs, engine=cluster, command="", tracker=Tracker(home, default_uri(home)))
+        engine = None if cluster is None else RayEngine(cluster, context)
+        ended = run(one, context, jobs=jobs, engine=engine, command="", tracker=Tracker(home, default_uri(home)))
         assert not ended.failures, ended.failures
         wall, cpu = time.perf_counter() - wall, used() - cpu
     largest = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))

@@ -9,12 +9,15 @@ with one per core where there are more; ratios are those within a round, so that
 from __future__ import annotations
 
 import argparse
+import resource
 import statistics
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from defenses.standard import Standard
@@ -86,21 +89,36 @@ def scaling(rounds: int) -> None:
     """Wall time of a whole run, start-up and tracking included, with one job over that with more."""
     made = make([Foolbox("DDNAttack", steps=1500), LBFGS(), Gradient(), Gradient(mode="minimal")], "lenet", seeds=2)
     choices = sorted({1, 2, max(cores(), 2)})
-    seconds = [{jobs: whole(made, jobs) for jobs in choices} for _ in range(rounds)]
+    costs = [{jobs: whole(made, jobs) for jobs in choices} for _ in range(rounds)]
     for jobs in choices:
-        wall = sorted(one[jobs] for one in seconds)
-        faster = sorted(one[1] / one[jobs] for one in seconds)
+        wall = sorted(one[jobs].wall for one in costs)
+        faster = sorted(one[1].wall / one[jobs].wall for one in costs)
+        own, theirs = (statistics.median(part) for part in zip(*(one[jobs].cpu for one in costs), strict=True))
         print(
             f"scaling   --jobs {jobs}: median {statistics.median(wall):.1f} s (min {wall[0]:.1f}, max {wall[-1]:.1f}); "
-            f"times as fast as 1: median {statistics.median(faster):.2f} (min {faster[0]:.2f}, max {faster[-1]:.2f})"
+            f"times as fast as 1: median {statistics.median(faster):.2f} (min {faster[0]:.2f}, max {faster[-1]:.2f}); "
+            f"CPU s: workers {theirs:.1f}, the command's own process {own:.1f}"
         )
 
 
-def whole(made: Plan, jobs: int) -> float:
-    """Seconds that a run from nothing takes."""
+@dataclass(frozen=True)
+class Whole:
+    """What a run takes: seconds of the wall, and CPU seconds of this process and of its workers."""
+
+    wall: float
+    cpu: tuple[float, float]
+
+
+def whole(made: Plan, jobs: int) -> Whole:
+    """A run from nothing."""
+
+    def cpu() -> list[float]:
+        used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+        return [one.ru_utime + one.ru_stime for one in used]
+
     with tempfile.TemporaryDirectory() as folder:
         home = Home(Path(folder))
-        start = time.perf_counter()
+        start, before = time.perf_counter(), cpu()
         ended = run(
             made,
             Context(home, {"digits": SOURCE}),
@@ -108,9 +126,9 @@ def whole(made: Plan, jobs: int) -> float:
             command="",
             tracker=Tracker(home.create(), default_uri(home)),
         )
-        seconds = time.perf_counter() - start
+        seconds, (own, theirs) = time.perf_counter() - start, np.subtract(cpu(), before).tolist()
         assert not ended.failures, ended.failures
-    return seconds
+    return Whole(seconds, (own, theirs))
 
 
 def main() -> None:
