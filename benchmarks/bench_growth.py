@@ -147,7 +147,7 @@ def seconds(axis: str, found: Mapping[float, Cost]) -> list[float]:
 
 def exponent(sizes: Sequence[float], values: Sequence[float]) -> float:
     """Of the larger half of the sizes."""
-    from_here = (len(sizes) - 1) // 2
+    from_here = min(len(sizes) // 2, len(sizes) - 2)
     slope, _ = np.polyfit(np.log(sizes[from_here:]), np.log(values[from_here:]), 1)
     return float(slope)
 
@@ -159,6 +159,7 @@ def draw(measured: Mapping[str, Mapping[float, Cost]], path: Path) -> None:
     mpl.use("svg")
     mpl.rcParams.update({"svg.hashsalt": "growth", "font.size": 9})
     from matplotlib import pyplot as plt
+    from matplotlib.ticker import LogLocator
 
     figure, panels = plt.subplots(1, len(measured), figsize=(3 * len(measured), 2.8), layout="constrained")
     for panel, (axis, found) in zip(np.atleast_1d(panels), measured.items(), strict=True):
@@ -169,6 +170,8 @@ def draw(measured: Mapping[str, Mapping[float, Cost]], path: Path) -> None:
         panel.grid(visible=True, which="major", alpha=0.3)
         panel.set_xticks(list(found), [f"{size:,.0f}" for size in found], rotation=30, minor=False)
         panel.minorticks_off()
+        panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        panel.yaxis.set_major_formatter("{x:g}")
     figure.savefig(path, metadata={"Date": None})
 
 

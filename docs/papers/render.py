@@ -7,8 +7,9 @@ Nothing is run or measured. ``docs/papers/NAME.md`` are written by hand; a test 
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import reports
@@ -16,7 +17,7 @@ from harness.datasets.registry import DATASETS
 from harness.studies.experiment import design
 from harness.studies.record import StudyRecord, other_now, read_record
 from harness.studies.reproduce import asked
-from suites import studies, suites
+from suites import study, suites
 
 ROOT = Path(__file__).resolve().parents[2]
 RECORDS = ROOT / "records"
@@ -32,17 +33,21 @@ declaration has changed since, the same command would now measure another pair, 
 """
 
 
-def read_all() -> list[StudyRecord]:
-    """Every record, in the order of the studies' names."""
-    return [
-        read_record(RECORDS / name, study) for name, study in sorted(studies().items()) if (RECORDS / name).exists()
-    ]
+def read_all() -> dict[str, StudyRecord]:
+    """Every record by its folder: a study's name, or that with a suffix for what a longer profile has so far."""
+    return {folder.name: read(folder) for folder in sorted(RECORDS.iterdir()) if folder.is_dir()}
 
 
-def other_keys(records: list[StudyRecord]) -> str:
+def read(folder: Path) -> StudyRecord:
+    """A record, of those items of its study that were asked for."""
+    facts = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
+    return read_record(folder, study(facts["study"]).chosen(facts.get("only", ())))
+
+
+def other_keys(records: Mapping[str, StudyRecord]) -> str:
     """The page that says what was made by other code."""
     lines = []
-    for record in records:
+    for name, record in records.items():
         facts = record.facts
         info = DATASETS[facts["dataset"]]
         made = design(record.study, facts["profile"], info, suites(), seeds=facts["seeds"], only=facts.get("only", ()))
@@ -57,12 +62,12 @@ def other_keys(records: list[StudyRecord]) -> str:
             if found
             else "none"
         )
-        link = f"[{record.study.name}]({record.study.name}/study-{record.study.name}.md)"
+        link = f"[{name}]({name}/study-{record.study.name}.md)"
         lines.append(f"| {link} | {facts['profile']} | {measured} | {what} |")
     return OTHER_KEYS + "\n".join(lines) + "\n"
 
 
-def pages(records: list[StudyRecord]) -> Iterator[tuple[Path, str]]:
+def pages(records: Mapping[str, StudyRecord]) -> Iterator[tuple[Path, str]]:
     """The pages about all records, as they should be."""
     page = ROOT / "docs" / "papers" / "README.md"
     table = reports.summary(records).rstrip()
@@ -73,8 +78,8 @@ def pages(records: list[StudyRecord]) -> Iterator[tuple[Path, str]]:
 def main() -> None:
     """Write all of it."""
     records = read_all()
-    for record in records:
-        reports.write_study(record, RECORDS / record.study.name)
+    for name, record in records.items():
+        reports.write_study(record, RECORDS / name)
     for path, text in pages(records):
         path.write_text(text, encoding="utf-8")
 

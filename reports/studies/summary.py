@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 from harness.studies.deciding import remedies
 from harness.studies.record import StudyRecord
@@ -15,20 +15,20 @@ ENOUGH = 100
 """Images that a statement about today's attacks takes."""
 
 
-def summary(records: Sequence[StudyRecord]) -> str:
-    """A Markdown table, a row per study.
+def summary(records: Mapping[str, StudyRecord]) -> str:
+    """A Markdown table, a row per record, by name.
 
     Claims, clauses and printed values by verdict; what would decide those that are open; what today's batteries leave
     of the model that stands best at the smallest budget; what was spent.
     """
     heads = (
-        "study", "claims that hold", "claims refuted", "undecided", "printed values", "to decide the rest",
+        "study, profile", "claims that hold", "claims refuted", "undecided", "printed values", "to decide the rest",
         "today's attacks leave at most", "seeds, core-hours",
     )  # fmt: skip
-    return "\n".join(table(heads, map(_row, records)))
+    return "\n".join(table(heads, (_row(*one) for one in records.items())))
 
 
-def _row(record: StudyRecord) -> list[str]:
+def _row(name: str, record: StudyRecord) -> list[str]:
     verdicts = {claim.name: record.verdict(claim) for claim in record.study.claims}
     values, apart, clauses = record.counts()
     own = ", ".join(f"{count} {name}" for name, count in values.items() if count)
@@ -36,7 +36,7 @@ def _row(record: StudyRecord) -> list[str]:
     open_ = clauses["undecided"] + clauses["not run"]
     hours = (record.facts["training_seconds"] + record.facts["attack_seconds"]) / 3600
     return [
-        f"`{record.study.name}`",
+        f"`{name}`, {record.facts['profile']}",
         *(
             "<br>".join(name for name, verdict in verdicts.items() if verdict == wanted) or MISSING
             for wanted in ("held", "refuted")

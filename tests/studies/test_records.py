@@ -12,22 +12,29 @@ from typing import Final
 import pytest
 
 import reports
-from harness.studies.record import StudyRecord, read_record
+from harness.studies.record import StudyRecord
 from reports.studies.values import CLAUSE_MEANINGS, VALUE_MEANINGS
-from suites import studies
 
 ROOT: Final = Path(__file__).parents[2]
 RECORDS: Final = sorted(path.name for path in (ROOT / "records").iterdir() if path.is_dir())
 PAGES: Final = {
-    "gu2014": ("gu2014",),
-    "huang2015": ("huang2015", "huang2015-cifar10"),
-    "lyu2015": ("lyu2015", "lyu2015-cifar10"),
-    "lee2017": ("lee2017",),
+    page: [name for name in RECORDS if name.split("-")[0] == page]
+    for page in dict.fromkeys(n.split("-")[0] for n in RECORDS)
 }
 
 
+def rendering() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("render", ROOT / "docs" / "papers" / "render.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def record(name: str) -> StudyRecord:
-    return read_record(ROOT / "records" / name, studies()[name])
+    read: StudyRecord = rendering().read(ROOT / "records" / name)
+    return read
 
 
 @pytest.mark.parametrize("name", RECORDS)
@@ -54,15 +61,6 @@ def test_the_pages_beside_a_record_are_made_from_it(name: str, tmp_path: Path) -
         assert there.read_bytes() == path.read_bytes(), f"{there} is another: python docs/papers/render.py"
 
 
-def rendering() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("render", ROOT / "docs" / "papers" / "render.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_the_pages_about_all_records_are_made_from_them() -> None:
     module = rendering()
     for path, text in module.pages(module.read_all()):
@@ -82,7 +80,9 @@ def numbers(read: StudyRecord) -> list[float]:
         if number is not None
     ]  # fmt: skip
     accuracies = read.judgement[["clean_accuracy", "worst_case_accuracy", "worst_case_low", "worst_case_high"]]
-    searched = [path.read_text(encoding="utf-8") for path in (ROOT / "records" / read.study.name).glob("search-*.csv")]
+    searched = [
+        path.read_text(encoding="utf-8") for path in (ROOT / "records").glob(f"{read.study.name}*/search-*.csv")
+    ]
     found += [float(number) for text in searched for number in re.findall(r"\d+\.\d+", text)]
     found += [100 * number for number in found[-1000:] if searched and number < 1]
     declared = re.findall(r"\d+(?:\.\d+)?(?:e-?\d+)?", repr(read.study))
@@ -105,7 +105,7 @@ def test_every_number_on_a_page_is_in_its_record(page: str) -> None:
 
 
 def test_a_smoke_profile_is_marked_wherever_a_verdict_is_shown(tmp_path: Path) -> None:
-    measured = read_record(ROOT / "records" / "gu2014", studies()["gu2014"])
+    measured = record("gu2014")
     smoke = dataclasses.replace(measured, facts={**measured.facts, "profile": "smoke"})
     assert not measured.caveat
     *_, page = reports.write_study(smoke, tmp_path)
