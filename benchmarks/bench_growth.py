@@ -17,6 +17,7 @@ import resource
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,11 +44,10 @@ MODELS = {"10^4": "mlp-12", "10^5": "mlp-124", "10^6": "mlp-662-662", "10^7": "m
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds of the wall and of the CPUs of all processes; gigabytes of the largest process so far."""
+    """Seconds of the wall, and of the CPUs of all processes that this one waits for: not of Ray's."""
 
     wall: float
     cpu: float
-    memory: float
 
 
 def made(source: DataSource, models: Sequence[str], seeds: int, images: int, steps: int) -> Plan:
@@ -77,12 +77,10 @@ def cost(one: Plan, source: DataSource, *, jobs: int = 1, cluster: Cluster | Non
         home = Home(Path(folder)).create()
         wall, cpu = time.perf_counter(), used()
         context = Context(home, {source.info().name: source})
-        engine = None if cluster is None else RayEngine(cluster, context)
-        ended = run(one, context, jobs=jobs, engine=engine, command="", tracker=Tracker(home, default_uri(home)))
+        with nullcontext() if cluster is None else RayEngine(cluster, context) as engine:
+            ended = run(one, context, jobs=jobs, engine=engine, command="", tracker=Tracker(home, default_uri(home)))
         assert not ended.failures, ended.failures
-        wall, cpu = time.perf_counter() - wall, used() - cpu
-    largest = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return Cost(wall, cpu, largest / 1e6)
+        return Cost(time.perf_counter() - wall, used() - cpu)
 
 
 def over_images(source: DataSource) -> dict[float, Cost]:
@@ -185,7 +183,7 @@ def main() -> None:
     torch.set_num_threads(1)
     os.environ.setdefault("RAY_DEDUP_LOGS", "0")
     logging.disable(logging.WARNING)
-    print(f"{'':12}{'size':>12}{'wall s':>10}{'CPU s':>10}{'GB':>8}{'exponent':>10}")
+    print(f"{'':12}{'size':>12}{'wall s':>10}{'CPU s':>10}{'exponent':>10}")
     measured = {}
     for axis in args.only.split(","):
         found = AXES[axis](source)
@@ -196,8 +194,8 @@ def main() -> None:
         for number, (size, one) in enumerate(found.items()):
             last = number == len(found) - 1
             slope = f"{exponent(list(found), seconds(axis, found)):>10.2f}" if last else ""
-            print(f"{axis:12}{size:>12,.0f}{one.wall:>10.1f}{one.cpu:>10.1f}{one.memory:>8.2f}{slope}", flush=True)
-    if args.figure:
+            print(f"{axis:12}{size:>12,.0f}{one.wall:>10.1f}{one.cpu:>10.1f}{slope}", flush=True)
+    if args.figure and measured:
         draw(measured, args.figure)
 
 

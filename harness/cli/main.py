@@ -337,10 +337,10 @@ def plan(
         from .commands import reproduce_study
 
         asked = [option for option in ctx.command.params if _was_given(ctx, str(option.name))]
-        fitting = ("suite", "profile", "seeds", "home", "device", "data_root", "download")
+        fitting = ("suite", "profile", "seeds", "samples", "home", "device", "data_root", "download")
         if refused := [option.opts[0] for option in asked if option.name not in fitting]:
             raise UserError(f"a study says itself what is run: leave out {refused[0]}")
-        kept: dict[str, Any] = {name: options[name] for name in ("data_root", "download", "tracking_uri")}
+        kept: dict[str, Any] = {name: options[name] for name in ("data_root", "download", "tracking_uri", "samples")}
         kept |= {"seeds": options["seeds"] if _was_given(ctx, "seeds") else None, "only": (), "out": None}
         reproduce_study(suite, profile=profile or "cpu", home=home, device=device, dry_run=True, **kept)
         return
@@ -399,7 +399,11 @@ def run_(suite: str, **options: Any) -> None:
 )
 @click.option("--dataset", help="Data set that stands in for the profile's, e.g. cifar10-jpeg for cifar10.")
 @click.option("--seeds", help="Training seeds, e.g. 0,1,2 or 0-4. Default: the profile's.")
-@click.option("--samples", type=click.IntRange(min=1), help="Test images of a cell. Default: the profile's.")
+@click.option(
+    "--samples",
+    type=click.IntRange(min=1),
+    help="Test images of the pairs that do not fix their own number. Default: the profile's.",
+)
 @click.option("--out", type=click.Path(path_type=Path), help="Folder to write to. Default: HOME/study-STUDY.")
 @click.option("--dry-run", is_flag=True, help="Only list what there is to do, and what it may cost.")
 @_options("jobs", "device", "engine", "budget", "home", "data", "download", "tracking")

@@ -7,11 +7,12 @@ square root of the images, and with Student's t over the root of the seeds.
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count, islice
 from typing import Final
 
-from ..datasets.registry import DATASETS
 from .findings import CONFIDENCE, Finding, clause_confidence, standard_errors
 from .record import StudyRecord
 
@@ -33,29 +34,29 @@ class Size:
 
 
 @dataclass(frozen=True)
-class CellCost:
+class SeedCost:
     """Seconds of one core that one training seed of an item takes.
 
     Attributes:
-        training: Of all models it needs.
-        attacks: Of all its pairs.
-        images: Of a pair.
-        measured: Whether they were measured; else they are foreseen, and an upper bound.
+        fixed: Of all models it needs, and of pairs that fix their own number of images.
+        scaled: Of all pairs of the profile's number of images.
+        images: That number.
+        seeds: How many seeds were measured as a whole; with 0 the seconds are foreseen, and an upper bound.
     """
 
-    training: float
-    attacks: float
+    fixed: float
+    scaled: float
     images: int
-    measured: bool = True
+    seeds: int
 
     def hours(self, size: Size) -> float:
         """Core-hours of so many seeds and images."""
-        return size.seeds * (self.training + self.attacks * size.images / max(self.images, 1)) / 3600
+        return size.seeds * (self.fixed + self.scaled * size.images / self.images) / 3600
 
-    def missing(self, size: Size, seeds: int) -> float:
-        """The same without what ``seeds`` of the item's own images have cost already."""
-        done = seeds * (self.training + (self.attacks if size.images == self.images else 0)) / 3600
-        return self.hours(size) - (done if self.measured else 0)
+    def missing(self, size: Size) -> float:
+        """The same without what was measured; more images are attacked from the first one on."""
+        kept = self.fixed + (self.scaled if size.images == self.images else 0)
+        return self.hours(size) - min(self.seeds, size.seeds) * kept / 3600
 
 
 @dataclass(frozen=True)
@@ -69,8 +70,10 @@ class Remedy:
         decided: How many of these ``size`` is foreseen to decide.
         unforeseen: Those of which no spread over seeds is known: they are asked for :data:`FEW` seeds.
         size: Seeds and images that this takes; None where everything is out of reach.
-        hours: Core-hours beyond what was spent; None if that is not known.
+        sampled: Whether any of its numbers rests on a number of images that can be chosen.
+        hours: Core-hours beyond what was measured; None if that is not known.
         measured: Whether the hours follow from measured ones; else they are an upper bound.
+        command: The run; "" without a size.
     """
 
     item: str
@@ -79,38 +82,53 @@ class Remedy:
     decided: int
     unforeseen: int
     size: Size | None
+    sampled: bool
     hours: float | None
     measured: bool
+    command: str
 
     @property
     def out_of_reach(self) -> int:
-        """Findings that :data:`MOST_SEEDS` seeds and the whole test set would not decide."""
+        """Findings that :data:`MOST_SEEDS` seeds and the whole test set would not decide, or that give no number."""
         return self.undecided + self.not_run - self.decided - self.unforeseen
 
 
 def remedies(record: StudyRecord) -> list[Remedy]:
-    """For every item and claim with open findings what would decide them, in the study's order."""
+    """For every item and claim with open findings what would decide them, in the study's order.
+
+    None where verdicts say nothing about the paper.
+    """
+    return [] if record.caveat else [_remedy(record, *one) for one in _items(record)]
+
+
+def _remedy(record: StudyRecord, item: str, confidence: float, still: Sequence[Finding]) -> Remedy:
     facts = record.facts
-    whole = DATASETS[facts["dataset"]].test_size
-    found = []
-    for item, confidence, findings in _items(record):
-        still = [finding for finding in findings if finding.verdict in OPEN]
-        if not still:
-            continue
-        told = facts.get("costs", {}).get(item)
-        cost = None if told is None else CellCost(**told)
-        price: Callable[[Size], float] = (lambda size: size.seeds * size.images) if cost is None else cost.hours
-        known = [finding for finding in still if _has_spread(finding)]
-        sizes = [size for one in known if (size := decisive(one, facts["samples"], whole, confidence, price))]
-        unforeseen = len(still) - len(known)
-        done = max(finding.seeds for finding in findings)
-        asked = [*sizes, *([Size(max(FEW, done), facts["samples"])] if unforeseen else [])]
-        size = Size(max(s.seeds for s in asked), max(s.images for s in asked)) if asked else None
-        run = sum(finding.verdict == "not run" for finding in still)
-        hours = None if cost is None or size is None else cost.missing(size, done)
-        measured = cost is not None and cost.measured
-        found.append(Remedy(item, len(still) - run, run, len(sizes), unforeseen, size, hours, measured))
-    return found
+    told = facts.get("costs", {}).get(item)
+    cost = None if told is None else SeedCost(**told)
+    price: Callable[[Size], float] = (lambda size: size.seeds * size.images) if cost is None else cost.hours
+    whole = facts.get("test_size", facts["samples"])
+    known = [one for one in still if one.verdict == "undecided" and math.isfinite(one.over_seeds)]
+    sizes = [size for one in known if (size := decisive(one, facts["samples"], whole, confidence, price))]
+    # what was run and gives no number would give none again
+    unforeseen = sum(one not in known and not (one.verdict == "not run" and one.note) for one in still)
+    asked = [*sizes, *([Size(FEW, facts["samples"])] if unforeseen else [])]
+    size = None
+    if asked:
+        seeds = max(len(facts["seeds"]), *(one.seeds for one in asked))
+        size = Size(seeds, max(one.images for one in asked))
+    run = sum(one.verdict == "not run" for one in still)
+    return Remedy(
+        item=item,
+        undecided=len(still) - run,
+        not_run=run,
+        decided=len(sizes),
+        unforeseen=unforeseen,
+        size=size,
+        sampled=any(one.sampled for one in still),
+        hours=None if cost is None or size is None else cost.missing(size),
+        measured=cost is not None and cost.seeds > 0,
+        command="" if size is None else _command(record, item, size),
+    )
 
 
 def decisive(
@@ -127,35 +145,44 @@ def decisive(
     """
     over_images = 0.0 if math.isnan(finding.over_images) else finding.over_images
     deviation = finding.over_seeds / standard_errors(finding.seeds, confidence)
+    enough = abs(finding.margin) if finding.margin is not None else finding.tolerance or 0.0
     found = []
-    for more in (images, whole) if over_images and finding.n == images < whole else (images,):
+    for more in (images, whole) if finding.sampled and images < whole else (images,):
         shrunk = over_images * math.sqrt(images / more)
-        for seeds in range(finding.seeds, MOST_SEEDS + 1):
-            if _decided(finding, math.hypot(shrunk, deviation * standard_errors(seeds, confidence))):
-                found.append(Size(seeds, more))
-                break
+        halves = (
+            (seeds, math.hypot(shrunk, deviation * standard_errors(seeds, confidence)))
+            for seeds in range(finding.seeds, MOST_SEEDS + 1)
+        )
+        # a tolerance is less than half the way from print to rival: an interval as narrow cannot hold both
+        first = next((seeds for seeds, half in halves if half <= enough > 0), None)
+        found += [] if first is None else [Size(first, more)]
     return min(found, key=price, default=None)
 
 
-def _has_spread(finding: Finding) -> bool:
-    """Whether it is known how far training seeds lie apart."""
-    return finding.verdict == "undecided" and math.isfinite(finding.over_seeds)
-
-
-def _decided(finding: Finding, half: float) -> bool:
-    """Whether half an interval of this length decides it, were its mean the same."""
-    if finding.margin is not None:
-        return half < abs(finding.margin)
-    if finding.printed is None or finding.tolerance is None or half > finding.tolerance:
-        return False
-    away = abs(finding.measured - finding.printed)
-    return away > half or finding.rival is None or abs(finding.measured - finding.rival) > half
-
-
 def _items(record: StudyRecord) -> Iterator[tuple[str, float, Sequence[Finding]]]:
-    """Items with the values measured for their own sake, claims with their clauses; and the interval's confidence."""
-    for item in record.study.items:
+    """What is open of items (values measured for their own sake) and claims, with the confidence of intervals."""
+    judged = record.facts["dataset"] in record.study.datasets
+    for item in record.study.items if judged else ():
         values = [record.value(item, value) for value in item.values]
-        yield item.name, CONFIDENCE, [one for one in values if one.printed is not None and one.basis == "measured"]
+        own = [one for one in values if one.printed is not None and one.basis == "measured" and one.verdict in OPEN]
+        if own:
+            yield item.name, CONFIDENCE, own
     for claim in record.study.claims:
-        yield claim.name, clause_confidence(claim), record.clauses(claim)
+        still = [one for one in record.clauses(claim) if one.verdict in OPEN]
+        if still:
+            yield claim.name, clause_confidence(claim), still
+
+
+def _command(record: StudyRecord, item: str, size: Size) -> str:
+    """The run of an item at a size, with a page of its own beside the study's."""
+    facts, profile = record.facts, record.study.profile(record.facts["profile"])
+    words = ["gauntlet", "reproduce", record.study.name, "--profile", facts["profile"], "--only", item]
+    if facts.get("stands_in_for"):
+        words += ["--dataset", facts["dataset"]]
+    seeds = list(facts["seeds"])
+    seeds += islice((seed for seed in count() if seed not in seeds), max(0, size.seeds - len(seeds)))
+    if tuple(seeds) != profile.seeds:
+        words += ["--seeds", f"0-{len(seeds) - 1}" if seeds == [*range(len(seeds))] else ",".join(map(str, seeds))]
+    if size.images != min(profile.samples, facts.get("test_size", profile.samples)):
+        words += ["--samples", str(size.images)]
+    return shlex.join([*words, "--out", f"study-{record.study.name}-{item}"])

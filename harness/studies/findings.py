@@ -115,8 +115,9 @@ class Finding:
         margin_high: Upper end.
         over_seeds: Half interval that training seeds alone would give, of a clause its margin's; NaN if not known.
         over_images: Likewise of images alone.
-        seeds: Training seeds measured.
-        n: Images behind the value of a seed, 0 if it is not one over images.
+        sampled: Whether more test images would narrow it: all of it rests on pairs of the profile's number of them.
+        seeds: Training seeds measured, of a clause on both sides.
+        n: Images behind the value of a seed, of a clause its margin's; 0 if it is not one over images.
         verdict: See :func:`value_verdict` and :func:`clause_verdict`.
         profile: Of the study.
         commits: That the numbers behind it were made at, separated by blanks.
@@ -142,6 +143,7 @@ class Finding:
     margin_high: float | None
     over_seeds: float
     over_images: float
+    sampled: bool
     seeds: int
     n: int
     verdict: Verdict
@@ -311,7 +313,8 @@ class Findings:
             tolerance=tolerance, basis=basis, measured=found.mean, low=found.low, high=found.high,
             margin=None if margin is None else margin.mean, margin_low=None if margin is None else margin.low,
             margin_high=None if margin is None else margin.high, over_seeds=decides.over_seeds,
-            over_images=decides.over_images, seeds=len(found.each), n=found.n, verdict=verdict, profile=self.profile,
+            over_images=decides.over_images, sampled=all(map(_is_sampled, leaves(quantity))),
+            seeds=len(decides.each), n=decides.n, verdict=verdict, profile=self.profile,
             commits=" ".join(sorted(commits - {""})), keys=digest_of_keys(starmap(self._evidence.key, behind)),
             note="; ".join(dict.fromkeys(filter(None, notes))),
         )  # fmt: skip
@@ -340,8 +343,8 @@ class Findings:
             low, high = max(low, 0.0), min(high, 1.0)
         if len(each) < len(seeds):
             notes.append(f"{len(each)} of {len(seeds)} seeds")
-        half = max(over_images)
-        return Estimate(mean, low, high, each, n, "; ".join(dict.fromkeys(notes)), over_seeds, half)
+        both = "; ".join(dict.fromkeys(notes))
+        return Estimate(mean, low, high, each, n, both, over_seeds, sum(over_images) / 2)
 
     def _over_images(self, quantity: Quantity, seeds: tuple[int, ...], confidence: float) -> tuple[float, float]:
         """Half intervals over images, downwards and upwards, of the mean over seeds; NaN where there are none.
@@ -435,6 +438,12 @@ def digest_of_keys(keys: Iterable[str]) -> str:
     """Twelve hexadecimal digits that stand for a set of keys; "" for none."""
     found = sorted(set(keys) - {""})
     return hashlib.sha256(" ".join(found).encode()).hexdigest()[:12] if found else ""
+
+
+def _is_sampled(measure: Measure) -> bool:
+    """Whether it is read from as many test images as the profile says."""
+    reading = QUANTITIES[measure.quantity]
+    return reading.needs == "samples" and measure.part == "test" and measure.samples is None
 
 
 def _sides(clause: Clause) -> tuple[Quantity, ...]:

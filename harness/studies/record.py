@@ -149,6 +149,8 @@ def _finding(row: Mapping[Any, Any]) -> Finding:
         value = row[name]
         if _HINTS[name] is int:
             value = int(value)
+        elif _HINTS[name] is bool:
+            value = str(value) == "True"
         elif _HINTS[name] == float | None:
             value = None if math.isnan(value) else float(value)
         read[name] = value
@@ -158,7 +160,7 @@ def _finding(row: Mapping[Any, Any]) -> Finding:
 def _absent(place: Place, value: Value | None) -> Finding:
     nothing: dict[str, Any] = {each.name: None for each in fields(Finding)}
     nothing |= {"measured": math.nan, "low": math.nan, "high": math.nan, "seeds": 0, "n": 0, "basis": "measured"}
-    nothing |= {"over_seeds": math.nan, "over_images": math.nan}
+    nothing |= {"over_seeds": math.nan, "over_images": math.nan, "sampled": False}
     nothing |= dict.fromkeys(("metric", "unit", "profile", "commits", "keys", "note"), "")
     nothing |= dict(zip(("kind", "item", "row", "column"), place, strict=True))
     if value is not None:

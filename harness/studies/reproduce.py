@@ -22,7 +22,7 @@ from ..records.results import is_finished, read_pair
 from ..schema.base import Cost
 from ..schema.models import Card
 from ..schema.pairs import Result
-from .deciding import CellCost
+from .deciding import SeedCost
 from .experiment import Experiment
 from .findings import Finding, Findings, MeasurementSource
 from .quantities import Gallery
@@ -100,7 +100,7 @@ def gather(experiment: Experiment, home: Home, *, device: str = "cpu", data: Dat
     )
 
 
-def _costs(experiment: Experiment, home: Home, pair: Callable[[str], Pair | None]) -> dict[str, CellCost]:
+def _costs(experiment: Experiment, home: Home, pair: Callable[[str], Pair | None]) -> dict[str, SeedCost]:
     """What one seed of every item and claim takes; those that could not even be foreseen are left out."""
     found = {}
     for name in experiment.study.names:
@@ -111,29 +111,31 @@ def _costs(experiment: Experiment, home: Home, pair: Callable[[str], Pair | None
     return found
 
 
-def _measured_cost(part: Experiment, home: Home, pair: Callable[[str], Pair | None]) -> CellCost | None:
+def _measured_cost(part: Experiment, home: Home, pair: Callable[[str], Pair | None]) -> SeedCost | None:
     """The mean over the seeds that are there as a whole, None if none is."""
     found = []
     for seed in part.seeds:
         plan = replace(part, seeds=(seed,)).plan
         cards = [card for spec in plan.models if (card := model_state(home, spec.key).card) is not None]
-        pairs = [one for cell in plan.cells if (one := pair(cell.key)) is not None]
+        pairs = [(cell.n, one.result.seconds) for cell in plan.cells if (one := pair(cell.key)) is not None]
         if len(cards) == len(plan.models) and len(pairs) == len(plan.cells):
-            found.append((sum(card.seconds for card in cards), sum(one.result.seconds for one in pairs)))
+            scaled = sum(seconds for n, seconds in pairs if n == part.images)
+            fixed = sum(seconds for n, seconds in pairs if n != part.images)
+            found.append((sum(card.seconds for card in cards) + fixed, scaled))
     if not found:
         return None
-    training, attacks = (round(sum(each) / len(found), 1) for each in zip(*found, strict=True))
-    return CellCost(training, attacks, part.images)
+    fixed, scaled = (round(sum(each) / len(found), 1) for each in zip(*found, strict=True))
+    return SeedCost(fixed, scaled, part.images, len(found))
 
 
-def _foreseen_cost(part: Experiment) -> CellCost | None:
-    """An upper bound, from a probe on random images."""
+def _foreseen_cost(part: Experiment) -> SeedCost | None:
+    """An upper bound, from a probe on random images; all pairs count as those of the profile's number of them."""
     with TemporaryDirectory() as nowhere:
         found = estimate([replace(part, seeds=part.seeds[:1]).plan], Home(Path(nowhere)))
     if found.training_hours is None or found.attack_hours is None:
         return None
-    training, attacks = (round(3600 * hours, 1) for hours in (found.training_hours, found.attack_hours))
-    return CellCost(training, attacks, part.images, measured=False)
+    fixed, scaled = (round(3600 * hours, 1) for hours in (found.training_hours, found.attack_hours))
+    return SeedCost(fixed, scaled, part.images, 0)
 
 
 def asked(experiment: Experiment) -> list[Finding]:
@@ -188,7 +190,7 @@ def _facts(
     experiment: Experiment,
     home: Home,
     pairs: Sequence[Pair],
-    costs: Mapping[str, CellCost],
+    costs: Mapping[str, SeedCost],
     device: str,
     data_sha256: str,
 ) -> dict[str, Any]:
@@ -204,6 +206,7 @@ def _facts(
         "data_sha256": data_sha256,
         "seeds": list(experiment.seeds),
         "samples": experiment.images,
+        "test_size": experiment.info.test_size,
         "command": experiment.command,
         "only": list(experiment.only),
         "skipped": [called for name, called in experiment.study.defended if name in experiment.profile.skipped],

@@ -173,7 +173,7 @@ def _deciding(record: StudyRecord) -> Iterator[str]:
     if not found:
         return
     yield from ("## What would decide the rest", "", DECIDING, "")
-    heads = ("item or claim", "open", "decided by it", "size", "core-hours more", "run")
+    heads = ("item or claim", "open", "decided, if nothing moves", "size", "core-hours more", "run")
     rows = [
         [md(one.item), one.open, one.decided, one.size, one.hours, code(one.command) if one.command else ""]
         for one in found

@@ -56,8 +56,8 @@ INTERVALS: Final = (
 
 DECIDING: Final = (
     "The fewest seeds, and the images, with which the intervals would decide if means and spreads stay as they are. "
-    f"Out of reach: not with {MOST_SEEDS} seeds and the whole test set. Not foreseen: it was not run, or its spread "
-    f"over seeds is not known; {FEW} seeds are asked for."
+    f"Out of reach: not with {MOST_SEEDS} seeds and the whole test set. Not foreseen: it was not run, or the record "
+    f"keeps no spread over its seeds; {FEW} seeds are asked for. Each run writes a page of its own."
 )
 
 BASES: Final[Mapping[str, str]] = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -189,35 +188,29 @@ class Deciding:
 
 
 def deciding(record: StudyRecord) -> list[Deciding]:
-    """A row for every item and claim that is not decided as a whole; none where verdicts say nothing."""
-    return [] if record.caveat else [_deciding(record, one) for one in remedies(record)]
+    """A row for every item and claim that is not decided as a whole."""
+    return [_deciding(one) for one in remedies(record)]
 
 
-def _deciding(record: StudyRecord, one: Remedy) -> Deciding:
-    counts = {"undecided": one.undecided, "not run": one.not_run}
-    still = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
-    if one.size is None:
-        return Deciding(one.item, still, f"{one.out_of_reach} out of reach", "", "", "")
-    parts = {"foreseen": one.decided, "not foreseen": one.unforeseen, "out of reach": one.out_of_reach}
-    decided = ", ".join(f"{count} {what}" for what, count in parts.items() if count)
-    facts, size = record.facts, one.size
-    known = one.hours is not None and math.isfinite(one.hours)
-    hours = f"{'' if one.measured else 'at most '}{max(one.hours or 0, 0.1):.1f}" if known else "not known"
-    words = ["gauntlet", "reproduce", record.study.name, "--profile", facts["profile"], "--only", one.item]
-    if facts.get("stands_in_for"):
-        words += ["--dataset", facts["dataset"]]
-    if size.seeds != len(record.study.profile(facts["profile"]).seeds):
-        words += ["--seeds", f"0-{size.seeds - 1}"]
-    if size.images != facts["samples"]:
-        words += ["--samples", str(size.images)]
+def _deciding(one: Remedy) -> Deciding:
+    size = ""
+    if one.size is not None:
+        size = plural(one.size.seeds, "seed") + (f", {plural(one.size.images, 'image')}" if one.sampled else "")
+    hours = ""
+    if one.size is not None:
+        hours = "not known" if one.hours is None else f"{'' if one.measured else 'at most '}{max(one.hours, 0.1):.1f}"
     return Deciding(
         item=one.item,
-        open=still,
-        decided=decided,
-        size=f"{plural(size.seeds, 'seed')}, {plural(size.images, 'image')}",
+        open=_counted({"undecided": one.undecided, "not run": one.not_run}),
+        decided=_counted({"foreseen": one.decided, "not foreseen": one.unforeseen, "out of reach": one.out_of_reach}),
+        size=size,
         hours=hours,
-        command=" ".join(words),
+        command=one.command,
     )
+
+
+def _counted(parts: Mapping[str, int]) -> str:
+    return ", ".join(f"{number} {what}" for what, number in parts.items() if number)
 
 
 def on(facts: Mapping[str, Any]) -> str:

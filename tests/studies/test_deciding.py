@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from harness.studies.deciding import MOST_SEEDS, CellCost, Size, decisive, remedies
+import reports
+from harness.studies.deciding import MOST_SEEDS, SeedCost, Size, decisive, remedies
 from harness.studies.findings import CONFIDENCE, Finding, standard_errors
 from tests.studies.test_record import made
 
@@ -19,7 +21,8 @@ def finding(**changed: Any) -> Finding:
         "kind": "value", "item": "table-1", "row": "a", "column": "b", "metric": "error", "unit": "%", "printed": 10.0,
         "rival": None, "tolerance": 1.0, "basis": "measured", "measured": 10.0, "low": 8.0, "high": 12.0,
         "margin": None, "margin_low": None, "margin_high": None, "over_seeds": 2.0, "over_images": math.nan,
-        "seeds": 4, "n": 1000, "verdict": "undecided", "profile": "cpu", "commits": "", "keys": "", "note": "",
+        "sampled": True, "seeds": 4, "n": 1000, "verdict": "undecided", "profile": "cpu", "commits": "", "keys": "",
+        "note": "",
     }  # fmt: skip
     return Finding(**fields | changed)
 
@@ -44,7 +47,7 @@ def test_seeds_are_asked_for_until_half_the_interval_is_within_the_tolerance() -
 def test_more_images_are_asked_for_where_images_make_the_interval_wide() -> None:
     assert asked(finding(over_seeds=0.1, over_images=3.0)) == Size(4, 10_000)
     assert asked(finding(over_seeds=0.1, over_images=3.2)) is None  # a root of ten is not enough
-    assert asked(finding(over_seeds=0.1, over_images=3.0, n=10_000)) is None  # the test set has no more
+    assert asked(finding(over_seeds=0.1, over_images=3.0, sampled=False)) is None  # there are no more
 
 
 def test_the_cheaper_of_more_seeds_and_more_images() -> None:
@@ -57,15 +60,7 @@ def test_the_cheaper_of_more_seeds_and_more_images() -> None:
 
 def test_no_number_of_seeds_decides_what_lies_on_the_edge() -> None:
     assert asked(finding(over_seeds=20.0)) is None
-    assert asked(finding(over_seeds=0.0, over_images=1.2, n=0)) is None
-
-
-def test_an_interval_that_holds_print_and_its_rival_must_shrink_below_the_farther() -> None:
-    between = finding(rival=11.0, tolerance=0.49, measured=10.45, over_seeds=0.9)
-    size = asked(between)
-    assert size is not None
-    deviation = 0.9 / standard_errors(4, CONFIDENCE)
-    assert deviation * standard_errors(size.seeds, CONFIDENCE) <= 0.49
+    assert asked(finding(over_seeds=0.0, over_images=1.2, sampled=False)) is None
 
 
 def test_a_clause_is_decided_once_its_margin_is_longer_than_half_its_interval() -> None:
@@ -85,7 +80,7 @@ def test_a_record_says_what_would_decide_each_item_and_what_it_costs() -> None:
     record = replace(
         record,
         findings={**record.findings, wide.place: wide},
-        facts={**record.facts, "costs": {"table-1": asdict(CellCost(3600.0, 7200.0, 4))}},
+        facts={**record.facts, "costs": {"table-1": asdict(SeedCost(3600.0, 7200.0, 4, 2))}},
     )
     (one,) = (one for one in remedies(record) if one.item == "table-1")
     assert (one.undecided, one.not_run, one.decided, one.out_of_reach) == (1, 0, 1, 0)
@@ -104,10 +99,58 @@ def test_what_was_not_run_is_asked_for_five_seeds() -> None:
     assert found["small"].hours is None
 
 
+def test_what_was_run_without_a_number_is_not_run_again() -> None:
+    record = made()
+    (place,) = (place for place in record.findings if place[0] == "clause")
+    failed = replace(record.findings[place], verdict="not run", seeds=0, note="seed 0: crashed")
+    (one,) = remedies(replace(record, findings={**record.findings, place: failed}))
+    assert (one.item, one.not_run, one.out_of_reach, one.command) == ("small", 1, 1, "")
+
+
+def test_nothing_is_promised_of_data_or_profiles_that_judge_nothing() -> None:
+    record = replace(made(), findings={})
+    foreign = replace(record, facts={**record.facts, "dataset": "digits", "stands_in_for": "mnist"})
+    assert [one.item for one in remedies(foreign)] == ["small"]  # claims are judged there
+    assert "--dataset digits" in remedies(foreign)[0].command
+    assert not remedies(replace(record, facts={**record.facts, "profile": "smoke"}))
+
+
+@pytest.mark.parametrize(
+    ("run", "samples", "words"),
+    [
+        ([0, 1], 4, "--seeds 0-4"),
+        ([5, 6], 4, "--seeds 5,6,0,1,2"),
+        ([0, 1, 2, 3, 4, 5], 8, "--seeds 0-5 --samples 8"),
+    ],
+)
+def test_the_command_asks_for_the_size_that_the_row_says(run: list[int], samples: int, words: str) -> None:
+    record = made()
+    facts = {**record.facts, "seeds": run, "samples": samples, "test_size": 10_000}
+    one = next(iter(remedies(replace(record, findings={}, facts=facts))))
+    assert one.size == Size(max(5, len(run)), samples)
+    assert one.command == (
+        f"gauntlet reproduce made-up --profile cpu --only table-1 {words} --out study-made-up-table-1"
+    )
+
+
 def test_only_what_is_new_costs() -> None:
-    cost = CellCost(1800.0, 1800.0, 1000)
+    cost = SeedCost(1800.0, 1800.0, 1000, 2)
     assert cost.hours(Size(4, 1000)) == pytest.approx(4.0)
     assert cost.hours(Size(4, 10_000)) == pytest.approx(4 * 5.5)
-    assert cost.missing(Size(4, 1000), 2) == pytest.approx(2.0)
-    assert cost.missing(Size(4, 10_000), 2) == pytest.approx(4 * 5.5 - 2 * 0.5)  # the models are there already
-    assert replace(cost, measured=False).missing(Size(4, 1000), 2) == pytest.approx(4.0)
+    assert cost.missing(Size(4, 1000)) == pytest.approx(2.0)
+    assert cost.missing(Size(4, 10_000)) == pytest.approx(4 * 5.5 - 2 * 0.5)  # the models are there already
+    assert replace(cost, seeds=0).missing(Size(4, 1000)) == pytest.approx(4.0)
+
+
+def test_the_pages_show_the_rows(tmp_path: Path) -> None:
+    record = replace(made(), findings={})
+    record = replace(record, facts={**record.facts, "costs": {"table-1": asdict(SeedCost(3600.0, 0.0, 4, 0))}})
+    *_, page = reports.write_study(record, tmp_path)
+    html, markdown = page.read_text(), page.with_suffix(".md").read_text()
+    table = markdown.partition("## What would decide the rest")[2].partition("\n## ")[0]
+    first, second = (line for line in table.splitlines() if "gauntlet reproduce" in line)
+    assert "| table-1 | 2 not run | 2 not foreseen | 5 seeds | at most 5.0 |" in first
+    assert "| small | 1 not run | 1 not foreseen | 5 seeds | not known |" in second
+    assert "at most 5.0" in html
+    assert html.count("--out study-made-up-") == 2
+    assert reports.summary({"made-up": record}).splitlines()[-1].count("3 not foreseen") == 1

@@ -140,7 +140,7 @@ def check_outputs(made: Study, out: Path) -> None:
     facts = json.loads((out / "environment.json").read_text())
     assert facts["command"] == f"gauntlet reproduce {made.name} --profile smoke"
     assert set(facts["costs"]) == set(made.names)  # an item of pictures alone has pairs too
-    assert all(cost["measured"] and cost["attacks"] + cost["training"] > 0 for cost in facts["costs"].values())
+    assert all(cost["seeds"] == 1 and cost["fixed"] + cost["scaled"] > 0 for cost in facts["costs"].values())
     page, markdown = ((out / f"study-{made.name}.{kind}").read_text() for kind in ("html", "md"))
     for item in made.items:
         assert f'id="{item.name}"' in page
