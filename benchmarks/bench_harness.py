@@ -11,6 +11,8 @@ from __future__ import annotations
 import argparse
 import resource
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -101,6 +103,44 @@ def scaling(rounds: int) -> None:
         )
 
 
+PASSES = """
+import torch, time
+from harness.models.registry import build_model
+torch.set_num_threads(1)
+model, x = build_model("lenet", (1, 28, 28), 10), torch.rand(100, 1, 28, 28)
+for _ in range(20):
+    model(x).sum().backward()
+input()
+start = time.perf_counter()
+for _ in range(400):
+    model(x).sum().backward()
+print(time.perf_counter() - start)
+"""
+"""Forward and backward passes, begun at a sign."""
+
+
+def ceiling(rounds: int) -> None:
+    """What a second process gives on this machine where nothing is shared: passes of a LeNet, alone and two at once."""
+    factors = []
+    for _ in range(rounds):
+        walls = []
+        for processes in (1, 2):
+            started = [
+                subprocess.Popen(
+                    [sys.executable, "-c", PASSES], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+                )
+                for _ in range(processes)
+            ]
+            time.sleep(8)  # all have imported torch
+            for one in started:
+                assert one.stdin is not None
+                one.stdin.write("\n")
+                one.stdin.flush()
+            walls.append(statistics.mean(float(one.communicate()[0]) for one in started))
+        factors.append(2 * walls[0] / walls[1])
+    print(f"ceiling   two bare processes do {statistics.median(factors):.2f} times as much as one (passes of a LeNet)")
+
+
 @dataclass(frozen=True)
 class Whole:
     """What a run takes: seconds of the wall, and CPU seconds of this process and of its workers."""
@@ -142,6 +182,7 @@ def main() -> None:
         overhead(Foolbox("DDNAttack", steps=1500), "lenet")
         overhead(Foolbox("DDNAttack", steps=6000), "mlp-100-100")
     if "scaling" in args.only:
+        ceiling(args.rounds)
         scaling(args.rounds)
 
 
