@@ -623,10 +623,23 @@ CLAIMS: Final = (
     Claim(
         name="noise-of-high-frequency",
         text="Adversarial noise mostly resides in the high-frequency domain: more than half of its energy lies above a "
-        "quarter of a cycle a pixel, half of the highest frequency there is (white noise: 80 %).",
+        "quarter of a cycle a pixel, half of the highest frequency there is (white noise: 80 %), and more than of the "
+        "images' own.",
         where="section 3.4",
         clauses=tuple(
-            Clause(text=net, left=_adv("high_frequency", net), relation=">", right=0.5, unit="%") for net in NETS
+            clause
+            for net in NETS
+            for noise_share in (_adv("high_frequency", net),)
+            for clause in (
+                Clause(text=f"{net}: most of it", left=noise_share, relation=">", right=0.5, unit="%"),
+                Clause(
+                    text=f"{net}: against the images",
+                    left=noise_share,
+                    relation=">",
+                    right=replace(noise_share, settings=(("of", "image"),)),
+                    unit="%",
+                ),
+            )
         ),
     ),
     Claim(

@@ -153,24 +153,26 @@ def linear_density(samples: pd.DataFrame, std: float, width: float, norm: str = 
 
 
 def high_frequency(gallery: Gallery, settings: Settings) -> Floats:
-    """Share of the noise's energy at high spatial frequencies, an adversarial (Gu & Rigazio 2014, section 3.4).
+    """Share of the energy of adversarial noise at high spatial frequencies, an image (Gu & Rigazio 2014, section 3.4).
 
-    The noise's power spectrum over both axes, channels together, without windowing. White noise has 1 - pi r^2 of its
+    The power spectrum over both axes, channels together, mean included, no window. White noise has 1 - pi r^2 of its
     energy outside of a circle of radius r: 0.80 at the default of 0.25 cycles a pixel, half of Nyquist's limit.
 
     Args:
         gallery: A pair's first attacked images: ``x``, ``x_adv`` (N, C, H, W), ``label``, ``clean_pred``, ``adv_pred``.
-        settings: ``above``: cycles a pixel from where a frequency counts as high.
+        settings: ``above``: cycles a pixel from where a frequency counts as high. ``of``: ``"noise"``, or ``"image"``
+            for the clean image itself.
 
     Returns:
         A share for every adversarial of an image that the model gets right.
     """
     label, before, after = (np.asarray(gallery[name]) for name in ("label", "clean_pred", "adv_pred"))
     found = (before == label) & (after != label) & (after >= 0)
-    noise = np.asarray(gallery["x_adv"], float)[found] - np.asarray(gallery["x"], float)[found]
-    down, across = (np.fft.fftfreq(size) for size in noise.shape[-2:])
+    image, noisy = (np.asarray(gallery[name], float)[found] for name in ("x", "x_adv"))
+    looked_at = image if settings.get("of", "noise") == "image" else noisy - image
+    down, across = (np.fft.fftfreq(size) for size in looked_at.shape[-2:])
     high = np.hypot(down[:, None], across[None, :]) >= settings.get("above", 0.25)
-    energy = (np.abs(np.fft.fft2(noise)) ** 2).sum(axis=1)
+    energy = (np.abs(np.fft.fft2(looked_at)) ** 2).sum(axis=1)
     moved = energy.sum(axis=(1, 2)) > 0
     share: Floats = energy[moved][:, high].sum(axis=1) / energy[moved].sum(axis=(1, 2))
     return share
@@ -224,6 +226,7 @@ distance in [``low``, ``high``) (``norm``, by default L2). ``gaussian_model`` (`
 ``width``) are errors under noise that a model of the distances foretells, ``crossing`` (``std``) those that the
 distances do by themselves.
 
-From its first attacked images: ``high_frequency``, the share of the noise's energy at ``above`` cycles a pixel or more.
+From its first attacked images: ``high_frequency``, the share of the energy of noise or image (``of``) at ``above``
+cycles a pixel or more.
 
 From the cost of the attack: ``backwards``, passes an attacked image; ``seconds``, wall time of the whole cell."""

@@ -123,6 +123,7 @@ def test_waves_count_as_high_from_their_frequency_on() -> None:
     noise = np.stack([np.broadcast_to(wave, (1, 28, 28)) for wave in waves])
     assert high_frequency(gallery(noise), {}) == pytest.approx([0, 0, 1, 1], abs=1e-9)
     assert high_frequency(gallery(noise.swapaxes(2, 3)), {"above": 0.4}) == pytest.approx([0, 0, 0, 1], abs=1e-9)
+    assert high_frequency(gallery(noise), {"of": "image"}) == pytest.approx(0)  # grey all over
     halves = noise[:1] + 2 * noise[2:3]  # four times the energy
     assert high_frequency(gallery(halves), {}) == pytest.approx([0.8])
 
