@@ -914,7 +914,7 @@ PROFILES: Final = {
         settings={"epochs": 12, "unsupervised_epochs": 20, "conv_epochs": 6, "ae_epochs": 8, "attacked": 10_000},
     ),
     "night": Profile(
-        summary="MNIST, five seeds, all test images, longer training; about 10 core-hours, resumed at will",
+        summary="MNIST, five seeds, all test images, longer training; some 5 core-hours without the batteries",
         dataset="mnist",
         seeds=(0, 1, 2, 3, 4),
         samples=10_000,
