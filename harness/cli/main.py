@@ -395,7 +395,11 @@ def run_(suite: str, **options: Any) -> None:
 @click.argument("study")
 @click.option("--profile", default="cpu", show_default=True, help="smoke, cpu, night or full: how much is run.")
 @click.option(
-    "--only", multiple=True, metavar="ITEM", help="Only this table, figure or claim, e.g. table-5; repeatable."
+    "--only",
+    multiple=True,
+    metavar="ITEM",
+    help="Only this table, figure or claim, e.g. table-5; choices: what other ones do; battery: today's attacks. "
+    "Repeatable.",
 )
 @click.option("--dataset", help="Data set that stands in for the profile's, e.g. cifar10-jpeg for cifar10.")
 @click.option("--seeds", help="Training seeds, e.g. 0,1,2 or 0-4. Default: the profile's.")

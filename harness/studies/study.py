@@ -345,22 +345,22 @@ class Study:
         """The study with these items and claims alone; all of it for none given.
 
         Raises:
-            UserError: A name that is neither an item nor a claim nor ``battery``.
+            UserError: A name that is neither an item nor a claim, nor ``choices`` (their effects) nor ``battery``.
         """
         import dataclasses
 
         names = list(only)
         known = self.names
         for name in names:
-            if name not in (*known, BATTERY):
-                raise unknown(f"item of {self.name}", name, (*known, BATTERY))
+            if name not in (*known, CHOICES, BATTERY):
+                raise unknown(f"item of {self.name}", name, (*known, CHOICES, BATTERY))
         if not names:
             return self
         return dataclasses.replace(
             self,
             items=tuple(item for item in self.items if item.name in names),
             claims=tuple(claim for claim in self.claims if claim.name in names),
-            choices=(),
+            choices=self.choices if CHOICES in names else (),
             defended=self.defended if BATTERY in names else (),
         )
 
@@ -383,6 +383,9 @@ class Study:
         for choice in self.choices:
             yield from (value.quantity for _, value in choice.effects)
 
+
+CHOICES: Final = "choices"
+"""What ``--only`` calls the effects of choices."""
 
 BATTERY: Final = "battery"
 """What ``--only`` calls the judgement by today's batteries."""

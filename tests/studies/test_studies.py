@@ -72,6 +72,11 @@ def test_a_part_of_a_study_needs_a_part_of_its_models() -> None:
     assert {spec.architecture for spec in part.plan.models} == {"mlp-200-200"}
     assert {cell.key for cell in part.plan.cells} < {cell.key for cell in whole.plan.cells}
     assert part.judgements == ()
+    effects = smoke("gu2014", only=["choices"])
+    assert effects.study.choices == whole.study.choices
+    assert effects.judgements == effects.study.items == ()
+    assert {cell.key for cell in effects.plan.cells} < {cell.key for cell in whole.plan.cells}
+    assert smoke("gu2014", only=["battery"]).judgements
     with pytest.raises(UserError, match="did you mean table-6"):
         smoke("gu2014", only=["table-7"])
     with pytest.raises(UserError, match="at least one seed"):
