@@ -131,7 +131,7 @@ def _measured_cost(part: Experiment, home: Home, pair: Callable[[str], Pair | No
 def _foreseen_cost(part: Experiment) -> SeedCost | None:
     """An upper bound, from a probe on random images; all pairs count as those of the profile's number of them."""
     with TemporaryDirectory() as nowhere:
-        found = estimate([replace(part, seeds=part.seeds[:1]).plan], Home(Path(nowhere)))
+        found = estimate([replace(part, seeds=part.seeds[:1]).plan], Home(Path(nowhere)), limit=2.0)
     if found.training_hours is None or found.attack_hours is None:
         return None
     fixed, scaled = (round(3600 * hours, 1) for hours in (found.training_hours, found.attack_hours))
