@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import resource
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from turns import spent
 
 from defenses.standard import Standard
 from harness.attacks.apgd import APGD
@@ -63,24 +63,16 @@ def made(source: DataSource, models: Sequence[str], seeds: int, images: int, ste
     return plan(suite, specs([info], models, [Standard(epochs=1, subset=2000)], range(seeds)), {info.name: info})
 
 
-def used() -> float:
-    """CPU seconds of this process and of those it has waited for."""
-    return sum(
-        resource.getrusage(who).ru_utime + resource.getrusage(who).ru_stime
-        for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    )
-
-
 def cost(one: Plan, source: DataSource, *, jobs: int = 1, cluster: Cluster | None = None) -> Cost:
     """What a run from nothing takes."""
     with tempfile.TemporaryDirectory() as folder:
         home = Home(Path(folder)).create()
-        wall, cpu = time.perf_counter(), used()
+        wall, cpu = time.perf_counter(), sum(spent())
         context = Context(home, {source.info().name: source})
         with nullcontext() if cluster is None else RayEngine(cluster, context) as engine:
             ended = run(one, context, jobs=jobs, engine=engine, command="", tracker=Tracker(home, default_uri(home)))
         assert not ended.failures, ended.failures
-        return Cost(time.perf_counter() - wall, used() - cpu)
+        return Cost(time.perf_counter() - wall, sum(spent()) - cpu)
 
 
 def over_images(source: DataSource) -> dict[float, Cost]:

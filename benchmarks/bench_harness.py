@@ -9,7 +9,6 @@ with one per core where there are more; ratios are those within a round, so that
 from __future__ import annotations
 
 import argparse
-import resource
 import statistics
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from turns import spent
 
 from defenses.standard import Standard
 from harness import determinism
@@ -151,14 +151,9 @@ class Whole:
 
 def whole(made: Plan, jobs: int) -> Whole:
     """A run from nothing."""
-
-    def cpu() -> list[float]:
-        used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-        return [one.ru_utime + one.ru_stime for one in used]
-
     with tempfile.TemporaryDirectory() as folder:
         home = Home(Path(folder))
-        start, before = time.perf_counter(), cpu()
+        start, before = time.perf_counter(), spent()
         ended = run(
             made,
             Context(home, {"digits": SOURCE}),
@@ -166,7 +161,7 @@ def whole(made: Plan, jobs: int) -> Whole:
             command="",
             tracker=Tracker(home.create(), default_uri(home)),
         )
-        seconds, (own, theirs) = time.perf_counter() - start, np.subtract(cpu(), before).tolist()
+        seconds, (own, theirs) = time.perf_counter() - start, np.subtract(spent(), before).tolist()
         assert not ended.failures, ended.failures
     return Whole(seconds, (own, theirs))
 

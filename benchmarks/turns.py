@@ -7,6 +7,7 @@ seconds are process CPU seconds of one thread.
 from __future__ import annotations
 
 import argparse
+import resource
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -29,6 +30,15 @@ def options(doc: str | None, *, models: str = "", batch: int = 128, rounds: int)
     parser.add_argument("--batch", type=int, default=batch)
     parser.add_argument("--rounds", type=int, default=rounds)
     return parser
+
+
+def spent() -> tuple[float, float]:
+    """CPU seconds of this process, and of the processes that it has waited for."""
+    own, theirs = (
+        used.ru_utime + used.ru_stime
+        for used in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    )
+    return own, theirs
 
 
 def cpu(work: Work) -> float:

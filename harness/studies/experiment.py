@@ -35,7 +35,6 @@ class Experiment:
         seeds: Training seeds.
         batteries: Suites that judge the defended models.
         only: Names of the chosen items and claims; empty: all.
-        samples: Images of a cell that were asked for; None: the profile's.
     """
 
     whole: Study
@@ -46,7 +45,6 @@ class Experiment:
     seeds: tuple[int, ...]
     batteries: tuple[Suite, ...]
     only: tuple[str, ...] = ()
-    samples: int | None = None
 
     @cached_property
     def models(self) -> Mapping[tuple[str, int], ModelSpec]:
@@ -75,10 +73,10 @@ class Experiment:
     @property
     def images(self) -> int:
         """Test images of a cell."""
-        return min(self.samples or self.profile.samples, self.info.test_size)
+        return min(self.profile.samples, self.info.test_size)
 
     def _n(self, measure: Measure) -> int:
-        n = measure.samples or self.samples or self.profile.samples
+        n = measure.samples or self.profile.samples
         return min(n, (self.info.test_size if measure.part == "test" else self.info.train_size) or n)
 
     def _cell(self, measure: Measure, seed: int, shared: Collection[tuple[object, ...]]) -> Cell:
@@ -116,7 +114,7 @@ class Experiment:
             name=self.study.name,
             summary=f"the experiments of {self.study.source}",
             attacks={norm: tuple(found.values()) for norm, found in attacks.items()},  # type: ignore[misc]
-            samples=self.samples or self.profile.samples,
+            samples=self.profile.samples,
             batch=BATCH,
         )
         return Plan(
@@ -137,8 +135,8 @@ class Experiment:
             words += ["--dataset", self.info.name]
         if self.seeds != self.profile.seeds:
             words += ["--seeds", ",".join(map(str, self.seeds))]
-        if self.samples is not None:
-            words += ["--samples", str(self.samples)]
+        if self.profile.samples != self.whole.profile(self.profile_name).samples:
+            words += ["--samples", str(self.profile.samples)]
         return shlex.join([*words, *(word for item in self.only for word in ("--only", item))])
 
     @cached_property
@@ -199,6 +197,8 @@ def design(
         UserError: Unknown profile or item; no seed.
     """
     profile = study.profile(profile_name)
+    if samples is not None:
+        profile = replace(profile, samples=samples)
     return Experiment(
         whole=study,
         study=study.chosen(only),
@@ -208,5 +208,4 @@ def design(
         seeds=check_seeds(profile.seeds if seeds is None else seeds),
         batteries=tuple(batteries[name] for name in profile.batteries),
         only=tuple(only),
-        samples=samples,
     )

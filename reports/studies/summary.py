@@ -10,6 +10,7 @@ from harness.studies.record import StudyRecord
 from ..drawing.markdown import escape as md
 from ..drawing.markdown import table
 from ..drawing.text import MISSING, eps_text, interval, norm_name, percent
+from .view import outlook
 
 ENOUGH = 100
 """Images that a statement about today's attacks takes."""
@@ -54,16 +55,10 @@ def _rest(record: StudyRecord) -> str:
     found = remedies(record)
     if not found:
         return MISSING
-    parts = {
-        "foreseen": sum(one.decided for one in found),
-        "not foreseen": sum(one.unforeseen for one in found),
-        "out of reach": sum(one.out_of_reach for one in found),
-    }
-    counts = ", ".join(f"{count} {what}" for what, count in parts.items() if count)
     sizes = [one for one in found if one.size is not None]
     if not sizes or any(one.hours is None for one in sizes):
-        return counts
-    return f"{counts}; at most {sum(one.hours or 0 for one in sizes):.1f} core-hours"
+        return outlook(found)
+    return f"{outlook(found)}; at most {sum(one.hours or 0 for one in sizes):.1f} core-hours"
 
 
 def _best(record: StudyRecord) -> str:

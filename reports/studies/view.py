@@ -202,10 +202,21 @@ def _deciding(one: Remedy) -> Deciding:
     return Deciding(
         item=one.item,
         open=_counted({"undecided": one.undecided, "not run": one.not_run}),
-        decided=_counted({"foreseen": one.decided, "not foreseen": one.unforeseen, "out of reach": one.out_of_reach}),
+        decided=outlook([one]),
         size=size,
         hours=hours,
         command=one.command,
+    )
+
+
+def outlook(found: Sequence[Remedy]) -> str:
+    """How many open findings the runs are foreseen to decide."""
+    return _counted(
+        {
+            "foreseen": sum(one.decided for one in found),
+            "not foreseen": sum(one.unforeseen for one in found),
+            "out of reach": sum(one.out_of_reach for one in found),
+        }
     )
 
 
