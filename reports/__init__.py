@@ -29,11 +29,12 @@ from .overview import markdown
 from .overview import page as overview_page
 from .studies import markdown as study_markdown
 from .studies import page as study_page
+from .studies import today
 from .studies.figures import headed, picture_sheet
 from .studies.summary import summary
 from .studies.view import item_views
 
-__all__ = ["summary", "write", "write_board", "write_study"]
+__all__ = ["studies_board", "summary", "write", "write_board", "write_study"]
 
 FOLDERS = ("models", "compare")
 """Where pages are that come and go with the models."""
@@ -131,6 +132,15 @@ def write_study(record: StudyRecord, out: Path) -> list[Path]:
         f"study-{record.study.name}.html": study_page.render(record, grids),
     }
     return _write(out, contents)
+
+
+def studies_board(records: Mapping[str, StudyRecord]) -> tuple[str, str]:
+    """What today's batteries leave of every model that studies defend: as Markdown, and as a self-contained page.
+
+    Args:
+        records: By folder; the page's links are relative to where these are.
+    """
+    return today.board(records), today.render(records)
 
 
 def _pages(sections: Sequence[Section]) -> Iterator[tuple[str, str]]:

@@ -567,7 +567,8 @@ STUDY: Final = Study(
             dataset="mnist",
             seeds=(0, 1, 2, 3, 4),
             samples=10_000,
-            battery_samples=200,
+            battery_samples=500,
+            battery_seeds=3,
             settings={
                 "epochs": 30,
                 "lenet_epochs": 30,

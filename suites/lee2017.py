@@ -518,7 +518,8 @@ def profiles(full: str, cpu: str) -> Mapping[str, Profile]:
             dataset=cpu,
             seeds=(0, 1, 2, 3, 4),
             samples=2000,
-            battery_samples=100,
+            battery_samples=500,
+            battery_seeds=3,
             skipped=tuple(name for name in METHODS if name not in (BASELINE, FG_LINF, GAT, DROPOUT_GAT)),
             settings={
                 **COMMON,

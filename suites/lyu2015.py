@@ -899,7 +899,8 @@ PROFILES: Final = {
         dataset="mnist",
         seeds=(0, 1, 2, 3, 4),
         samples=2000,
-        battery_samples=200,
+        battery_samples=500,
+        battery_seeds=3,
         skipped=tuple(name for name, _ in DEFENDED if name.startswith(CONV)),
         settings={
             "epochs": 50,

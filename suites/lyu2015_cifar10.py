@@ -149,7 +149,8 @@ PROFILES: Final = {
         dataset="cifar10-jpeg",
         seeds=(0, 1, 2, 3, 4),
         samples=500,
-        battery_samples=100,
+        battery_samples=500,
+        battery_seeds=3,
         settings={
             "architecture": "conv-maxout",
             "epochs": 12,

@@ -21,7 +21,7 @@ from suites import study, suites
 
 ROOT = Path(__file__).resolve().parents[2]
 RECORDS = ROOT / "records"
-TABLE = re.compile(r"(<!-- table -->\n).*?(<!-- end -->)", re.DOTALL)
+PART = re.compile(r"(<!-- (table|board) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 OTHER_KEYS = """# Which values today's code would make under another key
 
@@ -70,8 +70,10 @@ def other_keys(records: Mapping[str, StudyRecord]) -> str:
 def pages(records: Mapping[str, StudyRecord]) -> Iterator[tuple[Path, str]]:
     """The pages about all records, as they should be."""
     page = ROOT / "docs" / "papers" / "README.md"
-    table = reports.summary(records).rstrip()
-    yield page, TABLE.sub(lambda found: f"{found[1]}\n{table}\n\n{found[2]}", page.read_text(encoding="utf-8"))
+    board, beside = reports.studies_board(records)
+    parts = {"table": reports.summary(records).rstrip(), "board": board.rstrip()}
+    yield page, PART.sub(lambda found: f"{found[1]}\n{parts[found[2]]}\n\n{found[3]}", page.read_text(encoding="utf-8"))
+    yield RECORDS / "board.html", beside
     yield RECORDS / "README.md", other_keys(records)
 
 

@@ -18,10 +18,14 @@ from .quantities import Gallery
 from .study import Choice, Claim, Item, Measure, Study, Value
 
 JUDGEMENT_COLUMNS: Final = (
-    "model", "suite", "norm", "eps", "n", "seeds", "clean_accuracy", "worst_case_accuracy", "worst_case_low",
-    "worst_case_high", "trust", "trust_reasons", "note", "strongest_attack",
+    "model", "suite", "norm", "eps", "n", "seeds", "clean_accuracy", "worst_case_accuracy", "std", "worst_case_low",
+    "worst_case_high", "certified", "certified_attacked", "certified_n", "certificate", "planted_found",
+    "planted_black_box", "trust", "trust_reasons", "note", "strongest_attack",
 )  # fmt: skip
-"""Columns of ``judgement.csv``: what today's batteries leave, a row per defended model, norm and eps."""
+"""Columns of ``judgement.csv``: what today's batteries leave, a row per defended model, norm and eps; as in
+:func:`harness.leaderboard.leaderboard`."""
+
+_SHARES: Final = ("std", "certified", "certified_attacked", "certified_n", "planted_found", "planted_black_box")
 
 VALUES: Final[tuple[Verdict, ...]] = ("reproduced", "close", "undecided", "not reproduced", "not judged", "not run")
 CLAUSES: Final[tuple[Verdict, ...]] = ("held", "undecided", "refuted", "not run")
@@ -127,7 +131,7 @@ def read_record(folder: Path, study: Study) -> StudyRecord:
     try:
         facts = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
         rows = pd.read_csv(folder / "claims.csv", keep_default_na=False, na_values={name: [""] for name in _NUMBERS})
-        judgement = pd.read_csv(folder / "judgement.csv", keep_default_na=False)
+        judgement = _judgement(folder / "judgement.csv")
         pictures = {path.stem: path.read_bytes() for path in sorted((folder / "figures").glob("*.png"))}
     except (OSError, ValueError) as error:
         raise UserError(f"{folder} is no record of a study: {error}") from error
@@ -137,6 +141,13 @@ def read_record(folder: Path, study: Study) -> StudyRecord:
         raise UserError(f"{folder / 'claims.csv'} lacks the column {missing[0]}: run the study again")
     findings = by_place(_finding(row) for row in rows.to_dict("records"))
     return StudyRecord(study, findings, judgement, facts, pictures=pictures)
+
+
+def _judgement(path: Path) -> pd.DataFrame:
+    """What batteries left; columns that were not yet kept when it was written are empty."""
+    read = pd.read_csv(path, keep_default_na=False, na_values={name: [""] for name in _SHARES})
+    lacking = {name: math.nan if name in _SHARES else "" for name in JUDGEMENT_COLUMNS if name not in read}
+    return read.assign(**lacking)[list(JUDGEMENT_COLUMNS)]
 
 
 _HINTS: Final = get_type_hints(Finding)

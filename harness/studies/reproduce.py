@@ -156,7 +156,10 @@ def _key(experiment: Experiment, measure: Measure, seed: int) -> str:
 
 
 def judgement(experiment: Experiment, home: Home) -> pd.DataFrame:
-    """What today's batteries leave: a frame of :data:`~harness.studies.record.JUDGEMENT_COLUMNS`."""
+    """What today's batteries leave: a frame of :data:`~harness.studies.record.JUDGEMENT_COLUMNS`.
+
+    A seed that not all attacks of a battery have met is left out: what stands before some of them is no judgement.
+    """
     suites = {suite.name for suite in experiment.batteries}
     called = {spec.key: name for name, _, spec in experiment.judged}
     n = min(experiment.profile.battery_samples, experiment.info.test_size)
@@ -165,7 +168,7 @@ def judgement(experiment: Experiment, home: Home) -> pd.DataFrame:
         if board.suite not in suites:
             continue
         for name in dict.fromkeys(called.values()):
-            keys = {key for key in called if called[key] == name}
+            keys = {key for key in called if called[key] == name and not board.missing.get(key)}
             frame = leaderboard(_part(board, keys))
             rows.append(frame[frame["n"] == n].assign(model=name))
     columns = list(JUDGEMENT_COLUMNS)

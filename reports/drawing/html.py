@@ -50,8 +50,8 @@ def environment() -> jinja2.Environment:
         keep_trailing_newline=True,
     )
     words = (
-        "band_text days_text spread interval points_interval p_text rank_text budget_text plural GRADE_MEANS ANSWERS "
-        "planted_text"
+        "band_on band_text days_text spread interval points_interval p_text rank_text budget_text plural GRADE_MEANS "
+        "ANSWERS planted_text"
     )
     env.globals |= {name: getattr(text, name) for name in words.split()}
     env.globals |= {"sparkline": sparkline, "PALETTE": PALETTE, "MISSING": text.MISSING}

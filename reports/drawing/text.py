@@ -65,6 +65,13 @@ def band_text(certified: Any, attacked: Any) -> str:
     return f"{percent(certified)} ... {percent(attacked)}" if is_number(certified) and is_number(attacked) else MISSING
 
 
+def band_on(row: Mapping[str, Any], n: int) -> str:
+    """The band of a row, and on how many of its n images: ``41.0 ... 57.0 (first 32)``."""
+    shown, there = band_text(row.get("certified"), row.get("certified_attacked")), row.get("certified_n")
+    part = there is not None and is_number(there) and there < n
+    return f"{shown} (first {integer(there)})" if shown != MISSING and part else shown
+
+
 def number(value: Any, digits: int = 3) -> str:
     """A quantity with so many significant digits, thousands grouped: ``0.0314``, ``1,240``."""
     if not is_number(value):

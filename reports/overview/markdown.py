@@ -14,7 +14,7 @@ from ..drawing.markdown import escape as md
 from ..drawing.text import (
     GRADE_MEANS,
     MISSING,
-    band_text,
+    band_on,
     integer,
     interval,
     is_number,
@@ -114,7 +114,7 @@ def _ranking(n: int, rows: Sequence[dict[str, Any]] | Sequence[Any]) -> Iterator
         "seeds",
     )
     proved = [row.get("certified_n") or row.get("certificate") for row in rows]
-    bands = [[_band(row, n)] if any(proved) else [] for row in rows]
+    bands = [[band_on(row, n)] if any(proved) else [] for row in rows]
     last = ("strongest attack", "certified ... attacked")[: 1 + any(proved)]
     lines = ([*_ranking_row(row), *band] for row, band in zip(rows, bands, strict=True))
     yield from table((*head, *last), lines, "rllrrlrrrrlr"[: len(head) + len(last)])
@@ -132,13 +132,6 @@ def _ranking(n: int, rows: Sequence[dict[str, Any]] | Sequence[Any]) -> Iterator
     notes += [f"- {md(row['entry'].name)}: {md(row['withheld'])}" for row in rows if row.get("withheld")]
     if notes:
         yield from (*notes, "")
-
-
-def _band(row: Any, n: int) -> str:
-    """The band of a row, and on how many images."""
-    shown = band_text(row.get("certified"), row.get("certified_attacked"))
-    there = row.get("certified_n") or 0
-    return f"{shown} (first {integer(there)})" if shown != MISSING and there < n else shown
 
 
 def _ranking_row(row: Any) -> list[str]:

@@ -9,7 +9,8 @@ from harness.studies.record import StudyRecord
 
 from ..drawing.markdown import code, table
 from ..drawing.markdown import escape as md
-from ..drawing.text import MISSING, eps_text, integer, interval, is_number, norm_name, percent
+from ..drawing.text import MISSING, integer, is_number, plural
+from . import today
 from .values import CLAUSE_MEANINGS, DECIDING, INTERVALS, MARKS, VALUE_MEANINGS, ValueTable, amount, margin, span
 from .view import (
     ItemView,
@@ -17,7 +18,6 @@ from .view import (
     claim_views,
     deciding,
     item_views,
-    judgement_table,
     on,
     provenance,
     remaining,
@@ -54,10 +54,10 @@ def render(record: StudyRecord, figures: Mapping[str, str]) -> str:
         + ". An asterisk marks what is counted apart.",
         "",
     ]
-    lines += [*_claims(record)]
+    lines += [*_today(record), *_claims(record)]
     for one in item_views(record):
         lines += [*_item(record, one, figures.get(one.item.name, ""))]
-    lines += [*_today(record), *_deciding(record), *_choices(record), *_run(record)]
+    lines += [*_deciding(record), *_choices(record), *_run(record)]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -135,36 +135,18 @@ def _cell(values: ValueTable, row: str, column: str) -> str:
 
 
 def _today(record: StudyRecord) -> Iterator[str]:
-    found = judgement_table(record)
+    found = today.judgement_table(record)
     if not found.rows:
         return
     yield from ("## What today's attacks leave", "")
     yield "Accuracy in percent that all attacks of the batteries together leave, image by image, with its 95 % interval"
-    yield from ("over images.", "")
-    heads = ["model", "clean", *(f"{norm_name(norm)} {eps_text(eps)}" for norm, eps in found.columns), "trust"]
-    rows = []
-    for name, clean, cells, trust in found.rows:
-        texts = []
-        for where in found.columns:
-            one = cells.get(where)
-            bound = "\u2264 " if one is not None and one["note"] else ""
-            texts.append(
-                MISSING
-                if one is None
-                else f"{bound}{percent(one['worst_case_accuracy'])} "
-                + md(interval(one["worst_case_low"], one["worst_case_high"]))
-            )
-        grades = " ".join(f"{norm_name(norm)} {one['trust'] or MISSING}" for norm, one in trust.items())
-        rows.append([md(name), percent(clean), *texts, grades])
-    yield from table(heads, rows, "l" + "r" * (len(heads) - 2) + "l")
-    yield from ("<details><summary>Why the trust is not higher</summary>", "")
-    for name, _, _, trust in found.rows:
-        for norm, one in trust.items():
-            if one["note"] or one["trust_reasons"]:
-                yield f"- {md(name)}, {norm_name(norm)}: {md(one['note'] or one['trust_reasons'])}"
-    yield from ("", "</details>", "")
+    yield f"over images: {plural(found.images, 'image')}, {plural(found.seeds, 'seed')}."
+    yield ""
+    yield from today.markdown(found)
     if record.facts["skipped"]:
         yield f"Not judged in this profile, being too slow for it: {md(', '.join(record.facts['skipped']))}"
+    if lacking := today.unjudged(record):
+        yield f"Not judged yet by all attacks: {md(', '.join(lacking))}"
     yield ""
 
 

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from harness.studies.record import StudyRecord
 
 from ..drawing.html import page
+from .today import judgement_table, unjudged
 from .values import BASES, CLAUSE_MEANINGS, DECIDING, INTERVALS, MARKS, MEANINGS, VALUE_MEANINGS, amount, margin, span
-from .view import claim_views, claims_on, deciding, item_views, judgement_table, on, provenance, remaining, tally
+from .view import claim_views, claims_on, deciding, item_views, on, provenance, remaining, tally
 
 
 def render(record: StudyRecord, grids: Mapping[str, str]) -> str:
@@ -18,7 +19,7 @@ def render(record: StudyRecord, grids: Mapping[str, str]) -> str:
         record: What is shown.
         grids: Image grids as SVG, by item.
     """
-    frame, claims = record.judgement, claim_views(record)
+    claims = claim_views(record)
     return page(
         "study.html.j2",
         title=f"{record.study.title}: reproduced",
@@ -30,10 +31,9 @@ def render(record: StudyRecord, grids: Mapping[str, str]) -> str:
         claims_on=lambda one: claims_on(one.item, claims),
         items=item_views(record),
         grids=grids,
-        judgement_table=judgement_table(record),
-        judged_images=int(frame["n"].max()) if len(frame) else 0,
-        judged_seeds=int(frame["seeds"].max()) if len(frame) else 0,
+        judged=judgement_table(record),
         skipped=record.facts["skipped"],
+        unjudged=unjudged(record),
         choices=[
             (choice, [(name, record.effect(choice, name, value)) for name, value in choice.effects])
             for choice in record.study.choices

@@ -68,7 +68,8 @@ def _best(record: StudyRecord) -> str:
     for norm, group in sorted(record.judgement.groupby("norm"), key=lambda part: part[0] != "linf"):
         near = group[group["eps"] == group["eps"].min()].sort_values("worst_case_accuracy")
         one = near.iloc[-1]
+        left = ("\u2264 " if one["note"] else "") + percent(one["worst_case_accuracy"])
         where = f"{norm_name(str(norm))} {eps_text(float(one['eps']))}"
         ends = md(interval(one["worst_case_low"], one["worst_case_high"]))
-        found.append(f"{where}: {percent(one['worst_case_accuracy'])} % {ends} of {one['n']} ({md(str(one['model']))})")
+        found.append(f"{where}: {left} % {ends} of {one['n']} ({md(str(one['model']))})")
     return "<br>".join(found) or MISSING

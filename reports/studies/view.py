@@ -144,29 +144,6 @@ def remaining(record: StudyRecord, item: Item, row: str) -> list[Remaining]:
 
 
 @dataclass(frozen=True)
-class JudgementTable:
-    """The judgement by today's batteries as a table: a row per model, a column per norm and eps."""
-
-    columns: Sequence[tuple[str, float]]
-    rows: Sequence[tuple[str, Any, Mapping[tuple[str, float], Row], Mapping[str, Row]]]
-
-
-def judgement_table(record: StudyRecord) -> JudgementTable:
-    """Model, clean accuracy, numbers by (norm, eps), and trust by norm."""
-    frame = record.judgement
-    columns = sorted(
-        {(str(r["norm"]), float(r["eps"])) for r in frame.to_dict("records")}, key=lambda c: (c[0] != "linf", c)
-    )
-    rows = []
-    for model, group in frame.groupby("model", sort=False):
-        records: list[Row] = list(group.to_dict("records"))
-        cells = {(str(r["norm"]), float(r["eps"])): r for r in records}
-        trust = {norm: cells[norm, eps] for norm, eps in columns if (norm, eps) in cells}
-        rows.append((str(model), records[0]["clean_accuracy"], cells, trust))
-    return JudgementTable(columns, rows)
-
-
-@dataclass(frozen=True)
 class Deciding:
     """What would decide the open findings of an item or claim, in words; "" where nothing is foreseen to.
 

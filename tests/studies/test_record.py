@@ -78,6 +78,21 @@ STUDY: Final = Study(
 )
 
 
+def judged_row(**fields: object) -> dict[str, object]:
+    usual = {
+        "model": "a", "suite": "linf", "norm": "linf", "eps": 0.1, "n": 100, "seeds": 2, "clean_accuracy": 0.9,
+        "worst_case_accuracy": 0.0, "std": 0.0125, "worst_case_low": 0.0, "worst_case_high": 0.5, "certified": 0.125,
+        "certified_attacked": 0.375, "certified_n": 32.0, "certificate": "", "planted_found": 0.984,
+        "planted_black_box": 0.906, "trust": "", "trust_reasons": "few images", "note": "", "strongest_attack": "apgd",
+    }  # fmt: skip
+    return usual | fields
+
+
+def judging(*rows: dict[str, object], study: Study = STUDY, **facts: object) -> StudyRecord:
+    frame = pd.DataFrame(rows, columns=list(JUDGEMENT_COLUMNS))
+    return replace(made(), study=study, judgement=frame, facts={**made().facts, **facts})
+
+
 def made(test_size: int = 10_000) -> StudyRecord:
     errors = (0.10, 0.1012345678901)
     source = MeasurementSource(
@@ -97,8 +112,8 @@ def made(test_size: int = 10_000) -> StudyRecord:
     }  # fmt: skip
     judged = pd.DataFrame(
         [
-            ("a", "linf", "linf", 0.1, 100, 1, 0.9, 0.25, 0.1 + 0.2, 0.5, "B", "few images", "", "apgd"),
-            ("a", "linf", "linf", 0.3, 100, 1, 0.9, 0.0, 0.0, 0.04, "", "", "not ranked: crashed", "apgd"),
+            judged_row(eps=0.1, worst_case_accuracy=0.25, worst_case_low=0.1 + 0.2, trust="B"),
+            judged_row(eps=0.3, note="not ranked: crashed", certified=math.nan, certificate="no bounds of Sin"),
         ],
         columns=list(JUDGEMENT_COLUMNS),
     )
@@ -183,3 +198,56 @@ def test_a_damaged_record_is_refused_in_a_line(tmp_path: Path, damage: object, w
     with pytest.raises(UserError, match=words) as raised:
         read_record(tmp_path, STUDY)
     assert "\n" not in str(raised.value)
+
+
+def test_a_judgement_written_before_a_column_was_kept_has_it_empty(tmp_path: Path) -> None:
+    reports.write_study(made(), tmp_path)
+    written = pd.read_csv(tmp_path / "judgement.csv", keep_default_na=False)
+    written.drop(columns=["std", "certified", "certificate"]).to_csv(tmp_path / "judgement.csv", index=False)
+    read = read_record(tmp_path, STUDY).judgement
+    assert tuple(read.columns) == JUDGEMENT_COLUMNS
+    assert read["std"].isna().all()
+    assert read["certified"].isna().all()
+    assert list(read["certificate"]) == ["", ""]
+    assert list(read["planted_found"]) == [0.984, 0.984]
+
+
+def test_a_page_shows_what_is_proved_and_what_was_planted_beside_what_is_left(tmp_path: Path) -> None:
+    *_, page = reports.write_study(made(), tmp_path)
+    markdown = page.with_suffix(".md").read_text()
+    assert "25.0 \u00b1 1.2 \\[30.0, 50.0\\]<br>band 12.5 ... 37.5 (first 32)" in markdown
+    assert "\u2264 0.0 \u00b1 1.2" in markdown
+    assert "L\u221e 98.4 (90.6)" in markdown
+    assert "- a, L\u221e: no bounds of Sin" in markdown
+    assert markdown.index("What today's attacks leave") < markdown.index("## Claims")
+    text = page.read_text()
+    for shown in ("band 12.5 ... 37.5 (first 32)", "98.4 (90.6)", "25.0 \u00b1 1.2"):
+        assert shown in text, shown
+
+
+def test_of_the_records_of_a_model_the_board_shows_the_one_on_most_images_and_seeds() -> None:
+    few, many = judged_row(worst_case_accuracy=0.75), judged_row(n=200, worst_case_accuracy=0.5)
+    other = judged_row(model="b", worst_case_accuracy=0.625)
+    unranked = judged_row(model="c", worst_case_accuracy=0.875, note="crashed")
+    elsewhere = judging(judged_row(model="d"), dataset="cifar10-jpeg")
+    records = {"one": judging(few, other), "two": judging(many, unranked), "three": elsewhere}
+    markdown, page = reports.studies_board(records)
+    grey, colour = markdown.split("### cifar10-jpeg")
+    shown = [line.split(" | ")[1:5:3] + line.split(" | ")[-1:] for line in grey.splitlines() if "`made-up`" in line]
+    assert [(one[0], one[-1]) for one in shown] == [
+        ("b", "100 \u00d7 2 |"),
+        ("a", "200 \u00d7 2 |"),
+        ("c", "100 \u00d7 2 |"),
+    ]
+    assert "\u2264 87.5" in grey
+    assert "75.0" not in grey
+    assert "| d |" in colour
+    assert page.index('id="mnist"') < page.index('id="cifar10-jpeg"')
+    assert 'href="two/study-made-up.html"' in page
+    assert "75.0" not in page.partition("<main")[2]
+
+
+def test_records_without_a_judgement_make_an_empty_board() -> None:
+    markdown, page = reports.studies_board({"one": judging()})
+    assert markdown == ""
+    assert "No record holds a judgement yet." in page

@@ -65,7 +65,7 @@ def test_the_pages_about_all_records_are_made_from_them() -> None:
     module = rendering()
     for path, text in module.pages(module.read_all()):
         assert path.read_text(encoding="utf-8") == text, f"{path} is another: python docs/papers/render.py"
-        assert all(name in text for name in RECORDS), path
+        assert path.suffix == ".html" or all(name in text for name in RECORDS), path
 
 
 def numbers(read: StudyRecord) -> list[float]:

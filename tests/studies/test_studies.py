@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -13,11 +14,12 @@ from harness.attacks.transfer import Transfer
 from harness.cli.main import cli
 from harness.datasets.registry import load_dataset
 from harness.errors import UserError
+from harness.records.home import Home
 from harness.studies.experiment import Experiment, design
 from harness.studies.findings import CLAIM_COLUMNS
 from harness.studies.quantities import QUANTITIES
 from harness.studies.record import read_record
-from harness.studies.reproduce import asked
+from harness.studies.reproduce import asked, judgement
 from harness.studies.study import Study
 from reports import write_study
 from suites import studies, study, suites
@@ -115,6 +117,16 @@ def test_the_smoke_profile_from_the_command_line_to_the_page(name: str, tmp_path
     run(*command, "--jobs", "1")
     assert {path: path.stat().st_mtime_ns for path in (home / "cells").rglob("result.json")} == before
     assert (out / f"study-{name}.html").read_bytes() == page
+
+    # a model that one attack of a battery has not met is not judged
+    made, there = smoke(name), Home(home)
+    whole = judgement(made, there)
+    assert (whole["certified_n"].notna() | (whole["certificate"] != "")).any()
+    cell = made.judgements[0].cells[-1]
+    shutil.rmtree(there.cell(cell.key))
+    (lost,) = (called for called, _, spec in made.judged if spec.key == cell.victim.key)
+    left = judgement(made, there)
+    assert set(left["model"]) == set(whole["model"]) - {lost} < set(whole["model"])
 
     # a paper's own attacks rank nobody
     run("report", "--home", str(home))
