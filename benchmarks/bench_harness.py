@@ -1,9 +1,11 @@
 """What the harness costs: a cell against its bare attack call, and several worker processes against one.
 
-    python benchmarks/bench_harness.py [--only overhead,scaling] [--rounds 3]
+    python benchmarks/bench_harness.py [--only overhead,scaling] [--rounds 3] [--models 2,6]
 
 Everything is a ratio within one run, on the embedded digits. Scaling goes round by round: with one job, with two, and
-with one per core where there are more; ratios are those within a round, so that a busy machine troubles all alike.
+with one per core where there are more; ratios are those within a round, so that a busy machine troubles all alike. What
+every run has to do once (a second process imports its libraries, the last shard is waited for) weighs less the longer
+the run is: so runs of several numbers of models.
 """
 
 from __future__ import annotations
@@ -87,9 +89,10 @@ def overhead(attack: Attack, model: str, repeats: int = 3) -> None:
     )
 
 
-def scaling(rounds: int) -> None:
+def scaling(rounds: int, models: int) -> None:
     """Wall time of a whole run, start-up and tracking included, with one job over that with more."""
-    made = make([Foolbox("DDNAttack", steps=1500), LBFGS(), Gradient(), Gradient(mode="minimal")], "lenet", seeds=2)
+    attacks = [Foolbox("DDNAttack", steps=1500), LBFGS(), Gradient(), Gradient(mode="minimal")]
+    made = make(attacks, "lenet", seeds=models)
     choices = sorted({1, 2, max(cores(), 2)})
     costs = [{jobs: whole(made, jobs) for jobs in choices} for _ in range(rounds)]
     for jobs in choices:
@@ -97,7 +100,8 @@ def scaling(rounds: int) -> None:
         faster = sorted(one[1].wall / one[jobs].wall for one in costs)
         own, theirs = (statistics.median(part) for part in zip(*(one[jobs].cpu for one in costs), strict=True))
         print(
-            f"scaling   --jobs {jobs}: median {statistics.median(wall):.1f} s (min {wall[0]:.1f}, max {wall[-1]:.1f}); "
+            f"scaling   {models} models, --jobs {jobs}: "
+            f"median {statistics.median(wall):.1f} s (min {wall[0]:.1f}, max {wall[-1]:.1f}); "
             f"times as fast as 1: median {statistics.median(faster):.2f} (min {faster[0]:.2f}, max {faster[-1]:.2f}); "
             f"CPU s: workers {theirs:.1f}, the command's own process {own:.1f}"
         )
@@ -171,6 +175,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="overhead,scaling")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--models", default="2,6")
     args = parser.parse_args()
     torch.set_num_threads(1)
     if "overhead" in args.only:
@@ -178,7 +183,8 @@ def main() -> None:
         overhead(Foolbox("DDNAttack", steps=6000), "mlp-100-100")
     if "scaling" in args.only:
         ceiling(args.rounds)
-        scaling(args.rounds)
+        for models in args.models.split(","):
+            scaling(args.rounds, int(models))
 
 
 if __name__ == "__main__":
