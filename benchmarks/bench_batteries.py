@@ -1,9 +1,10 @@
 """A battery against the reference AutoAttack, ART's, and a plain Foolbox script; one thread, process CPU seconds.
 
     python benchmarks/bench_batteries.py [--norm linf] [--eps 0.1,0.2] [--data-root DATA] [--images 1000] [--epochs 2]
-        [--defense standard] [--cache DIR] [--only ROWS]
+        [--defense standard | --victim MODEL] [--cache DIR] [--only ROWS]
 
-A LeNet is trained on MNIST (and its twin of another seed, that images are transferred from), then each battery of that
+A LeNet is trained on MNIST (and its twin of another seed, that images are transferred from), or a model is taken as
+``gauntlet run --victim`` takes it, then each battery of that
 norm (``linf``, ``l2`` or ``l1``) runs on the same images at MNIST's eps: ours as the runner runs it, with everything
 but the trust checks and the certificates of the band. Whatever comes back is judged by the referee alone. A battery
 is better if it leaves less accuracy, and at equal accuracy if it costs less. Ratios are within this one run.
@@ -55,6 +56,7 @@ from harness.records.provenance import declare
 from harness.records.results import finish
 from harness.threat import Norm, Threat
 from harness.training.trainer import Trainer
+from harness.trust.admission import admit
 from harness.victims.victim import Victim
 from suites import suite
 
@@ -295,6 +297,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--cache", type=Path)
     parser.add_argument("--defense", default="standard")
+    parser.add_argument("--victim", help="a model as gauntlet run names it, instead of a LeNet")
     parser.add_argument("--eps", help="others than MNIST's, ascending, separated by commas")
     parser.add_argument(
         "--only", default="matrix,reference,again,foolbox", help="rows, beside the cascade that all are compared with"
@@ -310,11 +313,18 @@ def main() -> None:
     trainers = {name: kind for name, kind in defenses().items() if issubclass(kind, Trainer)}
     if options.defense not in trainers:
         parser.error(f"no trainer {options.defense}; there are {', '.join(trainers)}")
-    (spec,) = specs([info], ["lenet"], [trainers[options.defense](epochs=options.epochs)], [0])
+    cache = options.cache or Path(tempfile.mkdtemp())
+    if options.victim:
+        guest = admit(options.victim, data, fetched=cache / "fetched", thorough=False)
+        guest.register(Home(cache).create())
+        spec = guest.spec
+        what = Path(options.victim.partition("?")[0]).name
+    else:
+        (spec,) = specs([info], ["lenet"], [trainers[options.defense](epochs=options.epochs)], [0])
+        what = f"LeNet ({options.defense}, {options.epochs} epochs)"
     norm: Norm = options.norm
     grid = tuple(float(Fraction(word)) for word in options.eps.split(",")) if options.eps else info.budgets[norm]
     battery = suite(norm).at({norm: grid})
-    cache = options.cache or Path(tempfile.mkdtemp())
     worker = Worker(Context(Home(cache).create(), {info.name: source}))
     for wanted in plan(battery, [spec], {info.name: info}).models:
         if not has_model(Home(cache), wanted):
@@ -335,7 +345,7 @@ def main() -> None:
         "foolbox": lambda: theirs(foolbox_script(victim, norm), norm, grid, limits[0], standing=False),
         "art": lambda: theirs(autoattack(victim, norm), norm, grid, limits[0], standing=True),
     }
-    print(f"LeNet ({options.defense}, {options.epochs} epochs), {len(x)} MNIST images, {norm} eps {grid}")
+    print(f"{what}, {len(x)} MNIST images, {norm} eps {grid}")
     print(f"{'':28}{'left at each eps':>24}{'CPU s':>10}{'forwards/img':>14}{'backwards/img':>15}{'seconds':>9}")
     base = None
     tallies: dict[str, Tally] = {}

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import bisect
+import dataclasses
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import ClassVar, Final
 
@@ -18,6 +19,15 @@ from .base import Access, Attack, Targeting
 from .line_search import CHUNK, is_fooled
 from .losses import objective
 from .per_image_rng import Draws
+
+AGAIN: Final = 3
+"""Of a near miss: how many runs more it meets,"""
+
+LONGER: Final = 5
+"""with how many times the queries,"""
+
+SMALLER: Final = 0.3
+"""and windows that cover at first this share of the image, at most."""
 
 _HALVINGS: Final = (0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
 """Shares of the queries after which the window's area is halved: the schedule published for 10000, scaled."""
@@ -51,6 +61,9 @@ class Square(Attack):
         queries: Forward passes per image of each run.
         p_init: Share of the image that the first windows cover, in (0, 1].
         restarts: Runs; the later ones see only what still stands.
+        near: An image that still stands and whose margin, in standard deviations of its logits, came above minus this
+            meets three runs more, each with five times the queries and smaller windows at first. Not on a stochastic
+            victim. None: none does.
 
     Raises:
         UserError: A field out of range.
@@ -64,12 +77,15 @@ class Square(Attack):
     queries: int = 5000
     p_init: float = 0.8
     restarts: int = 1
+    near: float | None = field(default=None, metadata={"identity": "set"})
 
     def __post_init__(self) -> None:
         if min(self.queries, self.restarts) < 1:
             raise UserError(f"queries and restarts must be >= 1, got {self.queries} and {self.restarts}")
         if not 0 < self.p_init <= 1:
             raise UserError(f"p_init must be in (0, 1], got {self.p_init}")
+        if self.near is not None and not self.near > 0:
+            raise UserError(f"near must be above 0, got {self.near}")
 
     @torch.no_grad()
     def run(self, victim: Victim, x: Tensor, y: Tensor, threat: Threat) -> Tensor:
@@ -78,13 +94,21 @@ class Square(Attack):
             return x
         out, score = x.clone(), x.new_full((len(x),), -math.inf)
         draws, left = Draws(x), torch.arange(len(x), device=x.device)
-        for restart in range(self.restarts):
-            best, margin = self._search(victim.of(left), x[left], y[left], threat, draws.fork(restart).of(left))
-            better = margin > score[left]
-            out[left[better]], score[left[better]] = best[better], margin[better]
-            left = left[margin < math.inf]
-            if not len(left):
-                break
+
+        def search(attack: Square, rows: Tensor, run: int) -> Tensor:
+            """One run of images ``rows``; which of them still stand."""
+            best, margin = attack._search(victim.of(rows), x[rows], y[rows], threat, draws.fork(run).of(rows))
+            better = margin > score[rows]
+            out[rows[better]], score[rows[better]] = best[better], margin[better]
+            return rows[margin < math.inf]
+
+        for run in range(self.restarts):
+            left = search(self, left, run) if len(left) else left
+        if self.near is not None and not victim.remedy.stochastic:
+            left = left[score[left] > -self.near]
+            longer = dataclasses.replace(self, queries=LONGER * self.queries, p_init=min(self.p_init, SMALLER))
+            for run in range(AGAIN):
+                left = search(longer, left, self.restarts + run) if len(left) else left
         return out
 
     def _search(self, victim: Victim, x: Tensor, y: Tensor, threat: Threat, draws: Draws) -> tuple[Tensor, Tensor]:

@@ -24,7 +24,7 @@ from .suite import Suite
 
 Shape = tuple[int, int, int]
 
-BESIDES: Final[tuple[Attack, ...]] = (Distilled(), Square(queries=1000, restarts=3), RayS(queries=2000))
+BESIDES: Final[tuple[Attack, ...]] = (Distilled(), Square(queries=1000, restarts=3, near=0.5), RayS(queries=2000))
 """What is asked at least, the cheapest first. Of 100 digits behind a step that gives nothing but the label (linf 0.1)
 RayS left 50 with 500 questions and 42 with 2000; gradients behind the step leave 40. Of rounded logits Square left 57
 with 1000 questions, 55 with one run of 5000, and 51 with three of 1000."""

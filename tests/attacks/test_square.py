@@ -82,7 +82,7 @@ def test_every_proposal_is_in_ball_and_box(norm, shape):
 def test_an_image_fares_the_same_in_any_batch(norm, trained, digits):
     victim = Victim(trained, classes=10)
     x, y = right(victim, digits)
-    attack, threat = Square(queries=80, restarts=2), Threat(norm, EPS[norm])
+    attack, threat = Square(queries=40, restarts=2, near=0.5), Threat(norm, EPS[norm])
     whole = run(attack, victim, x, y, threat)
     rows = torch.tensor([31, 4, 17, 50])
     torch.testing.assert_close(run(attack, victim, x[rows], y[rows], threat), whole[rows], rtol=0, atol=1e-6)
@@ -118,6 +118,27 @@ def test_more_queries_and_restarts_break_more_and_noise_far_less(trained, digits
     assert many < few
     assert again < few
     assert many < robust(Noise(distribution="signs", draws=20)) - 0.1
+
+
+def test_near_misses_alone_are_searched_for_again_and_at_length(trained, digits):
+    victim = Victim(trained, classes=10)
+    x, y = right(victim, digits, 120)
+    threat = Threat("linf", 0.06)
+    with victim.counted() as once:
+        plain = fooled(victim, run(Square(queries=30), victim, x, y, threat), y)
+    with victim.counted() as near:
+        again = fooled(victim, run(Square(queries=30, near=0.3), victim, x, y, threat), y)
+    with victim.counted() as all_of_them:
+        every = fooled(victim, run(Square(queries=30, near=99.0), victim, x, y, threat), y)
+    standing = int((~plain).sum())
+    assert (again >= plain).all()
+    assert plain.sum() < again.sum() <= every.sum()
+    assert once.forwards < near.forwards < all_of_them.forwards <= once.forwards + 3 * 150 * standing
+    # one call of a model that draws says too little to insist
+    draws = Victim(trained, classes=10, remedy=Remedy(draws=2))
+    with draws.counted() as cost:
+        run(Square(queries=5, near=99.0), draws, x, y, threat)
+    assert cost.forwards == 2 * 5 * len(x)
 
 
 @pytest.mark.parametrize("norm", LP)
@@ -180,7 +201,7 @@ def test_no_images(trained):
     assert Square()(victim, x, y, Threat("l2", 0.1)).shape == x.shape
 
 
-@pytest.mark.parametrize("bad", [{"queries": 0}, {"restarts": 0}, {"p_init": 0.0}, {"p_init": 1.5}])
+@pytest.mark.parametrize("bad", [{"queries": 0}, {"restarts": 0}, {"p_init": 0.0}, {"p_init": 1.5}, {"near": 0.0}])
 def test_bad_fields_are_refused(bad):
     with pytest.raises(ValueError, match="must be"):
         Square(**bad)

@@ -64,7 +64,7 @@ def labels(made: Plan) -> list[str]:
 
 def test_what_needs_no_gradients_joins_what_a_suite_declares() -> None:
     usual, made = make(user()), make(user(gradients="wrong"))
-    stronger = "square(queries=1000, restarts=3)"
+    stronger = "square(queries=1000, restarts=3, near=0.5)"
     assert labels(made) == [
         *("noise", "gradient", TRANSFER.label, "apgd", "pgd-linf", stronger, Foolbox("HopSkipJumpAttack").label),
         *(f"{TRANSFER.label}:mlp-200-200", "distilled", "rays"),
@@ -82,7 +82,7 @@ def test_what_needs_no_gradients_joins_what_a_suite_declares() -> None:
 
 def test_where_gradients_are_missing_what_follows_them_is_left_out() -> None:
     made = make(user(gradients="missing"))
-    square = "square(queries=1000, restarts=3)"
+    square = "square(queries=1000, restarts=3, near=0.5)"
     besides = [f"{TRANSFER.label}:mlp-200-200", "distilled", "rays"]
     assert labels(made) == ["noise", TRANSFER.label, square, Foolbox("HopSkipJumpAttack").label, *besides]
     assert made.notes == (
@@ -100,10 +100,10 @@ def test_models_keep_their_keys_and_their_pairs() -> None:
     assert len(both.notes) == 1
 
 
-@pytest.mark.parametrize("pattern", ["square(queries=9)", "square(queries=1000, restarts=3)", "square"])
+@pytest.mark.parametrize("pattern", ["square(queries=9)", "square(queries=1000, restarts=3, near=0.5)", "square"])
 def test_an_attack_is_chosen_by_either_name(pattern: str) -> None:
     made = make(user(gradients="wrong"), only=[pattern])
-    assert labels(made) == ["square(queries=1000, restarts=3)"]
+    assert labels(made) == ["square(queries=1000, restarts=3, near=0.5)"]
     assert len(made.battery) == 10
 
 
