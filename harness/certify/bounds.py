@@ -158,7 +158,8 @@ class Network:
         rivals = torch.arange(classes - 1, device=y.device).expand(len(y), -1)
         rivals = rivals + (rivals >= y.unsqueeze(1))
         found = []
-        for part in rivals.split(max(1, _work(y.device) // (len(y) * self._widest))):  # type: ignore[no-untyped-call]
+        step = max(1, _work(y.device) // (len(y) * self._widest))
+        for part in rivals.split(step, 1):  # type: ignore[no-untyped-call]
             spec = (F.one_hot(y, classes).unsqueeze(1) - F.one_hot(part, classes)).double()
             found.append(self._least(self.output, spec, known, ball, lines=lines, last=True))
         least = torch.cat(found, 1).amin(1) - self._lost(known)

@@ -202,6 +202,19 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
             assert network.bounds(x, y, Threat(norm, eps)).margins == pytest.approx(whole, abs=1e-6)
 
 
+@pytest.mark.parametrize("wide", [12, 1500])
+def test_many_images_of_a_wide_network_fare_as_few_do(wide: int) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(36, wide), nn.ReLU(), nn.Linear(wide, 10)).requires_grad_(False)
+    x = torch.rand(64, 1, 6, 6)
+    y, threat = model(x).argmax(1), Threat("linf", 0.001)
+    whole = certify(model, x, y, threat)
+    assert not whole.uncovered
+    few = [certify(model, part, label, threat).margins for part, label in zip(x.split(8), y.split(8), strict=True)]
+    torch.testing.assert_close(whole.margins, torch.cat(few), rtol=0, atol=1e-9)
+    assert whole.certified.any()
+
+
 def test_a_misclassified_image_is_not_certified() -> None:
     _, network, x, y = case(3)
     made = network.bounds(x, (y + 1) % 4, Threat("linf", 1e-6))
