@@ -205,7 +205,9 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("wide", [12, 1500])
 def test_many_images_of_a_wide_network_fare_as_few_do(wide: int) -> None:
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Flatten(), nn.Linear(36, wide), nn.ReLU(), nn.Linear(wide, 10)).requires_grad_(False)
+    model = (
+        nn.Sequential(nn.Flatten(), nn.Linear(36, wide), nn.ReLU(), nn.Linear(wide, 10)).requires_grad_(False).eval()
+    )
     x = torch.rand(64, 1, 6, 6)
     y, threat = model(x).argmax(1), Threat("linf", 0.001)
     whole = certify(model, x, y, threat)
