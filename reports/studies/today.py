@@ -202,10 +202,10 @@ def markdown(found: JudgementTable, *, studies: bool = False) -> Iterator[str]:
 def _cell(row: Row | None) -> str:
     if row is None:
         return MISSING
-    left = spread(row["worst_case_accuracy"], row["std"])
-    parts = ["\u2264 " * bool(row["note"]) + left, md(interval(row["worst_case_low"], row["worst_case_high"]))]
+    left = "\u2264 " * bool(row["note"]) + spread(row["worst_case_accuracy"], row["std"])
     band = band_on(row, row["n"])
-    return " ".join(parts) + (f"<br>band {band}" if band != MISSING else "")
+    lines = [left, interval(row["worst_case_low"], row["worst_case_high"]), *([f"band {band}"] * (band != MISSING))]
+    return "<br>".join(md(line).replace(" ", "\u00a0") for line in lines)
 
 
 def board(records: Mapping[str, StudyRecord]) -> str:
