@@ -118,7 +118,7 @@ STUDY: Final = Study(
         ),
         "night": Profile(
             summary="CIFAR-10 re-encoded as JPEG (45,000 training images of 50,000, the rest held out), LeNet, "
-            "five seeds, all test images, 20 epochs; two cores take some three hours",
+            "five seeds, all test images, 20 epochs; two cores take some six hours",
             dataset="cifar10-jpeg",
             seeds=(0, 1, 2, 3, 4),
             samples=10_000,
