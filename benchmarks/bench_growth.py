@@ -76,9 +76,9 @@ def cost(one: Plan, source: DataSource, *, jobs: int = 1, cluster: Cluster | Non
 
 
 def over_images(source: DataSource) -> dict[float, Cost]:
-    """One LeNet, 40 steps."""
+    """One dense network of 32 units, 40 steps."""
     sizes = (100, 300, 1000, 3000, 10_000)
-    return {images: cost(made(source, ["lenet"], 1, images, 40), source) for images in sizes}
+    return {images: cost(made(source, ["mlp-32"], 1, images, 40), source) for images in sizes}
 
 
 def over_models(source: DataSource) -> dict[float, Cost]:
@@ -98,8 +98,8 @@ def over_parameters(source: DataSource) -> dict[float, Cost]:
 
 
 def over_jobs(source: DataSource) -> dict[float, Cost]:
-    """Four LeNets, a thousand images, 100 steps."""
-    return {jobs: cost(made(source, ["lenet"], 4, 1000, 100), source, jobs=jobs) for jobs in (1, 2)}
+    """Eight models, a thousand images."""
+    return {jobs: cost(made(source, ["mlp-32"], 8, 1000, 100), source, jobs=jobs) for jobs in (1, 2)}
 
 
 def over_nodes(source: DataSource) -> dict[float, Cost]:
@@ -115,7 +115,7 @@ def over_nodes(source: DataSource) -> dict[float, Cost]:
             cluster.add_node(num_cpus=1)
         try:
             there = Cluster(address=cluster.address)
-            found[float(nodes)] = cost(made(source, ["lenet"], 4, 1000, 100), source, cluster=there)
+            found[float(nodes)] = cost(made(source, ["mlp-32"], 8, 1000, 100), source, cluster=there)
         finally:
             cluster.shutdown()
     return found
