@@ -4,10 +4,10 @@
         [--defense standard | --victim MODEL] [--cache DIR] [--only ROWS]
 
 A LeNet is trained on MNIST (and its twin of another seed, that images are transferred from), or a model is taken as
-``gauntlet run --victim`` takes it, then each battery of that
-norm (``linf``, ``l2`` or ``l1``) runs on the same images at MNIST's eps: ours as the runner runs it, with everything
-but the trust checks and the certificates of the band. Whatever comes back is judged by the referee alone. A battery
-is better if it leaves less accuracy, and at equal accuracy if it costs less. Ratios are within this one run.
+``gauntlet run --victim`` takes it. Then each battery of that norm (``linf``, ``l2`` or ``l1``) runs on the same images
+at MNIST's eps: ours as the runner runs it, with everything but the trust checks and the certificates of the band.
+Whatever comes back is judged by the referee alone. A battery is better if it leaves less accuracy, and at equal
+accuracy if it costs less. Ratios are within this one run.
 
 The reference is its authors' code (``pyautoattack``, the standard version with its own numbers), asked at the largest
 eps first and then at each for what stands. It runs under two seeds: the last lines count the images that it breaks and

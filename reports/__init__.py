@@ -140,7 +140,8 @@ def studies_board(records: Mapping[str, StudyRecord]) -> tuple[str, str]:
     Args:
         records: By folder; the page's links are relative to where these are.
     """
-    return today.board(records), today.render(records)
+    found = today.boards(records)
+    return today.board(found), today.render(found, records)
 
 
 def _pages(sections: Sequence[Section]) -> Iterator[tuple[str, str]]:

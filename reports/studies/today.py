@@ -67,7 +67,7 @@ class Judged:
         """Images and seeds."""
         return f"{integer(self.first['n'])} \u00d7 {self.first['seeds']}"
 
-    def reserves(self, grades: str = "BCD") -> list[str]:
+    def reserves(self, grades: str) -> list[str]:
         """What must be read beside the numbers: why there is no rank, trust of these grades, or no certificate."""
         found: dict[str, None] = {}
         for (norm, _), row in self.cells.items():
@@ -82,6 +82,10 @@ class JudgementTable:
 
     columns: Sequence[tuple[str, float]]
     rows: Sequence[Judged]
+
+    def reserves(self, grades: str = "BCD") -> list[tuple[str, str]]:
+        """Of every model what :meth:`Judged.reserves` says, by its name."""
+        return [(one.model, words) for one in self.rows for words in one.reserves(grades)]
 
     @property
     def planted(self) -> bool:
@@ -191,12 +195,9 @@ def markdown(found: JudgementTable, *, studies: bool = False) -> Iterator[str]:
             cells = [f"`{one.study}`", *cells, one.judged_on]
         rows.append(cells)
     yield from table(heads, rows, align)
-    reserves = [
-        f"- {md(one.model)}, {md(words)}" for one in found.rows for words in one.reserves("CD" if studies else "BCD")
-    ]
-    if reserves:
+    if reserves := found.reserves("CD" if studies else "BCD"):
         yield from ("<details><summary>Reserves</summary>", "")
-        yield from (*reserves, "", "</details>", "")
+        yield from (*(f"- {md(model)}, {md(words)}" for model, words in reserves), "", "</details>", "")
 
 
 def _cell(row: Row | None) -> str:
@@ -208,17 +209,16 @@ def _cell(row: Row | None) -> str:
     return "<br>".join(md(line).replace(" ", "\u00a0") for line in lines)
 
 
-def board(records: Mapping[str, StudyRecord]) -> str:
+def board(found: Mapping[str, JudgementTable]) -> str:
     """Of all studies as Markdown, a table per data set."""
     lines: list[str] = []
-    for dataset, found in boards(records).items():
-        lines += [f"### {md(dataset)}", "", *markdown(found, studies=True)]
+    for dataset, part in found.items():
+        lines += [f"### {md(dataset)}", "", *markdown(part, studies=True)]
     return "\n".join(lines)
 
 
-def render(records: Mapping[str, StudyRecord]) -> str:
+def render(found: Mapping[str, JudgementTable], records: Mapping[str, StudyRecord]) -> str:
     """The same as a page; its links are relative to the folder of the records."""
-    found = boards(records)
     shown = {one.record for part in found.values() for one in part.rows}
     return page(
         "papers.html.j2",

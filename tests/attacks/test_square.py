@@ -82,7 +82,7 @@ def test_every_proposal_is_in_ball_and_box(norm, shape):
 def test_an_image_fares_the_same_in_any_batch(norm, trained, digits):
     victim = Victim(trained, classes=10)
     x, y = right(victim, digits)
-    attack, threat = Square(queries=40, restarts=2, near=0.5), Threat(norm, EPS[norm])
+    attack, threat = Square(queries=80, restarts=2, near=0.5), Threat(norm, EPS[norm])
     whole = run(attack, victim, x, y, threat)
     rows = torch.tensor([31, 4, 17, 50])
     torch.testing.assert_close(run(attack, victim, x[rows], y[rows], threat), whole[rows], rtol=0, atol=1e-6)
