@@ -398,8 +398,8 @@ def run_(suite: str, **options: Any) -> None:
     "--only",
     multiple=True,
     metavar="ITEM",
-    help="Only this table, figure or claim, e.g. table-5; choices: what other ones do; battery: today's attacks. "
-    "Repeatable.",
+    help="Only this table, figure or claim, e.g. table-5; choices: what other ones do, or one's topic; battery: "
+    "today's attacks. Repeatable.",
 )
 @click.option("--dataset", help="Data set that stands in for the profile's, e.g. cifar10-jpeg for cifar10.")
 @click.option("--seeds", help="Training seeds, e.g. 0,1,2 or 0-4. Default: the profile's.")

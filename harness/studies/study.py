@@ -345,22 +345,23 @@ class Study:
         """The study with these items and claims alone; all of it for none given.
 
         Raises:
-            UserError: A name that is neither an item nor a claim, nor ``choices`` (their effects) nor ``battery``.
+            UserError: A name that is neither an item nor a claim, nor the topic of a choice (its effects), nor
+                ``choices`` (all effects) nor ``battery``.
         """
         import dataclasses
 
         names = list(only)
-        known = self.names
+        known = (*self.names, *(choice.topic for choice in self.choices if choice.effects), CHOICES, BATTERY)
         for name in names:
-            if name not in (*known, CHOICES, BATTERY):
-                raise unknown(f"item of {self.name}", name, (*known, CHOICES, BATTERY))
+            if name not in known:
+                raise unknown(f"item of {self.name}", name, known)
         if not names:
             return self
         return dataclasses.replace(
             self,
             items=tuple(item for item in self.items if item.name in names),
             claims=tuple(claim for claim in self.claims if claim.name in names),
-            choices=self.choices if CHOICES in names else (),
+            choices=tuple(choice for choice in self.choices if CHOICES in names or choice.topic in names),
             defended=self.defended if BATTERY in names else (),
         )
 
