@@ -110,7 +110,10 @@ class Attack(ABC):
         return self
 
     def in_cascade(self) -> Attack:
-        """What takes this attack's place in a cascade: the same at less cost, by default itself."""
+        """What takes this attack's place in a cascade, by default itself.
+
+        It may spare what is hopeless there, and go on where it breaks what all before it left.
+        """
         return self
 
     @property

@@ -7,6 +7,7 @@ import dataclasses
 import math
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import count
 from typing import ClassVar, Final
 
 import torch
@@ -28,6 +29,12 @@ LONGER: Final = 5
 
 SMALLER: Final = 0.3
 """and windows that cover at first this share of the image, at most."""
+
+INSISTENT: Final = 3
+"""Runs of one that insists, at most,"""
+
+NEAR: Final = 0.2
+"""and what it calls a near miss, where nothing else is declared."""
 
 _HALVINGS: Final = (0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
 """Shares of the queries after which the window's area is halved: the schedule published for 10000, scaled."""
@@ -78,6 +85,7 @@ class Square(Attack):
     p_init: float = 0.8
     restarts: int = 1
     near: float | None = field(default=None, metadata={"identity": "set"})
+    insist: bool = field(default=False, metadata={"identity": "set"})
 
     def __post_init__(self) -> None:
         if min(self.queries, self.restarts) < 1:
@@ -87,28 +95,60 @@ class Square(Attack):
         if self.near is not None and not self.near > 0:
             raise UserError(f"near must be above 0, got {self.near}")
 
+    def in_cascade(self) -> Attack:
+        """Insisting.
+
+        Of AutoAttack's own MNIST network (200 images, L-infinity 0.3) 178 stand after APGD on both losses, 176 after
+        one run of 1000 queries, 173 after AutoAttack and after this.
+        """
+        return dataclasses.replace(self, insist=True)
+
+    @property
+    def draws_as(self) -> Attack:
+        """Whether it insists or not."""
+        return dataclasses.replace(self, insist=False)
+
     @torch.no_grad()
     def run(self, victim: Victim, x: Tensor, y: Tensor, threat: Threat) -> Tensor:
         """Propose one image for each, within eps and the box."""
         if not len(x):
             return x
         out, score = x.clone(), x.new_full((len(x),), -math.inf)
-        draws, left = Draws(x), torch.arange(len(x), device=x.device)
+        draws, left, forks = Draws(x), torch.arange(len(x), device=x.device), count()
 
-        def search(attack: Square, rows: Tensor, run: int) -> Tensor:
+        def search(attack: Square, rows: Tensor) -> Tensor:
             """One run of images ``rows``; which of them still stand."""
-            best, margin = attack._search(victim.of(rows), x[rows], y[rows], threat, draws.fork(run).of(rows))
+            if not len(rows):
+                return rows
+            best, margin = attack._search(victim.of(rows), x[rows], y[rows], threat, draws.fork(next(forks)).of(rows))
             better = margin > score[rows]
             out[rows[better]], score[rows[better]] = best[better], margin[better]
             return rows[margin < math.inf]
 
-        for run in range(self.restarts):
-            left = search(self, left, run) if len(left) else left
-        if self.near is not None and not victim.remedy.stochastic:
-            left = left[score[left] > -self.near]
-            longer = dataclasses.replace(self, queries=LONGER * self.queries, p_init=min(self.p_init, SMALLER))
-            for run in range(AGAIN):
-                left = search(longer, left, self.restarts + run) if len(left) else left
+        def search_near(rows: Tensor, near: float) -> Tensor:
+            """Long runs of the near misses among images ``rows``; which of all still stand."""
+            left = rows[score[rows] > -near]
+            for _ in range(AGAIN):
+                met, left = len(left), search(longer, left)
+                if self.insist and len(left) == met:
+                    break
+            return rows[score[rows] < math.inf]
+
+        longer = dataclasses.replace(self, queries=LONGER * self.queries, p_init=min(self.p_init, SMALLER))
+        near = None if victim.remedy.stochastic else self.near or (NEAR if self.insist else None)
+        for _ in range(self.restarts):
+            left = search(self, left)
+        broke = [len(x) - len(left)]
+        for number in range(2 * INSISTENT - 1 if self.insist else 1):  # near misses, then what stands, and so on
+            if self.insist and not any(broke[-2:]):
+                break
+            still = left
+            if number % 2:
+                still = search(self, left)
+            elif near is not None:
+                still = search_near(left, near)
+            broke.append(len(left) - len(still))
+            left = still
         return out
 
     def _search(self, victim: Victim, x: Tensor, y: Tensor, threat: Threat, draws: Draws) -> tuple[Tensor, Tensor]:

@@ -142,6 +142,31 @@ def test_near_misses_alone_are_searched_for_again_and_at_length(trained, digits)
 
 
 @pytest.mark.parametrize("norm", LP)
+def test_what_insists_goes_on_only_while_it_breaks(norm, trained, digits):
+    victim = Victim(trained, classes=10)
+    x, y = right(victim, digits, 120)
+    plain, insisting = Square(queries=30), Square(queries=30).in_cascade()
+
+    def asked(attack: Square, eps: float, x=x, y=y) -> tuple[Tensor, float]:
+        with victim.counted() as cost:
+            broken = fooled(victim, run(attack, victim, x, y, Threat(norm, eps)), y)
+        return broken, cost.forwards
+
+    assert insisting != plain
+    assert insisting.draws_as == plain
+    assert insisting.in_cascade() == insisting
+    broken, once = asked(plain, EPS[norm])
+    more, passes = asked(insisting, EPS[norm])
+    assert (more >= broken).all()
+    assert more.sum() > broken.sum()
+    # three runs, and after each at most three of five times the queries
+    assert once < passes <= once + 30 * (2 + 3 * 3 * 5) * int((~broken).sum())
+    # an image that nothing beside it breaks is asked no further
+    left = ~more
+    assert asked(insisting, EPS[norm], x[left], y[left])[1] == (30 + 1) * left.sum()  # and one to see what fell
+
+
+@pytest.mark.parametrize("norm", LP)
 def test_scale_of_the_logits_does_not_matter(norm, trained, digits):
     class Steep(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
