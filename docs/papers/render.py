@@ -1,12 +1,14 @@
 """Write what follows from ``records/`` again: the studies' own pages, the table of all papers, the list of other keys.
 
-    python docs/papers/render.py          # or: nox -s papers
+    python docs/papers/render.py                      # or: nox -s papers
+    python docs/papers/render.py --join PART RECORD   # puts what `gauntlet reproduce --only ... --out PART` left in first
 
 Nothing is run or measured. ``docs/papers/NAME.md`` are written by hand; a test holds their numbers to the records.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -14,9 +16,10 @@ from pathlib import Path
 
 import reports
 from harness.datasets.registry import DATASETS
+from harness.errors import UserError
 from harness.studies.experiment import design
 from harness.studies.record import StudyRecord, other_now, read_record
-from harness.studies.reproduce import asked
+from harness.studies.reproduce import asked as asked_now
 from suites import study, suites
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -51,7 +54,7 @@ def other_keys(records: Mapping[str, StudyRecord]) -> str:
         facts = record.facts
         info = DATASETS[facts["dataset"]]
         made = design(record.study, facts["profile"], info, suites(), seeds=facts["seeds"], only=facts.get("only", ()))
-        found = other_now(record, asked(made))
+        found = other_now(record, asked_now(made))
         measured = sum(finding.seeds > 0 for finding in record.findings.values())
         unknown = all(not finding.keys for finding in record.findings.values())
         items = ", ".join(dict.fromkeys(finding.item for finding in found))
@@ -79,6 +82,15 @@ def pages(records: Mapping[str, StudyRecord]) -> Iterator[tuple[Path, str]]:
 
 def main() -> None:
     """Write all of it."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--join", nargs=2, type=Path, metavar=("PART", "RECORD"), help="put a part into a record first")
+    asked = parser.parse_args()
+    if asked.join is not None:
+        part, whole = asked.join
+        try:
+            reports.write_study(read(whole).joined(read(part)), whole)
+        except UserError as error:
+            parser.error(str(error))
     records = read_all()
     for name, record in records.items():
         reports.write_study(record, RECORDS / name)

@@ -30,6 +30,10 @@ _SHARES: Final = ("std", "certified", "certified_attacked", "certified_n", "plan
 VALUES: Final[tuple[Verdict, ...]] = ("reproduced", "close", "undecided", "not reproduced", "not judged", "not run")
 CLAUSES: Final[tuple[Verdict, ...]] = ("held", "undecided", "refuted", "not run")
 
+_ADDED: Final = ("models", "pairs", "training_seconds", "attack_seconds")
+_UNITED: Final = ("machines", "days", "commits")
+"""Facts of which a record that is put together has the sum, and all of both."""
+
 Place = tuple[str, str, str, str]
 
 
@@ -101,9 +105,47 @@ class StudyRecord:
         rows = [{name: getattr(finding, name) for name in CLAIM_COLUMNS} for finding in self.findings.values()]
         return pd.DataFrame(rows, columns=list(CLAIM_COLUMNS))
 
+    def joined(self, part: StudyRecord) -> StudyRecord:
+        """The record with what a part of the study measured elsewhere: in another home, on another machine.
+
+        Of a value that both have it takes the part's if that rests on as many seeds or more; of a model that both
+        judged the part's judgement. What was run is added up: a model that both trained counts twice.
+
+        Raises:
+            UserError: The part is of another study, profile, data set or number of images.
+        """
+        for name in ("study", "profile", "dataset", "data_sha256", "samples"):
+            if (own := self.facts[name]) != (other := part.facts[name]):
+                raise UserError(f"not parts of one run: {name} is {own} here and {other} there")
+        ours, theirs = self.findings, part.findings
+        better = {place: new for place, new in theirs.items() if new.seeds and not _outnumbers(ours.get(place), new)}
+        kept = self.judgement[~self.judgement["model"].isin(part.judgement["model"])]
+        judgement = pd.concat([frame for frame in (kept, part.judgement) if len(frame)] or [kept], ignore_index=True)
+        facts = {**part.facts, **self.facts}
+        facts |= {name: self.facts[name] + part.facts[name] for name in _ADDED}
+        facts |= {name: sorted({*self.facts[name], *part.facts[name]}) for name in _UNITED}
+        facts["declared"] = {**self.facts["declared"], **part.facts["declared"]}
+        costs: dict[str, dict[str, Any]] = {**self.facts["costs"]}
+        for name, cost in part.facts["costs"].items():
+            if cost["seeds"] >= costs.get(name, cost)["seeds"]:
+                costs[name] = cost
+        facts["costs"] = costs
+        return StudyRecord(
+            study=self.study,
+            findings={**ours, **better},
+            judgement=judgement,
+            facts=facts,
+            galleries={**self.galleries, **part.galleries},
+            pictures={**self.pictures, **part.pictures},
+        )
+
     def _find(self, place: Place, value: Value | None) -> Finding:
         found = self.findings.get(place)
         return _absent(place, value) if found is None else found
+
+
+def _outnumbers(own: Finding | None, other: Finding) -> bool:
+    return own is not None and own.seeds > other.seeds
 
 
 def other_now(record: StudyRecord, now: Iterable[Finding]) -> list[Finding]:

@@ -138,6 +138,39 @@ def test_a_record_read_back_is_the_one_written_and_makes_the_same_pages(tmp_path
     assert content(tmp_path / "one") == content(tmp_path / "two")
 
 
+def test_a_part_that_was_run_elsewhere_joins_the_record(tmp_path: Path) -> None:
+    whole, part = made(), made()
+    facts = {"data_sha256": "d", "models": 3, "pairs": 2, "training_seconds": 5, "attack_seconds": 7, "days": ["1"]}
+    facts |= {"machines": ["m"], "commits": ["c"], "declared": {"a": "one"}, "costs": {"table-1": {"seeds": 2}}}
+    whole = judging(judged_row(model="a", n=1), **facts)
+    rows = judging(judged_row(model="a", n=9), judged_row(model="b", n=9)).judgement
+    few, more = {"table-1": {"seeds": 1}, "small": {"seeds": 1}}, {"commits": ["b"], "declared": {"b": "two"}}
+    part = replace(part, facts={**whole.facts, **more, "costs": few}, judgement=rows)
+
+    effect, table, again = (
+        ("effect", "rate", "slow", ""),
+        ("value", "table-1", "a", "error"),
+        ("value", "table-1", "a", "again"),
+    )
+    findings = dict(part.findings)
+    findings[table] = replace(findings[table], seeds=1, measured=99.0)  # fewer seeds than the record's two
+    findings[again] = replace(findings[again], seeds=0)
+    findings[effect] = replace(findings[effect], measured=3.0)
+    lacking = {place: found for place, found in whole.findings.items() if place != effect}
+    joined = replace(whole, findings=lacking).joined(replace(part, findings=findings))
+    assert joined.findings[effect].measured == 3.0
+    assert {place: joined.findings[place] for place in lacking} == lacking
+    assert dict(zip(joined.judgement["model"], joined.judgement["n"], strict=True)) == {"a": 9, "b": 9}
+    assert joined.facts["models"] == 6
+    assert joined.facts["training_seconds"] == 10
+    assert joined.facts["commits"] == ["b", "c"]
+    assert joined.facts["declared"] == {"a": "one", "b": "two"}
+    assert joined.facts["costs"] == {"table-1": {"seeds": 2}, "small": {"seeds": 1}}
+
+    with pytest.raises(UserError, match="not parts of one run: samples is 4 here and 9 there"):
+        whole.joined(replace(part, facts={**part.facts, "samples": 9}))
+
+
 def test_the_counts_keep_apart_what_is_no_evidence() -> None:
     values, apart, clauses = made().counts()
     assert {name: count for name, count in values.items() if count} == {"reproduced": 1}
