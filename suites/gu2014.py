@@ -896,8 +896,8 @@ CHOICES: Final = (
     Choice(
         topic="noise of the denoising autoencoder",
         choice="Gaussian with the printed standard deviations on images in [0, 1]",
-        reason="The one of 0.5 cleans better here than that of 0.1, in print worse (table 4). As with noise in training "
-        "and at inference, twice as much shows whether the paper's was stronger than it says.",
+        reason="The one of 0.5 cleans better here than that of 0.1, in print worse (table 4). As with noise in "
+        "training and at inference, twice as much shows whether the paper's was stronger than it says.",
         effects=tuple(
             (
                 f"sigma {2 * sigma} before {net}: error on adversarials",

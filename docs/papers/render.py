@@ -1,7 +1,7 @@
 """Write what follows from ``records/`` again: the studies' own pages, the table of all papers, the list of other keys.
 
     python docs/papers/render.py                      # or: nox -s papers
-    python docs/papers/render.py --join PART RECORD   # puts what `gauntlet reproduce --only ... --out PART` left in first
+    python docs/papers/render.py --join PART RECORD   # first puts in what `reproduce --only ... --out PART` left
 
 Nothing is run or measured. ``docs/papers/NAME.md`` are written by hand; a test holds their numbers to the records.
 """
