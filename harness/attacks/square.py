@@ -36,6 +36,9 @@ INSISTENT: Final = 3
 NEAR: Final = 0.2
 """and what it calls a near miss, where nothing else is declared."""
 
+IDLE: Final = 3
+"""It ends once so many searches in a row, of all that stands or of near misses, broke nothing."""
+
 _HALVINGS: Final = (0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
 """Shares of the queries after which the window's area is halved: the schedule published for 10000, scaled."""
 
@@ -140,7 +143,7 @@ class Square(Attack):
             left = search(self, left)
         broke = [len(x) - len(left)]
         for number in range(2 * INSISTENT - 1 if self.insist else 1):  # near misses, then what stands, and so on
-            if self.insist and not any(broke[-2:]):
+            if self.insist and not any(broke[-IDLE:]):
                 break
             still = left
             if number % 2:
