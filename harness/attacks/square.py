@@ -33,8 +33,8 @@ SMALLER: Final = 0.3
 INSISTENT: Final = 3
 """Runs of one that insists, at most,"""
 
-NEAR: Final = 0.2
-"""and what it calls a near miss, where nothing else is declared."""
+NEAREST: Final = 0.1
+"""and the share of what stands that it calls near misses, where no other are declared."""
 
 IDLE: Final = 3
 """It ends once so many searches in a row, of all that stands or of near misses, broke nothing."""
@@ -128,9 +128,12 @@ class Square(Attack):
             out[rows[better]], score[rows[better]] = best[better], margin[better]
             return rows[margin < math.inf]
 
-        def search_near(rows: Tensor, near: float) -> Tensor:
+        def search_near(rows: Tensor) -> Tensor:
             """Long runs of the near misses among images ``rows``; which of all still stand."""
-            left = rows[score[rows] > -near]
+            if self.near is not None:
+                left = rows[score[rows] > -self.near]
+            else:
+                left = rows[score[rows].topk(math.ceil(NEAREST * len(rows))).indices]
             for _ in range(AGAIN):
                 met, left = len(left), search(longer, left)
                 if self.insist and len(left) == met:
@@ -138,7 +141,7 @@ class Square(Attack):
             return rows[score[rows] < math.inf]
 
         longer = dataclasses.replace(self, queries=LONGER * self.queries, p_init=min(self.p_init, SMALLER))
-        near = None if victim.remedy.stochastic else self.near or (NEAR if self.insist else None)
+        misses = (self.insist or self.near is not None) and not victim.remedy.stochastic
         for _ in range(self.restarts):
             left = search(self, left)
         broke = [len(x) - len(left)]
@@ -148,8 +151,8 @@ class Square(Attack):
             still = left
             if number % 2:
                 still = search(self, left)
-            elif near is not None:
-                still = search_near(left, near)
+            elif misses:
+                still = search_near(left)
             broke.append(len(left) - len(still))
             left = still
         return out
