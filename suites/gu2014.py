@@ -120,9 +120,9 @@ STRONGER: Final = (0.2, 0.3)
 """Standard deviations of training noise, beside the printed 0.1."""
 
 
-def stronger(name: str, sigma: float) -> str:
-    """The study's name of a network trained with more noise than the paper says."""
-    return f"{name}, sigma {sigma}"
+def noisy(name: str, sigma: float) -> str:
+    """The study's name of a network trained with noise, the paper's or more."""
+    return f"{name}, sigma {sigma}" if sigma in STRONGER else name
 
 
 TWICE: Final = "DCN ConvNet, twice lambda"
@@ -169,10 +169,9 @@ def models(profile: Profile, info: DatasetInfo, seed: int) -> Mapping[str, Model
     twice = tuple(2 * weight for weight in LAMBDA["ConvNet"])  # type: ignore[union-attr]
     found[TWICE] = spec("ConvNet", Contractive(weight=twice, **common("ConvNet")))
     for sigma in (0.1, *STRONGER):
-        called = partial(stronger, sigma=sigma) if sigma in STRONGER else str
         for name, where in GN.items():
-            found[called(name)] = spec(TABLE_6, GaussianNoise(sigma=sigma, where=where, **common(TABLE_6)))
-        found[called(DCN_GN)] = spec(TABLE_6, Contractive(weight=LAMBDA[TABLE_6], sigma=sigma, **common(TABLE_6)))
+            found[noisy(name, sigma)] = spec(TABLE_6, GaussianNoise(sigma=sigma, where=where, **common(TABLE_6)))
+        found[noisy(DCN_GN, sigma)] = spec(TABLE_6, Contractive(weight=LAMBDA[TABLE_6], sigma=sigma, **common(TABLE_6)))
     cleaner = AdversarialAutoencoder(
         images=settings["attacked"], target="random", error_rate=LBFGS_GU.error_rate, epochs=settings["ae_epochs"]
     )
@@ -887,7 +886,7 @@ CHOICES: Final = (
         "and three times as much shows what that would do.",
         effects=_effects(
             *(
-                (f"{name}, sigma {sigma}", stronger(name, sigma), distortion, error)
+                (f"{name}, sigma {sigma}", noisy(name, sigma), distortion, error)
                 for sigma in STRONGER
                 for name, distortion, error in (("GN,L1", 0.095, 1.8), ("GN,L*", 0.099, 2.0), (DCN_GN, 0.108, 2.2))
             )
@@ -900,17 +899,17 @@ CHOICES: Final = (
         "training and at inference, twice as much shows whether the paper's was stronger than it says.",
         effects=tuple(
             (
-                f"sigma {2 * sigma} before {net}: error on adversarials",
+                f"sigma {sigma} before {net}: error on adversarials",
                 Value(
                     row=net,
-                    column=f"{2 * sigma}",
+                    column=f"{sigma}",
                     metric="error on adversarials",
-                    quantity=_adv("error", dae(2 * sigma, net), net),
+                    quantity=_adv("error", dae(sigma, net), net),
                     printed=number,
                     unit="%",
                 ),
             )
-            for sigma, numbers in DAE_PRINTED.items()
+            for sigma, numbers in zip(DOUBLED, DAE_PRINTED.values(), strict=True)
             for net, number in zip(NETS, numbers, strict=True)
             if net in ("N100-100-10", "ConvNet")
         ),

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import reports
 from harness.datasets.registry import DATASETS
-from harness.errors import UserError
+from harness.errors import UserError, unknown
 from harness.studies.experiment import design
 from harness.studies.record import StudyRecord, other_now, read_record
-from harness.studies.reproduce import asked as asked_now
+from harness.studies.reproduce import asked
 from suites import study, suites
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -54,7 +54,7 @@ def other_keys(records: Mapping[str, StudyRecord]) -> str:
         facts = record.facts
         info = DATASETS[facts["dataset"]]
         made = design(record.study, facts["profile"], info, suites(), seeds=facts["seeds"], only=facts.get("only", ()))
-        found = other_now(record, asked_now(made))
+        found = other_now(record, asked(made))
         measured = sum(finding.seeds > 0 for finding in record.findings.values())
         unknown = all(not finding.keys for finding in record.findings.values())
         items = ", ".join(dict.fromkeys(finding.item for finding in found))
@@ -84,14 +84,16 @@ def main() -> None:
     """Write all of it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--join", nargs=2, type=Path, metavar=("PART", "RECORD"), help="put a part into a record first")
-    asked = parser.parse_args()
-    if asked.join is not None:
-        part, whole = asked.join
+    join = parser.parse_args().join
+    records = read_all()
+    if join is not None:
+        part, name = join[0], join[1].name
         try:
-            reports.write_study(read(whole).joined(read(part)), whole)
+            if name not in records:
+                raise unknown("record", name, records)
+            records[name] = records[name].joined(read(part))
         except UserError as error:
             parser.error(str(error))
-    records = read_all()
     for name, record in records.items():
         reports.write_study(record, RECORDS / name)
     for path, text in pages(records):

@@ -6,7 +6,7 @@ import bisect
 import dataclasses
 import math
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import count
 from typing import ClassVar, Final
 
@@ -146,18 +146,17 @@ class Square(Attack):
             return rows[score[rows] < math.inf]
 
         longer = dataclasses.replace(self, queries=LONGER * self.queries, p_init=min(self.p_init, SMALLER))
-        misses = (self.insist or self.near is not None) and not victim.remedy.stochastic
         for _ in range(self.restarts):
             left = search(self, left)
-        broke = [len(x) - len(left)]
-        for number in range(2 * INSISTENT - 1 if self.insist else 1):  # near misses, then what stands, and so on
-            if self.insist and not any(broke[-IDLE:]):
+        if not self.insist:
+            if self.near is not None and not victim.remedy.stochastic:
+                search_near(left)
+            return out
+        broke = [len(x) - len(left)]  # 0 of a stochastic victim, whose images never leave
+        for step in (search_near, *(partial(search, self), search_near) * (INSISTENT - 1)):
+            if not any(broke[-IDLE:]):
                 break
-            still = left
-            if number % 2:
-                still = search(self, left)
-            elif misses:
-                still = search_near(left)
+            still = step(left)
             broke.append(len(left) - len(still))
             left = still
         return out

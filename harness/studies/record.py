@@ -118,7 +118,11 @@ class StudyRecord:
             if (own := self.facts[name]) != (other := part.facts[name]):
                 raise UserError(f"not parts of one run: {name} is {own} here and {other} there")
         ours, theirs = self.findings, part.findings
-        better = {place: new for place, new in theirs.items() if new.seeds and not _outnumbers(ours.get(place), new)}
+        better = {
+            place: new
+            for place, new in theirs.items()
+            if new.seeds and (place not in ours or new.seeds >= ours[place].seeds)
+        }
         kept = self.judgement[~self.judgement["model"].isin(part.judgement["model"])]
         judgement = pd.concat([frame for frame in (kept, part.judgement) if len(frame)] or [kept], ignore_index=True)
         facts = {**part.facts, **self.facts}
@@ -142,10 +146,6 @@ class StudyRecord:
     def _find(self, place: Place, value: Value | None) -> Finding:
         found = self.findings.get(place)
         return _absent(place, value) if found is None else found
-
-
-def _outnumbers(own: Finding | None, other: Finding) -> bool:
-    return own is not None and own.seeds > other.seeds
 
 
 def other_now(record: StudyRecord, now: Iterable[Finding]) -> list[Finding]:

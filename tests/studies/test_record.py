@@ -138,7 +138,7 @@ def test_a_record_read_back_is_the_one_written_and_makes_the_same_pages(tmp_path
     assert content(tmp_path / "one") == content(tmp_path / "two")
 
 
-def test_a_part_that_was_run_elsewhere_joins_the_record(tmp_path: Path) -> None:
+def test_a_part_that_was_run_elsewhere_joins_the_record() -> None:
     whole, part = made(), made()
     facts = {"data_sha256": "d", "models": 3, "pairs": 2, "training_seconds": 5, "attack_seconds": 7, "days": ["1"]}
     facts |= {"machines": ["m"], "commits": ["c"], "declared": {"a": "one"}, "costs": {"table-1": {"seeds": 2}}}
