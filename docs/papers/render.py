@@ -74,7 +74,7 @@ def pages(records: Mapping[str, StudyRecord]) -> Iterator[tuple[Path, str]]:
     """The pages about all records, as they should be."""
     page = ROOT / "docs" / "papers" / "README.md"
     board, beside = reports.studies_board(records)
-    parts = {"table": reports.summary(records).rstrip(), "board": board.rstrip()}
+    parts = {"table": reports.summary(records, "../../records").rstrip(), "board": board.rstrip()}
     yield page, PART.sub(lambda found: f"{found[1]}\n{parts[found[2]]}\n\n{found[3]}", page.read_text(encoding="utf-8"))
     yield RECORDS / "board.html", beside
     yield RECORDS / "README.md", other_keys(records)

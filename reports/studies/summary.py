@@ -16,8 +16,8 @@ ENOUGH = 100
 """Images that a statement about today's attacks takes."""
 
 
-def summary(records: Mapping[str, StudyRecord]) -> str:
-    """A Markdown table, a row per record, by name.
+def summary(records: Mapping[str, StudyRecord], folder: str) -> str:
+    """A Markdown table, a row per record, by name and with a link to its own page in ``folder``.
 
     Claims, clauses and printed values by verdict; what would decide those that are open; what today's batteries leave
     of the model that stands best at the smallest budget; what was spent.
@@ -26,10 +26,10 @@ def summary(records: Mapping[str, StudyRecord]) -> str:
         "study, profile", "claims that hold", "claims refuted", "undecided", "printed values", "to decide the rest",
         "today's attacks leave at most", "seeds, core-hours",
     )  # fmt: skip
-    return "\n".join(table(heads, (_row(*one) for one in records.items())))
+    return "\n".join(table(heads, (_row(*one, folder) for one in records.items())))
 
 
-def _row(name: str, record: StudyRecord) -> list[str]:
+def _row(name: str, record: StudyRecord, folder: str) -> list[str]:
     verdicts = {claim.name: record.verdict(claim) for claim in record.study.claims}
     values, apart, clauses = record.counts()
     own = ", ".join(f"{count} {name}" for name, count in values.items() if count)
@@ -37,7 +37,7 @@ def _row(name: str, record: StudyRecord) -> list[str]:
     open_ = clauses["undecided"] + clauses["not run"]
     hours = (record.facts["training_seconds"] + record.facts["attack_seconds"]) / 3600
     return [
-        f"`{name}`, {record.facts['profile']}",
+        f"[{name}]({folder}/{name}/study-{record.study.name}.md), {record.facts['profile']}",
         *(
             "<br>".join(name for name, verdict in verdicts.items() if verdict == wanted) or MISSING
             for wanted in ("held", "refuted")

@@ -153,4 +153,4 @@ def test_the_pages_show_the_rows(tmp_path: Path) -> None:
     assert "| small | 1 not run | 1 not foreseen | 5 seeds | not known |" in second
     assert "at most 5.0" in html
     assert html.count("--out study-made-up-") == 2
-    assert reports.summary({"made-up": record}).splitlines()[-1].count("3 not foreseen") == 1
+    assert reports.summary({"made-up": record}, "records").splitlines()[-1].count("3 not foreseen") == 1
