@@ -192,12 +192,14 @@ class Bent(Node):
         lines: Lines below and above it on intervals.
         rounding: Absolute error of its float32 values.
         kink: It bends at 0 alone (a rectifier), so that bounds matter only of values that can have either sign.
+        drawn: The bounds of the input that lines were drawn for last, and these.
     """
 
     function: Callable[[Tensor], Tensor]
     lines: Callable[[Tensor, Tensor], Lines]
     rounding: float = 0.0
     kink: bool = True
+    drawn: tuple[Interval, Lines] | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -210,7 +212,9 @@ class Bent(Node):
 
     def pull(self, slopes: Tensor, inputs: tuple[Interval, ...], error: Tensor | None) -> Pulled:
         """By the line below where a coefficient is positive, above where it is negative."""
-        lines = self.lines(inputs[0].low, inputs[0].high)
+        if self.drawn is None or self.drawn[0] is not inputs[0]:  # the lines of a tangent take a bisection
+            self.drawn = inputs[0], self.lines(inputs[0].low, inputs[0].high)
+        lines = self.drawn[1]
         positive, negative = slopes.clamp_min(0), slopes.clamp_max(0)
         part = positive * lines.below_slope.unsqueeze(1) + negative * lines.above_slope.unsqueeze(1)
         constant = product(positive.flatten(2), (lines.below - self.rounding).flatten(1))
