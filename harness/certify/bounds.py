@@ -19,10 +19,11 @@ from torch import Tensor, nn
 
 from ..threat import Threat
 from .balls import Ball, product
+from .calls import Trace, Uncovered
 from .layers import recorded
 from .nodes import Affine, Bent, Image, Interval, Largest, Node
 from .operators import Builder
-from .trace import Trace, Uncovered, trace
+from .trace import trace
 
 _WORK: Final = {"cpu": 2**22}
 """Coefficients that are kept of one node at once, by device."""

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, fx
 
 from . import nodes, relaxations
+from .calls import Trace, Uncovered
 from .nodes import Bent, Image, Largest, Node, Shape, Sum
-from .trace import Trace, Uncovered
 
 ROUNDING: Final = 2.0**-20
 """Absolute error of a float32 sigmoid or hyperbolic tangent: sixteen units in the last place of 1."""

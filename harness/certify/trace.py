@@ -6,66 +6,33 @@ Three things see to that:
 * ``torch.export`` in its strict mode interprets the model's byte code and stops at whatever lets Python see a pixel (a
   branch, NumPy, a hash), a clock or a generator. It is run for any number of images and for one, because code may ask
   how many there are. What it would only warn of, state that a call leaves behind, is refused.
-* Code that asks whether it is being traced, and code that the tracer was told to believe, show another face there. So
-  the model is called as it is, too, and watched: nothing may hand values of tensors to Python.
+* Code that knows that it is traced, and code that the tracer was told to believe, show another face there. So the model
+  is called as it is, too, and watched: nothing may hand values of tensors to Python, and the call has to dispatch, one
+  by one, the operators that the traced program does, with the same settings and constants.
 * :mod:`.bounds` compares the model's logits with what rounding allows, for the images themselves and around them.
 
 Networks of known layers need no tracer (:mod:`.layers`).
 
-Not ruled out: native code that reads memory behind torch's back, and state that others change between two calls.
+Not ruled out: native code that reads memory behind torch's back, code that looks for those who watch it, and state that
+others change between two calls.
 """
 
 from __future__ import annotations
 
 import logging
-import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
-from types import FrameType
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import torch
-from torch import Tensor, fx, nn
-from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch import Tensor, nn
 
 from ..errors import first_line
-
-
-class Uncovered(Exception):
-    """There is no bound for the model; the message says why, or names the operator."""
-
-
-@dataclass(frozen=True)
-class Trace:
-    """A model's operators.
-
-    Attributes:
-        graph: Core ATen operators, without side effects, in order.
-        constants: Name of a placeholder to its tensor; the one that is missing is the batch of images.
-    """
-
-    graph: fx.Graph
-    constants: dict[str, Tensor]
-
+from .calls import Trace, Uncovered, called, outline, watch
 
 _EXAMPLES: Final = 3
 """Images that the model is traced with: neither one, which is another case, nor two, which kernels may be wide."""
-
-_READERS: Final = frozenset(
-    (
-        *("item", "tolist", "numpy", "__array__", "__dlpack__", "data_ptr", "storage", "untyped_storage"),
-        *("__bool__", "__int__", "__float__", "__index__", "__complex__", "__contains__", "__reduce_ex__"),
-        *("__repr__", "__str__", "__format__", "is_nonzero", "equal", "allclose"),
-    )
-)
-"""Functions of torch by which Python sees what is in a tensor."""
-
-_ASKERS: Final = frozenset({"is_compiling", "is_exporting", "is_dynamo_compiling", "is_fx_tracing"})
-"""Functions by which code finds out that it is being traced."""
 
 
 def trace(model: nn.Module, x: Tensor) -> Trace:
@@ -85,6 +52,7 @@ def trace(model: nn.Module, x: Tensor) -> Trace:
     program = _exported(model, example, ({0: batch},))
     watch(model, example)
     _check_writes(program)
+    _check_face(model, program, example)
     alone = _exported(model, example[:1], None)
     if outline(program.graph) != outline(alone.graph) or not _same(program.constants, alone.constants):
         raise Uncovered("what it computes depends on the number of images")
@@ -133,6 +101,13 @@ def _said(error: Exception) -> str:
     return f"{type(error).__name__}: {first_line(error)[:160]}"
 
 
+def _check_face(model: nn.Module, program: torch.export.ExportedProgram, x: Tensor) -> None:
+    """See that a call of the model is a call of the program, operator by operator."""
+    seen, traced = (called(one, x.clone(), pure=False) for one in (model, program.module()))
+    if outline(seen.graph) != outline(traced.graph) or not _same(seen.constants, traced.constants):
+        raise Uncovered("a call of it is not what was traced")
+
+
 def _check_writes(program: torch.export.ExportedProgram) -> None:
     signature = program.graph_signature
     if signature.buffers_to_mutate or getattr(signature, "parameters_to_mutate", None):
@@ -143,111 +118,8 @@ def _check_writes(program: torch.export.ExportedProgram) -> None:
         raise Uncovered(f"it returns {len(signature.user_outputs)} things, expected logits alone")
 
 
-def outline(graph: fx.Graph) -> list[Any]:
-    """What a graph does, but for how many images: operators, settings, and shapes an image."""
-    found: list[Any] = []
-    place: dict[fx.Node, int] = {}
-    for node in graph.nodes:
-        value = node.meta.get("val")
-        if not isinstance(value, Tensor) and node.op == "call_function" and not isinstance(value, tuple | list):
-            continue  # numbers of images
-        place[node] = len(place)
-        shape = tuple(value.shape[1:]) if isinstance(value, Tensor) else None
-        operands = [place.get(parent, -1) for parent in node.all_input_nodes if parent in place]
-        settings: list[object] = []
-        if "view" not in str(node.target) and "reshape" not in str(node.target) and "expand" not in str(node.target):
-            settings = [repr(part) for part in _leaves((node.args, node.kwargs))]
-        found.append((node.op, str(node.target) if node.op == "call_function" else "", shape, operands, settings))
-    return found
-
-
 def _same(one: dict[str, Any], other: dict[str, Any]) -> bool:
     """Whether two programs hold the same constants."""
     return one.keys() == other.keys() and all(
         isinstance(value, Tensor) and torch.equal(value, other[name]) for name, value in one.items()
     )
-
-
-def _leaves(value: Any) -> Iterator[Any]:
-    """Everything in nested arguments that is no node."""
-    if isinstance(value, tuple | list):
-        for part in value:
-            yield from _leaves(part)
-    elif isinstance(value, dict):
-        yield from _leaves(list(value.items()))
-    elif not isinstance(value, fx.Node):
-        yield value
-
-
-class Mode(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Watches the operators of a call. torch's compiler is kept off, but not imported to be told so."""
-
-    def __enter__(self) -> Self:
-        kind: Any = type(self)
-        if "torch._dynamo" in sys.modules and not hasattr(kind.__torch_dispatch__, "_torchdynamo_disable"):
-            kind.__torch_dispatch__ = torch.compiler.disable(kind.__torch_dispatch__)  # type: ignore[no-untyped-call]
-        super().__enter__()  # type: ignore[no-untyped-call]
-        return self
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False
-
-
-class _Operators(Mode):  # type: ignore[no-untyped-call]
-    """Notes operators whose result Python sees: a number, or a shape that depends on values."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.found: list[str] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if torch.Tag.data_dependent_output in func.tags or torch.Tag.dynamic_output_shape in func.tags:
-            self.found.append(str(func))
-        return func(*args, **(kwargs or {}))
-
-
-class _Functions(TorchFunctionMode):
-    """Notes functions that hand values to Python without an operator."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[str] = []
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = getattr(func, "__name__", "")
-        if name in _READERS:
-            self.found.append(name)
-        return func(*args, **(kwargs or {}))
-
-
-@torch.no_grad()
-def watch(model: nn.Module, x: Tensor) -> None:
-    """Call a model as it is, once, and see that no value of a tensor reaches Python.
-
-    Raises:
-        Uncovered: One does, or the code asks whether it is being traced.
-    """
-    asked: list[str] = []
-    library = str(Path(torch.__file__).parent)
-
-    def look(frame: FrameType, event: str, _: object) -> None:
-        if event == "call" and frame.f_code.co_name in _ASKERS:
-            asking = frame.f_back.f_code.co_filename if frame.f_back else ""
-            if not asking.startswith(library):  # torch's own code asks, too
-                asked.append(frame.f_code.co_name)
-
-    x = x.clone()
-    before = sys.getprofile()
-    with _Functions() as functions, _Operators() as operators:
-        sys.setprofile(look)
-        try:
-            model(x)
-        except Exception as error:
-            raise Uncovered(f"a call of it fails: {_said(error)}") from error
-        finally:
-            sys.setprofile(before)
-    if found := [*functions.found, *operators.found]:
-        raise Uncovered(f"its code looks at values ({found[0]})")
-    if asked:
-        raise Uncovered(f"its code asks whether it is being traced ({asked[0]})")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from .. import determinism, identity
 from ..certify import Certificate, Network, prepare
-from ..certify.trace import Mode, Uncovered
+from ..certify.calls import Mode, Uncovered
 from ..errors import describe
 from ..planning.specs import CERTIFIED_SHARD, Certification, ModelSpec
 from ..schema.certificates import CertificateFacts, CertifiedLevel

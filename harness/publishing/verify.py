@@ -17,7 +17,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from .. import identity
-from ..certify.trace import Uncovered
+from ..certify.calls import Uncovered
 from ..datasets.registry import Dataset
 from ..determinism import full_float32
 from ..errors import UserError, describe

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from harness.certify import certify, prepare
 from harness.certify.bounds import taken_apart
+from harness.certify.calls import Uncovered
 from harness.certify.layers import recorded
 from harness.certify.nodes import Interval
-from harness.certify.trace import Uncovered, trace
+from harness.certify.trace import trace
 from harness.models.purifier import Autoencoder, Purified
 from harness.models.registry import ARCHITECTURES, build_model
 from harness.threat import Threat

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.certify import Certificate, certify, prepare
-from harness.certify.trace import Uncovered
+from harness.certify.calls import Uncovered
 from harness.external.exported_program import house
 from harness.external.external import Normalised
 from harness.external.interface import Interface
@@ -161,6 +161,41 @@ class Traced(Plain):
         return self.net(x) * (1 - bump)
 
 
+class Flagged(Traced):
+    """Knows it without asking."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        flags: Any = torch.compiler
+        return self.net(x) if flags._is_exporting_flag else super().forward(x)
+
+
+def bump(x: Tensor) -> Tensor:
+    return 1 - 1e4 * torch.relu(1e-3 - (x.flatten(1) - 0.123).abs().amax(1, keepdim=True))
+
+
+try:
+
+    @torch._dynamo.substitute_in_graph(bump)
+    def no_bump(x: Tensor) -> Tensor:
+        return torch.ones_like(x.flatten(1)[:, :1])
+
+except Exception:  # a function has one substitute, whoever imports this file once more
+    pass
+
+
+class Substituted(Plain):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x) * bump(x)
+
+
+class Scaled(Plain):
+    """The same operators with other settings."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        flags: Any = torch.compiler
+        return self.net(x) + torch.relu(x.flatten(1)[:, :1] - 0.9).mul(0.0 if flags._is_exporting_flag else 1e6)
+
+
 @torch.compiler.assume_constant_result
 def believed(x: Tensor) -> float:
     return -1.0 if float(x.sum()) > 3.9 else 1.0
@@ -274,7 +309,10 @@ class Constant(Plain):
         (Noisy, "aten.rand"),
         (Thinned, "dropout|aten.rand"),
         (WithGradients, "with gradients"),
-        (Traced, "whether it is being traced"),
+        (Traced, "not what was traced"),
+        (Flagged, "not what was traced"),
+        (Substituted, "not what was traced"),
+        (Scaled, "not what was traced"),
         (Believed, "looks at values"),
         (Untraced, "torch.export"),
         (Rounding, "aten.round"),
@@ -347,6 +385,27 @@ def test_an_exported_program_is_covered() -> None:
         Plain().eval(), (torch.rand(2, 1, 2, 2),), dynamic_shapes=({0: torch.export.Dim("n")},)
     )
     made = proved(house(program.module(), "it"))
+    assert not made.uncovered
+    assert made.certified.all()
+
+
+class Asking(Plain):
+    """Asks, and computes the same whatever the answer."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x) if torch.compiler.is_compiling() else self.back(torch.relu(self.front(x.flatten(1))))
+
+
+class Sliced(Plain):
+    """Indices that leave all images: one tracer writes them down, the other not."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(torch.stack([x[:, 0, 0], x[:, 0, 1]], 1).relu_())
+
+
+@pytest.mark.parametrize("kind", [Asking, Sliced])
+def test_what_computes_the_same_is_covered(kind: type[Plain]) -> None:
+    made = proved(kind())
     assert not made.uncovered
     assert made.certified.all()
 
