@@ -21,7 +21,7 @@ from ..threat import Threat
 from .balls import Ball, product
 from .calls import Trace, Uncovered
 from .layers import recorded
-from .nodes import Affine, Bent, Image, Interval, Largest, Node
+from .nodes import LARGEST, Affine, Bent, Image, Interval, Largest, Node
 from .operators import Builder
 from .trace import trace
 
@@ -35,9 +35,6 @@ _ROWS: Final = 32
 
 _NARROW: Final = 1e-6
 """An interval of a smooth function that is narrower has nothing to gain."""
-
-_OVERFLOW: Final = 1e37
-"""Nothing is said of values that float32 may not hold."""
 
 _BATCH: Final = 128
 """Images that the model is asked about at once, when it is compared."""
@@ -165,7 +162,7 @@ class Network:
             found.append(self._least(self.output, spec, known, ball, lines=lines, last=True))
         least = torch.cat(found, 1).amin(1) - self._lost(known)
         size = torch.stack([interval.size.flatten(1).amax(1) for interval in known.values()]).amax(0)
-        sane = (size < _OVERFLOW) & least.isfinite()  # NaN is not
+        sane = (size < LARGEST) & least.isfinite()  # NaN is not
         return torch.where(sane, least, -math.inf)
 
     @property
@@ -285,6 +282,8 @@ class Network:
         for z in points:
             for part in z.clamp(0, 1).split(_BATCH):  # type: ignore[no-untyped-call]
                 low, high = self._enclosure(part)
+                if not bool((high - low).isfinite().all()):
+                    return "its values may be too large for float32"
                 ways = {"": self.model(part.clone())}
                 if z is x:
                     ways[" for a single image"] = torch.cat([self.model(part[:1].clone()), ways[""][1:]])

@@ -3,8 +3,10 @@
 Every bound is of what float32 computes, not of the ideal function. A sum of n products comes out within
 ``n u / (1 - n u)`` of the sum of their sizes, in whatever order it is added (Higham 2002, section 3.1; u = 2^-24). So
 an affine node is its matrix, its bias, and an error as large as that, which :meth:`Affine.interval` returns and a
-backward pass charges to its coefficients. ReLU, maxima and moved values have none. The bounds themselves are computed
-in float64, whose rounding is smaller by eight digits than the float32 errors that are charged for the same sums.
+backward pass charges to its coefficients. What is very small may come out as zero, which adds an absolute error; where
+a partial sum may overflow the error is infinite. ReLU, maxima and moved values have none. The bounds themselves are
+computed in float64, whose rounding is smaller by eight digits than the float32 errors that are charged for the same
+sums.
 
 Shapes below are without the batch: a node's bounds are (N, *shape), coefficients in front of it (G, K, *shape), where G
 is the number of images, or 1 for what is the same for all.
@@ -36,6 +38,16 @@ _SMALL: Final = 2**19
 """Entries up to which a product with that matrix is faster than the convolution."""
 
 
+LARGEST: Final = 2.0**100
+"""Nothing is said of sums that may be larger: float32 ends at 2^128, and what is added may be scaled on the way."""
+
+SMALLEST: Final = 2.0**-100
+"""What may come out as zero, or be taken for it: float32 is exact to 2^-126, likewise."""
+
+_TERMS: Final = 2.0**24
+"""Products of a sum, as a share of its relative error: at most so many, see :meth:`.operators.Builder.rounding`."""
+
+
 class Interval(NamedTuple):
     """Bounds of a node's values, (N, *shape), and of the rounding error that they include (None: there is none)."""
 
@@ -47,6 +59,11 @@ class Interval(NamedTuple):
     def size(self) -> Tensor:
         """The largest magnitude."""
         return torch.maximum(self.low.abs(), self.high.abs())
+
+
+def _error(relative: float, sums: Tensor, small: Tensor | float) -> Tensor:
+    """Rounding of sums of such magnitudes; infinite where they may overflow."""
+    return torch.where(sums < LARGEST, relative * sums + small, math.inf)
 
 
 class Pulled(NamedTuple):
@@ -103,6 +120,7 @@ class Affine(Node):
         relative: Rounding error as a share of the sum of magnitudes.
         mixes: Whether an output depends on several inputs.
         written: Gives :attr:`matrix`, where it may be written out.
+        weights: Of each output the sum of its weights' magnitudes, (1, *shape), once it was asked for.
     """
 
     forward: Callable[[Tensor], Tensor]
@@ -113,6 +131,7 @@ class Affine(Node):
     relative: float = 0.0
     mixes: bool = True
     written: Callable[[], Tensor] | None = None
+    weights: Tensor | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -144,7 +163,12 @@ class Affine(Node):
         reach = self.absolute((x.high - x.low) / 2)
         if not self.relative:
             return Interval(middle - reach, middle + reach)
-        error = self.relative * (self.absolute(x.size) + self.bias_size)
+        size = x.size
+        largest = size.flatten(1).amax(1).view(-1, *[1] * len(self.shape))
+        if self.weights is None:
+            self.weights = self.absolute(size.new_ones(1, *size.shape[1:]))
+        small = SMALLEST * (self.weights + _TERMS * self.relative * (1 + largest))
+        error = _error(self.relative, self.absolute(size) + self.bias_size, small)
         return Interval(middle - reach - error, middle + reach + error, error)
 
     def pull(self, slopes: Tensor, inputs: tuple[Interval, ...], error: Tensor | None) -> Pulled:
@@ -174,7 +198,7 @@ class Sum(Node):
         low, high = (b.low, b.high) if self.sign > 0 else (-b.high, -b.low)
         if not self.relative:
             return Interval(a.low + low, a.high + high)
-        error = self.relative * (a.size + b.size)
+        error = _error(self.relative, a.size + b.size, 2 * SMALLEST)
         return Interval(a.low + low - error, a.high + high + error, error)
 
     def pull(self, slopes: Tensor, inputs: tuple[Interval, ...], error: Tensor | None) -> Pulled:

@@ -37,6 +37,10 @@ _OUTPUTS: Final = {"aten._softmax": "softmax", "aten._log_softmax": "log_softmax
 """Covered where they end the network: no order of logits changes by them."""
 
 
+_ORDINARY: Final = 2.0**20
+"""Normalisation multiplies and adds in an order of its own; with larger factors it may overflow on the way."""
+
+
 class _Missing:
     """A second result of an operator, which nothing that is covered reads."""
 
@@ -49,6 +53,7 @@ class Builder:
         made: Every node in order.
         output: The node of the logits.
         tail: What the model puts behind them: ``"softmax"``, ``"log_softmax"`` or nothing.
+        dtype: Of the result of the operator at hand.
 
     Args:
         trace: The operators.
@@ -66,6 +71,7 @@ class Builder:
         self.device = x.device
         self.made: list[Node] = []
         self.tail = ""
+        self.dtype = x.dtype
         self.values: dict[fx.Node, Any] = {}
         self.image = self.add(Image((), tuple(x.shape[1:])))
         self.batch = ""
@@ -92,6 +98,10 @@ class Builder:
         """Relative error of a sum of so many products, and as much again in the 10th bit for float64's own."""
         share = terms * self.unit
         return share / (1 - share) * (1 + 2.0**-10) if share < 0.5 else math.inf
+
+    def scalar(self, value: Any) -> float:
+        """A number as the operator at hand takes it."""
+        return torch.tensor(float(value)).to(self.dtype).item() if self.dtype != torch.float64 else float(value)
 
     def convolved(self, terms: int) -> float:
         """The same, of algorithms that transform their operands first."""
@@ -156,6 +166,7 @@ class Builder:
         value = value[0] if isinstance(value, tuple | list) else value
         if not isinstance(value, Tensor):
             raise Uncovered(name)
+        self.dtype = value.dtype
         if value.dtype not in (torch.float32, torch.float64):
             raise Uncovered(f"{name} to {value.dtype}")
         if not value.dim() or str(value.shape[0]) != self.batch:
@@ -166,7 +177,7 @@ class Builder:
         """An operator that moves values of one node."""
         fill = 0.0
         if target is torch.ops.aten.constant_pad_nd.default:
-            fill = float(args[2]) if len(args) > 2 else 0.0
+            fill = self.scalar(args[2]) if len(args) > 2 else 0.0
             args = (*args[:2], -1)
         (parent,) = [value for value in _flat((args, kwargs)) if isinstance(value, Node)]
         source = self.sources(target, args, kwargs, parent, shape)
@@ -244,13 +255,13 @@ def _weights(name: str, *values: Any) -> None:
         raise Uncovered(f"{name} of two activations")
 
 
-def _like(name: str, value: Any, shape: Shape) -> Tensor | float:
+def _like(build: Builder, name: str, value: Any, shape: Shape) -> Tensor | float:
     """A constant beside values of that shape, without a batch."""
     if not isinstance(value, Tensor):
-        return float(value)
+        return build.scalar(value)
     if value.dim() > len(shape) + 1 or (value.dim() == len(shape) + 1 and value.shape[0] != 1):
         raise Uncovered(f"{name} with a tensor as large as the batch")
-    return value.double().expand(1, *shape)[0]
+    return value.to(build.dtype).double().expand(1, *shape)[0]
 
 
 def _dense(build: Builder, name: str, shape: Shape, _: Any, *args: Any) -> Node:
@@ -278,6 +289,8 @@ def _normalisation(build: Builder, name: str, shape: Shape, _: Any, *args: Any) 
     if any(training):
         raise Uncovered(f"{name} across images")
     scale = (variance.double() + eps).rsqrt()
+    if not all(bool((part.abs() < _ORDINARY).all()) for part in (scale, weight, bias, mean) if part is not None):
+        raise Uncovered(f"{name} by factors beyond {_ORDINARY:.0e}")
     scale = scale if weight is None else scale * weight.double()
     moved = mean.double() * scale
     shift = -moved if bias is None else bias.double() - moved
@@ -297,7 +310,7 @@ def _sum(build: Builder, name: str, shape: Shape, _: Any, *args: Any) -> Node:
     x, other, scale, factor = (a, b, 1.0, sign) if isinstance(a, Node) else (b, a, sign, 1.0)
     if x.shape != shape:
         raise Uncovered(f"{name} that repeats values")
-    shift = factor * _like(name, other, shape)
+    shift = factor * _like(build, name, other, shape)
     size = shift.abs() if isinstance(shift, Tensor) else abs(shift)
     return build.add(nodes.scaled(x, scale, shift, size, build.rounding(1)))
 
@@ -308,8 +321,12 @@ def _product(build: Builder, name: str, shape: Shape, _: Any, *args: Any) -> Nod
     x, other = (a, b) if isinstance(a, Node) else (b, a)
     if x.shape != shape or (name == "aten.div" and x is not a):
         raise Uncovered(f"{name} {'by an activation' if x.shape == shape else 'that repeats values'}")
-    scale = _like(name, other, shape)
-    return build.add(nodes.scaled(x, 1 / scale if name == "aten.div" else scale, 0.0, 0.0, build.rounding(2)))
+    scale = _like(build, name, other, shape)
+    if name == "aten.div":  # by way of the reciprocal, which may overflow
+        if not bool((torch.as_tensor(scale).abs() > 1 / _ORDINARY).all()):
+            raise Uncovered(f"{name} by less than {1 / _ORDINARY:.0e}")
+        scale = 1 / scale
+    return build.add(nodes.scaled(x, scale, 0.0, 0.0, build.rounding(2)))
 
 
 def _pool(build: Builder, name: str, shape: Shape, target: Any, *args: Any) -> Node:
@@ -381,6 +398,7 @@ def _relu(build: Builder, name: str, shape: Shape, _: Any, x: Node) -> Node:
 def _leaky(build: Builder, name: str, shape: Shape, _: Any, x: Node, leak: float = 0.01) -> Node:
     if not 0 <= leak <= 1:
         raise Uncovered(f"{name} with a slope of {leak}")
+    leak = build.scalar(leak)
     lines = partial(relaxations.rectifier, leak=leak)
     made = build.add(Bent((x,), shape, lambda z: torch.where(z > 0, z, leak * z), lines))
     return build.add(nodes.scaled(made, 1.0, 0.0, 0.0, build.rounding(1)))
@@ -398,8 +416,8 @@ def _clamp(build: Builder, name: str, shape: Shape, _: Any, x: Node, low: Any = 
         low, high = -1.0, 1.0
     if isinstance(low, Tensor | Node) or isinstance(high, Tensor | Node):
         raise Uncovered(f"{name} by tensors")
-    x = x if low is None else build.at_least(x, float(low))
-    return x if high is None else build.at_most(x, float(high))
+    x = x if low is None else build.at_least(x, build.scalar(low))
+    return x if high is None else build.at_most(x, build.scalar(high))
 
 
 def _larger(build: Builder, name: str, shape: Shape, _: Any, a: Any, b: Any) -> Node:

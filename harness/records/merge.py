@@ -95,6 +95,8 @@ class _Merge:
         self._done = Merged()
         self._seen: set[str] = set()
         self._digests: dict[str, str | None] = {}
+        self._left: set[str] = set()
+        self._taken: set[str] = set()
 
     def run(self) -> Merged:
         for key in self._names("models", folders=True):
@@ -130,6 +132,8 @@ class _Merge:
 
     def _check(self, kind: str, path: Path, take: Callable[[str], bool | None], key: str) -> None:
         """Take one thing over; damage and contradiction are booked, and nothing else stops for them."""
+        new = None
+        self._left.add(key)
         try:
             new = take(key)
         except _Refused as error:
@@ -137,6 +141,7 @@ class _Merge:
         except UserError as error:
             self._done.damaged.append(f"{error}; left behind")
         else:
+            self._left.discard(key)
             if new is not None:
                 (self._done.new if new else self._done.same)[kind] += 1
 
@@ -226,6 +231,7 @@ class _Merge:
             if (source / name).exists():
                 self._copy(source / name, target / name)
         shutil.rmtree(target / "shards", ignore_errors=True)
+        self._taken.add(key)
         return True
 
     def _part(self, kind: str, file: Path, facts: Callable[[Path], Provenance]) -> None:
@@ -274,14 +280,18 @@ class _Merge:
         return True
 
     def _table(self, source: Path) -> bool:
-        """A chunk of a model's witnesses: of two, the nearer image of each sample is kept."""
+        """A chunk of a model's witnesses: of two, the nearer image of each sample is kept.
+
+        None of pairs that were left behind, and none in place of one of a pair whose result stays.
+        """
         target = self._into.path / source.relative_to(self._source.path)
         rows, facts = witnesses.read_table(source)
         self._fits(Provenance(weights={source.parent.name: facts.weights}))
-        if self._mended(target, lambda: witnesses.read_table(target, images=False)) is None:
-            self._copy(source, target)
-            return True
-        return witnesses.merge(target, rows, facts, set(rows["cell"].tolist()))
+        there = self._mended(target, lambda: witnesses.read_table(target, images=False)[0])
+        kept = set() if there is None else set(zip(there["cell"].tolist(), there["index"].tolist(), strict=True))
+        named = zip(rows["cell"].tolist(), rows["index"].tolist(), strict=True)
+        wanted = np.array([c not in self._left and (c in self._taken or (c, i) not in kept) for c, i in named], bool)
+        return witnesses.merge(target, {name: values[wanted] for name, values in rows.items()}, facts, self._taken)
 
     def _prepared(self, key: str) -> bool | None:
         source, target = self._source.prepared(key), self._into.prepared(key)

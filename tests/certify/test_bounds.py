@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 from functools import lru_cache
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.attacks.apgd import APGD
@@ -238,3 +240,57 @@ def test_what_has_no_bounds_is_an_error(threat: Threat) -> None:
     model, _, x, y = case(3)
     with pytest.raises(UserError, match="certificate"):
         certify(model, x, y, threat)
+
+
+def layer(weight: list[list[float]], bias: list[float]) -> nn.Linear:
+    made = nn.Linear(len(weight[0]), len(weight))
+    made.load_state_dict({"weight": torch.tensor(weight), "bias": torch.tensor(bias)})
+    return made
+
+
+def overflowing() -> nn.Module:
+    """A sum whose parts cancel, if they do not overflow first."""
+    front = layer([[3.4e38, 3.4e38, -3.4e38, -3.4e38]], [0.0])
+    back = layer([[100.0], [0.0]], [0.0, 90.0])
+    return nn.Sequential(nn.Flatten(), front, nn.ReLU(), layer([[1e-36]], [0.0]), nn.Sigmoid(), back)
+
+
+def underflowing() -> nn.Module:
+    """Two ways that cancel, if the first does not come out as zero."""
+    front = layer([[1.0] * 4], [-2.24])
+    scales = [layer([[factor, 0.0], [0.0, 1.0]], [0.0, 0.0]) for factor in (1e-16, 1e16, 1e30)]
+    last = layer([[0.0, 0.0], [100.0, -100.0]], [0.0, 5.0])
+    return nn.Sequential(nn.Flatten(), front, nn.ReLU(), layer([[1e-30], [1.0]], [0.0, 0.0]), *scales, last)
+
+
+class Tie(nn.Module):
+    """Pixels are clamped at a number that is another one in float32: to what the other logit is."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.pad(x.flatten(1)[:, :1].clamp(max=0.1), (0, 1), value=0.10000000149011612)
+
+
+@pytest.mark.parametrize(
+    ("model", "start", "eps"), [(overflowing(), 0.5, 5e-4), (underflowing(), 0.5, 0.1), (Tie(), 0.08, 0.03)]
+)
+def test_what_float32_makes_of_the_extremes_is_not_certified(model: nn.Module, start: float, eps: float) -> None:
+    model = model.eval().requires_grad_(False)
+    x, y, threat = torch.full((1, 1, 2, 2), start), torch.tensor([1]), Threat("linf", eps)
+    assert model(x).argmax(1) == y
+    broken = judge(Victim(model, classes=2), x, y, x + 0.999 * eps, threat).adversarial
+    assert broken.all()
+    assert not certify(model, x, y, threat).certified.any()
+
+
+def test_normalisation_and_division_by_extremes_have_no_bound() -> None:
+    steep = nn.BatchNorm2d(1)
+    steep.weight.data.fill_(1e30)
+    for model in (nn.Sequential(steep, nn.Flatten()), Divided()):
+        model = model.eval().requires_grad_(False)
+        found = certify(model, torch.rand(1, 1, 2, 2), torch.tensor([0]), Threat("linf", 0.1))
+        assert re.search(r"by factors beyond 1e\+06|by less than 1e-06", found.uncovered)
+
+
+class Divided(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(1) / 1e-39

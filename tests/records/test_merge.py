@@ -7,12 +7,14 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from harness.errors import UserError
 from harness.leaderboard import leaderboard
 from harness.metrics.pairs import pair_rows, summary
+from harness.records import witnesses
 from harness.records.boards import boards_from_home
 from harness.records.files import read_json, write_bytes, write_json
 from harness.records.home import Home
@@ -200,6 +202,26 @@ def test_different_numbers_are_refused_by_name(whole: Path, copy: Path, tmp_path
     assert f"refused: {copy / 'cells' / key}: other numbers than those in {home / 'cells' / key}" in line
     assert {file: file.read_bytes() for file in (home / "cells" / key).iterdir()} == before
     assert cells(home) == cells(whole)  # the rest is merged
+
+
+def test_refused_pairs_take_no_witnesses_away(whole: Path, copy: Path, tmp_path: Path) -> None:
+    """There, half of what broke here did not break: those witnesses stay."""
+    table = next(path for path in sorted((copy / "witnesses").rglob("*")) if path.is_file())
+    rows, facts = witnesses.read_table(table)
+    keys, counts = np.unique(rows["cell"].astype(str), return_counts=True)
+    key = str(keys[counts.argmax()])
+    assert counts.max() > 1
+    changed(copy, key)
+    kept = np.ones(len(rows["cell"]), bool)
+    kept[(rows["cell"] == key).nonzero()[0][0]] = False
+    table.unlink()
+    witnesses.merge(table, {name: values[kept] for name, values in rows.items()}, facts, set())
+    home = Path(shutil.copytree(whole, tmp_path / "home"))
+    there = home / table.relative_to(copy)
+    before = there.read_bytes()
+    done = merge(Home(copy), Home(home))
+    assert [key in line for line in done.refused] == [True]
+    assert there.read_bytes() == before
 
 
 def test_other_times_are_the_same_numbers(whole: Path, copy: Path) -> None:
