@@ -55,7 +55,8 @@ def outline(graph: fx.Graph) -> list[Any]:
         if not isinstance(value, Tensor) and node.op == "call_function" and not isinstance(value, tuple | list):
             continue  # numbers of images
         if _gives_back(node):
-            place[node] = place[node.args[0]]
+            (operand,) = node.all_input_nodes[:1]
+            place[node] = place[operand]
             continue
         place[node] = len(found)
         shape = tuple(value.shape[1:]) if isinstance(value, Tensor) else None
@@ -73,8 +74,8 @@ def _gives_back(node: fx.Node) -> bool:
     """Whether an operator returns its operand as it is: a tracer leaves such out, or not."""
     name = str(getattr(node.target, "overloadpacket", ""))
     if name == "aten.slice":
-        _, _, start, end, step = (*node.args, *(0, None, None, 1)[len(node.args) - 1 :])
-        return not start and end in (None, sys.maxsize) and step == 1
+        start, end, step = (node.args[at] if at < len(node.args) else None for at in (2, 3, 4))
+        return start in (None, 0) and end in (None, sys.maxsize) and step in (None, 1)
     return name in GIVES_BACK
 
 

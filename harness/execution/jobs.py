@@ -100,6 +100,7 @@ class Judge:
         before: In a cascade, the keys of every cell before this one.
         below: Those of them at an eps of the same norm below the cell's ceiling.
         sampling: In a sampled cascade, of a cell that meets a share.
+        sources: Models that images of the cells before it are crafted on.
     """
 
     cell: Cell
@@ -107,6 +108,7 @@ class Judge:
     before: tuple[str, ...] = ()
     below: tuple[str, ...] = ()
     sampling: Sampling | None = None
+    sources: tuple[ModelSpec, ...] = ()
 
 
 @dataclass(frozen=True)

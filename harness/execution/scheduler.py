@@ -45,6 +45,7 @@ class Scheduler:
         self._dependents: dict[str, list[str]] = {}
         self.shards_left: dict[str, int] = {}
         self.cells = {cell.key: cell for cell in plan.cells}
+        self._sources = plan.sources_before
         self._probes = {(one.model.key, one.threat.norm): one.key for one in plan.probes}
         self._plantings = {(one.model.key, one.threat.norm): one.key for one in plan.plantings}
         self._before: dict[str, tuple[str, ...]] = {}
@@ -170,7 +171,8 @@ class Scheduler:
     def _cell(self, cell: Cell) -> None:
         needs = {_training(cell.victim), _training(cell.crafter)}
         folder = self._home.cell(cell.key)
-        made = provenance(self._home, cell)
+        sources = self._sources(cell)
+        made = provenance(self._home, cell, before=sources)
         crafting = provenance(self._home, cell, judged=False)
         unprepared = False
         if cell.prepared_key is not None:
@@ -205,7 +207,7 @@ class Scheduler:
                 wanted.add(f"judge {cell.after} {shard}")
             if cell.screen is not None:
                 wanted |= {_certifying(cell.screen, part) for part in cell.screen.covering(cell.shard_slice(shard))}
-            self._add(f"judge {cell.key} {shard}", Judge(cell, shard, before, below, sampling), wanted)
+            self._add(f"judge {cell.key} {shard}", Judge(cell, shard, before, below, sampling, sources), wanted)
             self.shards_left[cell.key] += 1
 
     def _finished(self, cell: Cell) -> bool:

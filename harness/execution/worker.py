@@ -256,7 +256,7 @@ class Worker:
             facts = outcome.facts.model_copy(update={"fallen": fell, "withheld": met.withheld})
             outcome = replace(outcome, facts=facts)
         packed = pack(outcome.witnesses) if outcome.witnesses else None
-        write_shard(home.cell(cell.key), shard, outcome, provenance(home, cell), packed)
+        write_shard(home.cell(cell.key), shard, outcome, provenance(home, cell, before=job.sources), packed)
         return outcome.kept
 
     def _examine(self, look: Probe) -> None:

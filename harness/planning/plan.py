@@ -82,6 +82,19 @@ class Plan:
         keys = {spec.key for source in sources for spec in (source, *source.members)} - self.ranked
         return tuple(spec for spec in self.models if spec.key in keys)
 
+    def sources_before(self, cell: Cell) -> tuple[ModelSpec, ...]:
+        """Models that images of the cells before one in its cascade are crafted on, each once."""
+        return self._sources_before.get(cell.key, ())
+
+    @cached_property
+    def _sources_before(self) -> dict[str, tuple[ModelSpec, ...]]:
+        cells, found = {cell.key: cell for cell in self.cells}, dict[str, tuple[ModelSpec, ...]]()
+        for cell in self.cells:  # each comes after the one before it
+            if last := cells.get(cell.after):
+                sources = {spec.key: spec for spec in (*found.get(last.key, ()), last.source) if spec is not None}
+                found[cell.key] = tuple(sources.values())
+        return found
+
     @property
     def without_transfers(self) -> bool:
         """Whether attacks were left out that are crafted on another model."""

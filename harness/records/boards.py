@@ -7,7 +7,8 @@ files, the cells' results and the models' cards alone, so both can be rebuilt at
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -44,7 +45,8 @@ def boards(
     found with one of them counts nevertheless: adversarials do not go away because nobody looks.
 
     Where a trainer or an attack was declared anew under the same name (a bumped version, a changed default), the newest
-    plan's model or pair stands and the older one is left out. Plans come oldest first; of budgets the newest count.
+    plan's model or pair stands and the older one is left out. Plans come oldest first; of budgets the newest count. A
+    pair that was run in a cascade and in full counts twice.
     Images that somebody submitted are in the battery of their model alone, and no later plan takes them out.
     """
     found = []
@@ -54,6 +56,19 @@ def boards(
         sets = dict.fromkeys((cell.dataset, cell.n) for record in mine for cell in record.battery if not cell.submitted)
         found += [_board(mine, asked, suite, dataset, n, pair, model, facts, proved, planted) for dataset, n in sets]
     return found
+
+
+_Slot = tuple[str, float | None, int]
+"""What a pair is called, its eps (a name rounds it), and how many pairs of its plan and model are called so before."""
+
+
+def _slots(cells: Sequence[BatteryPair]) -> Iterator[tuple[_Slot, BatteryPair]]:
+    """Pairs of one plan by slots that tell them apart."""
+    counts: Counter[tuple[str, str, float | None]] = Counter()
+    for cell in cells:
+        called = (cell.model, cell.pair_name, cell.eps)
+        yield (cell.pair_name, cell.eps, counts[called]), cell
+        counts[called] += 1
 
 
 def _board(
@@ -69,44 +84,49 @@ def _board(
     planted: Callable[[str, str], PlantedFacts | None],
 ) -> Board:
     models: dict[tuple[str, str, int], ModelEntry] = {}
-    battery: dict[str, dict[str, BatteryPair]] = {}  # by model key, by name of the pair
+    battery: dict[str, dict[tuple[_Slot, bool], BatteryPair]] = {}  # by model key; in a cascade or not
     budgets: dict[str, tuple[float, ...]] = {}
-    newest: dict[str, BatteryPair] = {}
+    newest: dict[_Slot, BatteryPair] = {}
     probes: dict[str, dict[str, str]] = {}
     certificates: dict[str, dict[str, CertificateEntry]] = {}
     screens: dict[str, dict[str, CertificateEntry]] = {}
     plantings: dict[str, dict[str, str]] = {}
-    submitted: dict[str, dict[str, BatteryPair]] = {}  # likewise
+    submitted: dict[str, dict[str, BatteryPair]] = {}  # by model key, by key of the pair
     out: dict[str, tuple[str, ...]] = {}  # by model key, what its newest plan leaves out
     for record in plans:
         here = [cell for cell in record.battery if (cell.dataset, cell.n) == (dataset, n)]
         for cell in here:
             if cell.submitted:
-                submitted.setdefault(cell.model, {})[cell.pair_name] = cell
+                submitted.setdefault(cell.model, {})[cell.cell] = cell
         here = [cell for cell in here if not cell.submitted]
         if not here:
             continue
         budgets = record.budgets[dataset]
-        newest = {cell.pair_name: cell for cell in here}
+        slots = list(_slots(here))
+        newest = dict(slots)
         judged = {cell.model for cell in here}
         here_named = {(m.architecture, m.defense, m.seed): m for m in record.models if m.model in judged}
         renamed = {m.model for m in here_named.values()}  # a model may be called otherwise by now
         models = {name: m for name, m in models.items() if m.model not in renamed or name in here_named} | here_named
-        asked: dict[str, set[str]] = {}
-        for cell in here:
-            asked.setdefault(cell.model, set()).add(cell.pair_name)
+        asked: dict[str, set[_Slot]] = {}
+        for slot, cell in slots:
+            asked.setdefault(cell.model, set()).add(slot)
         # a plan lists all that its suite asks of a model: what it lacks is asked no more, unless it says why
         left = record.left_out
-        for key, names in asked.items():
+        for key, wanted_here in asked.items():
             before = battery.get(key, {}).items()
-            battery[key] = {name: cell for name, cell in before if name in names or cell.attack in left}
+            battery[key] = {place: cell for place, cell in before if place[0] in wanted_here or cell.attack in left}
             out[key] = left
-        for cell in here:
+        for slot, cell in slots:
             known = battery[cell.model]
-            name = cell.pair_name
-            if name in known and cell.cascade and not known[name].cascade and pair(known[name].cell):
-                continue  # what saw every image says more than what saw those that stood
-            known[name] = cell
+            other = known.get((slot, not cell.cascade))
+            done = other is not None and pair(other.cell) is not None
+            # both count where both are done: what one broke the attacks after it in a cascade were not shown
+            if done and cell.cascade and pair(cell.cell) is None:
+                continue
+            known[slot, cell.cascade] = cell
+            if not done:
+                known.pop((slot, not cell.cascade), None)
         for look in record.probes:
             if look.model in judged:
                 probes.setdefault(look.model, {})[look.norm] = look.probe
@@ -125,19 +145,20 @@ def _board(
     models = dict(sorted(models.items(), key=lambda item: (first[item[0][:-1]], item[0][-1])))
     for entry in models.values():
         key = entry.model
-        cells, left = battery[key] | submitted.get(key, {}), out[key]
-        results = {name: pair(cell.cell) for name, cell in cells.items()}
-        pairs += [_as_called(result, entry) for result in results.values() if result is not None]
-        none = [name for name, result in results.items() if result is None and cells[name].attack not in left]
-        nobodys = [name for name in none if cells[name].cell not in wanted]
-        absent = [name for name in none if cells[name].cell in wanted]
+        mine, left = [*battery[key].values(), *submitted.get(key, {}).values()], out[key]
+        results = [(cell, pair(cell.cell)) for cell in mine]
+        pairs += [_as_called(result, entry) for _, result in results if result is not None]
+        none = [cell for cell, result in results if result is None and cell.attack not in left]
+        nobodys = [cell.pair_name for cell in none if cell.cell not in wanted]
+        absent = [cell.pair_name for cell in none if cell.cell in wanted]
+        there = {slot for slot, _ in battery[key]}
         absent += sorted(
-            name
-            for name, cell in newest.items()
-            if name not in cells and cell.attack not in left and not _spared(cell, entry)
+            cell.pair_name
+            for slot, cell in newest.items()
+            if slot not in there and cell.attack not in left and not _spared(cell, entry)
         )
-        done = {label: [results[name] is not None for name in cells if cells[name].attack == label] for label in left}
-        never = [label for label, ran in done.items() if not ran or not all(ran)]
+        ran = {label: [result is not None for cell, result in results if cell.attack == label] for label in left}
+        never = [label for label, ends in ran.items() if not ends or not all(ends)]
         for kind, labels in ((missing, absent), (unasked, nobodys), (left_out, never)):
             if labels:
                 kind[key] = labels

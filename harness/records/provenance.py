@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from .. import environment, identity
 from ..planning.plan import Plan
 from ..planning.specs import Cell, ModelSpec
@@ -13,12 +15,20 @@ from .plans import command, pair_record
 from .prepared import prepared_record
 
 
-def provenance(home: Home, cell: Cell, *, judged: bool = True) -> Provenance:
+def provenance(
+    home: Home,
+    cell: Cell,
+    *,
+    judged: bool = True,
+    before: Iterable[ModelSpec] = (),
+) -> Provenance:
     """What a shard was made with. Another one of any is another shard.
 
     Not ``judged``, it is made by the crafter alone: preparing, and crafting for transfer, do not know the victim.
+    ``before`` are the models that images of earlier attacks of a cascade were crafted on: what these left depends on
+    them.
     """
-    return made_of(home, cell.crafter, *([cell.victim] if judged else []))
+    return made_of(home, cell.crafter, *([cell.victim, *before] if judged else []))
 
 
 def made_of(home: Home, *specs: ModelSpec) -> Provenance:
@@ -37,7 +47,7 @@ def declare(home: Home, cell: Cell, plan: Plan) -> Declared:
     prepared = None if cell.prepared_key is None else prepared_record(home.prepared(cell.prepared_key))
     return Declared(
         **dict(pair_record(cell, plan.infos[cell.victim.dataset], command(plan, cell))),
-        **dict(provenance(home, cell)),
+        **dict(provenance(home, cell, before=plan.sources_before(cell))),
         **dict(origin()),
         declaration=identity.canonical(cell),
         preparation=None if prepared is None else prepared.cost,

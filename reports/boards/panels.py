@@ -145,6 +145,8 @@ def _gains(results: SuiteResults, norm: str, eps: float) -> list[Gain]:
 def _heat_cell(found: Sequence[Found]) -> HeatCell:
     if not found:
         return HeatCell("absent", text="not run")
+    full = {record.pair.result.seed for record, _, _ in found if record.met is None}  # of one that was run both ways
+    found = [one for one in found if one[0].met is None or one[0].pair.result.seed not in full]
     anchor = found[0][0].anchor
     failed = [record for record, _, _ in found if record.failed]
     if failed:

@@ -84,6 +84,16 @@ def boards(tmp_path_factory: pytest.TempPathFactory) -> tuple[Board, Board]:
     return full, cascade
 
 
+def test_what_a_transfer_left_was_made_with_its_model(boards: tuple[Board, Board]) -> None:
+    """Where that model is trained again, all that came after has to be done again."""
+    for pairs in by_model(boards[1].pairs).values():
+        weights = [set(pair.result.weights) for pair in pairs]
+        first = next(place for place, pair in enumerate(pairs) if pair.result.source)
+        (source,) = weights[first] - {pairs[first].result.model}
+        assert not any(source in made for made in weights[:first])
+        assert all(source in made for made in weights[first:])
+
+
 def test_the_worst_case_is_the_same(boards: tuple[Board, Board]) -> None:
     full, cascade = (by_model(board.pairs) for board in boards)
     assert len(full) == len(cascade) == 4

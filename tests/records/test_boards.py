@@ -307,19 +307,50 @@ def test_what_a_probe_found_is_on_the_board_under_its_norm() -> None:
     assert records.board().health == {"a": {"linf": {"of": "a", "from": "probe-a"}}, "unprobed": {}}
 
 
-def test_a_cascade_does_not_replace_what_saw_every_image() -> None:
+BOTH = {"a-noise", "a-pgd", "a-noise-cascade", "a-pgd-cascade"}
+
+
+def test_a_cascade_and_what_saw_every_image_both_count() -> None:
+    """Attacks of a cascade were not shown what those before them broke in it."""
     records = Records()
     records.plan(("standard", "a"), run={"noise": 1, "pgd": 3})
     records.plan(("standard", "a"), ("pgd", "b"), run={"noise": 2, "pgd": 4}, cascade=True)
     shown = {pair.result.cell for pair in records.board().pairs}
-    assert shown == {"a-noise", "a-pgd", "b-noise-cascade", "b-pgd-cascade"}
+    assert shown == {*BOTH, "b-noise-cascade", "b-pgd-cascade"}
 
 
-def test_the_full_matrix_replaces_a_cascade() -> None:
+def test_the_full_matrix_and_the_cascade_before_it_both_count() -> None:
     records = Records()
     records.plan(("standard", "a"), run={"noise": 2, "pgd": 4}, cascade=True)
     records.plan(("standard", "a"), run={"noise": 1, "pgd": 3})
-    assert {pair.result.cell for pair in records.board().pairs} == {"a-noise", "a-pgd"}
+    assert {pair.result.cell for pair in records.board().pairs} == BOTH
+
+
+@pytest.mark.parametrize("cascade", [True, False])
+def test_of_a_pair_run_both_ways_the_one_that_is_done_will_do(cascade: bool) -> None:
+    records = Records()
+    records.plan(("standard", "a"), run={"noise": 1, "pgd": 3}, cascade=not cascade)
+    records.plan(("standard", "a"), run={"noise": 2}, cascade=cascade)
+    board = records.board()
+    assert len(board.pairs) == 3
+    assert bool(board.missing or board.unasked) == (not cascade)  # the full matrix was asked for, and is not there
+
+
+def test_pairs_of_one_plan_that_are_called_alike_all_count() -> None:
+    """Two eps that six digits do not tell apart, and an attack twice."""
+    records = Records()
+    records.plan(("standard", "a"), run={"noise": 1, "pgd": 3})
+    (made,) = records.plans
+    again = [
+        pair.model_copy(update={"cell": f"{pair.cell}-{name}", "eps": eps})
+        for pair in made.battery
+        for name, eps in (("near", 0.1 + 1e-9), ("twin", pair.eps))
+    ]
+    every = (*made.battery, *again)
+    records.plans = [made.model_copy(update={"battery": every, "cells": every})]
+    board = records.board()
+    assert len(board.pairs) == 2
+    assert {name: len(names) for name, names in board.missing.items()} == {"a": 4}
 
 
 def test_a_clock_that_was_set_back_does_not_make_a_new_plan_an_old_one(tmp_path: Path) -> None:
