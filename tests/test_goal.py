@@ -5,11 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+import gauntlet
 from harness.attacks.apgd import APGD
+from harness.attacks.fast_gradient import Gradient
 from harness.attacks.noise import Noise
 from harness.attacks.toolkits.foolbox import Foolbox
 from harness.attacks.transfer import Transfer
-from harness.datasets.registry import DATASETS
+from harness.datasets.registry import DATASETS, Dataset
 from harness.errors import UserError
 from harness.goal import Goal, goal_text, parse_goal, reached
 from harness.identity import key
@@ -97,6 +99,17 @@ def test_a_goal_is_part_of_what_a_pair_is() -> None:
     assert len(set(crafted)) == 2
     assert plain.cells[0].key == replace(aimed.cells[0], goal=None).key
     assert {look.key for look in aimed.probes} == {look.key for look in plain.probes}  # they look at the model
+
+
+def test_a_last_shard_of_the_targets_class_alone_is_empty(digits: Dataset) -> None:
+    x, y = digits.test[0][:41], digits.test[1][:41]
+    model = gauntlet.defense("standard")(epochs=1).fit("mlp-6", digits).model
+    suite = Suite(name="one", summary="", attacks={"linf": (Gradient(), Foolbox("LinfPGD"))}, batch=40)
+    pairs = gauntlet.evaluate(
+        model, x, y, suite, targets=int(y[40]), eps={"linf": 0.1}, health=False, certify=0, progress=False
+    )
+    assert set(pairs["status"]) == {"ok"}
+    assert set(pairs["n"]) == {int((y[:40] != y[40]).sum())}
 
 
 def test_what_cannot_be_targeted_is_left_out_and_named() -> None:

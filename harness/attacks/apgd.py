@@ -86,6 +86,7 @@ class APGD(Attack):
     norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2", "l1")
     targeting: ClassVar[Targeting] = "itself"
     averages_losses: ClassVar[bool] = True
+    ends_early: ClassVar[bool] = True
 
     loss: Loss = "ce"
     targets: int = 0

@@ -43,6 +43,8 @@ class Attack(ABC):
     averages_losses: ClassVar[bool] = False
     """Whether all its gradients are of :func:`harness.victims.victim.input_gradient`, which averages the losses of an
     ensemble's members."""
+    ends_early: ClassVar[bool] = False
+    """Whether it keeps to a budget and ends with an image as soon as that is fooled, but on a victim that draws."""
 
     @property
     def kind(self) -> Kind:

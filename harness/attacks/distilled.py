@@ -13,7 +13,6 @@ from ..errors import UserError
 from ..models.registry import Thumbnail, build_model
 from ..threat import Norm, Threat, per_sample
 from ..training.optim import descend
-from ..victims.adaptation import Remedy
 from ..victims.victim import Victim
 from .apgd import APGD
 from .base import Access, Attack
@@ -194,5 +193,4 @@ class Surrogate:
 
     def attacked(self, attack: Attack, x: Tensor, y: Tensor, threat: Threat) -> Tensor:
         """Where an attack on the network leads: as far as it can, for what just fools it may not fool the victim."""
-        victim = Victim(self.model, own=True, device=x.device, remedy=Remedy(votes=1))
-        return attack(victim, x, y, threat)
+        return attack(Victim(self.model, own=True, device=x.device).insatiable(), x, y, threat)

@@ -14,7 +14,7 @@ from ..threat import Norm, Threat, magnitude, per_sample, project_ball
 from ..victims.victim import Victim, input_gradient
 from ._apgd_l1 import project_l1_box
 from .base import Attack, Kind, Targeting
-from .line_search import CHUNK, diameter, is_fooled, log_odds, shorten
+from .line_search import CHUNK, diameter, is_fooled, log_odds, logit_size, shorten
 from .losses import objective
 from .per_image_rng import Draws
 from .square import unscaled
@@ -112,7 +112,7 @@ class MinimumNorm(Attack):
     def _nearest(self, victim: Victim, x: Tensor, y: Tensor, norm: Norm, clean: Tensor, draws: Draws) -> Tensor:
         """The best of all runs, for correctly classified images with logits ``clean``."""
         clean = unscaled(clean)
-        heat = torch.maximum(-HEAT * objective("margin", clean, y), 1e-6 * clean.abs().amax(1)).clamp_min(1e-30)
+        heat = torch.maximum(-HEAT * objective("margin", clean, y), 1e-6 * logit_size(clean, y)).clamp_min(1e-30)
         best, least = x, x.new_full((len(x),), math.inf)
         label = torch.zeros_like(clean, dtype=torch.bool).scatter(1, y.unsqueeze(1), True)
         aside = torch.zeros_like(label)

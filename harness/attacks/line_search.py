@@ -17,6 +17,10 @@ CLEAR: Final = 1e-5
 """Margin, as a share of the largest logit, from which on an image counts as fooled: rounding differs between batch
 sizes by about a tenth of it, so that a proposal on the boundary would be judged by chance."""
 
+MASKED: Final = 100
+"""A logit so many times as large as those of the label and its strongest rival masks a class that is none (by -1e6,
+say), and tells nothing of the rounding of those two."""
+
 
 def diameter(x: Tensor, norm: Norm) -> float:
     """Length of the diagonal of the box [0, 1] that holds one image of ``x``: no perturbation is longer; not for L0."""
@@ -31,18 +35,30 @@ def log_odds(logits: Tensor, y: Tensor) -> Tensor:
 
 def is_fooled(logits: Tensor, y: Tensor) -> Tensor:
     """Which images are misclassified by a clear margin; logits (N, K), labels (N,), result bool (N,)."""
-    return _margin(logits, y) > CLEAR * logits.abs().amax(1)
+    own, other = _compared(logits, y)
+    return other - own > CLEAR * _size(logits, own, other)
 
 
 def is_taken_for(logits: Tensor, target: Tensor) -> Tensor:
     """Which images are classified as their target by a clear margin; logits (N, K), targets (N,), result bool (N,)."""
-    return _margin(logits, target) < -CLEAR * logits.abs().amax(1)
+    own, other = _compared(logits, target)
+    return own - other > CLEAR * _size(logits, own, other)
 
 
-def _margin(logits: Tensor, y: Tensor) -> Tensor:
-    """By how much the largest other logit exceeds that of a class, (N,)."""
-    other = logits.scatter(1, y.unsqueeze(1), -torch.inf).amax(1)
-    return other - logits.gather(1, y.unsqueeze(1)).squeeze(1)
+def logit_size(logits: Tensor, y: Tensor) -> Tensor:
+    """Magnitude of logits (N, K), (N,): of the largest that is no mask, see :data:`MASKED`."""
+    return _size(logits, *_compared(logits, y))
+
+
+def _compared(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """The logit of a class and the largest of any other, both (N,)."""
+    label = y.unsqueeze(1)
+    return logits.gather(1, label).squeeze(1), logits.scatter(1, label, -torch.inf).amax(1)
+
+
+def _size(logits: Tensor, own: Tensor, other: Tensor) -> Tensor:
+    sizes, most = logits.abs(), MASKED * torch.maximum(own.abs(), other.abs())
+    return torch.where(sizes <= most.unsqueeze(1), sizes, 0).amax(1)
 
 
 @torch.no_grad()

@@ -87,6 +87,7 @@ class Square(Attack):
     norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2", "l1")
     access: ClassVar[Access] = "scores"
     targeting: ClassVar[Targeting] = "rows"
+    ends_early: ClassVar[bool] = True
 
     queries: int = 5000
     p_init: float = 0.8

@@ -180,10 +180,8 @@ class Worker:
             aims = cell.goal.targets(y.numpy(), range(part.start, part.stop), len(data.info.classes))
             target = torch.from_numpy(aims)
             kept = target != y
-            if not kept.any():
-                raise UserError(
-                    f"{cell}: of class {cell.goal.target} are all images of shard {shard}: take more at once"
-                )
+            if not kept.any() and cell.shards == 1:
+                raise UserError(f"{cell}: of class {cell.goal.target} are all images: take more")
             places, x, y, target = places[kept], x[kept], y[kept], target[kept].to(self.context.device)
         return Batch(places, x.to(self.context.device), y.to(self.context.device), target)
 
@@ -225,6 +223,8 @@ class Worker:
         if proposal is None:
             _, x, y, target = self._batch(cell, shard)
             victim = self._bench(cell.crafter).attacked
+            if getattr(cell.attack, "onward", False):
+                victim = victim.insatiable()
             proposal = craft(victim, self._ready(cell), cell.threat, x, y, cell.shard_seed(shard), target=target)
         facts = provenance(self.context.home, cell, judged=False)
         write_proposal(self.context.home.crafted(cell.crafted_key, shard), proposal, facts)

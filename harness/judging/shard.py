@@ -270,7 +270,7 @@ def _answers_after(bench: Bench, x: Tensor, logits: Tensor | None) -> Answers:
     Raises:
         VictimError: The model draws at random, and was not declared to.
     """
-    if logits is None:
+    if logits is None or not len(x):
         return {}
     turned = x.flip(0).split(AGAIN)  # type: ignore[no-untyped-call]
     later = torch.cat([bench.referee.logits(part) for part in turned]).flip(0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, TypeVar
 
 import torch
@@ -136,6 +136,7 @@ class Victim(nn.Module):
         self.target: Tensor | None = None
         self.aimed = False
         self.grid = self.remedy.grid
+        self._fast = fast
         relayable = fast and self.device.type == "cpu" and _in_one_layout(self.model)
         self._shared = _Shared(None, self.model, "asked" if relayable else "its own")
         self.precision = torch.float32
@@ -221,6 +222,13 @@ class Victim(nn.Module):
         """
         return self._view(target=target, aimed=aimed, classes=2 if aimed else self.classes)
 
+    def insatiable(self) -> Victim:
+        """This victim for an attack that is to lead as far as it can, and not to end at the first success.
+
+        It passes for one that draws, whose successes may be luck.
+        """
+        return self if self.remedy.stochastic else self._view(remedy=replace(self.remedy, votes=1))
+
     @property
     def members(self) -> tuple[Victim, ...]:
         """Views of the members of an ensemble whose losses are to be averaged; none of any other model."""
@@ -246,6 +254,8 @@ class Victim(nn.Module):
         """One call of the model."""
         self.cost.forwards += len(x) * self.nets
         logits = self.answers(x)
+        if logits.dtype in (torch.float16, torch.bfloat16) or (self._fast and self.precision == torch.float32):
+            logits = logits.float()  # of an attack's copy alone where that loses digits: they may decide
         if self.remedy.probabilities:
             return logits.clamp_min(torch.finfo(logits.dtype).tiny).log()
         return logits
@@ -256,8 +266,9 @@ class Victim(nn.Module):
         Raises:
             VictimError: It does not return (N, K) logits.
         """
-        if self._shared.layout == "asked" and len(x) > 1:
-            self._shared.layout = "channels last" if self._works_relaid(x[:2].detach()) else "its own"
+        if self._shared.layout == "asked" and len(x):  # of one image, too: the next shard finds it decided
+            pair = x[:2] if len(x) > 1 else x.expand(2, *x.shape[1:])
+            self._shared.layout = "channels last" if self._works_relaid(pair.detach()) else "its own"
         if self.chunk is None:
             try:
                 return self._call(x)
@@ -294,9 +305,9 @@ class Victim(nn.Module):
             with determinism.isolated(_VOTE_SEED, self.device):
                 return self._call(x)
 
-        usual = ask()
-        self._lay_out(last=True)
         try:
+            usual = ask()
+            self._lay_out(last=True)
             found = agreement(usual, ask())
         except Exception:  # such as a view() of what is not contiguous any more
             found = None

@@ -48,6 +48,38 @@ evaluate = functools.partial(gauntlet.evaluate, remedy=Remedy(), health=False)
 """Without the looks at the model, which have tests of their own below."""
 
 
+class Cast(nn.Module):
+    """Logits of another type."""
+
+    def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.model, self.dtype = model, dtype
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.model(x)
+        return logits.to(self.dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_logits_may_be_of_any_float(dtype: torch.dtype, trained: nn.Module, digits: Dataset) -> None:
+    x, y = digits.test[0][:20], digits.test[1][:20]
+    pairs = evaluate(Cast(trained, dtype), x, y, "quick", certify=0, progress=False)
+    assert set(pairs["status"]) == {"ok"}
+
+
+def test_images_for_transfer_go_beyond_their_models_boundary(trained: nn.Module, digits: Dataset) -> None:
+    victim = Victim(trained)
+    x, y = digits.test[0][:40], digits.test[1][:40]
+    threat, margins = Threat("linf", 0.2), []
+    for source in (victim, victim.insatiable()):
+        seed_everything(0)
+        x_adv = APGD(steps=20)(source, x, y, threat)
+        logits = victim.logits(x_adv)
+        own = logits.gather(1, y.unsqueeze(1)).squeeze(1)
+        margins.append((logits.scatter(1, y.unsqueeze(1), -math.inf).amax(1) - own).median())
+    assert margins[1] > margins[0] + 1
+
+
 @dataclass(frozen=True, kw_only=True)
 class Step(Attack):
     """One noisy steepest step."""

@@ -6,15 +6,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from harness.attacks.alpha import Alpha
+from harness.attacks.base import Attack
 from harness.attacks.fast_gradient import Gradient
 from harness.attacks.fmn import MinimumNorm, _corner, _radius, _start, settle
+from harness.attacks.lbfgs import LBFGS
 from harness.attacks.line_search import fooled
 from harness.attacks.per_image_rng import Draws
 from harness.datasets.registry import Dataset
 from harness.determinism import seed_everything
 from harness.selftest.linear_victim import LinearVictim
 from harness.selftest.masked_gradients import CorrugatedLoss, RandomInput, RoundedInputs
-from harness.threat import NORMS, Threat, magnitude
+from harness.threat import NORMS, Norm, Threat, magnitude
 from harness.victims.adaptation import Remedy
 from harness.victims.victim import Victim
 
@@ -266,3 +269,33 @@ def test_corners_and_random_starts_keep_their_distance():
     assert ((corner == x) | (corner == 0) | (corner == 1)).all()
     anywhere = _start(x, "linf", torch.full((20,), torch.inf), draws)
     assert ((anywhere == 0) | (anywhere == 1)).all()
+
+
+class WithMask(nn.Module):
+    """One class more, that nothing belongs to: its logit is a large negative constant."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = self.model(x)
+        return torch.cat([logits, logits.new_full((len(x), 1), -1e6)], 1)
+
+
+@pytest.mark.parametrize(
+    ("attack", "norm"),
+    [(MinimumNorm(steps=30), "linf"), (MinimumNorm(steps=30), "l1"), (Alpha(mode="minimal"), "l2"), (LBFGS(), "l2")],
+    ids=str,
+)
+def test_the_mask_of_a_class_changes_nothing(attack: Attack, norm: Norm, trained: nn.Module, digits: Dataset) -> None:
+    """Rounding of the two logits that are compared is none of its size."""
+    usual, masked = Victim(trained), Victim(WithMask(trained))
+    x, y = right(usual, digits, 20)
+    found = []
+    for victim in (usual, masked):
+        seed_everything(0)
+        x_adv = attack(victim, x, y, Threat(norm))
+        assert (victim.predict(x_adv) != y).all()
+        found.append(magnitude(x_adv - x, norm).median())
+    assert found[1] <= 1.05 * found[0]

@@ -89,6 +89,14 @@ def test_a_model_that_needs_the_usual_layout_keeps_it(kind: type[nn.Module], x: 
     assert not strided(victim)
 
 
+def test_a_single_image_decides_as_two_do(x: Tensor) -> None:
+    """Else a shard of one image would differ with what the same process had met before it."""
+    model = build_model("allconv", (3, 16, 16), 10)
+    alone, fresh = Victim(model, fast=True), Victim(model, fast=True)
+    fresh(x)
+    assert torch.equal(alone(x[:1]), fresh(x[:1]))
+
+
 def test_a_trial_takes_no_random_numbers(x: Tensor) -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(784, 3)).eval()
     torch.manual_seed(0)
