@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from ..datasets.registry import Dataset, DatasetInfo, default_info, load_dataset
 from ..errors import UserError, first_line
 from ..options import number
+from ..schema.eps import ANYTHING
 from ..threat import Norm
 
 CHANNELS = (1, 3, 4)
@@ -37,6 +38,10 @@ def given(x: Any, y: Any, n: int) -> tuple[Tensor, Tensor, Dataset | None]:
             _, (images_, labels_) = x.test_sample(min(n, len(x.x_test)))
             return images_, labels_, x
         x, y = _batches(x)
+    elif isinstance(x, nn.Module):
+        raise UserError("the model comes first: evaluate(model, x, y)")
+    elif isinstance(x, torch.utils.data.Dataset):
+        raise UserError("give a torch data set in a DataLoader: evaluate(model, DataLoader(data, batch_size=100))")
     elif y is None:
         raise UserError("which labels have the images? evaluate(model, x, y), or a whole data set in place of both")
     images_, labels_ = images(x), labels(y)
@@ -145,6 +150,8 @@ def budgets(eps: float | str | Mapping[Norm, float | str | Sequence[float | str]
             numbers = []
         if not numbers or not all(math.isfinite(value) and value > 0 for value in numbers):
             raise UserError(f"eps must be positive numbers such as 8/255, got {values!r}")
+        if norm == "linf" and numbers[-1] > 1:
+            raise UserError(ANYTHING.format(f"{numbers[-1]:g}"))
         found[norm] = tuple(numbers)
     return found
 

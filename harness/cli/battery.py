@@ -15,7 +15,7 @@ from ..errors import UserError, unknown
 from ..goal import Goal
 from ..options import convert, literal, number, pairs
 from ..planning.suite import Suite
-from ..schema.eps import eps_text
+from ..schema.eps import ANYTHING, eps_text
 from ..threat import NORMS, Norm
 from ..user_code.plugins import Known, absolute, split
 from .parsing import declared
@@ -124,7 +124,7 @@ def _positive(norm: Norm, text: str) -> float:
     if not (math.isfinite(value) and value > 0):
         raise UserError(f"--eps takes positive numbers such as 8/255 or 0.03, got {text!r}")
     if norm == "linf" and value > 1:
-        raise UserError(f"images lie in [0, 1]: an L-infinity eps of {text} allows anything; is it {text}/255?")
+        raise UserError(ANYTHING.format(text))
     return value
 
 

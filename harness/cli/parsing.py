@@ -94,7 +94,9 @@ def declared(kind: type[Declared], settings: str, noun: str) -> Declared:
         UserError: An unknown key, or a value of the wrong type or outside its range; a class that is unfinished.
     """
     if missing := sorted(getattr(kind, "__abstractmethods__", ())):
-        raise UserError(f"{kind.name} is unfinished: it does not define {', '.join(missing)}")
+        raise UserError(
+            f"{getattr(kind, 'name', kind.__name__)} is unfinished: it does not define {', '.join(missing)}"
+        )
     fields = [field for field in dataclasses.fields(kind) if field.init]
     hints = get_type_hints(kind)
     given = pairs(settings, ",", kind.name, [field.name for field in fields], noun)

@@ -135,7 +135,7 @@ def verify_bundle(
 
     Raises:
         UserError: It is none, or holds what no bundle may hold; a data set cannot be read.
-        SystemExit: Something does not hold.
+        SystemExit: Something does not hold (1), or could not be looked at (2).
     """
     from ..publishing.archive import opened
     from ..publishing.verify import verify
@@ -151,7 +151,7 @@ def verify_bundle(
         done = verify(folder, loaded(sources), kinds, brought, device=device, expected=digest)
     show(done)
     if not done.holds:
-        sys.exit(1)
+        sys.exit(2 if done.unjudged else 1)
 
 
 def split(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -183,7 +183,7 @@ def show(done: Verification) -> None:
         console.print(table)
     for note in done.notes:
         say(note, "dim")
-    complain(done.problems)
+    complain([*done.problems, *done.lacking])
     if done.manifest:
         say(f"SHA-256 of the manifest: {done.manifest}", "dim")
     say(done.verdict, "green" if done.holds else "red")

@@ -47,7 +47,8 @@ def _model(
 ) -> ModelSpec:
     wanted = declaration["defense"]["is"]
     if wanted == "external":
-        raise UserError("it is a user's own: name it with --victim, and the options it was run with")
+        other = "; the one that was named has other weights or options" if brought else ""
+        raise UserError(f"it is a user's own: name it with --victim, and the options it was run with{other}")
     if wanted not in defenses:
         raise UserError(f"no defense {wanted!r} is known here; one of your own is named with --defense FILE.py:NAME")
     kind = defenses[wanted]

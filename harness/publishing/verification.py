@@ -10,6 +10,7 @@ from ..errors import UserError
 from ..records import seals
 from ..records.files import read_record
 from ..schema.bundles import MANIFEST, Manifest
+from ..schema.counts import plural
 from . import archive
 
 
@@ -47,6 +48,7 @@ class Verification:
 
     Attributes:
         problems: Lines, each naming something that does not hold.
+        lacking: Lines, each naming what is not here, so that something could not be looked at.
         notes: Lines that are to be read, and are no problem.
         witnesses: Witnesses that the referee agreed to.
         certificates: Certificates, one for each image, norm and eps, that were computed again.
@@ -57,6 +59,7 @@ class Verification:
 
     proved: list[Proved] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    lacking: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     models: int = 0
     witnesses: int = 0
@@ -68,20 +71,28 @@ class Verification:
     @property
     def holds(self) -> bool:
         """Whether everything does."""
-        return not self.problems and bool(self.proved) and all(one.holds for one in self.proved)
+        return not self.problems and not self.lacking and bool(self.proved) and all(one.holds for one in self.proved)
+
+    @property
+    def unjudged(self) -> bool:
+        """Whether nothing was found that does not hold, and something could not be looked at."""
+        return bool(self.lacking) and not self.problems and all(one.holds for one in self.proved)
 
     @property
     def verdict(self) -> str:
         """One line."""
+        if self.unjudged:
+            return f"not judged: {self.lacking[0]}"
         if not self.holds:
             short = sum(not one.holds for one in self.proved)
-            why = f"{len(self.problems)} problems"
+            why = plural(len(self.problems), "problem")
             why += f", {short} of {len(self.proved)} accuracies not proved" if short else ""
             return f"does not hold: {why if self.proved or self.problems else 'there is nothing to prove'}"
         share = f", {self.images / self.passes:.2%} of the attacks' passes" if self.passes else ""
         bounds = f"; {self.certificates} certificates computed again" if self.certificates else ""
+        models = plural(self.models, "model")
         return (
-            f"holds: {len(self.proved)} accuracies of {self.models} models are at most what they are said to be"
+            f"holds: {len(self.proved)} accuracies of {models} are at most what they are said to be"
             f"{bounds}; {self.witnesses} witnesses judged again with {self.images} passes{share}"
         )
 

@@ -130,7 +130,7 @@ class _Bundle:
     def _images(self, name: str, place: str) -> None:
         """The images here against those that were judged."""
         if place not in self._manifest.files or name not in self._data:
-            self._say(f"the data set {name} is not here: give --data-root, or a set of your own with --dataset")
+            self._done.lacking.append(f"the data set {name} is not here: give --data-root, or your own with --dataset")
             return
         told = read_record(self._home.path / place, ImageHashes)
         if told.dataset != name or not told.index:
@@ -155,9 +155,9 @@ class _Bundle:
         self._done.passes += sum(
             (p.result.forwards + p.result.backwards) * int(p.columns["attacked"].sum()) for p in pairs.values()
         )
+        if entry.dataset not in self._data:
+            return  # that was said of the images
         try:
-            if entry.dataset not in self._data:
-                raise UserError(f"the data set {entry.dataset} is not here")
             spec = model_spec(entry.declaration, self._defenses, self._brought)
             if spec.key != key:
                 raise UserError("its declaration is that of another model")
@@ -165,7 +165,7 @@ class _Bundle:
         except UserError as error:
             where = self._manifest.addresses.get(key)
             more = f"; its weights are at {where}, to be put at models/{key}/weights.safetensors" if where else ""
-            self._say(f"{_name(entry)} cannot be judged here: {error}{more}")
+            self._done.lacking.append(within(f"{_name(entry)} cannot be judged here: {error}{more}", self._home.path))
             return
         for pair in pairs.values():
             self._pair(pair)

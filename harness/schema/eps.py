@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Final
+
+ANYTHING: Final = "images lie in [0, 1]: an L-infinity eps of {0} allows anything; is it {0}/255?"
+"""What is said of an eps above 1."""
+
 
 def eps_text(eps: float, levels: int = 255) -> str:
     """A radius as the field writes it: ``8/255`` where it is a whole number of 8-bit steps and no short decimal.

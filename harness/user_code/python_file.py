@@ -6,6 +6,7 @@ import ast
 import builtins
 import hashlib
 import importlib.util
+import inspect
 import itertools
 import os
 import sys
@@ -17,6 +18,8 @@ from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
+
+from torch import nn
 
 from .. import determinism
 from ..errors import UserError, said, unknown
@@ -392,10 +395,29 @@ def from_file(
         make = vars(module).get(factory)
         if not callable(make):
             raise unknown(f"factory in {path}", factory, _callables(vars(module)))
+        _check_call(make, factory, path, arguments)
         with determinism.isolated(0):  # a model that draws its weights is the same one in every process
             made: object = make(**arguments)
         process_state.hold(made, before)
         return made
+
+
+def _check_call(make: Any, name: str, path: Path, arguments: Mapping[str, Any]) -> None:
+    """See that a factory is one, and that it was given what it takes.
+
+    Raises:
+        UserError: It is a model itself, or takes other arguments.
+    """
+    if isinstance(make, nn.Module):
+        raise UserError(f"{name} in {path} is a model; name a function that returns it, so that it can be made again")
+    try:
+        signature = inspect.signature(make)
+    except (TypeError, ValueError):  # of native code
+        return
+    try:
+        signature.bind(**arguments)
+    except TypeError as error:
+        raise UserError(f"{name}{signature} in {path}: {error}; arguments are given as {name}?NAME=VALUE") from None
 
 
 def function_of(path: Path, name: str, root: Path | None = None) -> Any:

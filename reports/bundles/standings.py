@@ -50,7 +50,7 @@ def threats(entries: Sequence[BundleEntry]) -> list[Threat]:
     found: dict[tuple[str, str, float], dict[object, list[tuple[Claimed, BundleEntry]]]] = {}
     for entry in entries:
         for claim in entry.claims:
-            who = (claim.architecture, claim.defense, claim.weights, claim.n)
+            who = (claim.weights, claim.n)  # whatever it is called
             found.setdefault((claim.dataset, claim.norm, claim.eps), {}).setdefault(who, []).append((claim, entry))
     norms = [*NORM_NAMES, *sorted({norm for _, norm, _ in found} - {*NORM_NAMES})]
     made = []

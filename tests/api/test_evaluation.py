@@ -15,6 +15,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.data import TensorDataset
 
 import gauntlet
 from defenses.standard import Standard
@@ -65,6 +66,22 @@ def test_logits_may_be_of_any_float(dtype: torch.dtype, trained: nn.Module, digi
     x, y = digits.test[0][:20], digits.test[1][:20]
     pairs = evaluate(Cast(trained, dtype), x, y, "quick", certify=0, progress=False)
     assert set(pairs["status"]) == {"ok"}
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda model, x, y: gauntlet.evaluate(model, x, y, "sanity", eps=8), "is it 8/255"),
+        (lambda model, x, y: gauntlet.evaluate(x, model), "the model comes first"),
+        (lambda model, x, y: gauntlet.evaluate(model, TensorDataset(x, y)), "in a DataLoader"),
+        (lambda model, x, y: gauntlet.attack(model, x, y, norm="l7"), "unknown norm 'l7'"),
+    ],
+)
+def test_what_was_meant_is_said(
+    call: Callable[[nn.Module, Tensor, Tensor], object], message: str, trained: nn.Module, digits: Dataset
+) -> None:
+    with pytest.raises(UserError, match=message):
+        call(trained, *digits.test_sample(5)[1])
 
 
 def test_images_for_transfer_go_beyond_their_models_boundary(trained: nn.Module, digits: Dataset) -> None:

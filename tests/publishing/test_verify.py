@@ -277,7 +277,8 @@ def test_weights_that_lie_elsewhere(published: tuple[Path, Path], tmp_path: Path
     assert result.exit_code == 0, result.output
     assert not list(bundle.rglob("weights.safetensors"))
     result = call("verify", bundle)
-    assert result.exit_code == 1
+    assert result.exit_code == 2
+    assert "not judged: " in result.output
     assert "its weights are at https://example.org/w" in result.output
     for path in whole.rglob("weights.safetensors"):
         shutil.copyfile(path, bundle / path.relative_to(whole))
