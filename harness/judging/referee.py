@@ -120,7 +120,7 @@ def judge(
         # the whole batch is asked, not the valid part of it: with another batch size the last bits of the
         # logits differ, and an image on the boundary would be judged on other numbers than the attack saw
         ballots = victim.ballots(torch.where(per_sample(valid, x), images, x))
-        adv_pred = torch.where(valid, ballots.argmax(1), adv_pred)
+        adv_pred = torch.where(valid, _elected(ballots, y, target), adv_pred)
         wrong_share = torch.where(valid, _wrong_share(ballots, y, target), wrong_share)
     broken = valid & reached(adv_pred, y, target)
     adversarial = broken & boxed
@@ -128,11 +128,12 @@ def judge(
     if boxed and valid.any():
         files = torch.where(per_sample(valid, x), as_files(x, images, threat), x)
         ballots = victim.ballots(files)
-        wrong = valid & reached(ballots.argmax(1), y, target)
+        elected = _elected(ballots, y, target)
+        wrong = valid & reached(elected, y, target)
         survives = adversarial & wrong
         as_file = wrong & ~adversarial & threat.within(x, files)
         if as_file.any():
-            adv_pred = torch.where(as_file, ballots.argmax(1), adv_pred)
+            adv_pred = torch.where(as_file, elected, adv_pred)
             wrong_share = torch.where(as_file, _wrong_share(ballots, y, target), wrong_share)
             images = torch.where(per_sample(as_file, x), files, images)
             survives, adversarial, broken = survives | as_file, adversarial | as_file, broken | as_file
@@ -157,6 +158,12 @@ def judge(
         distances={name: torch.where(broken, value, nan) for name, value in distances.items()},
         images=images,
     )
+
+
+def _elected(ballots: Tensor, y: Tensor, target: Tensor | None) -> Tensor:
+    """Labels (N,) with the most votes (N, K); of several the one that breaks the image: chance is no robustness."""
+    weight, label = (-1, y) if target is None else (1, target)
+    return (2 * ballots).scatter_add(1, label.unsqueeze(1), torch.full_like(ballots[:, :1], weight)).argmax(1)
 
 
 def _wrong_share(ballots: Tensor, y: Tensor, target: Tensor | None) -> Tensor:

@@ -14,8 +14,9 @@ from typing import Any, Final
 from torch import Tensor
 
 from .. import identity
-from ..datasets.registry import Dataset
+from ..datasets.registry import DATASETS, Dataset
 from ..errors import UserError
+from ..external.external import External
 from ..leaderboard import LEADERBOARD_COLUMNS, leaderboard
 from ..metrics.pairs import Board
 from ..records import witnesses
@@ -27,6 +28,7 @@ from ..records.plans import read_plans
 from ..records.results import check_result, is_finished
 from ..schema.base import Origin, Provenance
 from ..schema.bundles import MANIFEST, ImageHashes, Manifest, Numbers
+from ..schema.counts import plural
 from ..schema.models import Card
 from ..schema.pairs import Result
 from ..schema.plans import PlanRecord
@@ -222,14 +224,24 @@ def citation(manifest: Manifest, boards: Sequence[Board], results: Sequence[Resu
 def readme(manifest: Manifest, boards: Sequence[Board], plans: Sequence[PlanRecord]) -> str:
     """What a reader of a bundle should know."""
     pairs = {pair.result.cell for board in boards for pair in board.pairs}
+    models = {key: model for board in boards for key, model in board.models.items()}
+    own = [
+        model for model in models.values() if model.card and model.card.declaration["defense"]["is"] == External.name
+    ]
+    root = " --data-root DATA" if {model.dataset for model in models.values()} != {next(iter(DATASETS))} else ""
     lines = [
         "# Adversarial robustness, to be checked",
         "",
-        f"{len(manifest.weights)} trained models, {len(pairs)} pairs of model and attack, measured with gauntlet.",
+        f"{plural(len(manifest.weights), 'model')}, {plural(len(pairs), 'pair')} of model and attack, by gauntlet.",
         "The images that broke the models are in `witnesses/`. Judge them again, without attacking:",
         "",
-        "    gauntlet verify .",
+        f"    gauntlet verify .{root}{' --victim MODEL' if own else ''}",
         "",
+    ]
+    if own:
+        names = ", ".join(_unique(f"{model.architecture} {model.defense}" for model in own))
+        lines += [f"Somebody's own is {names}: its code is not in here. Name it with the options of the run below.", ""]
+    lines += [
         f"Licence: {manifest.licence}. Measured by {manifest.evaluated_by or 'somebody who does not say'}.",
     ]
     if manifest.addresses:

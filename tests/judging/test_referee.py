@@ -599,3 +599,24 @@ def test_a_suite_with_an_unclipped_attack_says_so(trained: nn.Module, digits: Da
     assert np.isnan(row["robust_accuracy"])
     assert row["invalid"] > 0
     assert accuracy == alone > worst(Gradient())[1]
+
+
+class Undecided(nn.Module):
+    """Says class 0 and class 1 in turn."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return torch.eye(3)[self.calls % 2].expand(len(x), 3)
+
+
+@pytest.mark.parametrize(("y", "target", "broken"), [(0, None, 1), (1, None, 0), (2, 1, 1), (2, 0, 0)])
+def test_as_many_votes_for_another_class_break_an_image(y: int, target: int | None, broken: int) -> None:
+    x, label = torch.rand(4, 1, 2, 2), torch.full((4,), y)
+    aim = None if target is None else torch.full((4,), target)
+    verdict = judge(Victim(Undecided(), classes=3, votes=2), x, label, x, Threat("linf", 0.1), label, target=aim)
+    assert verdict.adversarial.all()
+    assert (verdict.adv_pred == broken).all()
