@@ -120,7 +120,9 @@ class APGD(Attack):
 
         Of 2,453 MNIST images that stood on two LeNets, a plain one and one trained with PGD, after plain APGD
         (L-infinity 0.1, 0.2, 0.3), nine targets broke 59, and this the same 59, giving up about three in five. Without
-        plain APGD before it, one image in 200 was lost at 0.2.
+        plain APGD before it, one image in 200 was lost at 0.2. Of 4,193 that stood on these and one trained with
+        fast-gradient images, in L-infinity and in L2 at 1.5 and 2, nine targets of 50 steps broke 155, and this all
+        but one (in L2 at 2) with 0.6 of the runs; giving up at 0.25 would lose five, at 0.5 none with 0.7.
         """
         dear = self.loss == "dlr" and self.targets > LIKELIEST and self.give_up is None
         return dataclasses.replace(self, give_up=HOPELESS) if dear else self
