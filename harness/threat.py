@@ -9,6 +9,7 @@ from typing import ClassVar, Final, Literal, get_args
 import torch
 from torch import Tensor
 
+from .errors import unknown
 from .schema.eps import eps_text
 
 Norm = Literal["linf", "l2", "l1", "l0"]
@@ -23,6 +24,18 @@ TOLERANCE: Final = 1e-4
 
 BOX_TOLERANCE: Final = 1e-6
 """Absolute slack on [0, 1]. Images inside it are clamped before they are judged, images beyond it are invalid."""
+
+
+def norm_named(text: str) -> Norm:
+    """A norm, in whatever case.
+
+    Raises:
+        UserError: There is none of that name, with every choice.
+    """
+    found = next((norm for norm in NORMS if norm == text.lower()), None)
+    if found is None:
+        raise unknown("norm", text, NORMS)
+    return found
 
 
 def magnitude(delta: Tensor, norm: Norm) -> Tensor:

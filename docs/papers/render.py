@@ -56,11 +56,11 @@ def other_keys(records: Mapping[str, StudyRecord]) -> str:
         made = design(record.study, facts["profile"], info, suites(), seeds=facts["seeds"], only=facts.get("only", ()))
         found = other_now(record, asked(made))
         measured = sum(finding.seeds > 0 for finding in record.findings.values())
-        unknown = all(not finding.keys for finding in record.findings.values())
+        keyless = all(not finding.keys for finding in record.findings.values())
         items = ", ".join(dict.fromkeys(finding.item for finding in found))
         what = (
             "not known: measured before keys were recorded"
-            if unknown
+            if keyless
             else f"{len(found)}: {items}"
             if found
             else "none"

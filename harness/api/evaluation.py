@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from .. import determinism
 from ..attacks.transfer import Ensemble, Source
 from ..datasets.registry import Dataset, DatasetInfo
-from ..errors import UserError, unknown
+from ..errors import UserError
 from ..execution.in_process import Here, Processes, Strict
 from ..execution.jobs import Context, Job, Judge
 from ..execution.process_pool import Engine
@@ -34,7 +34,7 @@ from ..planning.suite import Suite
 from ..records.boards import boards_from_home
 from ..records.home import Home
 from ..records.merge import merge
-from ..threat import NORMS, Norm, Threat
+from ..threat import Norm, Threat, norm_named
 from ..tracking.connection import store_uri
 from ..tracking.tracker import Tracker
 from ..victims.adaptation import Remedy
@@ -252,9 +252,7 @@ def attack(
     """
     from suites import suite as find
 
-    norm = next((known for known in NORMS if known == norm.lower()), norm)
-    if norm not in NORMS:
-        raise unknown("norm", norm, NORMS)
+    norm = norm_named(norm)
     if suite is None:
         suite = "quick" if norm in find("quick").attacks else norm
     told = {"eps": {norm: eps}, "targets": targets, "health": False, "certify": 0} | options

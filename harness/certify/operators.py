@@ -13,13 +13,11 @@ import torch
 from torch import Tensor, fx
 
 from . import nodes, relaxations
-from .calls import Trace, Uncovered
+from .calls import GIVES_BACK, Trace, Uncovered
 from .nodes import Bent, Image, Largest, Node, Shape, Sum
 
 ROUNDING: Final = 2.0**-20
 """Absolute error of a float32 sigmoid or hyperbolic tangent: sixteen units in the last place of 1."""
-
-_SAME: Final = frozenset({"aten.clone", "aten.alias", "aten.detach", "aten.lift_fresh_copy"})
 
 _MOVES: Final = frozenset(
     f"aten.{name}"
@@ -125,7 +123,7 @@ class Builder:
         if not any(isinstance(value, Node) for value in flat):
             return self.constant(node, name, target, args, kwargs)
         shape = self.shape(node, name)
-        if name in _SAME:
+        if name in GIVES_BACK:
             return args[0]
         if self.tail:
             raise Uncovered(f"aten._{self.tail} before the output")

@@ -11,12 +11,12 @@ from typing import Any, get_type_hints
 from ..attacks.base import Attack
 from ..attacks.toolkits.unlisted import UnlistedArt, UnlistedFoolbox, toolkit_attack
 from ..attacks.transfer import Ensemble
-from ..errors import UserError, unknown
+from ..errors import UserError
 from ..goal import Goal
 from ..options import convert, literal, number, pairs
 from ..planning.suite import Suite
 from ..schema.eps import ANYTHING, eps_text
-from ..threat import NORMS, Norm
+from ..threat import Norm, norm_named
 from ..user_code.plugins import Known, absolute, split
 from .parsing import declared
 
@@ -70,7 +70,7 @@ def battery(
         suite, said = with_attack(suite, text)
         notes += said
         words += ["--add-attack", absolute(text)]
-    chosen = [_norm(text) for text in norms]
+    chosen = [norm_named(text) for text in norms]
     budgets = parse_eps(eps, chosen)
     kept = tuple(norm for norm in suite.attacks if norm in (budgets or chosen or suite.attacks))
     if missing := [norm for norm in (*chosen, *budgets) if norm not in suite.attacks]:
@@ -108,7 +108,7 @@ def parse_eps(texts: Sequence[str], norms: Sequence[Norm] = ()) -> dict[Norm, tu
         name, equals, values = text.rpartition("=")
         if not equals and len(norms) > 1:
             raise UserError(f"of which norm is --eps {text}? write --eps {norms[0]}={text}")
-        norm = _norm(name) if equals else (norms[0] if norms else "linf")
+        norm = norm_named(name) if equals else (norms[0] if norms else "linf")
         if norm in found:
             raise UserError(f"--eps: {norm} is given twice; write several values as {norm}=4/255,8/255")
         numbers = [_positive(norm, value) for value in values.split(",")]
@@ -132,13 +132,6 @@ def _exact(eps: float) -> str:
     """An eps as it is read again to the last bit."""
     text = eps_text(eps)
     return text if number(text) == eps else repr(eps)
-
-
-def _norm(text: str) -> Norm:
-    found = next((norm for norm in NORMS if norm == text.lower()), None)
-    if found is None:
-        raise unknown("norm", text, NORMS)
-    return found
 
 
 def with_attack(suite: Suite, text: str) -> tuple[Suite, list[str]]:

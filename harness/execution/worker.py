@@ -223,7 +223,7 @@ class Worker:
         if proposal is None:
             _, x, y, target = self._batch(cell, shard)
             victim = self._bench(cell.crafter).attacked
-            if getattr(cell.attack, "onward", False):
+            if inner(cell.attack).ends_early:  # Transfer.onward
                 victim = victim.insatiable()
             proposal = craft(victim, self._ready(cell), cell.threat, x, y, cell.shard_seed(shard), target=target)
         facts = provenance(self.context.home, cell, judged=False)

@@ -15,6 +15,10 @@ from ..training.defense import Defense
 from .specs import ModelSpec
 
 
+class NotHere(UserError):
+    """It is somebody's own, and was not brought."""
+
+
 def model_spec(
     declaration: Mapping[str, Any], defenses: Mapping[str, type[Defense]], brought: Mapping[str, ModelSpec]
 ) -> ModelSpec:
@@ -26,8 +30,8 @@ def model_spec(
         brought: A user's own models, by key.
 
     Raises:
-        UserError: It is of a defense, version or architecture that is not known here, or a user's own that was not
-            brought.
+        NotHere: It is of a defense that is not known here, or a user's own that was not brought.
+        UserError: It is of another version or architecture, or no declaration.
     """
     key = identity.key_of(dict(declaration))
     if key in brought:
@@ -36,7 +40,8 @@ def model_spec(
         made = _model(declaration, defenses, brought)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         said = str(error) if isinstance(error, UserError) else describe(error)
-        raise UserError(f"the model {key} cannot be made from its declaration here ({said})") from None
+        kind = NotHere if isinstance(error, NotHere) else UserError
+        raise kind(f"the model {key} cannot be made from its declaration here ({said})") from None
     if made.key != key:
         raise UserError(f"the model {key} is declared otherwise than this version of gauntlet declares it")
     return made
@@ -48,9 +53,9 @@ def _model(
     wanted = declaration["defense"]["is"]
     if wanted == "external":
         other = "; the one that was named has other weights or options" if brought else ""
-        raise UserError(f"it is a user's own: name it with --victim, and the options it was run with{other}")
+        raise NotHere(f"it is a user's own: name it with --victim, and the options it was run with{other}")
     if wanted not in defenses:
-        raise UserError(f"no defense {wanted!r} is known here; one of your own is named with --defense FILE.py:NAME")
+        raise NotHere(f"no defense {wanted!r} is known here; one of your own is named with --defense FILE.py:NAME")
     kind = defenses[wanted]
     given = declaration["defense"]
     names = {field.name for field in dataclasses.fields(kind)}

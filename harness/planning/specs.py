@@ -202,7 +202,7 @@ class Cell:
         if self.source is None:
             return None
         more = [*([] if self.part == "test" else [self.part]), *([] if self.goal is None else [self.goal])]
-        more += ["onward"] if getattr(self.attack, "onward", False) else []
+        more += ["onward"] if inner(self.attack).ends_early else []
         return identity.key("crafted", self.source, inner(self.attack), self.threat, self.n, self.batch, *more)
 
     @property

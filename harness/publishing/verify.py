@@ -24,7 +24,7 @@ from ..errors import UserError, describe
 from ..judging.certificates import alpha_of, refuted
 from ..leaderboard import contradictions
 from ..metrics.pairs import DISTANCES, Board, Pair, limit, nearest, worst_case
-from ..planning.declared import model_spec
+from ..planning.declared import NotHere, model_spec
 from ..planning.specs import ModelSpec
 from ..records import witnesses
 from ..records.boards import boards_from_home
@@ -129,7 +129,10 @@ class _Bundle:
 
     def _images(self, name: str, place: str) -> None:
         """The images here against those that were judged."""
-        if place not in self._manifest.files or name not in self._data:
+        if place not in self._manifest.files:
+            self._say(f"the manifest does not list {place}")
+            return
+        if name not in self._data:
             self._done.lacking.append(f"the data set {name} is not here: give --data-root, or your own with --dataset")
             return
         told = read_record(self._home.path / place, ImageHashes)
@@ -165,7 +168,9 @@ class _Bundle:
         except UserError as error:
             where = self._manifest.addresses.get(key)
             more = f"; its weights are at {where}, to be put at models/{key}/weights.safetensors" if where else ""
-            self._done.lacking.append(within(f"{_name(entry)} cannot be judged here: {error}{more}", self._home.path))
+            text = within(f"{_name(entry)} cannot be judged here: {error}{more}", self._home.path)
+            elsewhere = bool(where) and not (self._home.model(key) / "weights.safetensors").exists()
+            (self._done.lacking if elsewhere or isinstance(error, NotHere) else self._done.problems).append(text)
             return
         for pair in pairs.values():
             self._pair(pair)

@@ -132,16 +132,15 @@ class _Merge:
 
     def _check(self, kind: str, path: Path, take: Callable[[str], bool | None], key: str) -> None:
         """Take one thing over; damage and contradiction are booked, and nothing else stops for them."""
-        new = None
-        self._left.add(key)
         try:
             new = take(key)
         except _Refused as error:
+            self._left.add(key)
             self._done.refused.append(f"{path}: {error}")
         except UserError as error:
+            self._left.add(key)
             self._done.damaged.append(f"{error}; left behind")
         else:
-            self._left.discard(key)
             if new is not None:
                 (self._done.new if new else self._done.same)[kind] += 1
 

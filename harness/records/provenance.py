@@ -15,13 +15,7 @@ from .plans import command, pair_record
 from .prepared import prepared_record
 
 
-def provenance(
-    home: Home,
-    cell: Cell,
-    *,
-    judged: bool = True,
-    before: Iterable[ModelSpec] = (),
-) -> Provenance:
+def provenance(home: Home, cell: Cell, *, judged: bool = True, before: Iterable[ModelSpec] = ()) -> Provenance:
     """What a shard was made with. Another one of any is another shard.
 
     Not ``judged``, it is made by the crafter alone: preparing, and crafting for transfer, do not know the victim.
