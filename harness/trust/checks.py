@@ -12,7 +12,9 @@ from typing import Any, Final, Literal
 import numpy as np
 import numpy.typing as npt
 
+from ..metrics.certificates import band
 from ..metrics.pairs import Board, Bools, Floats, Pair, limit, reach, reference, wilson
+from ..schema.certificates import CertificateFacts
 from ..schema.counts import plural
 from ..schema.eps import eps_text
 from ..schema.pairs import UNLISTED
@@ -45,6 +47,9 @@ MANY: Final = 5
 BOUNDED: Final = 0.03
 """Share of images by which an accuracy may be too high where gradients have a fault: with more, or without a bound, the
 fault is a D."""
+
+PROVED: Final[Mapping[Grade, float]] = {"B": 0.0, "C": 0.01, "D": BOUNDED}
+"""The same where it is a certificate that bounds the share: where it leaves nothing open, no fault matters."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +143,36 @@ class Bound:
 
 
 @dataclass(frozen=True)
+class Gap:
+    """What certificates leave open at one eps.
+
+    Attributes:
+        left: Images that nothing broke and that are not proved to stand.
+        certified: Images that a certificate was asked for.
+        n: Images that the model is judged on.
+    """
+
+    eps: float
+    left: int
+    certified: int
+    n: int
+
+    @property
+    def share(self) -> float:
+        """Most images that may stand wrongly, as a share of all.
+
+        The upper end of the 95 % interval (Wilson) of those left; that share itself where all images were asked about.
+        """
+        return self.left / self.n if self.certified == self.n else wilson(self.left, self.certified)[1]
+
+    def __str__(self) -> str:
+        some = "all" if self.certified == self.n else str(self.certified)
+        return (
+            f"certificates of {some} images leave {self.left} open, so that at most {percent(self.share)} stand wrongly"
+        )
+
+
+@dataclass(frozen=True)
 class Evidence:
     """What is known of one model of a board, in one norm."""
 
@@ -204,13 +239,37 @@ class Evidence:
         return self._met[id(pair)]
 
     @cached_property
+    def judged(self) -> tuple[float, ...]:
+        """Values of :attr:`grid` at which the model was attacked."""
+        return tuple(eps for eps in self.grid if any(pair.result.eps in (None, eps) for pair in self.pairs))
+
+    @cached_property
+    def gap(self) -> Gap | None:
+        """What certificates leave open at the eps where they leave most.
+
+        None where there is no proof at some eps, none that holds without chance, or one that an attack contradicts.
+        """
+        found = [one for proofs in (self.board.certificates, self.board.screens) if (one := self._gap(proofs))]
+        return min(found, key=lambda gap: gap.share, default=None)
+
+    def _gap(self, proofs: Mapping[str, Mapping[str, CertificateFacts]]) -> Gap | None:
+        facts = proofs.get(self.model, {}).get(self.norm)
+        if facts is None or facts.alpha is not None:
+            return None
+        bands = [band(facts, self.pairs, self.norm, eps) for eps in self.judged]
+        gaps = [
+            Gap(one.eps, round((one.attacked - one.certified) * one.n), one.n, len(self.images))
+            for one in bands
+            if one is not None and one.n and not one.uncovered and not one.broken
+        ]
+        return max(gaps, key=lambda gap: gap.share) if gaps and len(gaps) == len(bands) else None
+
+    @cached_property
     def bound(self) -> Bound:
         """What attacks without gradients say of the others, at the eps that leaves most in doubt."""
         free, led = self.of(GRADIENT_FREE), [pair for pair in self.of(WHITE_BOX) if not pair.result.failed]
         found = [Bound(max(self.grid, default=0.0), 0, 0, int(self.correct.sum()), len(self.images))]
-        for eps in self.grid:
-            if not any(pair.result.eps in (None, eps) for pair in self.pairs):
-                continue  # nothing says how accurate the model is there
+        for eps in self.judged:
             here = [pair for pair in led if pair.result.eps in (None, eps)]
             met = np.logical_and.reduce([self.met(pair) for pair in here]) if here else np.zeros_like(self.correct)
             hit, left = self.lost(free, eps) & met, self.correct & ~self.lost(self.pairs, eps)
@@ -262,11 +321,17 @@ def least(n: int, bounds: Mapping[Grade, float]) -> int:
     return min(max(math.floor(bound * n) + 1, MANY if grade == "D" else FEW) for grade, bound in bounds.items())
 
 
-def bounded(evidence: Evidence, finding: str) -> tuple[Grade, str]:
-    """Grade and finding of a fault of the gradients that itself says nothing of how wrong the accuracy is.
+def bounded(evidence: Evidence, grade: Grade, finding: str) -> tuple[Grade, str]:
+    """Grade and finding of a fault of gradients, by itself a C or a D, that does not say how wrong the accuracy is.
 
-    A C if attacks that need no gradient show that it is at most :data:`BOUNDED` too high, a D if not.
+    A certificate says it without doubt (:data:`PROVED`). Else a C remains one if attacks that need no gradient show
+    that the accuracy is at most :data:`BOUNDED` too high, and is a D if not.
     """
+    best, shown = proved(evidence)
+    if best != "D":
+        return best, f"{finding}; {shown}"
+    if grade == "D":
+        return grade, finding
     bound = evidence.bound
     where = threat_text(evidence.norm, bound.eps)
     shown = f"attacks without gradients broke no image at {where} that would show how many stand wrongly"
@@ -276,6 +341,14 @@ def bounded(evidence: Evidence, finding: str) -> tuple[Grade, str]:
             f"{bound.missed}: at that rate up to {percent(bound.share)} stand wrongly"
         )
     return ("C" if bound.share <= BOUNDED else "D"), f"{finding}; {shown}"
+
+
+def proved(evidence: Evidence) -> tuple[Grade, str]:
+    """The best grade that certificates leave to a model whose attacks cannot be believed, and what they show."""
+    gap = evidence.gap
+    if gap is None:
+        return "D", ""
+    return exceeded(gap.share, PROVED), f"at {threat_text(evidence.norm, gap.eps)} {gap}"
 
 
 def grade_of(count: int, n: int, bounds: Mapping[Grade, float]) -> Grade:

@@ -30,6 +30,7 @@ from .checks import (
     least,
     listed,
     percent,
+    proved,
     threat_text,
 )
 
@@ -117,8 +118,8 @@ def _answered(
     grade, finding, power = answer
     if fault and grade == "A" and raw is not None and raw[0] in ("C", "D"):
         return question.remedied(f"{raw[1]}; with the remedy ({facts.remedy}) {finding}", power)
-    if fault and grade == "C":  # nothing in it says how wrong the accuracy is
-        grade, finding = bounded(evidence, finding)
+    if fault and grade in ("C", "D"):  # nothing in it says how wrong the accuracy is
+        grade, finding = bounded(evidence, grade, finding)
     return question.graded(grade, finding, power, powerless="B" if n < FEW else "A")
 
 
@@ -287,7 +288,9 @@ def _planted(question: Question, evidence: Evidence) -> Check:
     found, n = counts["in all"]
     power = Power(n, FEW, unit="planted adversarials")
     if lost:
-        return question.graded("D", f"the battery cannot find what is known to be there: {finding}", power)
+        grade, shown = proved(evidence)
+        finding = f"the battery cannot find what is known to be there: {finding}"
+        return question.graded(grade, f"{finding}; {shown}" if shown else finding, power)
     return question.graded("A" if found >= KNOWN * n or n - found < FEW else "B", finding, power)
 
 

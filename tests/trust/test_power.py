@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 
 from harness.metrics.pairs import Board, Pair, wilson
-from harness.trust.checks import BOUNDED, FEW, Check, Evidence, Grade, Power, grade_of, least
+from harness.schema.certificates import CertificateFacts, CertifiedLevel
+from harness.trust.checks import BOUNDED, FEW, Check, Evidence, Gap, Grade, Power, grade_of, least
 from harness.trust.grade import QUESTIONS, trust
 from harness.trust.record_checks import ALONE, RISE
 from tests.helpers.boards import SORTS, amend, facts, frame, record, sound
+from tests.helpers.planted import planted
 
 NAN = np.nan
 BOUNDS: list[dict[Grade, float]] = [
@@ -302,6 +304,78 @@ def test_what_gradients_were_not_shown_bounds_nothing() -> None:
 def test_noise_bounds_nothing() -> None:
     pairs = [breaks(500, 1000, **sort("apgd")), breaks(400, 1000, **sort("noise"))]
     assert Evidence(Board("s", {"mnist": {"linf": (0.1,)}}, pairs), "m0", "linf").bound.broke == 0
+
+
+def certified(stands: int, asked: int, eps: float = 0.1, **parts: Any) -> dict[str, dict[str, CertificateFacts]]:
+    """Certificates of the first images, the last ``stands`` of which are proved to stand."""
+    level = CertifiedLevel(
+        eps=eps, certified=tuple(row >= asked - stands for row in range(asked)), margins=(1,) * asked
+    )
+    facts = {"norm": "linf", "n": asked, "index": tuple(range(asked)), "levels": (level,), "cost": 1, "seconds": 0}
+    return {"m0": {"linf": CertificateFacts(**facts | parts)}}
+
+
+def gap(broke: int = 500, kind: str = "certificates", **asked: Any) -> Gap | None:
+    pairs, eps = [breaks(broke, 1000, **sort("apgd"))], {"mnist": {"linf": (0.1,)}}
+    return Evidence(Board("s", eps, pairs, **{kind: certified(**asked)}), "m0", "linf").gap
+
+
+def test_certificates_leave_open_what_stands_and_is_not_proved_to() -> None:
+    assert gap(stands=500, asked=1000) == Gap(0.1, 0, 1000, 1000)
+    assert gap(stands=490, asked=1000) == Gap(0.1, 10, 1000, 1000)
+    few = gap(stands=90, asked=600)  # ten of the hundred that stand
+    assert few == Gap(0.1, 10, 600, 1000)
+    assert few.share == wilson(10, 600)[1]
+    assert gap(stands=490, asked=1000, kind="screens") == Gap(0.1, 10, 1000, 1000)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"stands": 501, "asked": 1000},  # contradicted by the attack
+        {"stands": 500, "asked": 1000, "eps": 0.05},
+        {"stands": 500, "asked": 1000, "alpha": 0.001},
+        {"stands": 500, "asked": 1000, "uncovered": "sin"},
+        {"stands": 0, "asked": 0},
+    ],
+    ids=["contradicted", "another eps", "by chance", "uncovered", "of no image"],
+)
+def test_no_certificate_bounds_nothing(asked: dict[str, Any]) -> None:
+    assert gap(**asked) is None
+
+
+def test_a_certificate_is_needed_at_every_eps_that_was_attacked() -> None:
+    for also, known in [((), True), ((breaks(1, 1000, eps=0.05, **sort("apgd")),), False)]:
+        of = board(breaks(500, 1000, **sort("apgd")), *also, certificates=certified(500, 1000))
+        assert (Evidence(of, "m0", "linf").gap is not None) == known
+
+
+@pytest.mark.parametrize(
+    ("stands", "asked", "grade"),
+    [(500, 1000, "A"), (495, 1000, "B"), (480, 1000, "C"), (460, 1000, "D"), (130, 630, "B"), (0, 1000, "D")],
+)
+@pytest.mark.parametrize("name", [*FAULTS, "planted-found"])
+def test_a_fault_matters_as_far_as_certificates_leave_images_open(
+    name: str, stands: int, asked: int, grade: str
+) -> None:
+    of = board(breaks(500, 1000, **sort("apgd")), n=1000, certificates=certified(stands, asked))
+
+    def change(found: dict[str, Any]) -> None:
+        found.update(planted=planted(floats=1, grid=2).model_dump())
+        for view in found["seen"].values():
+            FAULTS.get(name, lambda _: None)(view)
+
+    amend(of, change)
+    check = checks(of)[name]
+    assert (check.status, check.grade) == ("passed" if grade == "A" else "failed", grade)
+    assert ("certificates of" in check.finding) == (grade != "D" or name == "planted-found")
+
+
+def test_zero_gradients_are_no_matter_where_all_is_proved() -> None:
+    for proof, grade in [({}, "D"), ({"certificates": certified(500, 1000)}, "A")]:
+        of = board(breaks(500, 1000, **sort("apgd")), n=1000, **proof)
+        amend(of, lambda found: [view.update(zero_gradient=0.9) for view in found["seen"].values()])
+        assert checks(of)["vanishing-gradients"].grade == grade
 
 
 def test_a_stand_ins_gradient_is_not_the_models_and_need_not_be() -> None:
