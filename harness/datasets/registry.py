@@ -136,6 +136,18 @@ class Dataset:
         sample, y = (self.train_sample, self.y_train) if len(self.y_train) else (self.test_sample, self.y_test)
         return sample(min(n, len(y)))[1]
 
+    def examples(self, classes: Tensor, each: int) -> Tensor:
+        """Images of some classes, float32 (M, C, H, W): training images or, where there are none, test images.
+
+        Args:
+            classes: Which classes, int64 (K,).
+            each: At most how many of each, the first of the fixed order.
+        """
+        part: Half = "train" if len(self.y_train) else "test"
+        order, y = (self._train_order, self.y_train) if part == "train" else (self._test_order, self.y_test)
+        index = [order[y[order] == one][:each] for one in classes.tolist()]
+        return self.to_float(self._images(part, torch.cat(index)))
+
     def _images(self, part: Half, index: Tensor) -> Tensor:
         """uint8 images of a part at these places."""
         return (self.x_train if part == "train" else self.x_test)[index]

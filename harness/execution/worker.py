@@ -52,6 +52,9 @@ from .standing import before, fallen, shown
 UNTRAINED_SAMPLES = 1000
 """Images that the accuracies of a model without training of its own are measured on."""
 
+STARTS = 20
+"""Images of each class aimed at that an attack along a boundary may begin from, beside those under attack."""
+
 
 class Batch(NamedTuple):
     """Images under attack: positions in the data set (N,), images (N, C, H, W), labels (N,), targets (N,) if any."""
@@ -185,6 +188,14 @@ class Worker:
             places, x, y, target = places[kept], x[kept], y[kept], target[kept].to(self.context.device)
         return Batch(places, x.to(self.context.device), y.to(self.context.device), target)
 
+    def _begun(self, bench: Bench, cell: Cell, target: Tensor | None) -> Bench:
+        """A bench with images of the targets to begin from, for an attack that walks along a boundary towards them."""
+        if target is None or not inner(cell.attack).needs_a_boundary:
+            return bench
+        classes: Tensor = target.cpu().unique()  # type: ignore[no-untyped-call]
+        examples = self._data(cell.victim).examples(classes, STARTS)
+        return replace(bench, attacked=bench.attacked.knowing(examples.to(self.context.device)))
+
     def _prepare(self, cell: Cell) -> None:
         key = cell.prepared_key
         assert key is not None
@@ -222,7 +233,7 @@ class Worker:
         proposal = self._unready(cell)
         if proposal is None:
             _, x, y, target = self._batch(cell, shard)
-            victim = self._bench(cell.crafter).attacked
+            victim = self._begun(self._bench(cell.crafter), cell, target).attacked
             if inner(cell.attack).ends_early:  # Transfer.onward
                 victim = victim.insatiable()
             proposal = craft(victim, self._ready(cell), cell.threat, x, y, cell.shard_seed(shard), target=target)
@@ -238,7 +249,7 @@ class Worker:
         frames = before(home, job)
         met = shown(home, job, frames, index.numpy(), y.cpu().numpy()) if cell.cascaded else None
         outcome = run_shard(
-            self._bench(cell.victim),
+            self._begun(self._bench(cell.victim), cell, target),
             self._ready(cell),
             cell.threat,
             index=index,

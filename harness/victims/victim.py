@@ -104,6 +104,7 @@ class Victim(nn.Module):
         rows: Images of it that the batches of this view belong to, int64 (M,); None: all of them. See :meth:`of`.
         target: Classes that images are to be taken for, int64 (M,), one () for all, or None. See :meth:`towards`.
         aimed: Whether it answers target or not; if not, a view with a target answers as the model does.
+        examples: Images of the classes aimed at, (M, C, H, W), that an attack may begin from; None: it has none.
         grid: Steps of [0, 1] that images are rounded to; the remedy's, but in :meth:`as_floats`.
         chunk: Most images that the model is called with at once, ``None`` for any number; see :meth:`narrow`.
         nets: Networks that one pass goes through: the members of an ensemble, else 1.
@@ -135,6 +136,7 @@ class Victim(nn.Module):
         self.rows: Tensor | None = None
         self.target: Tensor | None = None
         self.aimed = False
+        self.examples: Tensor | None = None
         self.grid = self.remedy.grid
         self._fast = fast
         relayable = fast and self.device.type == "cpu" and _in_one_layout(self.model)
@@ -221,6 +223,10 @@ class Victim(nn.Module):
         belong to images, see :meth:`of`. Otherwise it answers as ever, for an attack that looks at :attr:`target`.
         """
         return self._view(target=target, aimed=aimed, classes=2 if aimed else self.classes)
+
+    def knowing(self, examples: Tensor) -> Victim:
+        """This victim for an attack with targets that begins from images of these classes; see :attr:`examples`."""
+        return self._view(examples=examples)
 
     def insatiable(self) -> Victim:
         """This victim for an attack that is to lead as far as it can, and not to end at the first success.

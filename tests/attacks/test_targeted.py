@@ -108,6 +108,20 @@ def test_a_budget_attack_leads_to_the_target_and_not_away_from_the_label(attack:
     assert reached.sum() > anywhere.sum()
 
 
+def test_an_attack_along_the_boundary_begins_from_images_that_are_not_attacked(victim: LinearVictim) -> None:
+    attack = Foolbox("HopSkipJumpAttack", steps=3, max_gradient_eval_steps=100)
+    x, y = victim.images(4 * N)
+    aimed = y == 0
+    x, y, examples, target = x[~aimed], y[~aimed], x[aimed], torch.zeros_like(y[~aimed])
+    assert len(examples)
+    seed_everything(0)
+    assert torch.equal(propose(attack, victim, x, y, Threat("l2"), target), x)
+    x_adv = propose(attack, victim.knowing(examples), x, y, Threat("l2"), target)
+    assert (victim.predict(x_adv) == target).all()
+    distance = magnitude(x_adv - x, "l2")
+    assert (distance < torch.cdist(x.flatten(1), examples.flatten(1)).amin(1)).all()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Downhill(Attack):
     """An attack of a user's, which knows neither targets nor rows: one step for the whole batch."""

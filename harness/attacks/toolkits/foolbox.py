@@ -67,7 +67,9 @@ class Foolbox(Foreign):
 
             init = getattr(foolbox.attacks, start)(**STARTS[start])
             if victim.target is not None:
-                return _from_targets(attack, foolbox.criteria.TargetedMisclassification, model_of, x, victim.target)
+                others = x if victim.examples is None else torch.cat([x, victim.examples.to(x)])
+                criterion = foolbox.criteria.TargetedMisclassification
+                return _from_targets(attack, criterion, model_of, x, others, victim.target)
             return _from_starts(attack, init, model_of, x, y)
         if entry.targeted == "only" or victim.target is not None:
             criterion = foolbox.criteria.TargetedMisclassification(rivals(victim, x, y))
@@ -111,8 +113,10 @@ def _from_starts(attack: Any, init: Any, model_of: Callable[[Tensor], Any], x: T
     return x_adv
 
 
-def _from_targets(attack: Any, criterion: Any, model_of: Callable[[Tensor], Any], x: Tensor, target: Tensor) -> Tensor:
-    """Attack from the nearest image of the batch that is taken for the target.
+def _from_targets(
+    attack: Any, criterion: Any, model_of: Callable[[Tensor], Any], x: Tensor, others: Tensor, target: Tensor
+) -> Tensor:
+    """Attack from the nearest image, of the batch or of others that begin with it, that is taken for the target.
 
     Images without one, and those that are taken for it themselves, come back as they are.
     """
@@ -122,14 +126,15 @@ def _from_targets(attack: Any, criterion: Any, model_of: Callable[[Tensor], Any]
             return cast(Tensor, model_of(rows)(images).argmax(1))
 
     rows = torch.arange(len(x), device=x.device)
-    found = labels(x, rows)
-    distance = torch.cdist(x.flatten(1), x.flatten(1))
+    further = range(len(x), len(others), len(x))  # they belong to none of the images under attack
+    found = torch.cat([labels(x, rows)] + [labels(others[i : i + len(x)], rows[:0]) for i in further])
+    distance = torch.cdist(x.flatten(1), others.flatten(1))
     nearest = distance.masked_fill(found.unsqueeze(0) != target.unsqueeze(1), torch.inf).min(1)
     x_adv = x.clone()
-    rows = (nearest.values.isfinite() & (found != target)).nonzero().squeeze(1)
+    rows = (nearest.values.isfinite() & (found[: len(x)] != target)).nonzero().squeeze(1)
     while len(rows):
         # as above: another batch size may change a label, and one image without a start stops the whole batch
-        starts = x[nearest.indices[rows]]
+        starts = others[nearest.indices[rows]]
         good = labels(starts, rows) == target[rows]
         if good.all():
             x_adv[rows] = attack.run(model_of(rows), x[rows], criterion(target[rows]), starting_points=starts)
