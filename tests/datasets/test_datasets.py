@@ -301,6 +301,16 @@ def test_order_never_changes() -> None:
     assert not torch.equal(stratified_order(torch.arange(30) % 3, 1), stratified_order(torch.arange(30) % 3, 0))
 
 
+def test_examples_are_the_first_of_their_classes(digits: Dataset) -> None:
+    _, labels = digits.train_sample(len(digits.y_train))
+    wanted = torch.cat([labels.x[labels.y == one][:3] for one in (7, 2)])
+    assert torch.equal(digits.examples(torch.tensor([7, 2]), 3), wanted)
+    info = replace(digits.info, trains=False)
+    bare = replace(digits, info=info, x_train=digits.x_train[:0], y_train=digits.y_train[:0])
+    x, y = digits.test_sample(len(digits.y_test))[1]
+    assert torch.equal(bare.examples(torch.tensor([4]), 1000), x[y == 4])
+
+
 def test_samples_are_nested_and_matched(digits: Dataset) -> None:
     whole, _ = digits.test_sample(359)
     assert torch.equal(whole.sort().values, torch.arange(359))

@@ -20,6 +20,7 @@ from harness.datasets.registry import DataSource
 from harness.execution.jobs import Context, Examine, Judge
 from harness.execution.scheduler import Scheduler
 from harness.execution.worker import Worker
+from harness.goal import Goal
 from harness.leaderboard import contradictions
 from harness.metrics.pairs import Board, by_model, pair_rows, worst_case
 from harness.planning.cascade import CONTROLS
@@ -82,6 +83,19 @@ def boards(tmp_path_factory: pytest.TempPathFactory) -> tuple[Board, Board]:
     (other.path / "models").symlink_to(home.path / "models")  # the very same weights
     cascade = run(other, plan(SUITE, models, {info.name: info}, cascade=True), {info.name: source})
     return full, cascade
+
+
+def test_with_one_class_for_all_attacks_along_the_boundary_have_where_to_begin(tmp_path: Path) -> None:
+    """No image under attack is of that class, and every shard is judged."""
+    source, walk = DataSource("digits"), Foolbox("HopSkipJumpAttack", steps=1, max_gradient_eval_steps=50)
+    info = source.info()
+    suite = Suite(name="walk", summary="", attacks={"l2": (walk,)}, budgets={"l2": (2.5,)}, samples=40, batch=20)
+    made = plan(
+        suite.towards(Goal(rule="class", target=3)), specs([info], ["mlp-32"], [Standard()], [0]), {info.name: info}
+    )
+    (pair,) = run(Home(tmp_path).create(), made, {info.name: source}).pairs
+    assert pair.result.status == "ok"
+    assert (pair.columns["adv_pred"][pair.columns["attacked"]] == 3).all()
 
 
 def test_what_a_transfer_left_was_made_with_its_model(boards: tuple[Board, Board]) -> None:
