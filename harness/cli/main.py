@@ -21,8 +21,25 @@ from .console import UNDELIVERED, Spoils, complain, complaints, console, waiting
 from .planning import check_device, foresee, make_plan, resolve_device
 
 
+class Command(click.Command):
+    """Says how a home is named to whoever names it as an argument."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the arguments."""
+        homes = [word for word in args if (Path(word) / "models").is_dir()]
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            stray = next((word for word in homes if error.message.endswith(f"extra argument ({word})")), None)
+            if stray is not None and any(parameter.name == "home" for parameter in self.params):
+                error.message += f": name a home with --home {stray}"
+            raise
+
+
 class Cli(click.Group):
     """Turns whatever the user got wrong into one line and a non-zero exit."""
+
+    command_class = Command
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""

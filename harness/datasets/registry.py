@@ -517,6 +517,9 @@ class DataSource:
         if not absent:
             return ""
         what = f"{absent[0]} is missing" if len(absent) < len(places) else f"{self.name} is not in {absent[0].parent}"
+        above = root.expanduser().absolute().parent
+        if len(absent) == len(places) and all((above / place).is_file() for place in places):
+            return f"{what}: it is in the folder above, point --data-root (GAUNTLET_DATA) at {above}"
         fetch = "" if self.name == _JPEG.name else "run the same command with --download, or "
         return f"{what}: {fetch}{torchvision_sets.POINT}"
 

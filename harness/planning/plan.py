@@ -269,6 +269,11 @@ def plan(
         left_out=left_out,
         notes=(
             *(
+                f"{name} has {infos[name].test_size} test images, fewer than {samples}: all of them are taken"
+                for name in dict.fromkeys(spec.dataset for spec in models)
+                if samples is not None and samples > infos[name].test_size
+            ),
+            *(
                 f"{spec.architecture}: its gradients are {spec.defense.remedy.gradients}; {line}"
                 for spec in models
                 if (line := changes(suite.attacks, infos[spec.dataset].shape, spec.defense.remedy.gradients))

@@ -100,6 +100,20 @@ def test_a_run_writes_the_report(small_home: tuple[Path, list[str]]) -> None:
     }
 
 
+def test_a_home_named_as_an_argument_is_told_how_to_be_named(small_home: tuple[Path, list[str]]) -> None:
+    home, _ = small_home
+    for word, said in [(str(home), f"({home}): name a home with --home {home}\n"), ("nowhere", "(nowhere)\n")]:
+        result = call("report", word)
+        assert result.exit_code == 2
+        assert result.stderr.endswith(f"Got unexpected extra argument {said}")
+
+
+def test_more_images_than_there_are_is_said(tmp_path: Path) -> None:
+    for samples, said in [("359", False), ("360", True)]:
+        output = call("plan", "quick", "--samples", samples, "--home", tmp_path).output
+        assert ("digits has 359 test images, fewer than 360: all of them are taken" in output) == said
+
+
 def test_both_sources_give_the_same_tables(small_home: tuple[Path, list[str]], tmp_path: Path) -> None:
     home, _ = small_home
     for source in ("home", "mlflow"):

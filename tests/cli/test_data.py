@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from harness.attacks.noise import Noise
-from harness.datasets.registry import load_dataset
+from harness.datasets.registry import PLACES, load_dataset
 from tests.helpers.commands import call, complaint
 
 MODEL = """
@@ -127,6 +127,16 @@ def test_missing_data_are_one_line_before_anything_starts(here: Path) -> None:
     assert line.startswith(f"gauntlet: mnist is not in {here / 'MNIST' / 'raw'}: run the same command with --download")
     assert not list((here / "home").glob("plans/*"))
     assert not list((here / "home").glob("models/*"))
+
+
+def test_a_data_root_that_is_the_set_itself_is_told_from_one_without_it(here: Path) -> None:
+    raw = here / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for place in PLACES["mnist"]:
+        (here / place).touch()
+    line = complaint(call("run", "quick", "--dataset", "mnist", "--data-root", here / "MNIST", "--home", "home"))
+    assert line.startswith("gauntlet: mnist is not in ")
+    assert line.endswith(f"it is in the folder above, point --data-root (GAUNTLET_DATA) at {here}")
 
 
 def test_list_says_what_layouts_expect_and_which_budgets_they_get() -> None:
