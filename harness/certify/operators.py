@@ -23,7 +23,7 @@ _MOVES: Final = frozenset(
     f"aten.{name}"
     for name in (
         *("view", "_unsafe_view", "permute", "squeeze", "unsqueeze", "expand", "slice", "select", "flip"),
-        *("constant_pad_nd", "index"),
+        *("constant_pad_nd", "index", "index_select", "repeat"),
     )
 )
 """Operators that only put values into other places; they are read off by moving row numbers."""
@@ -127,8 +127,10 @@ class Builder:
             return args[0]
         if self.tail:
             raise Uncovered(f"aten._{self.tail} before the output")
-        if name in _MOVES and not (name == "aten.index" and args[1][0] is not None):
+        if name in _MOVES and not _picks_images(name, args):
             return self.move(target, args, kwargs, shape)
+        if name == "aten.split_with_sizes":
+            return self.parts(node, target, args, kwargs)
         if name in _OUTPUTS:
             if args[1] not in (1, -1) or len(shape) != 1:
                 raise Uncovered(name)
@@ -181,6 +183,15 @@ class Builder:
         source = self.sources(target, args, kwargs, parent, shape)
         return self.add(nodes.moved(parent, shape, source, fill))
 
+    def parts(self, node: fx.Node, target: Any, args: Any, kwargs: Any) -> list[Node]:
+        """An operator that moves values of one node to several."""
+
+        def part(place: int) -> Callable[..., Any]:
+            return lambda *args, **kwargs: target(*args, **kwargs)[place]
+
+        shapes = [tuple(int(size) for size in value.shape[1:]) for value in node.meta["val"]]
+        return [self.move(part(place), args, kwargs, shape) for place, shape in enumerate(shapes)]
+
     def sources(self, target: Any, args: Any, kwargs: Any, parent: Node, shape: Shape) -> Tensor:
         """Which value of a parent each value of the output is, (outputs,); -1: none of it."""
         count = math.prod(parent.shape)
@@ -196,7 +207,7 @@ class Builder:
         first, second = target(*numbered(args), **kwargs).reshape(_ROWS, -1)
         expected = torch.where(first < 0, -1, first + count)
         if len(first) != math.prod(shape) or not torch.equal(second, expected) or (first >= count).any():
-            raise Uncovered(f"{target.overloadpacket} across images")
+            raise Uncovered(f"{getattr(target, 'overloadpacket', 'a split')} across images")
         source: Tensor = first
         return source
 
@@ -235,6 +246,13 @@ class Builder:
     def at_most(self, parent: Node, bound: float) -> Node:
         """``min(x, bound)``."""
         return self.scale(self.at_least(self.scale(parent, -1.0), -bound), -1.0)
+
+
+def _picks_images(name: str, args: Any) -> bool:
+    """Whether an operator's index is one of images: two rows of numbers would not show what it does to more."""
+    return (name == "aten.index" and args[1][0] is not None) or (
+        name == "aten.index_select" and args[1] % (1 + len(args[0].shape)) == 0
+    )
 
 
 def _flat(value: Any) -> Any:

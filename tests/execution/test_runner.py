@@ -142,14 +142,15 @@ def assert_same(home: Path, reference: Path) -> None:
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds workers in /proc")
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("kills_wanted", [2, pytest.param(10, marks=pytest.mark.long)])
+@pytest.mark.parametrize("kills_wanted", [1, pytest.param(10, marks=pytest.mark.long)])
 def test_killed_at_random_moments(undisturbed: Path, tmp_path: Path, kills_wanted: int) -> None:
     """SIGKILL to the driver, to the whole process group, or to one worker; each time the run is resumed."""
     moment = random.Random(1)
     home = tmp_path / "0"
-    begun = time.monotonic()
-    finish(tmp_path / "timed")
-    span = time.monotonic() - begun
+    made = sorted(
+        file.stat().st_mtime for file in [*undisturbed.glob("plans/*"), *undisturbed.glob("cells/*/result.json")]
+    )
+    span = made[-1] - made[0]
     kills = starts = 0
     while kills < kills_wanted:
         process = start(home)
@@ -226,6 +227,7 @@ def test_two_commands_on_one_home_at_once(undisturbed: Path, tmp_path: Path) -> 
     assert tracked(home) == tracked(undisturbed)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_a_full_disk(undisturbed: Path, tmp_path: Path) -> None:
     """On a file system of its own, which only the superuser can make."""
@@ -250,6 +252,7 @@ def test_a_full_disk(undisturbed: Path, tmp_path: Path) -> None:
         subprocess.run(["umount", "-l", str(place)], check=False)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_tracking_server_goes_away_and_comes_back(undisturbed: Path, tmp_path: Path) -> None:
     home, port = tmp_path / "home", free_port()

@@ -277,7 +277,11 @@ def pictures(root: Path, classes: tuple[str, ...], without: tuple[str, ...] = ()
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("classes", "without"), [(("cat", "dog"), ()), (("ant", "bee", "fly"), ("bee",))], ids=("two", "one-unseen")
+    ("classes", "without"),
+    [
+        pytest.param(("cat", "dog"), (), id="two"),
+        pytest.param(("ant", "bee", "fly"), ("bee",), id="one-unseen", marks=pytest.mark.long),
+    ],
 )
 def test_a_run_on_few_classes_ends_with_a_rank(classes: Any, without: Any, tmp_path: Path) -> None:
     pictures(tmp_path / "set", classes, without)

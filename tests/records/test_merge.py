@@ -108,6 +108,7 @@ def test_merged_parts_are_tracked_and_leave_nothing_to_do(halves: list[Path], tm
     assert sorted(file.stat().st_mtime_ns for file in home.glob("cells/*/result.json")) == before
 
 
+@pytest.mark.long
 def test_parts_leave_a_teams_store_to_sync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = f"sqlite:///{tmp_path / 'team.db'}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store)

@@ -583,7 +583,7 @@ def test_passes_of_training_alone_are_in_half_precision(tiny: Dataset) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no compiler")
-@pytest.mark.parametrize("name", ["fast-gradient", "gat"])
+@pytest.mark.parametrize("name", [pytest.param("fast-gradient", marks=pytest.mark.long), "gat"])
 def test_compiled_passes_give_the_same(tiny: Dataset, name: str, capfd: pytest.CaptureFixture[str]) -> None:
     trainer = WAYS[name]
     with warnings.catch_warnings():
