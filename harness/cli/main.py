@@ -31,9 +31,9 @@ class Command(click.Command):
             return super().parse_args(ctx, args)
         except click.UsageError as error:
             stray = next((word for word in homes if error.message.endswith(f"extra argument ({word})")), None)
-            if stray is not None and any(parameter.name == "home" for parameter in self.params):
-                error.message += f": name a home with --home {stray}"
-            raise
+            if stray is None or all(parameter.name != "home" for parameter in self.params):
+                raise
+            raise click.UsageError(f"{error.message}: name a home with --home {stray}", ctx) from None
 
 
 class Cli(click.Group):

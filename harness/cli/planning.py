@@ -240,7 +240,7 @@ def foresee(
 ) -> None:
     """Show the pairs of plans, what of them is done, and a line with what the rest may cost.
 
-    With ``titles`` they are a study's.
+    With ``titles`` they are a study's, of several seeds and many pairs, which are folded.
     """
     from ..execution.estimate import estimate
     from ..records.home import Home
@@ -248,7 +248,7 @@ def foresee(
 
     name_device(device)
     for plan in plans:
-        table = plan_table(plan, Home(home))
+        table = plan_table(plan, Home(home), folded=titles)
         if titles:
             table.title = f"{plan.suite.name}: {plan.suite.summary}"
         console.print(table)

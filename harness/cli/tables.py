@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from rich.console import Group
 from rich.markup import escape
@@ -141,50 +140,78 @@ def suites() -> Table:
     return table
 
 
-def plan_table(plan: Plan, home: Home) -> Table:
-    """The cells of a plan and their state."""
+class _Planned(NamedTuple):
+    """A pair or a certificate of a plan."""
+
+    spec: ModelSpec
+    what: str
+    threat: str
+    images: str
+    key: str
+    done: bool
+
+
+def plan_table(plan: Plan, home: Home, *, folded: bool = False) -> Table:
+    """The cells of a plan and their state.
+
+    ``folded`` has one row for all seeds and threats of a network under an attack, and says how many of them are done.
+    """
     goal = goal_text(plan.suite.goal)
     aim = f", {goal}" if plan.suite.goal is not None else ""
-    table = _table("data set", "model", "defense", "seed", "attack", "threat", "images", "cell", "state")
-    states: Counter[str] = Counter()
-    for cell in plan.cells:
-        spec = cell.victim
-        state = "done" if is_finished(home.cell(cell.key)) else "to do"
-        states[state] += 1
-        table.add_row(
-            spec.dataset,
-            spec.architecture,
-            escape(spec.label(plan.infos[spec.dataset])),
-            str(spec.seed),
+    pairs = [
+        _Planned(
+            cell.victim,
             escape(cell.attack.label),
             f"{cell.threat}{aim}",
             str(cell.n),
             cell.key,
-            state,
+            is_finished(home.cell(cell.key)),
         )
-    proved = 0
-    for asked in plan.certifications:
-        spec = asked.model
-        done = all(home.certificate(asked.key, shard).exists() for shard in range(asked.shards))
-        proved += done
-        table.add_row(
-            spec.dataset,
-            spec.architecture,
-            escape(spec.label(plan.infos[spec.dataset])),
-            str(spec.seed),
+        for cell in plan.cells
+    ]
+    certificates = [
+        _Planned(
+            asked.model,
             "certificate",
             f"{asked.norm} {', '.join(map(eps_text, asked.grid))}",
             f"first {asked.n}" if asked.passes is None else f"at most {asked.n}",
             asked.key,
-            "done" if done else "to do",
+            all(home.certificate(asked.key, shard).exists() for shard in range(asked.shards)),
         )
-    trained = sum(has_model(home, spec) for spec in plan.models)
-    table.caption = (
-        f"{plural(len(plan.models), 'model')} ({trained} trained), {plural(len(plan.cells), 'pair')} "
-        f"({states['done']} done, {states['to do']} to do), {goal}"
+        for asked in plan.certifications
+    ]
+    last = (
+        ("seeds", "attack", "threats", "pairs", "done")
+        if folded
+        else ("seed", "attack", "threat", "images", "cell", "state")
     )
-    if plan.certifications:
-        table.caption += f", {plural(len(plan.certifications), 'certificate')} ({proved} done)"
+    table = _table("data set", "model", "defense", *last)
+
+    def network(spec: ModelSpec) -> tuple[str, ...]:
+        return spec.dataset, spec.architecture, escape(spec.label(plan.infos[spec.dataset]))
+
+    if folded:
+        networks: dict[tuple[str, ...], dict[str, list[_Planned]]] = {}
+        for one in (*pairs, *certificates):
+            networks.setdefault(network(one.spec), {}).setdefault(one.what, []).append(one)
+        for names, attacks in networks.items():
+            for what, some in attacks.items():
+                seeds = " ".join(dict.fromkeys(str(one.spec.seed) for one in some))
+                threats = ", ".join(dict.fromkeys(one.threat for one in some))
+                table.add_row(*names, seeds, what, threats, str(len(some)), str(sum(one.done for one in some)))
+                names = ("", "", "")
+    else:
+        for one in (*pairs, *certificates):
+            state = "done" if one.done else "to do"
+            table.add_row(*network(one.spec), str(one.spec.seed), one.what, one.threat, one.images, one.key, state)
+    trained = sum(has_model(home, spec) for spec in plan.models)
+    done = sum(one.done for one in pairs)
+    table.caption = (
+        f"{plural(len(plan.models), 'model')} ({trained} trained), {plural(len(pairs), 'pair')} "
+        f"({done} done, {len(pairs) - done} to do), {goal}"
+    )
+    if certificates:
+        table.caption += f", {plural(len(certificates), 'certificate')} ({sum(one.done for one in certificates)} done)"
     table.caption_justify = "left"
     return table
 

@@ -9,9 +9,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from click.testing import CliRunner
+from rich.markup import escape
 
 from harness.attacks.transfer import Transfer
 from harness.cli.main import cli
+from harness.cli.tables import plan_table
 from harness.datasets.registry import load_dataset
 from harness.errors import UserError
 from harness.records.home import Home
@@ -226,3 +228,19 @@ def test_a_dry_run_lists_and_does_nothing(tmp_path: Path) -> None:
     made = smoke("gu2014", only=["table-6"])
     assert f"{len(made.plan.models)} models (0 trained), {len(made.plan.cells)} pairs (0 done" in output
     assert not home.exists()
+
+
+def test_a_study_is_listed_with_its_seeds_and_threats_folded(tmp_path: Path) -> None:
+    made, home = smoke("gu2014", seeds=(0, 3)), Home(tmp_path)
+    (battery,) = made.judgements
+    for plan, folded in ((made.plan, "0 3"), (battery, "0")):
+        table = plan_table(plan, home, folded=True)
+        seeds, attacks, _, pairs, done = (list(column.cells) for column in table.columns[3:])
+        assert set(seeds) == {folded}
+        assert sum(int(str(count)) for count in pairs) == len(plan.cells) + len(plan.certifications)
+        assert set(done) == {"0"}
+        networks = {(cell.victim.architecture, cell.victim.label(plan.infos["digits"])) for cell in plan.cells}
+        assert sum(bool(name) for name in table.columns[0].cells) == len(networks)
+        assert {str(name) for name in attacks} >= {escape(cell.attack.label) for cell in plan.cells}
+    threats = " ".join(map(str, plan_table(battery, home, folded=True).columns[5].cells))
+    assert "linf 0.05, linf 0.1, linf 0.15" in threats
