@@ -39,6 +39,9 @@ NEAREST: Final = 0.1
 IDLE: Final = 3
 """It ends once so many searches in a row, of all that stands or of near misses, broke nothing."""
 
+HOPELESS: Final = 0.3
+"""Share of the queries of a run after which one that gives up looks at how far it came."""
+
 _HALVINGS: Final = (0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
 """Shares of the queries after which the window's area is halved: the schedule published for 10000, scaled."""
 
@@ -78,6 +81,8 @@ class Square(Attack):
             stands) meet theirs, then all that stand another run, and so on, up to three runs. In a cascade, where
             gradients were followed first, the first run rarely breaks any: there it costs nothing, and goes on where
             random search finds what gradients do not.
+        give_up: A run ends for an image that after three tenths of the queries has more than this share of its first
+            margin left, in (0, 1); not on a stochastic victim, and only in the first run where it insists. None: never.
 
     Raises:
         UserError: A field out of range.
@@ -94,6 +99,7 @@ class Square(Attack):
     restarts: int = 1
     near: float | None = field(default=None, metadata={"identity": "set"})
     insist: bool = field(default=False, metadata={"identity": "set"})
+    give_up: float | None = field(default=None, metadata={"identity": "set"})
 
     def __post_init__(self) -> None:
         if min(self.queries, self.restarts) < 1:
@@ -102,20 +108,27 @@ class Square(Attack):
             raise UserError(f"p_init must be in (0, 1], got {self.p_init}")
         if self.near is not None and not self.near > 0:
             raise UserError(f"near must be above 0, got {self.near}")
+        if self.give_up is not None and not 0 < self.give_up < 1:
+            raise UserError(f"give_up must be in (0, 1), got {self.give_up}")
 
     def in_cascade(self) -> Attack:
-        """Insisting.
+        """Insisting, and giving up what is hopeless.
 
         Of AutoAttack's own MNIST network (200 images, L-infinity 0.3) 178 stand after APGD on both losses, 176 after
         one run of 1000 queries, 173 after AutoAttack and after this, at 5,300 queries an image. One run of 5000 for all
         that stand in the place of short ones left 174 at 6,400.
+
+        Of 262 images that Square breaks after 300 of 1000 queries (three LeNets of MNIST, L-infinity and L2, whatever
+        gradients do to them) none had more than 0.6 of its first margin left by then; of 1,300 that stand after
+        gradients the runs cost 0.52. On AutoAttack's network in L2 at 2.0, where 35 of 169 that stand after APGD fall
+        to Square, it would lose 3 of them, did it not insist.
         """
-        return dataclasses.replace(self, insist=True)
+        return dataclasses.replace(self, insist=True, give_up=0.6)
 
     @property
     def draws_as(self) -> Attack:
-        """Whether it insists or not."""
-        return dataclasses.replace(self, insist=False)
+        """Whether it insists or gives up, or not."""
+        return dataclasses.replace(self, insist=False, give_up=None)
 
     @torch.no_grad()
     def run(self, victim: Victim, x: Tensor, y: Tensor, threat: Threat) -> Tensor:
@@ -146,7 +159,8 @@ class Square(Attack):
                     break
             return rows[score[rows] < math.inf]
 
-        longer = dataclasses.replace(self, queries=LONGER * self.queries, p_init=min(self.p_init, SMALLER))
+        whole = dataclasses.replace(self, give_up=None)
+        longer = dataclasses.replace(whole, queries=LONGER * self.queries, p_init=min(self.p_init, SMALLER))
         for _ in range(self.restarts):
             left = search(self, left)
         if not self.insist:
@@ -154,7 +168,7 @@ class Square(Attack):
                 search_near(left)
             return out
         broke = [len(x) - len(left)]  # 0 of a stochastic victim, whose images never leave
-        for step in (search_near, *(partial(search, self), search_near) * (INSISTENT - 1)):
+        for step in (search_near, *(partial(search, whole), search_near) * (INSISTENT - 1)):
             if not any(broke[-IDLE:]):
                 break
             still = step(left)
@@ -169,12 +183,17 @@ class Square(Attack):
         smallest = 1 if threat.norm == "linf" else max(1, min(3, min(x.shape[2:]) // 4))
         best = _start(x, threat, smallest, draws)
         margin, hit = _ask(victim, best, y)
+        first, enough = margin, math.ceil(HOPELESS * self.queries)
         for query in range(1, self.queries):
             gone = hit & (not victim.remedy.stochastic)
+            if self.give_up is not None and query == enough and not victim.remedy.stochastic:
+                hopeless = ~hit & (margin < self.give_up * first)
+                score[rows[hopeless]] = margin[hopeless]
+                gone = gone | hopeless
             if gone.any():
                 out[rows[gone]] = best[gone]
                 left = (~gone).nonzero().squeeze(1)
-                rows, x, y, best, margin, hit = (part[left] for part in (rows, x, y, best, margin, hit))
+                rows, x, y, best, margin, first, hit = (part[left] for part in (rows, x, y, best, margin, first, hit))
                 draws = draws.of(left)
             if not len(rows):
                 break
