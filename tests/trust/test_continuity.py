@@ -112,7 +112,7 @@ def test_gradients_pass_a_rounding_and_the_value_is_the_files(nets: tuple[nn.Mod
 
 def test_the_lower_of_floats_and_files_counts(nets: tuple[nn.Module, nn.Module], digits: Dataset) -> None:
     plain, robust = nets
-    x, y = files(digits, 100)
+    x, y = files(digits, 60)
 
     def left(model: nn.Module) -> tuple[float, str]:
         found = evaluate(model, x, y, BATTERY, dataset=digits)
