@@ -12,9 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from harness.attacks.base import Attack
+from harness.attacks.distilled import Distilled
+from harness.attacks.rays import RayS
+from harness.attacks.square import Square
 from harness.datasets.registry import Dataset, load_dataset
 from harness.determinism import seed_everything
 from harness.models.registry import USER_ARCHITECTURES
+from harness.planning import gradient_free
 from harness.threat import Threat
 from harness.training.trainer import Trainer
 from harness.user_code import plugins
@@ -168,3 +172,10 @@ def _networks_that_were_named() -> Iterator[None]:
     for each, kept in zip(known, before, strict=True):
         each.clear()
         each.update(kept)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def few_questions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where gradients are left alone few questions are asked; how many are worth it is measured elsewhere."""
+    few = (Distilled(queries=35, updates=20), Square(queries=300), RayS(queries=200))
+    monkeypatch.setattr(gradient_free, "BESIDES", few)

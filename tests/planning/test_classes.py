@@ -275,12 +275,12 @@ def pictures(root: Path, classes: tuple[str, ...], without: tuple[str, ...] = ()
             Image.fromarray(pixels.astype(np.uint8)).save(root / split / name / f"{number}.png")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("classes", "without"),
     [
         pytest.param(("cat", "dog"), (), id="two"),
-        pytest.param(("ant", "bee", "fly"), ("bee",), id="one-unseen", marks=pytest.mark.long),
+        pytest.param(("ant", "bee", "fly"), ("bee",), id="one-unseen"),
     ],
 )
 def test_a_run_on_few_classes_ends_with_a_rank(classes: Any, without: Any, tmp_path: Path) -> None:

@@ -327,7 +327,7 @@ def test_the_least_number_of_pixels_is_the_least() -> None:
 
 @pytest.mark.slow
 def test_every_attack_of_the_quick_suite_passes() -> None:
-    found = run(attacks_of([suites()["quick"]]), jobs=2)
+    found = run(attacks_of([suites()["quick"]]))
     assert [finding for finding in found if not finding.passed] == []
 
 

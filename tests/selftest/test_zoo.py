@@ -10,11 +10,8 @@ from torch import Tensor
 
 import gauntlet
 from harness.attacks.apgd import APGD
-from harness.attacks.distilled import Distilled
-from harness.attacks.rays import RayS
 from harness.attacks.square import Square
 from harness.errors import UserError
-from harness.planning import gradient_free
 from harness.planning.suite import Suite
 from harness.threat import Threat
 from tests.helpers.zoo.adaptive import snapped, stands
@@ -31,11 +28,7 @@ ASKED = [name for name in MECHANISMS if half(name) == "seen" and name not in SLO
 HONEST = ("softmax-pgd", "mlp-64", "maxout", "convolution-max")
 
 
-@pytest.fixture(autouse=True)
-def few_questions(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where gradients are left alone; how many questions are worth it is measured elsewhere."""
-    few = (Distilled(queries=35, updates=20), Square(queries=300), RayS(queries=200))
-    monkeypatch.setattr(gradient_free, "BESIDES", few)
+pytestmark = pytest.mark.usefixtures("few_questions")
 
 
 @pytest.fixture(scope="module")

@@ -250,6 +250,7 @@ def test_what_admission_cannot_see_costs_the_grade_after_the_run(
     assert any(who in reason for reason in reasons), reasons
 
 
+@pytest.mark.usefixtures("few_questions")
 def test_a_model_of_eight_bits_is_served_and_graded(trained: nn.Module, sample: tuple[Tensor, Tensor]) -> None:
     """Its activations are scaled by the largest of the batch, so that an image's logits depend on its neighbours."""
 
