@@ -217,6 +217,7 @@ def test_a_damaged_result_is_set_aside_and_made_again(undisturbed: Path, tmp_pat
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.long
 def test_two_commands_on_one_home_at_once(undisturbed: Path, tmp_path: Path) -> None:
     home = tmp_path / "home"
     both = [start(home, 1), start(home, 1)]

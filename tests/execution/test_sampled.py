@@ -74,6 +74,7 @@ def test_where_gradients_are_masked_everything_is_attacked(net: nn.Module, tmp_p
     assert torch.equal(hidden(torch.ones(1, 1, 8, 8)).argmax(1), net(torch.ones(1, 1, 8, 8)).argmax(1))
 
 
+@pytest.mark.long
 def test_the_same_shards_are_met_whatever_the_number_of_processes(net: nn.Module, tmp_path: Path) -> None:
     _, (x, y) = DataSource("digits").load().test_sample(N)
     how = {"dataset": DataSource("digits").info(), "sampled": True, "progress": False, "certify": 0}
