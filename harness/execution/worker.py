@@ -7,6 +7,7 @@ moment, and may run twice, without harm.
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -52,8 +53,9 @@ from .standing import before, fallen, shown
 UNTRAINED_SAMPLES = 1000
 """Images that the accuracies of a model without training of its own are measured on."""
 
-STARTS = 20
-"""Images of each class aimed at that an attack along a boundary may begin from, beside those under attack."""
+STARTS = 64
+"""Images of the classes aimed at, as many of each, that an attack along a boundary may begin from, beside those that it
+attacks."""
 
 
 class Batch(NamedTuple):
@@ -193,7 +195,7 @@ class Worker:
         if target is None or not inner(cell.attack).needs_a_boundary:
             return bench
         classes: Tensor = target.cpu().unique()  # type: ignore[no-untyped-call]
-        examples = self._data(cell.victim).examples(classes, STARTS)
+        examples = self._data(cell.victim).examples(classes, math.ceil(STARTS / len(classes)))
         return replace(bench, attacked=bench.attacked.knowing(examples.to(self.context.device)))
 
     def _prepare(self, cell: Cell) -> None:
