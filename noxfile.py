@@ -17,9 +17,8 @@ CONSTRAINTS = "constraints.txt"
 
 def install(session: nox.Session, *groups: str, extras: str = "", imported: bool = True) -> None:
     """Install the project, editable, with the pinned versions; ``imported``: to be run, and not read alone."""
-    if (
-        imported
-    ):  # uv writes no byte code by itself, and the first import of torch, ART and MLflow would take 15 s longer
+    if imported:
+        # uv writes no byte code by itself, and the first import of torch, ART and MLflow would take 15 s longer
         session.env["UV_COMPILE_BYTECODE"] = "1"
     wanted = [requirement for group in groups for requirement in nox.project.dependency_groups(pyproject(), group)]
     session.install("-c", CONSTRAINTS, "-e", f".{extras}", *wanted)

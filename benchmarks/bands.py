@@ -183,10 +183,10 @@ def main() -> None:
     models, chosen = asked.model or list(MODELS), asked.defense or list(DEFENSES)
     for command in [] if asked.page else commands(asked.home, asked.data_root, asked.jobs, models, chosen):
         subprocess.run([sys.executable, "-m", "gauntlet", "run", *command], check=True)
-        models_of = asked.home / "provable" / "models"
-        if not models_of.exists():  # the same networks, which are not trained twice
-            models_of.parent.mkdir(exist_ok=True)
-            models_of.symlink_to((asked.home / "models").resolve())
+        trained = asked.home / "provable" / "models"
+        if "randomized-smoothing" in chosen and not trained.exists():  # the same networks are not trained twice
+            trained.parent.mkdir(exist_ok=True)
+            trained.symlink_to((asked.home / "models").resolve())
     head = PAGE.read_text(encoding="utf-8").partition(MARK)[0]
     PAGE.write_text(head + page(recorded(asked.home)), encoding="utf-8")
 

@@ -250,8 +250,9 @@ class Worker:
             crafted = read_proposal(home.crafted(cell.crafted_key, shard))
         frames = before(home, job)
         met = shown(home, job, frames, index.numpy(), y.cpu().numpy()) if cell.cascaded else None
+        bench = self._bench(cell.victim)
         outcome = run_shard(
-            self._begun(self._bench(cell.victim), cell, target),
+            bench if crafted is not None else self._begun(bench, cell, target),
             self._ready(cell),
             cell.threat,
             index=index,

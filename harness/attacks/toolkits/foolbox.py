@@ -67,9 +67,9 @@ class Foolbox(Foreign):
 
             init = getattr(foolbox.attacks, start)(**STARTS[start])
             if victim.target is not None:
-                others = x if victim.examples is None else torch.cat([x, victim.examples.to(x)])
+                examples = [] if victim.examples is None else [victim.examples.to(x)]
                 criterion = foolbox.criteria.TargetedMisclassification
-                return _from_targets(attack, criterion, model_of, x, others, victim.target)
+                return _from_targets(attack, criterion, model_of, x, examples, victim.target)
             return _from_starts(attack, init, model_of, x, y)
         if entry.targeted == "only" or victim.target is not None:
             criterion = foolbox.criteria.TargetedMisclassification(rivals(victim, x, y))
@@ -114,9 +114,9 @@ def _from_starts(attack: Any, init: Any, model_of: Callable[[Tensor], Any], x: T
 
 
 def _from_targets(
-    attack: Any, criterion: Any, model_of: Callable[[Tensor], Any], x: Tensor, others: Tensor, target: Tensor
+    attack: Any, criterion: Any, model_of: Callable[[Tensor], Any], x: Tensor, examples: list[Tensor], target: Tensor
 ) -> Tensor:
-    """Attack from the nearest image, of the batch or of others that begin with it, that is taken for the target.
+    """Attack from the nearest image, of the batch or of batches of examples, that is taken for the target.
 
     Images without one, and those that are taken for it themselves, come back as they are.
     """
@@ -126,8 +126,9 @@ def _from_targets(
             return cast(Tensor, model_of(rows)(images).argmax(1))
 
     rows = torch.arange(len(x), device=x.device)
-    further = range(len(x), len(others), len(x))  # they belong to none of the images under attack
-    found = torch.cat([labels(x, rows)] + [labels(others[i : i + len(x)], rows[:0]) for i in further])
+    others = torch.cat([x, *examples])
+    # examples belong to none of the images under attack
+    found = torch.cat([labels(x, rows), *(labels(images, rows[:0]) for images in examples)])
     distance = torch.cdist(x.flatten(1), others.flatten(1))
     nearest = distance.masked_fill(found.unsqueeze(0) != target.unsqueeze(1), torch.inf).min(1)
     x_adv = x.clone()
