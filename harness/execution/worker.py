@@ -192,7 +192,7 @@ class Worker:
 
     def _begun(self, bench: Bench, cell: Cell, target: Tensor | None) -> Bench:
         """A bench with images of the targets to begin from, for an attack that walks along a boundary towards them."""
-        if target is None or not inner(cell.attack).needs_a_boundary:
+        if target is None or not len(target) or not inner(cell.attack).needs_a_boundary:
             return bench
         classes: Tensor = target.cpu().unique()  # type: ignore[no-untyped-call]
         examples = self._data(cell.victim).examples(classes, math.ceil(STARTS / len(classes)))

@@ -85,11 +85,16 @@ def boards(tmp_path_factory: pytest.TempPathFactory) -> tuple[Board, Board]:
     return full, cascade
 
 
-def test_with_one_class_for_all_attacks_along_the_boundary_have_where_to_begin(tmp_path: Path) -> None:
-    """No image under attack is of that class, and every shard is judged."""
+@pytest.mark.parametrize(("samples", "batch"), [(40, 20), (10, 1)])
+def test_with_one_class_for_all_attacks_along_the_boundary_have_where_to_begin(
+    samples: int, batch: int, tmp_path: Path
+) -> None:
+    """No image under attack is of that class, and every shard is judged; one of single images is empty."""
     source, walk = DataSource("digits"), Foolbox("HopSkipJumpAttack", steps=1, max_gradient_eval_steps=50)
     info = source.info()
-    suite = Suite(name="walk", summary="", attacks={"l2": (walk,)}, budgets={"l2": (2.5,)}, samples=40, batch=20)
+    suite = Suite(
+        name="walk", summary="", attacks={"l2": (walk,)}, budgets={"l2": (2.5,)}, samples=samples, batch=batch
+    )
     made = plan(
         suite.towards(Goal(rule="class", target=3)), specs([info], ["mlp-32"], [Standard()], [0]), {info.name: info}
     )
