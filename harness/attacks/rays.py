@@ -95,24 +95,31 @@ class RayS(Attack):
         """Nearest images found beyond the boundary, ``x`` itself where there is none."""
         blocks = _Blocks(x, CHANGES[norm])
         longest, nothing = diameter(x, norm), x.new_full((len(x),), math.inf)
-        best, least = x, nothing
+        best, least = x.clone(), nothing
         # of the present run: its direction, the radius along it, the next turn, and single pixels tried in vain
-        ray, radius = torch.ones_like(x), nothing
+        ray, radius = torch.ones_like(x, memory_format=torch.contiguous_format), nothing
         turn = idle = torch.zeros_like(y)
-        # of the search along a new direction: the direction, and the last steps that failed (0: none) and fooled
-        trial, low, high, gap = ray, torch.zeros_like(radius), nothing, nothing
+        # of the search along a changed direction: the last steps that failed (0: none) and fooled
+        low, high, gap = torch.zeros_like(radius), nothing, nothing
         searching = torch.zeros_like(y, dtype=torch.bool)
         for query in range(self.queries - 2):
             new, fresh = ~searching & radius.isinf(), ~searching & radius.isfinite()
-            trial = torch.where(per_sample(fresh, x), blocks.change(ray, turn), trial)
             rows = new.nonzero().squeeze(1)
-            trial[rows] = blocks.signs(draws.fork(query).of(rows), query)
+            if len(rows):
+                ray[rows] = blocks.signs(draws.of(rows).fork(query), query)
+            place, owner = blocks.places(fresh, turn)
+            before = ray.view(-1)[place]
+            ray.view(-1)[place] = blocks.changed(before, owner, turn)
             inward = torch.where(low > 0, (low + high) / 2, high - gap)
             goal = torch.where(new, longest, torch.where(fresh, radius * (1 - CLOSE), inward))
-            point = stretch(x, trial, norm, goal)
-            hit, size = _wrong(victim, point, y), magnitude(point - x, norm)
-            nearer = hit & (size < least)
-            best, least = torch.where(per_sample(nearer, x), point, best), torch.where(nearer, size, least)
+            point = stretch(x, ray, norm, goal)
+            hit, size = _wrong(victim, point, y), nothing.clone()
+            ray.view(-1)[place] = torch.where(hit[owner], ray.view(-1)[place], before)
+            rows = hit.nonzero().squeeze(1)
+            size[rows] = magnitude(point[rows] - x[rows], norm)
+            nearer = size < least
+            rows = nearer.nonzero().squeeze(1)
+            best[rows], least = point[rows], torch.where(nearer, size, least)
 
             low = torch.where(searching, torch.where(hit, low, goal), 0)
             high = torch.where(hit, size, high)
@@ -124,8 +131,7 @@ class RayS(Attack):
             turn = torch.where(turn == len(blocks), blocks.singles, turn)
 
             found = searching & (low > 0) & (high - low <= CLOSE * high)
-            ray, radius = torch.where(per_sample(found, x), trial, ray), torch.where(found, high, radius)
-            searching = searching & ~found
+            radius, searching = torch.where(found, high, radius), searching & ~found
             stuck = ~searching & (idle == len(blocks) - blocks.singles)
             radius, turn, idle = torch.where(stuck, math.inf, radius), turn * ~stuck, idle * ~stuck
         return best
@@ -139,28 +145,39 @@ class _Blocks:
     """
 
     def __init__(self, x: Tensor, changes: tuple[tuple[float, float], ...]) -> None:
-        self._place = _z_order(x)
-        self._total = x[0].numel()
+        self._place, self._total = _z_order(x), x[0].numel()
+        self._order = self._place.flatten().argsort()
         self._levels = math.ceil(math.log2(self._total)) + 1
         sizes = [math.ceil(self._total / 2**level) for level in range(self._levels)]
         starts = [torch.arange(0, self._total, size, device=x.device) for size in sizes]
         ends = [start + size for start, size in zip(starts, sizes, strict=True)]
         count = sum(map(len, starts))
         self.singles = (count - self._total) * len(changes)
-        self._start, self._end = (torch.cat(part).repeat_interleave(len(changes)) for part in (starts, ends))
+        self._start, end = (torch.cat(part).repeat_interleave(len(changes)) for part in (starts, ends))
+        self._size = end.clamp(max=self._total) - self._start
         self._factor, self._instead = torch.tensor(changes, device=x.device).repeat(count, 1).unbind(1)
 
     def __len__(self) -> int:
         return len(self._start)
 
-    def change(self, ray: Tensor, turn: Tensor) -> Tensor:
-        """Directions like ``ray`` with the block of each image's ``turn`` (N,) changed."""
-        start, end, factor, instead = (
-            per_sample(values[turn], ray) for values in (self._start, self._end, self._factor, self._instead)
-        )
-        inside = (self._place >= start) & (self._place < end)
-        empty = per_sample(~(inside & (ray != 0)).flatten(1).any(1), ray)
-        return torch.where(inside, torch.where(empty, instead, factor * ray), ray)
+    def places(self, rows: Tensor, turn: Tensor) -> tuple[Tensor, Tensor]:
+        """Where the block of each image's ``turn`` (N,) lies, of the images in ``rows`` (bool, N).
+
+        Returns:
+            Places (M,) in the flattened directions of all images, and the image (M,) that each belongs to.
+        """
+        images = rows.nonzero().squeeze(1)
+        size = self._size[turn[images]]
+        which = torch.arange(len(images), device=rows.device).repeat_interleave(size)
+        owner = images[which]
+        nth = torch.arange(len(owner), device=rows.device) - (size.cumsum(0) - size)[which]
+        return owner * self._total + self._order[self._start[turn[owner]] + nth], owner
+
+    def changed(self, values: Tensor, owner: Tensor, turn: Tensor) -> Tensor:
+        """What becomes of the values (M,) at those places."""
+        filled = torch.zeros_like(turn, dtype=values.dtype).index_add(0, owner, (values != 0).to(values.dtype))
+        change = turn[owner]
+        return torch.where(filled[owner] > 0, self._factor[change] * values, self._instead[change])
 
     def signs(self, draws: Draws, number: int) -> Tensor:
         """Random signs, in as many blocks as the ``number``-th try has, (N, C, H, W)."""

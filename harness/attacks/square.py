@@ -223,8 +223,8 @@ def stretch(x: Tensor, delta: Tensor, norm: Norm, length: Tensor) -> Tensor:
     """
     for _ in range(1 if norm == "linf" else 4):
         size = magnitude(delta, norm).clamp_min(1e-12)
-        delta = (x + delta * per_sample(length / size, x)).clamp(0, 1) - x
-    return x + delta
+        delta = (delta * per_sample(length / size, x)).add_(x).clamp_(0, 1).sub_(x)
+    return delta.add_(x)
 
 
 def unscaled(logits: Tensor) -> Tensor:

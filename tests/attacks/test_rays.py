@@ -176,16 +176,27 @@ def test_blocks_cover_the_image_at_every_level_and_change_as_declared(norm):
     blocks, kinds = _Blocks(x, CHANGES[norm]), len(CHANGES[norm])
     assert len(blocks) == (1 + 2 + 4 + 6 + 12) * kinds
     assert blocks.singles == (1 + 2 + 4 + 6) * kinds
-    ray, turns = torch.ones(1, 1, 3, 4), torch.arange(len(blocks))
-    changed = torch.cat([blocks.change(ray, turn.view(1)) for turn in turns])
+    turns = torch.arange(len(blocks))
+    ray = torch.ones(len(turns), 1, 3, 4)
+
+    def changed_all(rays):
+        out = rays.clone()
+        place, owner = blocks.places(torch.ones_like(turns, dtype=torch.bool), turns)
+        out.view(-1)[place] = blocks.changed(out.view(-1)[place], owner, turns)
+        return out
+
+    changed = changed_all(ray)
     touched = (changed != ray).flatten(1).sum(1)
     assert touched[:kinds].tolist() == [12] * kinds
     assert touched[blocks.singles :].tolist() == [1] * (12 * kinds)
     first = [float(changed[i, 0, 0, 0]) for i in range(kinds)]
     assert first == [factor for factor, _ in CHANGES[norm]]
     if norm == "l1":
-        empty = torch.zeros_like(ray)
-        assert [float(blocks.change(empty, turn.view(1)).mean()) for turn in turns[:2]] == [1, -1]
+        assert changed_all(torch.zeros_like(ray))[:2].flatten(1).mean(1).tolist() == [1, -1]
+    few = turns % 3 == 1
+    place, owner = blocks.places(few, turns)
+    assert sorted(set(owner.tolist())) == turns[few].tolist()
+    assert torch.equal(place // ray[0].numel(), owner)
 
 
 def test_random_signs_come_in_blocks():
