@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -15,6 +16,7 @@ from harness.models.perturbation_generator import PerturbationGenerator, generat
 from harness.models.stages import Stages
 from harness.training.defense import Loss, require
 from harness.training.optim import update
+from harness.training.resuming import Part
 from harness.training.trainer import Trainer
 
 
@@ -95,6 +97,10 @@ class Playing(GenerativeAdversarialTrainer):
     def networks(self, model: Stages) -> tuple[nn.Module, ...]:
         """Both players."""
         return model, self.generator
+
+    def parts(self) -> Mapping[str, Part]:
+        """The generator and its optimizer."""
+        return {"generator": self.generator, "player": self.player}
 
     def step(self, model: Stages, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor) -> Loss:
         """Some updates of the generator and one of the classifier; the loss and the logits are the classifier's."""

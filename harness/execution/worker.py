@@ -30,7 +30,7 @@ from ..judging.shard import Kept, craft, prepare, run_shard
 from ..planning.specs import Cell, Certification, ModelSpec, Planting, Probe
 from ..records.checkpoints import has_model, load_base, load_model, save_model
 from ..records.crafted import read_proposal, write_proposal
-from ..records.files import write_record
+from ..records.files import write_bytes, write_record
 from ..records.home import Home
 from ..records.plans import model_name
 from ..records.prepared import prepared_record, read_prepared, write_prepared
@@ -44,6 +44,7 @@ from ..schema.probes import PlantedRecord, ProbeRecord
 from ..training.defense import Diverged, Trained
 from ..training.gradient_descent import score
 from ..training.optim import keep_compiler_out
+from ..training.resuming import Saves, kept
 from ..trust.planting import plant
 from ..trust.probe import probe as examine
 from ..victims.victim import VictimError
@@ -125,20 +126,23 @@ class Worker:
 
     def _train(self, spec: ModelSpec) -> None:
         home, data, device = self.context.home, self._data(spec), self.context.device
-        say = self._reporter(f"train-{spec.key}")
         if has_model(home, spec):
             return
+        made_with = {"device": torch.device(device).type, **made_of(home, *spec.parents).model_dump()}
+        saves = Saves(home.progress / f"train-{spec.key}.pt", made_with, write_bytes)
+        say = self._reporter(f"train-{spec.key}", saves)
         base = load_base(home, spec, data.info, self.context.models)
         (home.model(spec.key) / "card.json").unlink(missing_ok=True)  # of what stood upon another base
         full_float32()
         seed_everything(spec.training_seed)
         start = time.perf_counter()
         try:
-            trained = spec.defense.fit(spec.architecture, data, device=device, base=base, progress=say)
+            with kept(saves):
+                trained = spec.defense.fit(spec.architecture, data, device=device, base=base, progress=say)
         except Diverged as error:
             write_record(home.model(spec.key) / "failed.json", FailedTraining(error=str(error)))
             raise
-        self._keep(spec, trained, data, time.perf_counter() - start)
+        self._keep(spec, trained, data, saves.seconds + time.perf_counter() - start)
 
     def _keep(self, spec: ModelSpec, trained: Trained, data: Dataset, seconds: float) -> None:
         """Measure a trained model and write it down."""
@@ -315,7 +319,7 @@ class Worker:
         )
         write_record(home.planted(planting.key), PlantedRecord(facts=facts, **dict(made_of(home, spec))))
 
-    def _reporter(self, name: str) -> Callable[[int, int, Mapping[str, float]], None]:
+    def _reporter(self, name: str, saves: Saves) -> Callable[[int, int, Mapping[str, float]], None]:
         """Writes progress to a small file that the driver reads: a killed worker leaves no lock behind."""
         path = self.context.home.progress / f"{name}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -323,7 +327,8 @@ class Worker:
 
         def say(done: int, total: int, values: Mapping[str, float]) -> None:
             part = path.with_suffix(f".{os.getpid()}")
-            part.write_text(json.dumps({"done": done, "total": total, "started": started, **values}))
+            begun = started - saves.seconds
+            part.write_text(json.dumps({"done": done, "total": total, "started": begun, **values}))
             part.replace(path)
 
         return say

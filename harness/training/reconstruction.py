@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..datasets.registry import Dataset, DatasetInfo
 from ..models.purifier import Autoencoder, Purified
+from . import resuming
 from .defense import Epoch, Progress, Trained, require
 from .gradient_descent import GradientDescent, Schedule, score
 from .on_trained import OnTrainedModel
@@ -85,7 +86,15 @@ class Reconstruction(GradientDescent, OnTrainedModel):
         examples = mine.examples(model.base, data, device)
         optimizer = mine.new_optimizer(front, mine.weight_decay)
         rows = torch.arange(len(examples.seen))
-        advance = mine.scheduled(optimizer, mine.epochs * math.ceil(len(rows) / mine.batch_size))
+        parts: dict[str, resuming.Part] = {"model": front, "optimizer": optimizer}
+        history: list[Epoch] = []
+        saves = resuming.present()
+        if saves is not None and (found := saves.read()) is not None:
+            history = [Epoch(*line) for line in saves.restore(found, parts, device)]
+        steps = math.ceil(len(rows) / mine.batch_size)
+        advance = mine.scheduled(optimizer, mine.epochs * steps)
+        for _ in range(len(history) * steps):
+            advance()
         images, labels = data.x_train[:WATCHED].to(device), data.y_train[:WATCHED].to(device)
 
         def step(batch: Tensor) -> Tensor:
@@ -94,13 +103,19 @@ class Reconstruction(GradientDescent, OnTrainedModel):
             descend(optimizer, loss)
             return loss.detach()
 
-        history: list[Epoch] = []
-        for epoch in range(1, mine.epochs + 1):
+        def tell() -> None:
+            if progress is not None:
+                progress(len(history), mine.epochs or 0, {"loss": history[-1].loss, "accuracy": history[-1].accuracy})
+
+        if history:
+            tell()
+        for epoch in range(len(history) + 1, mine.epochs + 1):
             start = time.perf_counter()
             model.train()
             mean = mine.run_epoch(f"the reconstruction loss of epoch {epoch}", rows, device, step)
             accuracy = score(model, data, images, labels)[1]
             history.append(Epoch(epoch, mean, accuracy, math.nan, math.nan, time.perf_counter() - start))
-            if progress is not None:
-                progress(epoch, mine.epochs, {"loss": mean, "accuracy": accuracy})
+            tell()
+            if saves is not None:
+                saves.keep(parts, [tuple(line)[:-1] for line in history], device)
         return Trained(model.eval(), history)

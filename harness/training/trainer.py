@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
@@ -17,6 +18,7 @@ from ..datasets.registry import Dataset, DatasetInfo
 from ..errors import UserError
 from ..models.registry import build_model
 from ..models.stages import Stages
+from . import resuming
 from .defense import Diverged, Epoch, Loss, Progress, Trained, require
 from .gradient_descent import GradientDescent, score
 from .optim import descend, limit_norms, set_lr
@@ -121,6 +123,13 @@ class Trainer(GradientDescent):
         """This trainer with its opponent in play, ready for :meth:`step`."""
         return self
 
+    def parts(self) -> Mapping[str, resuming.Part] | None:
+        """What training changes beside the model and its optimizer, by name, so that a long one can be kept.
+
+        None where that is not known: a trainer with an opponent has to say what goes with it.
+        """
+        return {} if type(self).opponent is Trainer.opponent else None
+
     def wrap(self, model: Stages, base: nn.Module | None) -> nn.Module:
         """The model that is judged: by default the trained one."""
         return model
@@ -180,10 +189,24 @@ class Trainer(GradientDescent):
         order = torch.randperm(len(images))
         held = self.held(len(images))
         held_out, kept = order[:held].to(device), order[held:]
-        self.pretrain(model, data, images, kept)
+        saves = resuming.present() if self.parts() is not None else None
+        found = saves.read() if saves is not None else None
+        if found is None:
+            self.pretrain(model, data, images, kept)
+        for name in model.unsupervised:
+            model.stages[name].requires_grad_(self.fine_tuned)
         optimizer = self.new_optimizer(model, self.weight_decay)
-        advance = self.scheduled(optimizer, self.epochs * math.ceil(len(kept) / self.batch_size))
+        parts: dict[str, resuming.Part] = {"model": model, "optimizer": optimizer, **(self.parts() or {})}
         history: list[Epoch] = []
+        best: tuple[float, int, dict[str, Tensor]] | None = None
+        if saves is not None and found is not None:
+            lines, best = saves.restore(found, parts, device)
+            history = [Epoch(*line) for line in lines]
+        steps = math.ceil(len(kept) / self.batch_size)
+        advance = self.scheduled(optimizer, self.epochs * steps)
+        for _ in range(len(history) * steps):
+            advance()
+        total = self.epochs + (self.refit or 0)
 
         def one_epoch(rows: Tensor) -> Epoch:
             start = time.perf_counter()
@@ -208,19 +231,23 @@ class Trainer(GradientDescent):
             logged = {name: float(total) / len(rows) for name, total in totals.items()}
             line = Epoch(number, mean, int(correct) / len(rows), *checked, time.perf_counter() - start, logged)
             history.append(line)
-            if progress is not None:
-                last = (self.epochs or 0) + (self.refit or 0)
-                progress(number, last, {"loss": line.loss, "accuracy": line.accuracy})
+            tell()
             return line
 
-        best: tuple[float, int, dict[str, Tensor]] | None = None
-        for epoch in range(1, self.epochs + 1):
+        def tell() -> None:
+            if progress is not None:
+                progress(len(history), total, {"loss": history[-1].loss, "accuracy": history[-1].accuracy})
+
+        if history:
+            tell()
+        for epoch in range(len(history) + 1, self.epochs + 1):
+            if self.patience is not None and best is not None and epoch - 1 - best[1] >= self.patience:
+                break
             line = one_epoch(kept)
-            if self.patience is not None:
-                if best is None or line.validation_loss < best[0]:
-                    best = (line.validation_loss, epoch, copy.deepcopy(model.state_dict()))
-                elif epoch - best[1] >= self.patience:
-                    break
+            if self.patience is not None and (best is None or line.validation_loss < best[0]):
+                best = (line.validation_loss, epoch, copy.deepcopy(model.state_dict()))
+            if saves is not None:
+                saves.keep(parts, ([(*line[:-1], dict(line.logged)) for line in history], best), device)
         if best is not None:
             model.load_state_dict(best[2])
         if self.refit is not None:
@@ -239,7 +266,7 @@ class Trainer(GradientDescent):
         return history
 
     def pretrain(self, model: Stages, data: Dataset, images: Tensor, kept: Tensor) -> None:
-        """Train the stages that need no labels, one after the other, and freeze them but for :attr:`fine_tuned`.
+        """Train the stages that need no labels, one after the other.
 
         Each is the encoder of an autoencoder whose decoder is thrown away; its input is what the stages before it make
         of the images. Images are uint8 (N, C, H, W), those at indices ``kept`` are trained on. A model without such
@@ -268,7 +295,6 @@ class Trainer(GradientDescent):
 
             for epoch in range(1, passes + 1):
                 self.run_epoch(f"the loss of {name} in epoch {epoch}", kept, images.device, step)
-            stage.requires_grad_(self.fine_tuned)
 
 
 def _stay() -> None:
