@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from harness.certify import Certificate
 from harness.models.stages import Stages
-from harness.threat import TOLERANCE, Threat
+from harness.schema.eps import limit
+from harness.threat import Threat
 from harness.training.defense import Loss, require
 from harness.training.noise import noisy
 from harness.training.trainer import Trainer
@@ -90,7 +91,7 @@ class Smoothed(nn.Module):
         for threat in threats:
             assert threat.eps is not None
             scale = {"linf": math.sqrt(x[0].numel()), "l2": 1.0, "l1": 1.0}[threat.norm]
-            needed.append(scale * (threat.eps * (1 + TOLERANCE) + 1e-9))
+            needed.append(scale * limit(threat.eps))
         # the radius of an image that every draw gives its label: where more is needed, none is drawn
         reach = self.sigma * float(ndtri(ALPHA ** (1 / ESTIMATION)))
         nothing = torch.full((len(x),), -math.inf, dtype=torch.float64)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .errors import unknown
-from .schema.eps import eps_text
+from .schema.eps import eps_text, limit
 
 Norm = Literal["linf", "l2", "l1", "l0"]
 
@@ -18,9 +18,6 @@ NORMS: Final[tuple[Norm, ...]] = get_args(Norm)
 """Every norm the project measures, strongest constraint on a single pixel first."""
 
 EXPONENT: Final[dict[str, float]] = {"linf": math.inf, "l2": 2.0, "l1": 1.0, "l0": 0.0}
-
-TOLERANCE: Final = 1e-4
-"""Relative slack on eps: float32 rounding in the toolkits overshoots by up to 3e-6."""
 
 BOX_TOLERANCE: Final = 1e-6
 """Absolute slack on [0, 1]. Images inside it are clamped before they are judged, images beyond it are invalid."""
@@ -102,11 +99,11 @@ class Threat:
         return magnitude(x_adv.double() - x.double(), self.norm)
 
     def within(self, x: Tensor, x_adv: Tensor) -> Tensor:
-        """Which samples keep the budget up to the relative :data:`TOLERANCE`; shape (N,), bool."""
+        """Which samples keep the budget, up to the slack of :func:`~harness.schema.eps.limit`; shape (N,), bool."""
         distance = self.distance(x, x_adv)
         if self.eps is None:
             return torch.ones_like(distance, dtype=torch.bool)
-        return distance <= self.eps * (1 + TOLERANCE) + 1e-9
+        return distance <= limit(self.eps)
 
     def project(self, x: Tensor, x_adv: Tensor) -> Tensor:
         """Bring ``x_adv`` into the ball around ``x``, (N, ...) in [0, 1], and into the box.

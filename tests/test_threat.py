@@ -9,10 +9,10 @@ import torch
 from scipy.optimize import minimize
 from torch import Tensor
 
+from harness.schema.eps import TOLERANCE
 from harness.threat import (
     EXPONENT,
     NORMS,
-    TOLERANCE,
     Norm,
     Threat,
     dual_exponent,
@@ -93,6 +93,16 @@ def test_the_budget_has_the_tolerance_and_no_more(norm: Norm) -> None:
     assert Threat(norm, eps).within(x, torch.cat([inside])).item()
     assert not Threat(norm, eps).within(x, outside).item()
     assert Threat(norm).within(x, outside).item()
+
+
+@pytest.mark.parametrize("eps", [0.3, 1e-3, 1e-4, 1e-5, 1e-6])
+def test_an_eps_in_float32_is_within_itself_however_small(eps: float) -> None:
+    x = torch.rand(2, 1, 300, 300, generator=torch.Generator().manual_seed(0))
+    x[1] = 0.99
+    threat = Threat("linf", eps)
+    assert threat.within(x, (x + eps).clamp(max=1)).all()
+    assert threat.within(x, x + (x + 1.2 * eps - x).clamp(-eps, eps)).all()
+    assert not threat.within(x, x + 1.1 * eps + 1.2e-7).any()
 
 
 def test_a_budget_of_components_is_a_whole_number() -> None:

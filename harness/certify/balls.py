@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from ..threat import TOLERANCE, Norm, Threat
+from ..schema.eps import limit
+from ..threat import Norm, Threat
 
 _NEWTON: Final = 64
 """Steps after which the search for a radius's scale ends, inexact; a handful do."""
@@ -43,7 +44,7 @@ class Ball:
             raise UserError("certificates are for linf, l2 and l1, got l0")
         if threat.eps is None:
             raise UserError("a certificate needs an eps")
-        radius = (threat.eps * (1 + TOLERANCE) + 1e-9) * (1 + 1e-10)
+        radius = limit(threat.eps) * (1 + 1e-10)
         return cls(x.detach().double().flatten(1), threat.norm, radius)
 
     @property

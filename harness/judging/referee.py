@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from ..goal import reached
-from ..threat import BOX_TOLERANCE, EXPONENT, TOLERANCE, Threat, magnitude, per_sample, root_mean_square
+from ..schema.eps import TOLERANCE
+from ..threat import BOX_TOLERANCE, EXPONENT, Threat, magnitude, per_sample, root_mean_square
 from ..victims.victim import Victim, rounded
 
 

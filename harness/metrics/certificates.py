@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..schema.certificates import CertificateFacts
-from .pairs import Pair, limit, reach
+from ..schema.eps import limit
+from .pairs import Pair, reach
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from .pairs import Bools, Pair, limit, nearest, reference
+from ..schema.eps import limit
+from .pairs import Bools, Pair, nearest, reference
 
 SIGNIFICANCE: Final = 0.05
 """Models whose p value is not below this are not told apart."""

@@ -22,12 +22,11 @@ import pandas as pd
 from ..errors import UserError
 from ..goal import reached
 from ..schema.certificates import CertificateFacts
+from ..schema.eps import limit
 from ..schema.goals import UNTARGETED
 from ..schema.models import KnownModel
 from ..schema.pairs import Result
 from ..schema.probes import ProbeFacts
-
-TOLERANCE: Final = 1e-4  # of harness.threat, which this module may not import: it would bring torch along
 
 NO_TARGET: Final = -1
 """Target of images for which any wrong label will do."""
@@ -190,11 +189,6 @@ def wilson(successes: float, n: int, confidence: float = 0.95) -> tuple[float, f
 def interval(left: float, n: int, doubt: float = 0.0) -> tuple[float, float]:
     """:func:`wilson` of images that stand, its lower end that of as many less as may have fallen unseen."""
     return wilson(max(left - doubt, 0.0), n)[0], wilson(left, n)[1]
-
-
-def limit(eps: float) -> float:
-    """Largest distance that counts as within eps: the slack covers the float32 rounding of the toolkits."""
-    return eps * (1 + TOLERANCE) + 1e-9
 
 
 def stands(samples: Samples) -> Bools:

@@ -24,12 +24,12 @@ from torch import Tensor
 from ..datasets.registry import Dataset
 from ..errors import UserError
 from ..leaderboard import leaderboard
-from ..metrics.pairs import Board, Pair, WorstCase, limit, reference, wilson, worst_case
+from ..metrics.pairs import Board, Pair, WorstCase, reference, wilson, worst_case
 from ..records import witnesses
 from ..records.boards import boards_from_home
 from ..records.home import Home, no_runs
 from ..records.plans import read_plans
-from ..schema.eps import eps_text
+from ..schema.eps import eps_text, limit
 from ..schema.models import KnownModel
 from ..trust.grade import trust
 

@@ -20,9 +20,10 @@ from ..datasets.registry import Dataset
 from ..determinism import full_float32
 from ..errors import UserError
 from ..judging.referee import Verdict, judge
-from ..metrics.pairs import DISTANCES, Board, limit, reference, worst_case
+from ..metrics.pairs import DISTANCES, Board, reference, worst_case
 from ..planning.specs import ModelSpec
 from ..records.home import Home
+from ..schema.eps import limit
 from ..schema.models import ModelEntry
 from ..schema.plans import PlanRecord
 from ..threat import BOX_TOLERANCE, Threat

@@ -23,7 +23,7 @@ from ..determinism import full_float32
 from ..errors import UserError, describe
 from ..judging.certificates import alpha_of, refuted
 from ..leaderboard import contradictions
-from ..metrics.pairs import DISTANCES, Board, Pair, limit, nearest, worst_case
+from ..metrics.pairs import DISTANCES, Board, Pair, nearest, worst_case
 from ..planning.declared import NotHere, model_spec
 from ..planning.specs import ModelSpec
 from ..records import witnesses
@@ -35,6 +35,7 @@ from ..records.plans import read_plans
 from ..records.witnesses import Rows
 from ..schema.bundles import ImageHashes, Manifest, Numbers
 from ..schema.certificates import CertificateFacts
+from ..schema.eps import limit
 from ..schema.models import ModelEntry
 from ..training.defense import Defense
 from ..victims.victim import Victim

@@ -27,7 +27,8 @@ from ..judging.proposal import Bench, Proposal
 from ..judging.referee import Verdict, as_images, judge
 from ..judging.shard import craft
 from ..planning.suite import Suite
-from ..threat import TOLERANCE, Norm, Threat
+from ..schema.eps import TOLERANCE
+from ..threat import Norm, Threat
 from .requirements import Floor, Rule, stated
 from .victims import Case, ReferenceVictim, references
 

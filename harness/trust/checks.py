@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ..metrics.certificates import band
-from ..metrics.pairs import Board, Bools, Floats, Pair, limit, reach, reference, wilson
+from ..metrics.pairs import Board, Bools, Floats, Pair, reach, reference, wilson
 from ..schema.certificates import CertificateFacts
 from ..schema.counts import plural
-from ..schema.eps import eps_text
+from ..schema.eps import eps_text, limit
 from ..schema.pairs import UNLISTED
 from ..schema.probes import ProbeFacts
 

@@ -27,8 +27,9 @@ from ..errors import UserError, describe
 from ..judging.proposal import Proposal
 from ..judging.referee import judge
 from ..judging.shard import craft, prepare
+from ..schema.eps import limit
 from ..schema.probes import PlantedAttack, PlantedFacts, PlantedPart, Side
-from ..threat import EXPONENT, TOLERANCE, Threat, magnitude, per_sample
+from ..threat import EXPONENT, Threat, magnitude, per_sample
 from ..victims.adaptation import VOTES, Remedy
 from ..victims.victim import PassCount, Victim, VictimError, rounded
 from .measurements import are_probabilities
@@ -338,7 +339,7 @@ class Garden:
     def _apart(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Images whose balls do not touch, and pixels that suffice to tell them apart, those that vary most first."""
         flat, p = x.flatten(1), EXPONENT[self.norm]
-        wide = 2 * self.eps * (1 + TOLERANCE) + 1e-6
+        wide = 2 * limit(self.eps) + 1e-6
         near = (torch.cdist(flat, flat, p=p) <= wide).cpu()
         kept: list[int] = []
         for i in range(len(x)):

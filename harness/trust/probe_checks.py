@@ -10,7 +10,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Final, Literal
 
-from ..metrics.pairs import Board, limit, nearest, wilson
+from ..metrics.pairs import Board, nearest, wilson
+from ..schema.eps import limit
 from ..schema.probes import Diagnostics, PlantedFacts, ProbeFacts
 from .checks import (
     BOUNDED,

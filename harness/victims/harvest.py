@@ -7,7 +7,8 @@ from torch import Tensor
 from torch._C._functorch import is_functorch_wrapped_tensor
 
 from ..goal import reached
-from ..threat import BOX_TOLERANCE, TOLERANCE, Threat, magnitude, per_sample
+from ..schema.eps import TOLERANCE, limit
+from ..threat import BOX_TOLERANCE, Threat, magnitude, per_sample
 
 
 class Harvest:
@@ -121,8 +122,8 @@ class Harvest:
         """Which points are in the ball of the images that they are said to belong to, bool (M,)."""
         if self.threat.eps is not None:
             # half the slack of the referee, who measures in float64: that takes twice as long
-            limit = self.threat.eps * (1 + TOLERANCE / 2) + 1e-9
-            return magnitude(x - self.x[rows], self.threat.norm) <= limit
+            most = (self.threat.eps + limit(self.threat.eps)) / 2
+            return magnitude(x - self.x[rows], self.threat.norm) <= most
         if not by_place:
             return torch.ones_like(rows, dtype=torch.bool)
         distances = torch.cdist(x.flatten(1), self.x.flatten(1))

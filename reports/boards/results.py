@@ -11,7 +11,8 @@ import pandas as pd
 
 from harness.leaderboard import bands_of, contradictions
 from harness.metrics.certificates import Band
-from harness.metrics.pairs import FLAGS, Board, Bools, Pair, WorstCase, by_model, limit, nearest, rows_of, worst_case
+from harness.metrics.pairs import FLAGS, Board, Bools, Pair, WorstCase, by_model, nearest, rows_of, worst_case
+from harness.schema.eps import limit
 from harness.schema.goals import measured
 from harness.schema.models import KnownModel
 from harness.trust.grade import Trust, trust

@@ -11,7 +11,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from harness.metrics.pairs import Bools, Floats, Pair, limit, reach, reference
+from harness.metrics.pairs import Bools, Floats, Pair, reach, reference
+from harness.schema.eps import limit
 
 from ..boards.rows import column
 from ..drawing.png import data_uri

@@ -19,7 +19,8 @@ from harness.certify.bounds import Network
 from harness.certify.nodes import Image, Interval
 from harness.errors import UserError
 from harness.judging.referee import judge
-from harness.threat import TOLERANCE, Norm, Threat, project_ball
+from harness.schema.eps import TOLERANCE
+from harness.threat import Norm, Threat, project_ball
 from harness.victims.victim import Victim
 from tests.helpers.networks import SEEDS, SHAPE, random_network
 

@@ -11,7 +11,6 @@ from scipy.stats import binomtest
 from harness.metrics.pairs import (
     DISTANCES,
     PAIR_COLUMNS,
-    TOLERANCE,
     Board,
     Pair,
     broken,
@@ -24,6 +23,7 @@ from harness.metrics.pairs import (
     wilson,
     worst_case,
 )
+from harness.schema.eps import TOLERANCE
 from tests.helpers.boards import frame, pair, record, sound
 
 NAN = math.nan
@@ -62,9 +62,6 @@ class TestBroken:
     def test_eps_has_the_tolerance_of_a_float32_and_no_more(self) -> None:
         samples = frame([0.1 * (1 + 0.9 * TOLERANCE), 0.1 * (1 + 1.5 * TOLERANCE)], [True, True])
         assert broken(samples, "linf", 0.1).tolist() == [True, False]
-
-    def test_tolerance_is_that_of_the_threat_model(self) -> None:
-        assert pytest.importorskip("harness.threat").TOLERANCE == TOLERANCE
 
     def test_a_distance_without_a_valid_adversarial_does_not_count(self) -> None:
         samples = frame([0.05], [True]).assign(adversarial=False)
