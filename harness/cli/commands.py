@@ -131,7 +131,7 @@ def run_suite(
 
     Raises:
         UserError: Something in it is wrong, or the home cannot be used.
-        SystemExit: A model or a pair failed.
+        SystemExit: A model or a pair failed, or an attack crashed.
     """
     from ..records.boards import boards_from_home
     from ..records.home import Home
@@ -164,7 +164,11 @@ def run_suite(
         spoils = Spoils({cell.key for cell in made.cells})
         with step("reading the results"):
             boards = boards_from_home(place, tracker.store, spoils)
-        spoiled = spoils.found
+        found = {pair.result.cell: pair.result for board in boards for pair in board.pairs}
+        asked = [found[cell.key] for cell in made.cells if cell.key in found]
+        crashed = [f"crashed: {one}, {one.attack}: {'; '.join(one.errors)}" for one in asked if one.status == "crashed"]
+        complain(crashed)
+        spoiled = spoils.found or bool(crashed)
         print_leaderboard([board for board in boards if board.suite == made.suite.name], made)
         write_report(boards, home / "report")
     conclude(ended, place, spoiled=spoiled)

@@ -305,3 +305,34 @@ def test_a_study_is_planned_like_a_suite() -> None:
     counts = [re.sub(r"about [\d.]+ \w+;|rough estimate.*", "", result.output) for result in (planned, dry)]
     assert counts[0] == counts[1]
     assert "trainings" in counts[0]
+
+
+CRASHES = """
+from dataclasses import dataclass
+from typing import ClassVar
+
+import gauntlet
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bad(gauntlet.Attack):
+    name: ClassVar[str] = "bad"
+    norms: ClassVar[tuple[str, ...]] = ("linf",)
+
+    def run(self, victim, x, y, threat):
+        raise ValueError("cannot [do] that")
+"""
+
+
+def test_an_attack_that_crashed_is_no_success_however_often_one_asks(tmp_path: Path) -> None:
+    (tmp_path / "bad.py").write_text(CRASHES)
+    line = ["run", "quick", "--model", "mlp-8", "--defense", "standard:epochs=1", "--samples", "5", "--jobs", "1"]
+    line += ["--add-attack", f"{tmp_path}/bad.py:Bad", "--attack", "bad", "--norm", "linf", "--certify", "0"]
+    for _ in range(2):
+        result = call(*line, "--home", tmp_path / "home")
+        assert result.exit_code == 1
+        said = complaint(result)
+        assert said.startswith(
+            "gauntlet: crashed: digits mlp-8 standard(epochs=1) seed 0, bad: ValueError: cannot [do]"
+        )
+        assert (tmp_path / "home" / "report" / "index.html").exists()
