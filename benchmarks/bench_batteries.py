@@ -127,7 +127,7 @@ def gauntlet(
             finish(home.cell(cell.key), cell.shards, declare(home, cell, made))
         (board,) = boards_from_home(home)
     withheld = sum(pair.result.withheld for pair in board.pairs)
-    print(f"  not shown to black-box attacks: {withheld} images, all eps together", file=sys.stderr, flush=True)
+    print(f"  not shown to all attacks: {withheld} images, all eps together", file=sys.stderr, flush=True)
     grid = made.budgets[info.name][norm]
     distance = torch.from_numpy(nearest(board.pairs, norm)["distance"].to_numpy())
     tally = Tally(grid, torch.full((images,), torch.inf), seconds=sum(seconds.values()))

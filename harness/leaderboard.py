@@ -66,7 +66,7 @@ def leaderboard(board: Board) -> pd.DataFrame:
     while pairs of the suite were not asked for, while one of its seeds failed, with trust D in that norm, or while an
     image is both certified and broken: ``note`` says why. Models that nothing was run on, because their training
     failed, have rows without numbers (``n`` and ``seeds`` 0). Attacks that were left out on purpose, such as
-    transfers, cost no rank. ``withheld`` says how many images a sampled cascade did not show to black-box attacks.
+    transfers, cost no rank. ``withheld`` says how many images a sampled cascade did not show to all attacks.
 
     **Shared ranks.** Going down from the highest accuracy, the first model opens a group, and a model that
     :mod:`harness.metrics.comparison` cannot tell from the group's first (p >= 0.05) joins it; the first that can be
@@ -151,15 +151,16 @@ def _row(board: Board, model: _Model, norm: str, eps: float) -> dict[str, Any]:
 
 
 def _withheld(worst: Sequence[WorstCase]) -> str:
-    """What a sampled cascade did not show to its black-box attacks, and what the interval allows for; "" if nothing."""
+    """What a sampled cascade did not show to all attacks, and what the interval allows for; "" if nothing."""
     unseen = sum(case.unseen for case in worst)
     if not unseen:
         return ""
     stand = sum(round(case.accuracy * case.n) for case in worst)
     allowed = sum(case.doubt for case in worst)
     return (
-        f"{unseen:,} of the {plural(stand, 'image')} that stand were not shown to every black-box attack, which broke "
-        f"nothing new in the sample that they met; the interval allows for {allowed:.1f} of them to fall"
+        f"{unseen:,} of the {plural(stand, 'image')} that stand were not shown to every black-box attack and second "
+        f"opinion, which broke nothing new in the sample that they met; the interval allows for {allowed:.1f} of "
+        "them to fall"
     )
 
 

@@ -119,7 +119,8 @@ def evaluate(  # type: ignore[misc]  # of all its options the two say only the o
             that some attacks prepare on, as ``gauntlet run`` does; without, they look at the images given.
         cascade: Attack only what may still fall, as ``gauntlet run --cascade`` (:mod:`harness.planning.cascade`): no
             pair has an accuracy of its own then.
-        sampled: A cascade whose black-box attacks meet a tenth of what stands first, as ``gauntlet run --sampled``.
+        sampled: A cascade whose black-box attacks and second opinions meet a tenth of what stands first, as
+            ``gauntlet run --sampled``.
         device: Where to run.
         jobs: Processes; 1 does everything in this one. Numbers do not depend on it.
         name: What to call the model in tables; "model" if it is None.

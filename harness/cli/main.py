@@ -258,8 +258,9 @@ OPTIONS: dict[str, Callable[[Callable[..., Any]], Callable[..., Any]]] = {
     "sampled": click.option(
         "--sampled",
         is_flag=True,
-        help="A cascade whose black-box attacks meet a tenth of what stands, and the rest if they break one or a check "
-        "doubts the gradients: a suite of its own name, whose intervals allow for what nobody showed them.",
+        help="A cascade whose black-box attacks and second opinions meet a tenth of what stands, and the rest if they "
+        "break one or a check doubts the gradients: a suite of its own name, whose intervals allow for what nobody "
+        "showed them.",
     ),
     "certify": click.option(
         "--certify",

@@ -128,7 +128,7 @@ def _tenth(cell: Cell, shard: int, left: Bools, labels: npt.NDArray[np.int64]) -
 
 
 def _opened(home: Home, sampling: Sampling) -> bool:
-    """Whether black-box attacks are to meet every image.
+    """Whether attacks that met a tenth are to meet every image.
 
     They are if one broke an image of its tenth, in any shard; if what is known of the model's gradients is suspicious;
     and if nothing is known of them.

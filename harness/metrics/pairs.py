@@ -393,7 +393,7 @@ def worst_case(pairs: Sequence[Pair], norm: str, eps: float) -> WorstCase:
 def _unseen(
     pairs: Sequence[Pair], norm: str, eps: float, images: npt.NDArray[Any], standing: Bools
 ) -> tuple[int, float]:
-    """Images that stand and that a sampled cascade withheld from black-box attacks, and how many of them may fall.
+    """Images that stand and that a sampled cascade withheld from some attacks, and how many of them may fall.
 
     What it withheld at an eps also stands unseen at every smaller one. Of the images that all of those attacks met none
     fell to them, else nothing had been withheld: of the others at most that proportion's upper end of its 95 % interval

@@ -14,8 +14,7 @@ CONTROLS: Final = frozenset({"noise", "transformation", "transfer", "one-step"})
 """Families that also see what is proved to stand: they cost next to nothing, and a proof they break is our bug."""
 
 BLACK_BOX: Final = frozenset({"score", "decision"})
-"""Families of which a sampled cascade asks a tenth first."""
-
+"""Families that need no gradients."""
 
 SAMPLE: Final = 10
 """One in so many images is the tenth."""
@@ -57,9 +56,14 @@ def links(
         attacks: As declared and as they are asked, in the suite's order.
         grid: Values of eps, ascending.
         cascade: Whether it is one.
-        sampled: Whether attacks of :data:`BLACK_BOX` that follow each other first meet a tenth, all of them, and then
-            the rest. At several eps those of them without a budget come last: what gradients break they need not.
+        sampled: Whether attacks of :data:`BLACK_BOX` and second opinions (attacks of toolkits that follow gradients
+            after all iterated ones of ours) that follow each other first meet a tenth, all of them, and then the rest.
+            At several eps those of them without a budget come last: what other gradients break they need not.
     """
+    ours = [n for n, (_, one) in enumerate(attacks) if one.toolkit == "gauntlet" and one.family == "iterated"]
+    later = attacks[max(ours, default=len(attacks)) + 1 :]
+    second = [one for _, one in later if one.toolkit != "gauntlet" and one.access == "gradients"]
+    few = [one for _, one in attacks if sampled and (one.family in BLACK_BOX or one in second)]
 
     def whole(pair: tuple[Attack, Attack]) -> list[Link]:
         values = grid if pair[1].kind == "budget" else (None,)
@@ -69,21 +73,21 @@ def links(
     if cascade and len(grid) > 1:
         first = next((n for n, (_, one) in enumerate(attacks) if one.family == "iterated"), first)
     budgeted = [pair for pair in attacks[first:] if pair[1].kind == "budget"]
-    late = [pair for pair in attacks[first:] if sampled and pair not in budgeted and pair[1].family in BLACK_BOX]
+    late = [pair for pair in attacks[first:] if pair not in budgeted and pair[1] in few]
     others = [pair for pair in attacks if pair not in (*budgeted, *late)]
     found = [link for pair in others for link in whole(pair)]
     values = sorted(grid, reverse=True)
     for above, eps in zip([None, *values], values, strict=False):
         found += [Link(*pair, eps, eps, above if number else None) for number, pair in enumerate(budgeted)]
     found += [link for pair in late for link in whole(pair)]
-    return _in_shares(found) if sampled else found
+    return _in_shares(found, few)
 
 
-def _in_shares(whole: Sequence[Link]) -> list[Link]:
+def _in_shares(whole: Sequence[Link], few: Sequence[Attack]) -> list[Link]:
     found: list[Link] = []
-    for black_box, each in groupby(whole, lambda link: link.attack.family in BLACK_BOX):
+    for sampled, each in groupby(whole, lambda link: link.attack in few):
         run = list(each)
-        found += [replace(link, share=share) for share in _SHARES for link in run] if black_box else run
+        found += [replace(link, share=share) for share in _SHARES for link in run] if sampled else run
     return found
 
 

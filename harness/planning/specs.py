@@ -157,7 +157,7 @@ class Cell:
             shard something at a smaller eps broke an image that stood at the larger one, which no sound attack does.
         screen: In a cascade what is proved beforehand: an image is not attacked at an eps at which it provably stands.
         share: In a sampled cascade, "tenth": the attack meets one in ten of the images that it would meet, of every
-            class alike; "rest": the others, if a black-box attack broke an image of its tenth, or the model's probe
+            class alike; "rest": the others, if one of such attacks broke an image of its tenth, or the model's probe
             gives a reason to doubt its gradients (:func:`harness.trust.probe_checks.suspicious`).
         twin: Key of the cell that met the tenth of which this one meets the rest.
         part: Whose images: those of the test part, or, where a paper measured on them, those of the training part.

@@ -31,8 +31,9 @@ class Suite:
         batch: Images a shard.
         goal: Targets that images have to be taken for; ``None``: any wrong label will do. The name ends with it, so
             that no table can hold targeted and untargeted results as those of one suite.
-        sampled: Whether black-box attacks of a cascade are asked about a tenth of what stands, and about the rest if
-            that gives reason to (:attr:`harness.planning.specs.Cell.share`). The name says so likewise.
+        sampled: Whether black-box attacks and second opinions of a cascade (:func:`harness.planning.cascade.links`) are
+            asked about a tenth of what stands, and about the rest if that gives reason to
+            (:attr:`harness.planning.specs.Cell.share`). The name says so likewise.
     """
 
     name: str

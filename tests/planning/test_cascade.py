@@ -10,6 +10,7 @@ from harness.attacks.fmn import MinimumNorm
 from harness.attacks.noise import Noise
 from harness.attacks.rays import RayS
 from harness.attacks.square import Square
+from harness.attacks.toolkits.foolbox import Foolbox
 from harness.planning.cascade import Link, links
 from suites import suite
 
@@ -87,3 +88,22 @@ def test_a_sampled_one_asks_black_box_attacks_last_and_all_about_a_tenth_before_
     assert shown(found[-4:]) == [(SQUARE, 0.1, 0.1, 0.2), (RAYS, None, 0.1, None)] * 2
     whole = {(link.attack, link.eps, link.floor, link.ceiling) for link in links(BATTERY, (0.1, 0.2), cascade=True)}
     assert {(link.attack, link.eps, link.floor, link.ceiling) for link in found} == whole
+
+
+def test_nor_does_a_sampled_one_ask_second_opinions_of_everything() -> None:
+    early, late, minimal = Foolbox("LinfPGD", steps=7), Foolbox("LinfPGD"), Foolbox("LinfDeepFoolAttack")
+    battery = [(one, one) for one in (FMN, early, FIRST, late, SQUARE, minimal)]
+    found = links(battery, (0.1, 0.2), cascade=True, sampled=True)
+    assert [(link.attack, link.share) for link in found if link.eps != 0.1] == [
+        (FMN, "all"),
+        (early, "all"),  # ours come after it
+        (FIRST, "all"),
+        (late, "tenth"),
+        (SQUARE, "tenth"),
+        (late, "rest"),
+        (SQUARE, "rest"),
+        (minimal, "tenth"),
+        (minimal, "rest"),
+    ]
+    alone = links([(one, one) for one in (late, SQUARE)], (0.1,), cascade=True, sampled=True)
+    assert [(link.attack, link.share) for link in alone] == [(late, "all"), (SQUARE, "tenth"), (SQUARE, "rest")]
