@@ -114,16 +114,20 @@ def _standing(home: Home, job: Judge, index: npt.NDArray[np.int64], frames: Fram
 
 
 def _tenth(cell: Cell, shard: int, left: Bools, labels: npt.NDArray[np.int64]) -> Bools:
-    """One in :data:`SAMPLE` of what is left, at least one: at even steps from a random start through the classes.
+    """One in :data:`SAMPLE` of what is left, at least one: the first of a random order of the shard.
 
-    The start depends on model and shard alone, so that attacks that meet the same images meet the same tenth.
+    Any stretch of that order holds every class in its proportion. It depends on model and shard alone, so that of two
+    tenths, of more images and of fewer, one holds all that the other has of what both were taken from.
     """
-    places = np.flatnonzero(left)
-    places = places[np.argsort(labels[places], kind="stable")]
-    size = math.ceil(len(places) / SAMPLE)
-    start = np.random.default_rng(identity.derive_seed("tenth", cell.victim.nameless, shard)).random()
+    rng = np.random.default_rng(identity.derive_seed("tenth", cell.victim.nameless, shard))
+    shuffled = rng.permutation(len(labels))
+    by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
+    _, first, counts = np.unique(labels[by_class], return_index=True, return_counts=True)
+    turn = (np.arange(len(labels)) - np.repeat(first - rng.random(len(first)), counts)) / np.repeat(counts, counts)
+    order = by_class[np.argsort(turn, kind="stable")]
+    standing = order[left[order]]
     taken = np.zeros_like(left)
-    taken[places[((np.arange(size) + start) * len(places) / max(size, 1)).astype(int)]] = True
+    taken[standing[: math.ceil(len(standing) / SAMPLE)]] = True
     return taken
 
 

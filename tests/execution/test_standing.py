@@ -17,7 +17,7 @@ from harness.attacks.fmn import MinimumNorm
 from harness.attacks.rays import RayS
 from harness.attacks.square import Square
 from harness.execution.jobs import Judge, Sampling
-from harness.execution.standing import Shown, fallen
+from harness.execution.standing import Shown, _tenth, fallen
 from harness.execution.standing import before as read_before
 from harness.execution.standing import shown as shown_to
 from harness.judging.shard import ShardOutcome
@@ -138,6 +138,19 @@ class TestShares:
         assert not one[:5].any()
         assert len(set(self.LABELS[one])) == 4
         assert np.array_equal(one, other)
+
+    @pytest.mark.parametrize("shard", range(5))
+    def test_the_tenths_of_more_and_of_fewer_images_share_what_they_can(self, shard: int) -> None:
+        rng = np.random.default_rng(shard)
+        labels = rng.integers(0, 10, 1000)
+        more = rng.random(1000) < 0.9
+        fewer = more & (rng.random(1000) < 0.5)
+        of_more, of_fewer = (_tenth(self.cell("tenth"), shard, left, labels) for left in (more, fewer))
+        assert (of_more.sum(), of_fewer.sum()) == tuple(-(-left.sum() // 10) for left in (more, fewer))
+        shared = (of_more & fewer).sum()
+        assert (of_more & of_fewer).sum() == min(shared, of_fewer.sum())
+        counts = np.bincount(labels[_tenth(self.cell("tenth"), shard, np.ones(1000, bool), labels)], minlength=10)
+        assert np.abs(counts - np.bincount(labels) / 10).max() <= 2
 
     def test_whoever_stands_alone_is_the_tenth(self, home: Home) -> None:
         self.keep(home, "first", np.where(np.arange(40) != 7, 0.05, np.nan))
