@@ -103,7 +103,7 @@ def _shown(evidence: Evidence) -> bool:
 
 
 _ADD: Final = "Run a suite that holds {}."
-_WHOLE: Final = "Run the suite without --cascade."
+_WHOLE: Final = "Run the suite without --cascade or --sampled."
 _TRANSFERS: Final = "Run the suite with its transfers: they need another trained model."
 
 
