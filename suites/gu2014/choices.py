@@ -27,17 +27,9 @@ from .networks import (
     fitted_blur,
     noisy,
 )
-from .tables import DAE_PRINTED
+from .tables import BLUR_PRINTED, DAE_PRINTED, DISTORTION
 
 _SECOND = replace(LBFGS_GU, target="second")
-
-FITTED_CELLS: Final = {
-    "N100-100-10": ((2.6, 43.5), (11.3, 62.8)),
-    "N200-200-10": ((2.5, 47.0), (14.8, 65.5)),
-    "AE400-10": ((3.2, 68.3), (16.6, 78.8)),
-    "ConvNet": ((1.2, 53.8), (4.0, 43.8)),
-}
-"""Table 2 behind a blur: errors on clean and on adversarial images, by kernel."""
 
 
 def _effects(*rows: tuple[str, str, float | None, float | None]) -> tuple[tuple[str, Value], ...]:
@@ -72,7 +64,7 @@ CHOICES: Final = (
                     printed=printed,
                 ),
             )
-            for net, printed in zip(NETS, (0.084, 0.087, 0.098, 0.095), strict=True)
+            for net, printed in DISTORTION.items()
         ),
     ),
     Choice(
@@ -174,15 +166,13 @@ CHOICES: Final = (
                     column=f"{what} {kernel}",
                     metric=f"error on {what} images",
                     quantity=adv(quantity, fitted_blur(kernel, net), net),
-                    printed=printed,
+                    printed=BLUR_PRINTED[quantity][kernel][at],
                     unit="%",
                 ),
             )
-            for net, cells in FITTED_CELLS.items()
-            for kernel, numbers in zip(KERNELS, cells, strict=True)
-            for (what, quantity), printed in zip(
-                (("clean", "clean_error"), ("adversarial", "error")), numbers, strict=True
-            )
+            for at, net in enumerate(NETS)
+            for kernel in KERNELS
+            for what, quantity in (("clean", "clean_error"), ("adversarial", "error"))
         ),
     ),
     Choice(

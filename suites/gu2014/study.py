@@ -18,6 +18,11 @@ def _others(judged: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(name for name, _ in DEFENDED if name not in judged)
 
 
+_NOISES_BUT_ONE: Final = tuple(
+    noise(place, 0.1, net) for place in PLACES for net in NETS if (place, net) != ("L1", "N100-100-10")
+)
+"""Networks with noise at inference, but for one."""
+
 PROFILES: Final = {
     "smoke": Profile(
         summary="embedded 8x8 digits, one seed: whether everything runs, not what it shows",
@@ -35,9 +40,7 @@ PROFILES: Final = {
         seeds=(0, 1, 2),
         samples=1000,
         battery_samples=100,
-        skipped=tuple(
-            noise(place, 0.1, net) for place in PLACES for net in NETS if (place, net) != ("L1", "N100-100-10")
-        ),
+        skipped=_NOISES_BUT_ONE,
         settings={"epochs": 12, "unsupervised_epochs": 20, "conv_epochs": 6, "ae_epochs": 8, "attacked": 10_000},
     ),
     "night": Profile(
@@ -47,9 +50,7 @@ PROFILES: Final = {
         samples=10_000,
         battery_samples=500,
         battery_seeds=3,
-        skipped=tuple(
-            noise(place, 0.1, net) for place in PLACES for net in NETS if (place, net) != ("L1", "N100-100-10")
-        ),
+        skipped=_NOISES_BUT_ONE,
         settings={"epochs": 24, "unsupervised_epochs": 20, "conv_epochs": 12, "ae_epochs": 24, "attacked": 10_000},
     ),
     "full": Profile(

@@ -8,7 +8,8 @@ from typing import Final
 from harness.studies.study import Choice, Value
 
 from .measures import CLIPPED_LINE, mean_distance, noisy, tested, train_error
-from .networks import LAMBDAS, PENALTY, RAW, SCALE, SIGMOID, regularized, softmax
+from .networks import PENALTY, RAW, SCALE, SIGMOID, regularized, softmax
+from .softmax_tables import DISTANCES
 
 CHOICES: Final = (
     Choice(
@@ -32,7 +33,7 @@ CHOICES: Final = (
             ),
             (
                 "the same, mean distance",
-                Value(row=RAW, column="", metric="L2 distance", quantity=mean_distance(RAW), printed=0.4722),
+                Value(row=RAW, column="", metric="L2 distance", quantity=mean_distance(RAW), printed=DISTANCES["1e-2"]),
             ),
         ),
     ),
@@ -61,7 +62,7 @@ CHOICES: Final = (
                     printed=printed,
                 ),
             )
-            for weight, printed in zip(LAMBDAS, (0.2744, 0.4722, 1.2718), strict=True)
+            for weight, printed in DISTANCES.items()
         ),
     ),
     Choice(

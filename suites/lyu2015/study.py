@@ -13,6 +13,8 @@ from .figures import FIGURE_5, FIGURE_6, FIGURE_7, GALLERY
 from .networks import CONV, DEFENDED, MAXOUT, models, regularized
 from .softmax_tables import TABLE_6, TABLE_7, TABLE_8, TABLE_9
 
+_CONVOLUTIONAL: Final = tuple(name for name, _ in DEFENDED if name.startswith(CONV))
+
 PROFILES: Final = {
     "smoke": Profile(
         summary="embedded 8x8 digits, one seed: whether everything runs, not what it shows",
@@ -39,7 +41,7 @@ PROFILES: Final = {
         seeds=(0, 1),
         samples=2000,
         battery_samples=100,
-        skipped=tuple(name for name, _ in DEFENDED if name.startswith(CONV)),
+        skipped=_CONVOLUTIONAL,
         settings={
             "epochs": 20,
             "refit": 2,
@@ -58,7 +60,7 @@ PROFILES: Final = {
         samples=2000,
         battery_samples=500,
         battery_seeds=3,
-        skipped=tuple(name for name, _ in DEFENDED if name.startswith(CONV)),
+        skipped=_CONVOLUTIONAL,
         settings={
             "epochs": 50,
             "refit": 5,
