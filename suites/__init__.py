@@ -1,4 +1,4 @@
-"""Batteries and studies, declarations only: a module here with a ``SUITE`` or a ``STUDY`` is found by its name."""
+"""Batteries and studies, declarations only: a module or package with a ``SUITE`` or ``STUDY`` is found by its name."""
 
 from __future__ import annotations
 

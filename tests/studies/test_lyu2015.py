@@ -19,23 +19,22 @@ from harness.studies.experiment import Experiment, design
 from harness.studies.study import Item, Study, Value, leaves
 from harness.training.trainer import Trainer
 from suites import studies, suites
-from suites.lyu2015 import (
+from suites.lyu2015.claims import ORDERS, THREE_PERCENT
+from suites.lyu2015.error_tables import tolerances
+from suites.lyu2015.measures import noisy
+from suites.lyu2015.measures import tested as error_of
+from suites.lyu2015.networks import (
     ALONE,
     CONV,
     HALVES,
     LAMBDAS,
     MAXOUT,
-    ORDERS,
     PENALTY,
     SCALE,
     SIGMOID,
-    THREE_PERCENT,
-    noisy,
     regularized,
     softmax,
-    tolerances,
 )
-from suites.lyu2015 import tested as error_of
 from suites.lyu2015_cifar10 import BOTH, FIRST, UNIT, stage
 from suites.lyu2015_cifar10 import NET as CIFAR_NET
 
