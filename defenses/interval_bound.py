@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -14,6 +14,7 @@ from harness.models.stages import Stages
 from harness.training.defense import Loss, require
 from harness.training.interval import Box, check, worst_margins
 from harness.training.optim import descend
+from harness.training.resuming import Part
 from harness.training.trainer import Trainer
 
 
@@ -67,6 +68,10 @@ class IntervalBound(Trainer):
             done += 1
 
         return both
+
+    def parts(self) -> Mapping[str, Part]:
+        """Nothing: its optimizer carries how far training has come."""
+        return {}
 
     def step(self, model: Stages, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor) -> Loss:
         """One update, with eps and kappa as far as training has come (all the way where nobody says)."""

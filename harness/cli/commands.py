@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from ..planning.plan import Plan
     from ..records.home import Home
     from ..records.witnesses import Mode
+    from ..schema.pairs import Result
     from ..tracking.tracker import Tracker
 
 
@@ -103,6 +104,13 @@ def conclude(ended: Sequence[Report], place: Home, *, spoiled: bool = False) -> 
         sys.exit(UNDELIVERED)
 
 
+def _crashed(results: Iterable[Result]) -> bool:
+    """Name the attacks that crashed; whether there is any."""
+    lines = [f"crashed: {one}, {one.attack}: {'; '.join(one.errors)}" for one in results if one.status == "crashed"]
+    complain(lines)
+    return bool(lines)
+
+
 def _workers(engine: Cluster | None, context: Context) -> AbstractContextManager[Engine | None]:
     """What spreads the work, if it is not the processes of this machine."""
     if engine is None:
@@ -165,10 +173,7 @@ def run_suite(
         with step("reading the results"):
             boards = boards_from_home(place, tracker.store, spoils)
         found = {pair.result.cell: pair.result for board in boards for pair in board.pairs}
-        asked = [found[cell.key] for cell in made.cells if cell.key in found]
-        crashed = [f"crashed: {one}, {one.attack}: {'; '.join(one.errors)}" for one in asked if one.status == "crashed"]
-        complain(crashed)
-        spoiled = spoils.found or bool(crashed)
+        spoiled = _crashed(found[cell.key] for cell in made.cells if cell.key in found) or spoils.found
         print_leaderboard([board for board in boards if board.suite == made.suite.name], made)
         write_report(boards, home / "report")
     conclude(ended, place, spoiled=spoiled)
@@ -204,7 +209,9 @@ def reproduce_study(
     from suites import suites
 
     from ..datasets.registry import DATASETS, DataSource
+    from ..records.files import read_record
     from ..records.home import Home
+    from ..schema.pairs import Result
     from ..studies.experiment import design
     from ..studies.reproduce import gather
     from ..tracking.connection import store_uri
@@ -232,7 +239,9 @@ def reproduce_study(
     print_claims(record)
     written = reports.write_study(record, out or home / f"study-{name}")
     print_files(written[-1], [file.name for file in written[:-1] if file.suffix in (".md", ".csv")])
-    conclude(ended, place)
+    files = [place.cell(cell.key) / "result.json" for plan in plans for cell in plan.cells]
+    results = (read_record(file, Result, "the result") for file in files if file.exists())
+    conclude(ended, place, spoiled=_crashed(results))
 
 
 def search_study(

@@ -139,10 +139,10 @@ class Worker:
         try:
             with kept(saves):
                 trained = spec.defense.fit(spec.architecture, data, device=device, base=base, progress=say)
+                self._keep(spec, trained, data, saves.seconds + time.perf_counter() - start)
         except Diverged as error:
             write_record(home.model(spec.key) / "failed.json", FailedTraining(error=str(error)))
             raise
-        self._keep(spec, trained, data, saves.seconds + time.perf_counter() - start)
 
     def _keep(self, spec: ModelSpec, trained: Trained, data: Dataset, seconds: float) -> None:
         """Measure a trained model and write it down."""

@@ -57,12 +57,15 @@ def links(
         grid: Values of eps, ascending.
         cascade: Whether it is one.
         sampled: Whether attacks of :data:`BLACK_BOX` and second opinions (attacks of toolkits that follow gradients
-            after all iterated ones of ours) that follow each other first meet a tenth, all of them, and then the rest.
-            At several eps those of them without a budget come last: what other gradients break they need not.
+            after all iterated ones of ours, also for the nearest adversarial where we have one that looks for it) that
+            follow each other first meet a tenth, all of them, and then the rest. At several eps those of them without a
+            budget come last: what other gradients break they need not.
     """
     ours = [n for n, (_, one) in enumerate(attacks) if one.toolkit == "gauntlet" and one.family == "iterated"]
     later = attacks[max(ours, default=len(attacks)) + 1 :]
-    second = [one for _, one in later if one.toolkit != "gauntlet" and one.access == "gradients"]
+    nearest = any(one.toolkit == "gauntlet" and one.family == "minimum-norm" for _, one in attacks)
+    second = [one for _, one in later if one.toolkit != "gauntlet" and one.family in ("iterated", "minimum-norm")]
+    second = [one for one in second if nearest or one.family == "iterated"]
     few = [one for _, one in attacks if sampled and (one.family in BLACK_BOX or one in second)]
 
     def whole(pair: tuple[Attack, Attack]) -> list[Link]:

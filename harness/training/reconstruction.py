@@ -86,9 +86,9 @@ class Reconstruction(GradientDescent, OnTrainedModel):
         examples = mine.examples(model.base, data, device)
         optimizer = mine.new_optimizer(front, mine.weight_decay)
         rows = torch.arange(len(examples.seen))
-        parts: dict[str, resuming.Part] = {"model": front, "optimizer": optimizer}
+        parts: dict[str, resuming.Part] = {"the model": front, "its optimizer": optimizer}
         history: list[Epoch] = []
-        saves = resuming.present()
+        saves = resuming.claimed()
         if saves is not None and (found := saves.read()) is not None:
             history = [Epoch(*line) for line in saves.restore(found, parts, device)]
         steps = math.ceil(len(rows) / mine.batch_size)

@@ -126,9 +126,10 @@ class Trainer(GradientDescent):
     def parts(self) -> Mapping[str, resuming.Part] | None:
         """What training changes beside the model and its optimizer, by name, so that a long one can be kept.
 
-        None where that is not known: a trainer with an opponent has to say what goes with it.
+        None where that is not known: a trainer with steps of its own, or with an opponent, has to say it.
         """
-        return {} if type(self).opponent is Trainer.opponent else None
+        ours = type(self).step is Trainer.step and type(self).opponent is Trainer.opponent
+        return {} if ours else None
 
     def wrap(self, model: Stages, base: nn.Module | None) -> nn.Module:
         """The model that is judged: by default the trained one."""
@@ -189,14 +190,14 @@ class Trainer(GradientDescent):
         order = torch.randperm(len(images))
         held = self.held(len(images))
         held_out, kept = order[:held].to(device), order[held:]
-        saves = resuming.present() if self.parts() is not None else None
+        saves = resuming.claimed() if self.parts() is not None else None
         found = saves.read() if saves is not None else None
         if found is None:
             self.pretrain(model, data, images, kept)
         for name in model.unsupervised:
             model.stages[name].requires_grad_(self.fine_tuned)
         optimizer = self.new_optimizer(model, self.weight_decay)
-        parts: dict[str, resuming.Part] = {"model": model, "optimizer": optimizer, **(self.parts() or {})}
+        parts: dict[str, resuming.Part] = {"the model": model, "its optimizer": optimizer, **(self.parts() or {})}
         history: list[Epoch] = []
         best: tuple[float, int, dict[str, Tensor]] | None = None
         if saves is not None and found is not None:

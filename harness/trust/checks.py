@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final, Literal
@@ -234,9 +234,21 @@ class Evidence:
             hit |= self._reaches[id(pair)] <= limit(eps)
         return hit & self.correct
 
-    def met(self, pair: Pair) -> Bools:
-        """Images (N,) that this pair's attack was called for: not all of them in a cascade."""
-        return self._met[id(pair)]
+    def met(self, pairs: Iterable[Pair]) -> Bools:
+        """Images (N,) that one of these pairs was called for: not all of them in a cascade."""
+        return np.logical_or.reduce([self._met[id(pair)] for pair in pairs])  # type: ignore[no-any-return]
+
+    def met_by_each(self, pairs: Sequence[Pair]) -> Bools:
+        """Images (N,) that each of these attacks was called for.
+
+        Where there are others, those of which a sampled cascade asks a part alone, by choice, excuse nothing.
+        """
+        whole = [pair for pair in pairs if pair.result.share == "all"] or pairs
+        apart: dict[tuple[str, str, float | None], list[Pair]] = {}
+        for pair in whole:
+            apart.setdefault((pair.result.attack, pair.result.source, pair.result.eps), []).append(pair)
+        met = [self.met(parts) for parts in apart.values()]
+        return np.logical_and.reduce(met) if met else np.zeros_like(self.correct)
 
     @cached_property
     def judged(self) -> tuple[float, ...]:
@@ -271,8 +283,7 @@ class Evidence:
         found = [Bound(max(self.grid, default=0.0), 0, 0, int(self.correct.sum()), len(self.images))]
         for eps in self.judged:
             here = [pair for pair in led if pair.result.eps in (None, eps)]
-            met = np.logical_and.reduce([self.met(pair) for pair in here]) if here else np.zeros_like(self.correct)
-            hit, left = self.lost(free, eps) & met, self.correct & ~self.lost(self.pairs, eps)
+            hit, left = self.lost(free, eps) & self.met_by_each(here), self.correct & ~self.lost(self.pairs, eps)
             missed = hit & ~self.lost(here, eps)
             found.append(Bound(eps, int(hit.sum()), int(missed.sum()), int(left.sum()), len(self.images)))
         return max(found[1:] or found, key=lambda bound: bound.share)

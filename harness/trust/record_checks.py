@@ -68,7 +68,7 @@ def _alone(question: Question, evidence: Evidence, weak: Collection[str], strong
         if not here:
             continue
         missed = evidence.lost(fewer, eps) & ~evidence.lost(evidence.of(strong), eps)
-        met = np.logical_and.reduce([evidence.met(pair) for pair in here])
+        met = evidence.met_by_each(here)
         count, hidden = int((missed & met).sum()), int((missed & ~met).sum())
         could = max(could, int((evidence.lost(fewer, eps) & met).sum()))
         grade = grade_of(count, n, ALONE)
@@ -141,17 +141,17 @@ def _noise(question: Question, evidence: Evidence) -> Check:
 
 def _larger_eps(question: Question, evidence: Evidence) -> Check:
     """An attack's own images at a smaller eps against its images at the next larger one."""
-    series: dict[tuple[str, str], dict[float, Pair]] = {}
+    series: dict[tuple[str, str], dict[float, list[Pair]]] = {}
     for pair in evidence.of(SEARCHES):
         result = pair.result
         if not result.failed and result.eps is not None:
-            series.setdefault((result.attack, result.source), {})[result.eps] = pair
+            series.setdefault((result.attack, result.source), {}).setdefault(result.eps, []).append(pair)
     n = len(evidence.images)
     found: list[tuple[Grade, int, str]] = []
     hidden, could = False, 0
     for (label, _), pairs in series.items():
         for (low, small), (high, large) in pairwise(sorted(pairs.items(), key=lambda item: item[0])):
-            before, after = evidence.lost([small], low), evidence.lost([large], high)
+            before, after = evidence.lost(small, low), evidence.lost(large, high)
             both = evidence.met(small) & evidence.met(large)
             count = int((before & ~after & both).sum()) - int((after & ~before & both).sum())
             hidden |= bool((before & ~both).any())

@@ -107,3 +107,10 @@ def test_nor_does_a_sampled_one_ask_second_opinions_of_everything() -> None:
     ]
     alone = links([(one, one) for one in (late, SQUARE)], (0.1,), cascade=True, sampled=True)
     assert [(link.attack, link.share) for link in alone] == [(late, "all"), (SQUARE, "tenth"), (SQUARE, "rest")]
+
+
+def test_the_nearest_adversarials_are_no_second_opinion_where_nobody_else_looks_for_them() -> None:
+    found = links(
+        [(one, one) for one in (FIRST, Foolbox("LinfDeepFoolAttack"))], (0.1, 0.2), cascade=True, sampled=True
+    )
+    assert {link.share for link in found} == {"all"}

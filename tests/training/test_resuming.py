@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +21,7 @@ from defenses.interval_bound import IntervalBound
 from defenses.standard import Standard
 from harness.datasets.registry import DATASETS, Dataset, DataSource
 from harness.determinism import seed_everything
+from harness.errors import UserError
 from harness.execution.jobs import Context, Train
 from harness.execution.worker import Worker
 from harness.models.registry import build_model
@@ -48,6 +51,33 @@ class Silent(Trainer):
 
     def opponent(self, info: Any) -> nn.Module:
         return nn.Linear(1, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Averaged(Trainer):
+    """Holds state of its own: an average of the weights."""
+
+    name: ClassVar[str] = "averaged"
+
+    def step(self, model: Stages, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor) -> Loss:
+        loss = super().step(model, optimizer, x, y)
+        last = vars(model).setdefault("averaged", [p.detach().clone() for p in model.parameters()])
+        for mean, p in zip(last, model.parameters(), strict=True):
+            mean.lerp_(p.detach(), 0.1)
+        return loss
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distilled(Trainer):
+    """Trains twice: a teacher, and a student on what it says."""
+
+    name: ClassVar[str] = "distilled"
+
+    def fit(self, architecture: str, data: Dataset, **more: Any) -> Trained:
+        teacher = Standard(epochs=self.epochs).fit(architecture, data, **more)
+        with torch.no_grad():
+            said = teacher.model(data.to_float(data.x_train)).argmax(1)
+        return super().fit(architecture, replace(data, y_train=said), **more)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,6 +173,7 @@ def test_nothing_is_taken_up_that_was_made_with_something_else_or_is_damaged(tin
         ({**MADE_WITH, "device": "cuda"}, content),
         (MADE_WITH, content[: len(content) // 2]),
         (MADE_WITH, b""),
+        (MADE_WITH, content[:-200] + bytes([content[-200] ^ 1]) + content[-199:]),
     ):
         path.write_bytes(damaged)
         shown: list[int] = []
@@ -158,9 +189,42 @@ def test_short_trainings_write_nothing(tiny: Dataset, tmp_path: Path, monkeypatc
     assert not list(tmp_path.iterdir())
 
 
-def test_a_trainer_whose_opponent_is_not_known_is_not_kept(tiny: Dataset, tmp_path: Path) -> None:
-    after_the_kill(tmp_path / "training.pt", Silent(epochs=4), tiny, 2)
+@pytest.mark.parametrize("trainer", [Silent(epochs=4), Averaged(epochs=4)], ids=["opponent", "steps"])
+def test_a_trainer_that_may_hold_more_is_not_kept(trainer: Trainer, tiny: Dataset, tmp_path: Path) -> None:
+    after_the_kill(tmp_path / "training.pt", trainer, tiny, 2)
     assert not list(tmp_path.iterdir())
+
+
+def test_of_a_defense_that_trains_twice_the_first_training_is_kept(tiny: Dataset, tmp_path: Path) -> None:
+    path, twice = tmp_path / "training.pt", Distilled(epochs=3)
+    whole = fit(twice, tiny)
+    with kept(Saves(path, MADE_WITH, write_bytes)):
+        assert alike(fit(twice, tiny), whole)
+    after_the_kill(path, twice, tiny, 1)
+    shown: list[int] = []
+    with kept(Saves(path, MADE_WITH, write_bytes)):
+        resumed = fit(twice, tiny, progress=lambda done, total, values: shown.append(done))
+    assert shown == [1, 2, 3, 1, 2, 3]
+    assert alike(resumed, whole)
+
+
+def test_where_nothing_can_be_kept_training_goes_on_and_says_so_once(
+    tiny: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(path: Path, content: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    with kept(Saves(tmp_path / "training.pt", MADE_WITH, full)):
+        assert alike(fit(Standard(epochs=4), tiny), fit(Standard(epochs=4), tiny))
+    assert capsys.readouterr().err.count("No space left on device") == 1
+
+
+def test_what_does_not_fit_is_named_and_removed(tiny: Dataset, tmp_path: Path) -> None:
+    path = tmp_path / "training.pt"
+    after_the_kill(path, Standard(epochs=4), tiny, 2)
+    with pytest.raises(UserError, match="the same command again"), kept(Saves(path, MADE_WITH, write_bytes)):
+        fit(Standard(epochs=4), tiny, "mlp-8")
+    assert not path.exists()
 
 
 def test_nothing_is_left_of_a_training_that_diverged(tiny: Dataset, tmp_path: Path) -> None:
@@ -184,9 +248,16 @@ def test_a_worker_takes_up_a_training_and_counts_the_time_of_both(
             worker("killed").run(Train(SPEC))
     home = Home(tmp_path / "killed")
     file = home.progress / f"train-{SPEC.key}.pt"
-    found = torch.load(file, weights_only=True)
+    content = io.BytesIO(file.read_bytes()[32:])
+    found = torch.load(content, weights_only=True)
     assert torch.__version__.startswith(found["made_with"]["versions"]["torch"])
-    torch.save({**found, "seconds": 1000.0}, file)
+    torch.save({**found, "seconds": 1000.0}, content := io.BytesIO())
+    file.write_bytes(hashlib.sha256(content.getvalue()).digest() + content.getvalue())
+    with monkeypatch.context() as patch:
+        patch.setattr(Worker, "_keep", lambda *_: (_ for _ in ()).throw(Killed()))
+        with pytest.raises(Killed):  # after the last epoch
+            worker("killed").run(Train(SPEC))
+    assert file.exists()
     worker("killed").run(Train(SPEC))
     there, whole = card(home, SPEC.key), card(Home(tmp_path / "whole"), SPEC.key)
     assert there.sha256 == whole.sha256

@@ -346,6 +346,19 @@ class TestAlone:
         check = checks(Board("s", {"mnist": {"linf": (0.1,)}}, [strong, weak]))[name]
         assert check.status == "failed"
 
+    @pytest.mark.parametrize("whole", [True, False])
+    def test_that_a_second_opinion_met_a_tenth_alone_excuses_nobody(self, name: str, whole: bool) -> None:
+        images = standing(100)[:10]
+        weak = breaking(100, images, attacked=np.arange(100) >= 10, cascade=True, **ALONE[name])
+        tenth = np.arange(100) % 10 == 0
+        opinion = [
+            breaking(100, [], attacked=met, cascade=True, attack="opinion", share=share)
+            for met, share in ((tenth, "tenth"), (~tenth, "rest"))
+        ]
+        strong = [breaking(100, [], cascade=True, attack="strong")] if whole else []
+        check = checks(Board("s", {"mnist": {"linf": (0.1,)}}, [*strong, *opinion[: 1 if whole else 2], weak]))[name]
+        assert check.status == "failed"
+
 
 class TestTransfersLeftOut:
     NOT_ASKED = "not asked: transfers from other models were left out"
@@ -436,6 +449,17 @@ class TestLargerEps:
         ]
         check = checks(Board("s", {"mnist": {"linf": (0.05, 0.1)}}, pairs))["larger-eps"]
         assert (check.status, check.grade) == ("skipped", "A")
+
+    def test_a_tenth_and_the_rest_are_one_attack(self) -> None:
+        tenth = np.arange(100) % 10 == 0
+        small = [
+            breaking(100, np.flatnonzero(met)[:5], 0.05, attacked=met, cascade=True, share=share)
+            for met, share in ((tenth, "tenth"), (~tenth, "rest"))
+        ]
+        board = Board("s", {"mnist": {"linf": (0.05, 0.1)}}, [*small, breaking(100, [], 0.1, cascade=True)])
+        check = checks(board)["larger-eps"]
+        assert check.status == "failed"
+        assert "(10 of 100)" in check.finding
 
 
 class TestRounding:
