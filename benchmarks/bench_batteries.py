@@ -129,7 +129,7 @@ def gauntlet(
     withheld = sum(pair.result.withheld for pair in board.pairs)
     print(f"  not shown to all attacks: {withheld} images, all eps together", file=sys.stderr, flush=True)
     grid = made.budgets[info.name][norm]
-    distance = torch.from_numpy(nearest(board.pairs, norm)["distance"].to_numpy())
+    distance = torch.from_numpy(nearest(board.pairs, norm)["distance"].to_numpy(copy=True))
     tally = Tally(grid, torch.full((images,), torch.inf), seconds=sum(seconds.values()))
     for eps in reversed(grid):
         tally.reach[distance <= limit(eps)] = eps
