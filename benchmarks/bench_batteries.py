@@ -44,7 +44,7 @@ from harness.datasets.registry import DataSource
 from harness.execution.jobs import Certify, Context, Craft, Examine, Judge, Plant, Prepare, Train
 from harness.execution.scheduler import Scheduler
 from harness.execution.worker import Worker
-from harness.metrics.pairs import limit, nearest
+from harness.metrics.pairs import nearest
 from harness.planning.plan import plan, specs
 from harness.planning.specs import ModelSpec
 from harness.planning.suite import Suite
@@ -54,6 +54,7 @@ from harness.records.home import Home
 from harness.records.plans import plan_record, write_plan
 from harness.records.provenance import declare
 from harness.records.results import finish
+from harness.schema.eps import limit
 from harness.threat import Norm, Threat
 from harness.training.trainer import Trainer
 from harness.trust.admission import admit

@@ -63,9 +63,8 @@ def links(
     """
     ours = [n for n, (_, one) in enumerate(attacks) if one.toolkit == "gauntlet" and one.family == "iterated"]
     later = attacks[max(ours, default=len(attacks)) + 1 :]
-    nearest = any(one.toolkit == "gauntlet" and one.family == "minimum-norm" for _, one in attacks)
-    second = [one for _, one in later if one.toolkit != "gauntlet" and one.family in ("iterated", "minimum-norm")]
-    second = [one for one in second if nearest or one.family == "iterated"]
+    families = {one.family for _, one in attacks if one.toolkit == "gauntlet"} & {"iterated", "minimum-norm"}
+    second = [one for _, one in later if one.toolkit != "gauntlet" and one.family in families]
     few = [one for _, one in attacks if sampled and (one.family in BLACK_BOX or one in second)]
 
     def whole(pair: tuple[Attack, Attack]) -> list[Link]:

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from harness.metrics.pairs import DISTANCES, FLAGS, SAMPLE_COLUMNS, Board, Pair, by_model, limit, nearest
+from harness.metrics.pairs import DISTANCES, FLAGS, SAMPLE_COLUMNS, Board, Pair, by_model, nearest
+from harness.schema.eps import limit
 from harness.schema.models import Card, EpochLine, KnownModel
 from harness.schema.pairs import Result
 from harness.schema.probes import ProbeFacts

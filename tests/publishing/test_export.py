@@ -12,9 +12,10 @@ import torch
 
 from harness.datasets.registry import Dataset
 from harness.leaderboard import leaderboard
-from harness.metrics.pairs import limit, worst_case
+from harness.metrics.pairs import worst_case
 from harness.records.boards import boards_from_home
 from harness.records.home import Home
+from harness.schema.eps import limit
 from tests.helpers.commands import call, complaint
 
 jsonschema = pytest.importorskip("jsonschema", reason="jsonschema is not installed")

@@ -15,11 +15,12 @@ import torch
 from safetensors.torch import save_file
 
 from harness.datasets.registry import Dataset
-from harness.metrics.pairs import limit, nearest, worst_case
+from harness.metrics.pairs import nearest, worst_case
 from harness.records import witnesses
 from harness.records.boards import boards_from_home
 from harness.records.home import Home
 from harness.records.results import read_pair, write_result
+from harness.schema.eps import limit
 from tests.helpers.commands import call, complaint
 
 pytestmark = pytest.mark.slow

@@ -19,7 +19,7 @@ from defenses import defenses
 from harness.datasets.registry import DATASETS, Dataset
 from harness.errors import UserError
 from harness.leaderboard import LEADERBOARD_COLUMNS, leaderboard
-from harness.metrics.pairs import limit, nearest, worst_case
+from harness.metrics.pairs import nearest, worst_case
 from harness.planning.declared import model_spec
 from harness.publishing.archive import names, opened
 from harness.publishing.judging import referee
@@ -30,6 +30,7 @@ from harness.records.files import json_text, read_json, sealed
 from harness.records.home import Home
 from harness.records.merge import merge
 from harness.records.results import read_pair, write_result
+from harness.schema.eps import limit
 from tests.helpers.changes import changes
 from tests.helpers.commands import call
 

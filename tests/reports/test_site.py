@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from harness.leaderboard import leaderboard
-from harness.metrics.pairs import Board, limit
+from harness.metrics.pairs import Board
+from harness.schema.eps import limit
 from reports.boards.section import sections
 from tests.helpers.report import cascade
 

@@ -11,7 +11,8 @@ import pytest
 
 import reports
 from harness.leaderboard import leaderboard
-from harness.metrics.pairs import Board, Pair, limit, nearest, reference, rounding, wilson, worst_case
+from harness.metrics.pairs import Board, Pair, nearest, reference, rounding, wilson, worst_case
+from harness.schema.eps import limit
 from reports.boards.section import Section, sections
 from reports.models.attacks import attack_results
 from reports.models.classes import class_rows
