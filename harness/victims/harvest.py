@@ -47,6 +47,7 @@ class Harvest:
         self.nearest = threat.eps is None and not draws
         self.whole = x.is_cuda
         self.everyone = torch.arange(len(x), device=x.device)
+        self._shape = x.shape[1:]
         self.points: Tensor | None = None
         # what a point has to fall below to be kept: a distance, or minus a margin
         self._bar = x.new_full((len(x),), torch.inf)
@@ -63,68 +64,80 @@ class Harvest:
 
         ``rows`` are the positions (M,) of the images that they belong to, each at most once; None: by their places.
         """
-        count = len(self.x) if rows is None else len(rows)
+        count = len(self.everyone) if rows is None else len(rows)
         # inside a transform of torch.func values cannot be looked at
-        if x.shape != (count, *self.x.shape[1:]) or is_functorch_wrapped_tensor(logits):
+        if len(x) != count or x.shape[1:] != self._shape or is_functorch_wrapped_tensor(logits):
             self._strange += len(x)
             return
-        by_place = rows is None
-        whose = slice(None) if rows is None else rows
-        wrong = reached(logits.argmax(1), self.y[whose], None if self.target is None else self.target[whose])
+        y, target = self.y, self.target
+        if rows is not None:
+            y, target = y.index_select(0, rows), None if target is None else target.index_select(0, rows)
+        wrong = reached(logits.argmax(1), y, target)
+        whose = self.everyone if rows is None else rows
         if not self.whole:
             hits = wrong.nonzero().squeeze(1)
             if not len(hits):
                 return
-            rows = hits if rows is None else rows[hits]
+            whose = whose.index_select(0, hits)
             if not self.nearest and not self.draws:
-                still = (self._bar[rows] > 0).nonzero().squeeze(1)  # of the others there is one already
+                still = (self._bar.index_select(0, whose) > 0).nonzero().squeeze(1)  # of the others there is one already
                 if not len(still):
                     return
-                hits, rows = hits[still], rows[still]
-            x, logits, wrong = x[hits], logits[hits], wrong[hits]
-        self._keep(x, logits, wrong, self.everyone if rows is None else rows, by_place)
+                hits, whose = hits.index_select(0, still), whose.index_select(0, still)
+            x, logits, wrong = (part.index_select(0, hits) for part in (x, logits, wrong))
+        value = self._value(x, logits, whose)
+        better = wrong & (value < self._bar.index_select(0, whose))  # false for NaN
+        x, logits, whose, value, better = self._picked(better, x, logits, whose, value)
+        if len(whose):
+            self._keep(x, logits, whose, value, better, rows is None)
 
-    def _keep(self, x: Tensor, logits: Tensor, wrong: Tensor, rows: Tensor, by_place: bool) -> None:
-        """Keep of some points those that are valid and better than what is there."""
-        value, bar = self._value(x, logits, rows), self._bar[rows]
-        better = wrong & (value < bar)  # false for NaN
-        if not self.whole:
-            pick = better.nonzero().squeeze(1)
-            if not len(pick):
-                return
-            x, logits, better, rows, value, bar = (part[pick] for part in (x, logits, better, rows, value, bar))
+    def _picked(self, mask: Tensor, *parts: Tensor) -> tuple[Tensor, ...]:
+        """The rows of some tensors that a mask (M,) holds, and what is left of it; all where all are compared."""
+        if self.whole:
+            return *parts, mask
+        rows = mask.nonzero().squeeze(1)
+        if len(rows) == len(mask):
+            return *parts, mask
+        return tuple(part.index_select(0, rows) for part in (*parts, mask))
+
+    def _keep(self, x: Tensor, logits: Tensor, rows: Tensor, value: Tensor, better: Tensor, by_place: bool) -> None:
+        """Keep of some points those that are valid."""
         flat = x.flatten(1)
-        better = better & logits.isfinite().all(1)
-        better &= (flat.amin(1) >= -BOX_TOLERANCE) & (flat.amax(1) <= 1 + BOX_TOLERANCE)
-        mine = self._near(x, rows, by_place)
-        if by_place:
-            self._astray += (better & ~mine).sum()
-        better &= mine
+        better = better & (flat.amin(1) >= -BOX_TOLERANCE) & (flat.amax(1) <= 1 + BOX_TOLERANCE)
+        better &= logits.abs().amax(1) < torch.inf
+        if self.nearest:
+            better &= value > 0
+        if self.threat.eps is not None or by_place:
+            mine = self._near(x, rows)
+            if by_place:
+                self._astray += (better & ~mine).sum()
+            better &= mine
+        x, rows, value, better = self._picked(better, x, rows, value)
         if self.points is None:
             self.points = torch.full_like(self.x, torch.nan)
-        self.points[rows] = torch.where(per_sample(better, x), x, self.points[rows])
-        # no nearer than by the slack that distances are compared with is no nearer
-        self._bar[rows] = torch.where(better, value * (1 - TOLERANCE) if self.nearest else value, bar)
+        if self.nearest:
+            value = value * (1 - TOLERANCE)  # no nearer than by the slack that distances are compared with is no nearer
+        if self.whole:
+            x = torch.where(per_sample(better, x), x, self.points[rows])
+            value = torch.where(better, value, self._bar[rows])
+        self.points[rows], self._bar[rows] = x, value
 
     def _value(self, x: Tensor, logits: Tensor, rows: Tensor) -> Tensor:
         """What is compared, (M,): the smaller, the better."""
         if self.nearest:
-            distance = magnitude(x - self.x[rows], self.threat.norm)
-            return torch.where(distance > 0, distance, torch.inf)
+            return magnitude(x - self.x.index_select(0, rows), self.threat.norm)
         if self.draws:
             aim = (self.y if self.target is None else self.target)[rows].unsqueeze(1)
             own = logits.gather(1, aim).squeeze(1)
             margin = own - logits.amax(1) if self.target is None else logits.scatter(1, aim, -torch.inf).amax(1) - own
             return margin.to(self._bar.dtype)
-        return torch.zeros_like(self._bar[rows])
+        return self._bar.new_zeros(len(rows))
 
-    def _near(self, x: Tensor, rows: Tensor, by_place: bool) -> Tensor:
+    def _near(self, x: Tensor, rows: Tensor) -> Tensor:
         """Which points are in the ball of the images that they are said to belong to, bool (M,)."""
         if self.threat.eps is not None:
             # half the slack of the referee, who measures in float64: that takes twice as long
             most = (self.threat.eps + limit(self.threat.eps)) / 2
-            return magnitude(x - self.x[rows], self.threat.norm) <= most
-        if not by_place:
-            return torch.ones_like(rows, dtype=torch.bool)
+            return magnitude(x - self.x.index_select(0, rows), self.threat.norm) <= most
         distances = torch.cdist(x.flatten(1), self.x.flatten(1))
         return distances.gather(1, rows.unsqueeze(1)).squeeze(1) <= distances.amin(1)
