@@ -96,11 +96,11 @@ class Display:
     def _left(self, watch: Watch, now: float) -> list[str]:
         if not watch.left:
             return []
-        seconds = self._time.seconds(watch.left, now)
-        self._loading = self._loading and seconds is None
-        return [
-            "time left: known when the first task has ended" if seconds is None else f"about {_about(seconds)} left"
-        ]
+        left = self._time.of(watch.left, now)
+        self._loading = self._loading and left is None
+        if left is None:
+            return ["time left: not known yet"]
+        return [f"{'about' if left.whole else 'more than'} {_about(left.seconds)} left"]
 
     def _doing(self, name: str, job: Job, now: float) -> str:
         """What a task does, and for how long if that is long."""

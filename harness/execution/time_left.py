@@ -2,21 +2,35 @@
 
 A task costs what tasks of its kind cost (one attack, trainings of one defense, probes, ...), times what it has to do
 beside theirs. Of a kind that has not been seen it costs what its sort costs: attacks by the passes that they declare.
-So the time left is told as soon as one task has ended, and it does not run away where cheap tasks come first.
+So the time left is told as soon as one task has ended, and it does not run away where cheap tasks come first. A
+training lasts seconds or hours, and tells nothing of what comes after it: until the first attack has ended, the time
+left is at least that of the trainings.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Hashable, Mapping
-from typing import Final
+from typing import Final, NamedTuple
 
 from ..training.gradient_descent import GradientDescent
 from .estimate import passes, preparation
 from .jobs import Certify, Craft, Examine, Job, Judge, Plant, Prepare, Train
 
-DEARER: Final = {Train: 10.0, Examine: 10.0, Plant: 10.0, Certify: 10.0, Prepare: 5.0}
+DEARER: Final = {Examine: 10.0, Plant: 10.0, Certify: 10.0, Prepare: 5.0}
 """What a task of a sort that has not been seen is taken to cost beside an attack on a shard."""
+
+
+class Left(NamedTuple):
+    """How long tasks will take.
+
+    Attributes:
+        seconds: Of all whose cost is known.
+        whole: Whether those are all the tasks.
+    """
+
+    seconds: float
+    whole: bool
 
 
 class TimeLeft:
@@ -48,19 +62,16 @@ class TimeLeft:
         """Seconds since a running task was first seen."""
         return now - self._begun[name][0] if name in self._begun else 0.0
 
-    def seconds(self, left: Mapping[str, Job], now: float) -> float | None:
-        """What tasks, running ones among them, take all workers together; None before any has ended.
+    def of(self, left: Mapping[str, Job], now: float) -> Left | None:
+        """What tasks, running ones among them, take all workers together; None as long as no cost is known.
 
         Never less than what the longest of the running ones still takes.
         """
-        total = longest = 0.0
-        for name, job in left.items():
-            if (cost := self._cost(job)) is None:
-                return None
-            cost = max(cost - self.running_for(name, now), 0.0)
-            total += cost
-            longest = max(longest, cost)
-        return max(total / self._workers, longest)
+        costs = {name: cost for name, job in left.items() if (cost := self._cost(job)) is not None}
+        if not costs:
+            return None
+        ahead = [max(cost - self.running_for(name, now), 0.0) for name, cost in costs.items()]
+        return Left(max(sum(ahead) / self._workers, *ahead), whole=len(costs) == len(left))
 
     def _cost(self, job: Job) -> float | None:
         for kind, amount in _kinds(job):
@@ -90,4 +101,4 @@ def _kinds(job: Job) -> list[tuple[Hashable, float]]:
             found = [((sort, probe.threat.norm), 1.0), (sort, 1.0)]
         case _:
             found = [(sort, 1.0)]
-    return [*found, ("any", DEARER.get(type(job), 1.0))]
+    return found if isinstance(job, Train) else [*found, ("any", DEARER.get(type(job), 1.0))]

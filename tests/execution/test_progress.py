@@ -51,7 +51,7 @@ def test_the_time_left_and_long_steps_are_named(tmp_path: Any, clock: Clock) -> 
     display, out = shown(tmp_path)
     left: Any = {f"plant {i}": Plant(f"in model {i}") for i in range(3)}  # type: ignore[arg-type]
     display(Watch(running={"plant 0": left["plant 0"]}, left=left))
-    assert "time left: known when the first task has ended" in out.getvalue()
+    assert "time left: not known yet" in out.getvalue()
     clock.now += 60
     del left["plant 0"]
     display(Watch(running={"plant 1": left["plant 1"]}, left=left))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from harness.attacks.square import Square
-from harness.execution.jobs import Job, Judge, Plant
+from harness.execution.jobs import Job, Judge, Plant, Train
 from harness.execution.time_left import TimeLeft
 
 
@@ -21,11 +21,18 @@ def ended(left: dict[str, Job], *names: str) -> dict[str, Job]:
     return {name: job for name, job in left.items() if name not in names}
 
 
+def seconds(watched: TimeLeft, left: dict[str, Job], now: float) -> float:
+    told = watched.of(left, now)
+    assert told is not None
+    assert told.whole
+    return told.seconds
+
+
 def test_nothing_is_said_before_anything_has_ended() -> None:
     left = plants(3)
     watched = TimeLeft()
     watched.see({"plant 0": left["plant 0"]}, 0.0)
-    assert watched.seconds(left, 5.0) is None
+    assert watched.of(left, 5.0) is None
 
 
 def test_tasks_that_cost_alike_are_foreseen_exactly() -> None:
@@ -34,8 +41,8 @@ def test_tasks_that_cost_alike_are_foreseen_exactly() -> None:
     watched.see({name: left[name] for name in ("plant 0", "plant 1")}, 0.0)
     left = ended(left, "plant 0", "plant 1")
     watched.see({name: left[name] for name in ("plant 2", "plant 3")}, 3.0)
-    assert watched.seconds(left, 3.0) == pytest.approx(8 * 3 / 2)
-    assert watched.seconds(left, 4.0) == pytest.approx(8 * 3 / 2 - 1)
+    assert seconds(watched, left, 3.0) == pytest.approx(8 * 3 / 2)
+    assert seconds(watched, left, 4.0) == pytest.approx(8 * 3 / 2 - 1)
     assert watched.running_for("plant 2", 4.0) == pytest.approx(1)
 
 
@@ -45,7 +52,7 @@ def test_never_less_than_the_longest_task_takes() -> None:
     watched.see({name: left[name] for name in ("plant 0", "plant 1", "plant 2")}, 0.0)
     left = {"plant 3": left["plant 3"]}
     watched.see(left, 6.0)
-    assert watched.seconds(left, 6.0) == pytest.approx(6)
+    assert seconds(watched, left, 6.0) == pytest.approx(6)
 
 
 def test_an_attack_not_seen_yet_costs_by_its_passes() -> None:
@@ -59,6 +66,22 @@ def test_an_attack_not_seen_yet_costs_by_its_passes() -> None:
     watched = TimeLeft()
     watched.see({"loads libraries": judge(1)}, 0.0)
     watched.see({"short": judge(2)}, 30.0)
-    assert watched.seconds({"long": judge(20)}, 30.0) == pytest.approx(30)  # as long as the first, not 20 times that
+    assert seconds(watched, {"long": judge(20)}, 30.0) == pytest.approx(30)  # as long as the first, not 20 times that
     watched.see({}, 31.0)
-    assert watched.seconds({"long": judge(20)}, 31.0) == pytest.approx(10)
+    assert seconds(watched, {"long": judge(20)}, 31.0) == pytest.approx(10)
+
+
+def test_a_training_tells_nothing_of_attacks() -> None:
+    """Trainings of ten minutes would make a minute of each of a thousand shards."""
+    trained: Any = SimpleNamespace(dataset="digits", architecture="mlp-8", defense=SimpleNamespace(name="standard"))
+    trainings: dict[str, Job] = {f"train {i}": Train(trained) for i in range(3)}
+    watched = TimeLeft()
+    watched.see({"train 0": trainings["train 0"]}, 0.0)
+    left = {**ended(trainings, "train 0"), **plants(1000)}
+    watched.see({"train 1": left["train 1"]}, 600.0)
+    assert watched.of(left, 600.0) == (pytest.approx(1200), False)
+    left = {name: job for name, job in left.items() if name.startswith("plant")}
+    watched.see({"plant 0": left["plant 0"]}, 1800.0)
+    assert watched.of(left, 1800.0) is None
+    watched.see({"plant 1": left["plant 1"]}, 1802.0)
+    assert seconds(watched, ended(left, "plant 0"), 1802.0) == pytest.approx(2 * 999)
