@@ -80,9 +80,8 @@ class Harvest:
                 return
             whose = whose.index_select(0, hits)
             if not self.nearest and not self.draws:
-                still = (
-                    (self._bar.index_select(0, whose) > 0).nonzero().squeeze(1)
-                )  # of the others there is one already
+                # of the others there is one already
+                still = (self._bar.index_select(0, whose) > 0).nonzero().squeeze(1)
                 if not len(still):
                     return
                 hits, whose = hits.index_select(0, still), whose.index_select(0, still)
