@@ -215,16 +215,19 @@ def better_of(
     asked = there & (~verdict.adversarial | (nearer & nearest))
     if not asked.any():
         return verdict, asked
-    second = judge(victim, x, y, torch.where(per_sample(asked, x), kept, x), threat, verdict.clean_pred, target=target)
-    taken = asked & second.adversarial
+    rows = asked.nonzero().squeeze(1)  # what was kept was met in batches of any size: one of these alone is fair
+    aims = None if target is None else target[rows]
+    second = judge(victim, x[rows], y[rows], kept[rows], threat, verdict.clean_pred[rows], target=aims)
+    rows, where = rows[second.adversarial], second.adversarial
 
-    def best(name: str) -> Tensor:
-        return torch.where(taken, getattr(second, name), getattr(verdict, name))
+    def best(old: Tensor, new: Tensor) -> Tensor:
+        return old.index_copy(0, rows, new[where])
 
-    changed = {name: best(name) for name in ("adv_pred", "adversarial", "wrong_share", "survives_rounding", "as_file")}
-    distances = {name: torch.where(taken, second.distances[name], old) for name, old in verdict.distances.items()}
-    images = torch.where(per_sample(taken, x), second.images, verdict.images)
-    return replace(verdict, **changed, distances=distances, images=images), taken
+    names = ("adv_pred", "adversarial", "wrong_share", "survives_rounding", "as_file", "images")
+    changed = {name: best(getattr(verdict, name), getattr(second, name)) for name in names}
+    distances = {name: best(old, second.distances[name]) for name, old in verdict.distances.items()}
+    taken = torch.zeros_like(asked).index_fill(0, rows, True)
+    return replace(verdict, **changed, distances=distances), taken
 
 
 def as_images(x_adv: object, x: Tensor) -> Tensor | None:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import torch
 from torch import Tensor
 from torch._C._functorch import is_functorch_wrapped_tensor
 
 from ..goal import reached
-from ..schema.eps import TOLERANCE, limit
+from ..schema.eps import limit
 from ..threat import BOX_TOLERANCE, Threat, magnitude, per_sample
+
+HELD: Final = 2**18
+"""Values of misclassified points that are put by before their distances are looked at: what a processor has close."""
 
 
 class Harvest:
@@ -25,7 +30,8 @@ class Harvest:
     meaning, far-off images would be reported as finds.
 
     A pass costs an argmax over logits that are there, a comparison, and a distance for rows that are wrong. On a CPU
-    those are picked out; on a GPU all rows are compared, so that nothing waits for the device.
+    those are picked out, and where the nearest is kept the distances are taken of several passes at once: of few small
+    images a call costs more than its work. On a GPU all rows are compared, so that nothing waits for the device.
 
     Args:
         x: The clean images, float32 (N, C, H, W) in [0, 1]; nobody may change them meanwhile.
@@ -37,7 +43,6 @@ class Harvest:
     Attributes:
         whole: Whether all rows of a batch are compared, or those that are wrong picked out first: the same is kept.
         everyone: Positions of all images, int64 (N,).
-        points: What was kept, like ``x``, NaN for images of which nothing was; None if nothing was at all.
     """
 
     def __init__(
@@ -48,15 +53,25 @@ class Harvest:
         self.whole = x.is_cuda
         self.everyone = torch.arange(len(x), device=x.device)
         self._shape = x.shape[1:]
-        self.points: Tensor | None = None
+        self._points: Tensor | None = None
+        self._held: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._values = 0  # of the images that are held
+        self._by_place = False  # whether what is held is known by its place alone
         # what a point has to fall below to be kept: a distance, or minus a margin
         self._bar = x.new_full((len(x),), torch.inf)
         self._strange = 0
         self._astray = torch.zeros((), dtype=torch.int64, device=x.device)
 
     @property
+    def points(self) -> Tensor | None:
+        """What was kept, like ``x``, NaN for images of which nothing was; None if nothing was at all."""
+        self._look()
+        return self._points
+
+    @property
     def unattributed(self) -> int:
         """Rows that belong to no image: of batches of another size, or wrong and not near the image of their place."""
+        self._look()
         return self._strange + int(self._astray)
 
     def note(self, x: Tensor, logits: Tensor, rows: Tensor | None = None) -> None:
@@ -85,12 +100,37 @@ class Harvest:
                 if not len(still):
                     return
                 hits, whose = hits.index_select(0, still), whose.index_select(0, still)
-            x, logits, wrong = (part.index_select(0, hits) for part in (x, logits, wrong))
-        value = self._value(x, logits, whose)
-        better = wrong & (value < self._bar.index_select(0, whose))  # false for NaN
-        x, logits, whose, value, better = self._picked(better, x, logits, whose, value)
-        if len(whose):
-            self._keep(x, logits, whose, value, better, rows is None)
+            x, logits = x.index_select(0, hits), logits.index_select(0, hits)
+            if self.nearest:
+                self._hold(x, logits, whose, rows is None)
+                return
+            wrong = torch.ones_like(whose, dtype=torch.bool)
+        self._compare(x, logits, whose, wrong, rows is None)
+
+    def _hold(self, x: Tensor, logits: Tensor, rows: Tensor, by_place: bool) -> None:
+        """Put misclassified points by, until there are enough to look at."""
+        if by_place != self._by_place:
+            self._look()
+            self._by_place = by_place
+        self._held.append((x, logits, rows))
+        self._values += x.numel()
+        if self._values >= HELD:
+            self._look()
+
+    def _look(self) -> None:
+        """Look at what was put by."""
+        if self._held:
+            x, logits, rows = (torch.cat(parts) for parts in zip(*self._held, strict=True))
+            self._held, self._values = [], 0
+            self._compare(x, logits, rows, torch.ones_like(rows, dtype=torch.bool), self._by_place)
+
+    def _compare(self, x: Tensor, logits: Tensor, rows: Tensor, wrong: Tensor, by_place: bool) -> None:
+        """Keep of some points, those that are wrong, what is better than what there is."""
+        value = self._value(x, logits, rows)
+        better = wrong & (value < self._bar.index_select(0, rows))  # false for NaN
+        x, logits, rows, value, better = self._picked(better, x, logits, rows, value)
+        if len(rows):
+            self._keep(x, logits, rows, value, better, by_place)
 
     def _picked(self, mask: Tensor, *parts: Tensor) -> tuple[Tensor, ...]:
         """The rows of some tensors that a mask (M,) holds, and what is left of it; all where all are compared."""
@@ -114,14 +154,15 @@ class Harvest:
                 self._astray += (better & ~mine).sum()
             better &= mine
         x, rows, value, better = self._picked(better, x, rows, value)
-        if self.points is None:
-            self.points = torch.full_like(self.x, torch.nan)
-        if self.nearest:
-            value = value * (1 - TOLERANCE)  # no nearer than by the slack that distances are compared with is no nearer
+        if self._points is None:
+            self._points = torch.full_like(self.x, torch.nan)
+        if self.nearest and not self.whole:
+            least = _least_of_each(value, rows)
+            x, rows, value = (part.index_select(0, least) for part in (x, rows, value))
         if self.whole:
-            x = torch.where(per_sample(better, x), x, self.points[rows])
+            x = torch.where(per_sample(better, x), x, self._points[rows])
             value = torch.where(better, value, self._bar[rows])
-        self.points[rows], self._bar[rows] = x, value
+        self._points[rows], self._bar[rows] = x, value
 
     def _value(self, x: Tensor, logits: Tensor, rows: Tensor) -> Tensor:
         """What is compared, (M,): the smaller, the better."""
@@ -142,3 +183,11 @@ class Harvest:
             return magnitude(x - self.x.index_select(0, rows), self.threat.norm) <= most
         distances = torch.cdist(x.flatten(1), self.x.flatten(1))
         return distances.gather(1, rows.unsqueeze(1)).squeeze(1) <= distances.amin(1)
+
+
+def _least_of_each(value: Tensor, rows: Tensor) -> Tensor:
+    """Positions of the least of some values (M,), the first of equal ones, for each image in ``rows`` (M,)."""
+    order = value.argsort(stable=True)
+    order = order[rows[order].argsort(stable=True)]
+    owner = rows[order]
+    return order[torch.cat([torch.ones_like(owner[:1], dtype=torch.bool), owner[1:] != owner[:-1]])]
