@@ -136,8 +136,8 @@ class APGD(Attack):
         """Propose one image for each, within eps and the box."""
         if not len(x):
             return x
-        aims, rivals, clean = victim.target, None, None
-        if self.targets and aims is None:
+        towards, rivals, clean = victim.target, None, None
+        if self.targets and towards is None:
             rivals, clean = _rivals(victim, x, y, self.targets)
         if victim.remedy.stochastic:  # a ratio of one call says too little to spare an image, or to insist
             clean = None
@@ -145,38 +145,56 @@ class APGD(Attack):
         out, came = x.clone(), x.new_full((len(x), count), -math.inf)
         draws, left = Draws(x), torch.arange(len(x), device=x.device)
 
-        def lead(attack: APGD, rows: Tensor, aim: Tensor, run: int) -> Tensor:
-            """One run of images ``rows``, each to the class in its column ``aim``; which rows still stand."""
-            target = None if rivals is None else rivals[rows, aim]
-            own = y[rows] if aims is None else aims[rows]
-            found, value = attack._climb(victim.of(rows), x[rows], own, target, threat, draws.fork(run).of(rows))
-            better = value > came[rows].amax(1)
-            out[rows[better]] = found[better]
-            came[rows, aim] = torch.maximum(came[rows, aim], value)
-            return rows[value < math.inf]
+        def lead(attack: APGD, rows: Tensor, aims: Tensor, runs: range) -> Tensor:
+            """Some runs of images ``rows``, to the classes in their columns ``aims`` (R, M); which rows still stand."""
+            several, aim = rows.repeat(len(runs)), aims.flatten()
+            target = None if rivals is None else rivals[several, aim]
+            own = y[several] if towards is None else towards[several]
+            streams = Draws.joined([draws.fork(run).of(rows) for run in runs])
+            view, images = victim.of(several), several if len(runs) > 1 else None
+            found, value = attack._climb(view, x[several], own, target, threat, streams, images)
+            for part in torch.arange(len(several), device=x.device).split(len(rows)):  # type: ignore[no-untyped-call]
+                better = value[part] > came[rows].amax(1)
+                out[rows[better]] = found[part[better]]
+                came[rows, aim[part]] = torch.maximum(came[rows, aim[part]], value[part])
+            return rows[came[rows].amax(1) < math.inf]
 
-        runs = self.restarts * count
-        for run in range(runs):
-            left = lead(self, left, torch.full_like(left, run % count), run)
-            if clean is not None and self.give_up and run + 1 == LIKELIEST:
+        runs, number = torch.arange(self.restarts * count, device=x.device) % count, 0
+        while number < len(runs) and len(left):
+            end = _together(left, number, len(runs))
+            if clean is not None and self.give_up and number < LIKELIEST:
+                end = min(end, LIKELIEST)
+            left = lead(self, left, runs[number:end].unsqueeze(1).expand(-1, len(left)), range(number, end))
+            if clean is not None and self.give_up and end == LIKELIEST:
                 best = came[left].amax(1)
                 left = left[~((best > clean[left]) & (best < -self.give_up))]
-            if not len(left):
-                return out
+            number = end
         if clean is not None and self.near:
             left = left[came[left].amax(1) > -self.near]
             longer = dataclasses.replace(self, steps=LONGER * self.steps)
-            nearest = came.topk(min(AGAIN, count)).indices
-            for run in range(AGAIN * nearest.shape[1]):
-                left = lead(longer, left, nearest[left, run % nearest.shape[1]], runs + run) if len(left) else left
+            nearest = came.topk(min(AGAIN, count)).indices.repeat(1, AGAIN).T
+            number = 0
+            while number < len(nearest) and len(left):
+                end = _together(left, number, len(nearest))
+                left = lead(longer, left, nearest[number:end, left], range(len(runs) + number, len(runs) + end))
+                number = end
         return out
 
     def _climb(
-        self, victim: Victim, x: Tensor, y: Tensor, target: Tensor | None, threat: Threat, draws: Draws
+        self,
+        victim: Victim,
+        x: Tensor,
+        y: Tensor,
+        target: Tensor | None,
+        threat: Threat,
+        draws: Draws,
+        images: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        """One run: best points like ``x`` and their untargeted loss (N,), infinite where an image left as fooled.
+        """One run of each row: best points like ``x`` and their untargeted loss (N,), infinite where it left as fooled.
 
-        ``y`` are labels to be left or, of a victim with targets, the targets to be reached.
+        ``y`` are labels to be left or, of a victim with targets, the targets to be reached. ``images`` (N,) says which
+        image a row is of, if some are of the same: where one is fooled those after it end, with a loss of minus
+        infinity. One after the other they would not have begun.
         """
         assert threat.eps is not None
         pace: Dense | Sparse
@@ -192,7 +210,9 @@ class APGD(Attack):
             gone = hit & pace.valid & (not victim.remedy.stochastic)
             if gone.any():
                 out[front.rows[gone]] = front.now[gone]
-                left = (~gone).nonzero().squeeze(1)
+                ended = gone if images is None else gone | _after(front.rows, images, gone)
+                score[front.rows[ended & ~gone]] = -math.inf
+                left = (~ended).nonzero().squeeze(1)
                 front, pace, draws, hit = front.of(left), pace.of(left), draws.of(left), hit[left]
             if last or not len(front.rows):
                 break
@@ -227,6 +247,20 @@ class APGD(Attack):
             hits.append(is_taken_for(logits, y) if aimed else is_fooled(logits, y))
         front.note(torch.cat(losses), torch.cat(scores), torch.cat(grads) if grads else torch.zeros_like(front.now))
         return torch.cat(hits)
+
+
+def _together(left: Tensor, number: int, runs: int) -> int:
+    """Where the runs end that images go through side by side from ``number`` on: a step of few costs most by itself.
+
+    The first is by itself: most images that can be broken are.
+    """
+    return min(runs, number + max(1, CHUNK // len(left))) if number else 1
+
+
+def _after(rows: Tensor, images: Tensor, gone: Tensor) -> Tensor:
+    """Which rows (M,) come after one that is ``gone``, bool (M,), of the same of ``images``."""
+    owner = images[rows]
+    return ((owner.unsqueeze(1) == owner[gone]) & (rows.unsqueeze(1) > rows[gone])).any(1)
 
 
 @torch.no_grad()

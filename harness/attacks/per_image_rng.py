@@ -9,7 +9,7 @@ wrapping 64-bit integers on the image's own device, so that CPU and GPU draw the
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, Self
 
 import torch
@@ -89,6 +89,13 @@ class Draws:
         part = object.__new__(type(self))
         part._begin(_mix(self._streams ^ _mix(torch.full_like(self._streams, name + 1) * _GAMMA)))
         return part
+
+    @classmethod
+    def joined(cls, parts: Sequence[Draws]) -> Self:
+        """The streams of several in one batch, none of which has been drawn from."""
+        whole = object.__new__(cls)
+        whole._begin(torch.cat([part._streams for part in parts]))
+        return whole
 
     def _bits(self, count: int) -> Tensor:
         """The next so many of each image, (N, count), which stay the next."""

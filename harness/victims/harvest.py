@@ -10,7 +10,7 @@ from torch._C._functorch import is_functorch_wrapped_tensor
 
 from ..goal import reached
 from ..schema.eps import limit
-from ..threat import BOX_TOLERANCE, Threat, magnitude, per_sample
+from ..threat import BOX_TOLERANCE, Threat, magnitude
 
 HELD: Final = 2**18
 """Values of misclassified points that are put by before their distances are looked at: what a processor has close."""
@@ -53,12 +53,12 @@ class Harvest:
         self.whole = x.is_cuda
         self.everyone = torch.arange(len(x), device=x.device)
         self._shape = x.shape[1:]
-        self._points: Tensor | None = None
+        self._kept: Tensor | None = None  # with a last row for whatever is not, and so has the bar
         self._held: list[tuple[Tensor, Tensor, Tensor]] = []
         self._values = 0  # of the images that are held
         self._by_place = False  # whether what is held is known by its place alone
         # what a point has to fall below to be kept: a distance, or minus a margin
-        self._bar = x.new_full((len(x),), torch.inf)
+        self._bar = x.new_full((len(x) + 1,), torch.inf)
         self._strange = 0
         self._astray = torch.zeros((), dtype=torch.int64, device=x.device)
 
@@ -66,7 +66,7 @@ class Harvest:
     def points(self) -> Tensor | None:
         """What was kept, like ``x``, NaN for images of which nothing was; None if nothing was at all."""
         self._look()
-        return self._points
+        return None if self._kept is None else self._kept[:-1]
 
     @property
     def unattributed(self) -> int:
@@ -77,7 +77,7 @@ class Harvest:
     def note(self, x: Tensor, logits: Tensor, rows: Tensor | None = None) -> None:
         """Look at a batch (M, C, H, W) of any values and the logits (M, K) that a forward pass gave; both detached.
 
-        ``rows`` are the positions (M,) of the images that they belong to, each at most once; None: by their places.
+        ``rows`` are the positions (M,) of the images that they belong to; None: by their places.
         """
         count = len(self.everyone) if rows is None else len(rows)
         # inside a transform of torch.func values cannot be looked at
@@ -154,15 +154,13 @@ class Harvest:
                 self._astray += (better & ~mine).sum()
             better &= mine
         x, rows, value, better = self._picked(better, x, rows, value)
-        if self._points is None:
-            self._points = torch.full_like(self.x, torch.nan)
-        if self.nearest and not self.whole:
-            least = _least_of_each(value, rows)
-            x, rows, value = (part.index_select(0, least) for part in (x, rows, value))
+        first = _least_of_each(torch.where(better, value, torch.inf), rows)
+        x, rows, value, better = self._picked(better & first, x, rows, value)
+        if self._kept is None:
+            self._kept = torch.full_like(self.x[:1], torch.nan).repeat(len(self.x) + 1, 1, 1, 1)
         if self.whole:
-            x = torch.where(per_sample(better, x), x, self._points[rows])
-            value = torch.where(better, value, self._bar[rows])
-        self._points[rows], self._bar[rows] = x, value
+            rows = torch.where(better, rows, len(self.x))
+        self._kept[rows], self._bar[rows] = x, value
 
     def _value(self, x: Tensor, logits: Tensor, rows: Tensor) -> Tensor:
         """What is compared, (M,): the smaller, the better."""
@@ -186,8 +184,9 @@ class Harvest:
 
 
 def _least_of_each(value: Tensor, rows: Tensor) -> Tensor:
-    """Positions of the least of some values (M,), the first of equal ones, for each image in ``rows`` (M,)."""
+    """Which of some values (M,) is the least, or the first of equal ones, of its image in ``rows`` (M,); bool (M,)."""
     order = value.argsort(stable=True)
     order = order[rows[order].argsort(stable=True)]
     owner = rows[order]
-    return order[torch.cat([torch.ones_like(owner[:1], dtype=torch.bool), owner[1:] != owner[:-1]])]
+    first = torch.cat([torch.ones_like(owner[:1], dtype=torch.bool), owner[1:] != owner[:-1]])
+    return torch.zeros_like(first).index_copy(0, order, first)

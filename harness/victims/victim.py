@@ -203,7 +203,7 @@ class Victim(nn.Module):
         of views belong to images of the view. Model, passes, hooks and all else are shared.
 
         Args:
-            rows: Positions (M,) of images, each at most once, a mask (N,), or a slice.
+            rows: Positions (M,) of images, a mask (N,), or a slice.
         """
         if self.harvest is None and self.target is None:
             return self

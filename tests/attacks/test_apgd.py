@@ -8,15 +8,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from harness.attacks.apgd import APGD
+from harness.attacks.apgd import APGD, _together
 from harness.attacks.base import Attack
-from harness.attacks.line_search import is_fooled, log_odds
+from harness.attacks.line_search import CHUNK, is_fooled, log_odds
 from harness.attacks.losses import LOSSES
 from harness.attacks.toolkits.foolbox import Foolbox
 from harness.datasets.registry import Dataset
 from harness.errors import UserError
 from harness.selftest.linear_victim import LinearVictim
-from harness.threat import Threat, per_sample
+from harness.threat import Norm, Threat, per_sample
 from harness.victims.adaptation import Remedy
 from harness.victims.victim import Victim
 
@@ -237,7 +237,7 @@ class NoGradient(nn.Module):
 
 
 class Watched(nn.Module):
-    """Remembers whether anything it was shown, one image at a time, was not of its label."""
+    """Remembers whether anything it was shown, all of one image, was not of its label."""
 
     def __init__(self, model: nn.Module, y: Tensor) -> None:
         super().__init__()
@@ -245,7 +245,7 @@ class Watched(nn.Module):
 
     def forward(self, x):
         logits = self.model(x)
-        self.fooled |= bool(is_fooled(logits, self.y))
+        self.fooled |= bool(is_fooled(logits, self.y.expand(len(logits))).any())
         return logits
 
 
@@ -419,6 +419,29 @@ def test_near_misses_are_led_again(victim: Victim, images: tuple[Tensor, Tensor]
     assert passes < more < most  # of those that stand, only the near ones cost anything
     assert lost_most.sum() >= lost_too.sum()
     assert threat.within(x, again).all()
+
+
+@pytest.mark.parametrize("few", [3, 40])
+@pytest.mark.parametrize("norm", NORMS)
+def test_runs_side_by_side_find_what_they_find_one_after_the_other(
+    trained_once: nn.Module, images: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch, norm: Norm, few: int
+) -> None:
+    """The same points, for no more passes than it takes to see that the others need not go on."""
+    x, y = (part[:few] for part in images)
+    led = APGD(loss="dlr", targets=9, steps=20, near=0.3, restarts=2)
+    found, passes = [], []
+    for together in (_together, lambda left, number, runs: number + 1):
+        monkeypatch.setattr("harness.attacks.apgd._together", together)
+        victim = Victim(trained_once, classes=10)
+        shown: list[int] = []
+        victim.register_forward_hook(lambda module, given, logits, shown=shown: shown.append(len(logits)))
+        found.append(attack(led, victim, x, y, Threat(norm, EPS[norm])))
+        passes.append((victim.cost.forwards, max(shown), len(shown)))
+    torch.testing.assert_close(*found, rtol=0, atol=1e-4)
+    (beside, widest, calls), (after, _, each) = passes
+    assert few < widest <= CHUNK
+    assert calls < 0.7 * each
+    assert beside < 1.3 * after
 
 
 def test_only_ratios_are_given_up_or_near() -> None:

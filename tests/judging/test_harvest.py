@@ -450,7 +450,6 @@ class Spy(Harvest):
     def note(self, x: Tensor, logits: Tensor, rows: Tensor | None = None) -> None:
         said = self.everyone if rows is None else rows
         if len(x) == len(said):
-            assert len(said.unique()) == len(said)
             gaps = torch.cdist(self.x.flatten(1), self.x.flatten(1)).fill_diagonal_(torch.inf).amin(1)
             nearest = torch.cdist(x.flatten(1), self.x.flatten(1)).min(1)
             known = nearest.values < gaps[nearest.indices] / 2
@@ -532,7 +531,8 @@ def test_all_rows_at_once_keep_what_picked_rows_keep(norm: Norm, eps: float | No
     generator = torch.Generator().manual_seed(1)
     met: list[list[tuple[float, Tensor]]] = [[] for _ in range(N)]
     for turn in range(60):
-        rows = torch.randperm(N, generator=generator)[: N - turn % 3] if turn % 2 else torch.arange(N)
+        # some images several times, some not at all
+        rows = torch.randint(N, (2 * N - turn % 3,), generator=generator) if turn % 2 else torch.arange(N)
         size = 0.3 * torch.rand(len(rows), 1, 1, 1, generator=generator) ** 2
         points = x[rows] + size * torch.randn(len(rows), 1, 4, 4, generator=generator).sign()
         points = torch.where(torch.rand(points.shape, generator=generator) < 0.5, x[rows], points)
@@ -558,7 +558,7 @@ def test_all_rows_at_once_keep_what_picked_rows_keep(norm: Norm, eps: float | No
             continue
         best = min(each, key=lambda item: item[0])
         again = next(value for value, point in each if torch.equal(point, kept))
-        assert again == pytest.approx(best[0], rel=2e-4)
+        assert again == pytest.approx(best[0], rel=1e-6)
 
 
 def test_views_share_the_model(victim: LinearVictim) -> None:
