@@ -161,7 +161,7 @@ class APGD(Attack):
 
         runs, number = torch.arange(self.restarts * count, device=x.device) % count, 0
         while number < len(runs) and len(left):
-            end = _together(left, number, len(runs))
+            end = _together(left, number, len(runs)) if number else 1  # most of what can be broken the first one breaks
             if clean is not None and self.give_up and number < LIKELIEST:
                 end = min(end, LIKELIEST)
             left = lead(self, left, runs[number:end].unsqueeze(1).expand(-1, len(left)), range(number, end))
@@ -250,11 +250,8 @@ class APGD(Attack):
 
 
 def _together(left: Tensor, number: int, runs: int) -> int:
-    """Where the runs end that images go through side by side from ``number`` on: a step of few costs most by itself.
-
-    The first is by itself: most images that can be broken are.
-    """
-    return min(runs, number + max(1, CHUNK // len(left))) if number else 1
+    """Where the runs end that images go through side by side from ``number`` on: a step of few costs most by itself."""
+    return min(runs, number + max(1, CHUNK // len(left)))
 
 
 def _after(rows: Tensor, images: Tensor, gone: Tensor) -> Tensor:
