@@ -21,6 +21,7 @@ from harness.victims.adaptation import Remedy
 from harness.victims.victim import Victim
 
 NORMS = ("linf", "l2", "l1")
+ANY = Threat("linf", 0.1)
 EPS = {"linf": 0.1, "l2": 0.6, "l1": 2.5}  # leave about half of the digits standing
 
 
@@ -401,6 +402,36 @@ def test_hopeless_images_are_led_to_the_likeliest_targets_alone(trained: nn.Modu
     assert fewer[1] >= full[1] - 1
 
 
+@pytest.mark.parametrize("norm", NORMS)
+def test_runs_that_are_far_off_end_halfway(victim: Victim, images: tuple[Tensor, Tensor], norm: Norm) -> None:
+    """In L1 none does: the first half is spent in a larger ball."""
+    x, y = images
+
+    def found(halfway: float | None, victim: Victim = victim) -> tuple[Tensor, int]:
+        with victim.counted() as cost:
+            led = APGD(loss="dlr", targets=5, steps=20, halfway=halfway)
+            x_adv = attack(led, victim, x, y, Threat(norm, EPS[norm] / 2))
+        return x_adv, cost.backwards
+
+    (whole, passes), (early, fewer) = found(None), found(0.5)
+    assert torch.equal(victim.predict(early) != y, victim.predict(whole) != y)
+    assert fewer < 0.9 * passes if norm != "l1" else fewer == passes
+    (low, _), (_, least) = found(0.999), found(0.001)
+    assert Threat(norm, EPS[norm] / 2).within(x, low).all()
+    assert least <= fewer
+
+
+def test_a_ratio_that_never_rises_ends_no_run() -> None:
+    """Where gradients are hidden it says nothing of how far off an image is."""
+    model, x = flat(classes=6), torch.rand(8, 1, 4, 4)
+    passes = []
+    for halfway in (None, 0.001):
+        victim = Victim(model, classes=6)
+        attack(APGD(loss="dlr", targets=3, steps=10, halfway=halfway), victim, x, torch.zeros(8).long(), ANY)
+        passes.append(victim.cost.backwards)
+    assert passes == [8 * 3 * 10] * 2
+
+
 def test_near_misses_are_led_again(victim: Victim, images: tuple[Tensor, Tensor]) -> None:
     """What ended near the boundary is tried again, and nothing else: the others come back as without it."""
     (x, y), threat = images, Threat("linf", 0.1)
@@ -445,9 +476,11 @@ def test_runs_side_by_side_find_what_they_find_one_after_the_other(
 
 
 def test_only_ratios_are_given_up_or_near() -> None:
-    for name in ("give_up", "near"):
+    for name in ("give_up", "near", "halfway"):
         for wrong in ({"loss": "ce", "targets": 9}, {"loss": "dlr"}, {"loss": "dlr", "targets": 9, name: 1.0}):
             with pytest.raises(UserError, match=name):
                 APGD(**({name: 0.5} | wrong))  # type: ignore[arg-type]
     assert APGD(loss="dlr", targets=3).in_cascade() == APGD(loss="dlr", targets=3)
-    assert APGD(loss="dlr", targets=9, give_up=0.4, near=0.1).for_classes(3) == APGD(loss="margin", targets=9)
+    assert APGD(loss="dlr", targets=9, give_up=0.4, near=0.1, halfway=0.5).for_classes(3) == APGD(
+        loss="margin", targets=9
+    )
