@@ -26,10 +26,10 @@ LIKELIEST: Final = 3
 """Targets that every image is led to."""
 
 HOPELESS: Final = 0.4
-"""See :attr:`APGD.give_up`, in a cascade, and"""
+"""See :attr:`APGD.give_up`, in a cascade."""
 
 FAR: Final = 0.5
-"""see :attr:`APGD.halfway`."""
+"""See :attr:`APGD.halfway`, in a cascade."""
 
 AGAIN: Final = 2
 """Of a near miss: to how many of its classes it is led again, how often to each,"""
@@ -82,7 +82,7 @@ class APGD(Attack):
             times the steps. Not on a stochastic victim. None: to none.
         halfway: With targets and the difference-of-logits ratio, in L-infinity and L2: a run ends after half its steps
             if its ratio rose above that of the clean image and yet is below minus this, in (0, 1), and so is the
-            untargeted one. Not on a stochastic victim. None: no run does.
+            untargeted one. Not on a stochastic victim, nor on an ensemble of averaged losses. None: no run does.
 
     Raises:
         UserError: A field out of range.
@@ -137,7 +137,7 @@ class APGD(Attack):
         graded D, or they draw, and then no run ends.
         """
         dear = self.loss == "dlr" and self.targets > LIKELIEST and self.give_up is None
-        return dataclasses.replace(self, give_up=HOPELESS, halfway=FAR) if dear else self
+        return dataclasses.replace(self, give_up=HOPELESS, halfway=self.halfway or FAR) if dear else self
 
     @property
     def draws_as(self) -> Attack:
@@ -153,6 +153,8 @@ class APGD(Attack):
             rivals, clean, begun = _rivals(victim, x, y, self.targets)
         if victim.remedy.stochastic:  # a ratio of one call says too little to spare an image, or to insist
             clean = begun = None
+        if victim.members:  # what is climbed is no ratio of the logits
+            begun = None
         count = 1 if rivals is None else rivals.shape[1]
         out, came = x.clone(), x.new_full((len(x), count), -math.inf)
         draws, left = Draws(x), torch.arange(len(x), device=x.device)

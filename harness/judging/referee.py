@@ -36,6 +36,8 @@ class Verdict:
         crashed: The attack raised.
         distances: Norm name (and ``"rms"``) to distance, float64, NaN unless adversarial (without a box:
             unless misclassified).
+        batch: How many images were asked about together, int64.
+        place: Where among them, int64.
         images: What was judged, float32 (N, C, H, W): clamped, and a file of 8 bits where that counts; the clean
             image where nothing could be judged.
     """
@@ -53,6 +55,8 @@ class Verdict:
     wrong_shape: Tensor
     crashed: Tensor
     distances: dict[str, Tensor]
+    batch: Tensor
+    place: Tensor
     images: Tensor
 
     @property
@@ -157,6 +161,8 @@ def judge(
         wrong_shape=wrong_shape,
         crashed=crashed,
         distances={name: torch.where(broken, value, nan) for name, value in distances.items()},
+        batch=torch.full_like(clean_pred, n),
+        place=torch.arange(n, device=x.device),
         images=images,
     )
 
@@ -223,7 +229,7 @@ def better_of(
     def best(old: Tensor, new: Tensor) -> Tensor:
         return old.index_copy(0, rows, new[where])
 
-    names = ("adv_pred", "adversarial", "wrong_share", "survives_rounding", "as_file", "images")
+    names = ("adv_pred", "adversarial", "wrong_share", "survives_rounding", "as_file", "batch", "place", "images")
     changed = {name: best(getattr(verdict, name), getattr(second, name)) for name in names}
     distances = {name: best(old, second.distances[name]) for name, old in verdict.distances.items()}
     taken = torch.zeros_like(asked).index_fill(0, rows, True)

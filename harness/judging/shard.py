@@ -363,8 +363,7 @@ def _witnesses(verdict: Verdict, index: Tensor, chosen: Tensor) -> dict[str, npt
     """
     found = verdict.adversarial & verdict.stands
     rows = {"index": index.to(chosen.device)[chosen][found], "adv_pred": verdict.adv_pred[found]}
-    rows["place"] = found.nonzero().squeeze(1)
-    rows["batch"] = torch.full_like(rows["place"], len(found))
+    rows |= {"place": verdict.place[found], "batch": verdict.batch[found]}
     rows |= {name: verdict.distances[name][found] for name in DISTANCES}
     rows["x_adv"] = verdict.images[found]
     return {name: np.ascontiguousarray(value.cpu().numpy()) for name, value in rows.items()}

@@ -13,7 +13,9 @@ from ..schema.eps import limit
 from ..threat import BOX_TOLERANCE, Threat, magnitude
 
 HELD: Final = 2**18
-"""Values of misclassified points that are put by before their distances are looked at: what a processor has close."""
+"""Values of misclassified points that are put by before their distances are looked at: what a processor has close.
+
+Those of an image count 64 at least: what is known by its place is held against all images."""
 
 
 class Harvest:
@@ -113,7 +115,7 @@ class Harvest:
             self._look()
             self._by_place = by_place
         self._held.append((x, logits, rows))
-        self._values += x.numel()
+        self._values += len(x) * max(64, x[0].numel())
         if self._values >= HELD:
             self._look()
 
@@ -148,19 +150,23 @@ class Harvest:
         better &= logits.abs().amax(1) < torch.inf
         if self.nearest:
             better &= value > 0
+        astray = None
         if self.threat.eps is not None or by_place:
             mine = self._near(x, rows)
-            if by_place:
-                self._astray += (better & ~mine).sum()
+            astray = (better & ~mine, rows, value) if by_place else None
             better &= mine
         x, rows, value, better = self._picked(better, x, rows, value)
         first = _least_of_each(torch.where(better, value, torch.inf), rows)
         x, rows, value, better = self._picked(better & first, x, rows, value)
         if self._kept is None:
-            self._kept = torch.full_like(self.x[:1], torch.nan).repeat(len(self.x) + 1, 1, 1, 1)
+            with torch.inference_mode(False):  # an attack may be in it, and the last look comes after the attack
+                self._kept = torch.full_like(self.x[:1], torch.nan).repeat(len(self.x) + 1, 1, 1, 1)
         if self.whole:
             rows = torch.where(better, rows, len(self.x))
         self._kept[rows], self._bar[rows] = x, value
+        if astray is not None:  # and nearer than what is kept now
+            strange, whose, size = astray
+            self._astray += (strange & (size < self._bar.index_select(0, whose))).sum()
 
     def _value(self, x: Tensor, logits: Tensor, rows: Tensor) -> Tensor:
         """What is compared, (M,): the smaller, the better."""

@@ -63,11 +63,13 @@ class _Shared:
         images: Most images at once.
         model: The whole model, of which a view may hold a member.
         layout: How its convolutions keep images: ``"asked"`` until it was tried whether channels last will do.
+        last: Images of the last batch, which an attack may have made larger than what it was given.
     """
 
     images: int | None
     model: nn.Module
     layout: Literal["its own", "asked", "channels last"]
+    last: int = 0
 
 
 class Victim(nn.Module):
@@ -272,6 +274,7 @@ class Victim(nn.Module):
         Raises:
             VictimError: It does not return (N, K) logits.
         """
+        self._shared.last = len(x)
         if self._shared.layout == "asked" and len(x):  # of one image, too: the next shard finds it decided
             pair = x[:2] if len(x) > 1 else x.expand(2, *x.shape[1:])
             self._shared.layout = "channels last" if self._works_relaid(pair.detach()) else "its own"
@@ -354,7 +357,7 @@ class Victim(nn.Module):
                 return work()
             except torch.OutOfMemoryError:
                 self.cost.forwards, self.cost.backwards = before.forwards, before.backwards
-                if not self.narrow(images):
+                if not self.narrow(max(images, self._shared.last)):
                     raise
 
     def _count_backward(self, grad: Tensor | None) -> None:

@@ -15,6 +15,7 @@ from harness.attacks.losses import LOSSES
 from harness.attacks.toolkits.foolbox import Foolbox
 from harness.datasets.registry import Dataset
 from harness.errors import UserError
+from harness.models.ensemble import Ensemble
 from harness.selftest.linear_victim import LinearVictim
 from harness.threat import Norm, Threat, per_sample
 from harness.victims.adaptation import Remedy
@@ -430,6 +431,26 @@ def test_a_ratio_that_never_rises_ends_no_run() -> None:
         attack(APGD(loss="dlr", targets=3, steps=10, halfway=halfway), victim, x, torch.zeros(8).long(), ANY)
         passes.append(victim.cost.backwards)
     assert passes == [8 * 3 * 10] * 2
+
+
+def test_no_run_of_an_ensemble_of_averaged_losses_ends_halfway(images: tuple[Tensor, Tensor]) -> None:
+    """The ratio of its mean logits is not the mean of its ratios, which is what would be compared with it."""
+    x, passes = images[0][:20], {}
+    for average in ("logits", "loss"):
+        for halfway in (None, 0.001):
+            members = [nn.Sequential(nn.Flatten(), nn.Linear(64, 10)) for _ in range(2)]
+            victim = Victim(Ensemble(members, average), classes=10)
+            led = APGD(loss="dlr", targets=3, steps=10, halfway=halfway)
+            attack(led, victim, x, victim.predict(x), Threat("linf", 1e-3))
+            passes[average, halfway] = victim.cost.backwards
+    assert passes["loss", None] == passes["loss", 0.001]
+    assert passes["logits", 0.001] < passes["logits", None]
+
+
+def test_a_cascade_keeps_what_is_declared() -> None:
+    led = APGD(loss="dlr", targets=9, halfway=0.9).in_cascade()
+    assert isinstance(led, APGD)
+    assert (led.halfway, led.give_up is None) == (0.9, False)
 
 
 def test_near_misses_are_led_again(victim: Victim, images: tuple[Tensor, Tensor]) -> None:

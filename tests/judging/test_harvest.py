@@ -20,6 +20,7 @@ from harness.judging.proposal import Bench, Proposal
 from harness.judging.shard import ShardOutcome, craft, run_shard
 from harness.metrics.pairs import broken
 from harness.planning.suite import Suite
+from harness.publishing.judging import Asked
 from harness.records.results import pair_from_outcomes
 from harness.selftest.linear_victim import LinearVictim
 from harness.threat import Norm, Threat
@@ -415,6 +416,31 @@ def test_a_lucky_draw_is_no_find(minimal: bool) -> None:
     assert outcome.samples["adversarial"].all()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Half(Attack):
+    """Returns every other adversarial that it finds."""
+
+    name: ClassVar[str] = "half"
+
+    def run(self, victim: Victim, x: Tensor, y: Tensor, threat: Threat) -> Tensor:
+        x_adv = APGD(steps=10).run(victim, x, y, threat)
+        return torch.where((torch.arange(len(x)) % 2 == 0).view(-1, 1, 1, 1), x_adv, x)
+
+
+def test_witnesses_say_among_how_many_images_they_were_judged() -> None:
+    """Draws depend on it: who judges them again meets the same ones."""
+    victim = LinearVictim.random(4, (1, 4, 4))
+    x, y = victim.images(60, spread=0.2)
+    bench = Bench.of(Noisy(victim.model), 4, "cpu", Remedy(draws=4, votes=8))
+    outcome = run(bench, Half(), Threat("linf", 0.01), x, y)
+    assert outcome.facts.harvest is not None
+    assert outcome.facts.harvest.lost > 3
+    rows = outcome.witnesses
+    assert len(set(rows["batch"].tolist())) == 2
+    again = Asked(bench.referee).judged(rows, x[rows["index"]], y[rows["index"]])
+    assert again["adv_pred"].tolist() == rows["adv_pred"].tolist()
+
+
 # ---------------------------------------------------------------- rows
 
 
@@ -583,6 +609,20 @@ def test_views_share_the_model(victim: LinearVictim) -> None:
             [10, 11],
         ]
     assert victim.harvest is None
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_an_attack_may_be_in_inference_mode(victim: LinearVictim, norm: Norm) -> None:
+    """What is kept is written to after the attack, too."""
+    x, y = victim.images(N)
+    harvest = Harvest(x, y, Threat(norm))
+    with torch.inference_mode(), victim.harvesting(harvest):
+        points = x + 1.5 * victim.perturbation(x, y, norm)
+        for _ in range(2):
+            victim.of(torch.arange(N))(points)
+            assert harvest.points is not None
+        victim.of(torch.arange(N))(x + 1.2 * victim.perturbation(x, y, norm))
+    torch.testing.assert_close(harvest.points, x + 1.2 * victim.perturbation(x, y, norm))
 
 
 def test_a_transform_of_torch_is_not_looked_into(victim: LinearVictim) -> None:

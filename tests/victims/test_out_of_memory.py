@@ -107,6 +107,19 @@ def test_a_whole_shard_is_judged_the_same(x: Tensor) -> None:
     assert frames[0]["adversarial"].tolist() == frames[1]["adversarial"].tolist()
 
 
+@pytest.mark.parametrize("images", [1, 2])
+def test_runs_side_by_side_make_larger_batches_than_an_attack_was_given(images: int, x: Tensor) -> None:
+    """What did not fit is halved, not the images of the attack: one image has four runs in a batch of its own."""
+    roomy, tight = victims(limit=4)
+    attack, threat = APGD(steps=5, loss="dlr", targets=9), Threat("linf", 0.01)
+    y = roomy.predict(x)
+    expected, found = (craft(victim, attack, threat, x[:images], y[:images], seed=3) for victim in (roomy, tight))
+    assert roomy.model.largest > 4
+    assert isinstance(found.x_adv, Tensor), found.errors
+    torch.testing.assert_close(found.x_adv, expected.x_adv, atol=2e-4, rtol=0)
+    assert 1 < (tight.chunk or 0) <= 4
+
+
 def test_one_image_too_many_is_a_crash_with_one_line(x: Tensor) -> None:
     victim = Victim(Hungry(0), classes=10)
     found = craft(victim, Gradient(), Threat("linf", 0.1), x, torch.zeros(20, dtype=torch.int64), seed=0)
