@@ -143,11 +143,10 @@ class APGD(Attack):
             return x
         towards, rivals, clean, begun = victim.target, None, None, None
         if self.targets and towards is None:
-            rivals, clean, begun = _rivals(victim, x, y, self.targets)
+            ends = self.halfway is not None and not victim.members  # of members no ratio of the logits is climbed
+            rivals, clean, begun = _rivals(victim, x, y, self.targets, each=ends)
         if victim.remedy.stochastic:  # a ratio of one call says too little to spare an image, or to insist
             clean = begun = None
-        if victim.members:  # what is climbed is no ratio of the logits
-            begun = None
         count = 1 if rivals is None else rivals.shape[1]
         out, came = x.clone(), x.new_full((len(x), count), -math.inf)
         draws, left = Draws(x), torch.arange(len(x), device=x.device)
@@ -277,13 +276,13 @@ def _after(rows: Tensor, images: Tensor, gone: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _rivals(victim: Victim, x: Tensor, y: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+def _rivals(victim: Victim, x: Tensor, y: Tensor, count: int, *, each: bool) -> tuple[Tensor, Tensor, Tensor | None]:
     """The most likely wrong classes of clean images, int64 (N, C), C at most ``count``; one forward pass each.
 
-    And their difference-of-logits ratios, untargeted (N,) and towards each of the classes (N, C).
+    And their difference-of-logits ratios, untargeted (N,) and, if asked for, towards ``each`` of the classes (N, C).
     """
     parts = zip(victim.split(x, CHUNK), torch.split(x, CHUNK), strict=True)
     logits = torch.cat([view(images) for view, images in parts])
     rivals = likely_rivals(logits, y, count)
-    towards = torch.stack([objective("dlr", logits, y, rival) for rival in rivals.unbind(1)], 1)
+    towards = torch.stack([objective("dlr", logits, y, rival) for rival in rivals.unbind(1)], 1) if each else None
     return rivals, objective("dlr", logits, y), towards
