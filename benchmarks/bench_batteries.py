@@ -42,6 +42,7 @@ from defenses import defenses
 from harness import determinism
 from harness.datasets.registry import DataSource
 from harness.execution.jobs import Certify, Context, Craft, Examine, Judge, Plant, Prepare, Train
+from harness.execution.memory import keep_freed
 from harness.execution.scheduler import Scheduler
 from harness.execution.worker import Worker
 from harness.metrics.pairs import nearest
@@ -309,6 +310,7 @@ def main() -> None:
         print("no data folder: give --data-root or GAUNTLET_DATA")
         return
     torch.set_num_threads(1)
+    keep_freed()  # as workers do, and all rows of this process alike
     source = DataSource("mnist", root=options.data_root)
     data, info = source.load(), source.info()
     trainers = {name: kind for name, kind in defenses().items() if issubclass(kind, Trainer)}

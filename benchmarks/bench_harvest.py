@@ -28,6 +28,7 @@ from defenses.standard import Standard
 from harness import determinism
 from harness.attacks.transfer import Transfer
 from harness.datasets.registry import Dataset, load_dataset
+from harness.execution.memory import keep_freed
 from harness.judging import shard as judged
 from harness.judging.proposal import Bench
 from harness.judging.shard import ShardOutcome, run_shard
@@ -124,6 +125,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=100)
     args = parser.parse_args()
     torch.set_num_threads(1)
+    keep_freed()  # as workers do, and all rows of this process alike
     Harvest.note = WATCH.over(Harvest.note)  # type: ignore[method-assign]
     judged._with_harvest = WATCH.over(judged._with_harvest)
     for name in args.models.split(","):

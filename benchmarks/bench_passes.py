@@ -41,6 +41,7 @@ from harness.attacks.lbfgs import LBFGS
 from harness.attacks.square import Square
 from harness.attacks.transfer import Transfer
 from harness.datasets.registry import Dataset, DatasetInfo, load_dataset
+from harness.execution.memory import keep_freed
 from harness.models.registry import build_model
 from harness.models.stages import Stages
 from harness.studies.experiment import design
@@ -289,6 +290,7 @@ def main() -> None:
     parser.add_argument("--only", default="attacks,profile,trainers")
     args = parser.parse_args()
     torch.set_num_threads(1)
+    keep_freed()  # as workers do, and all rows of this process alike
     data = load_dataset("digits")
     if "attacks" in args.only:
         for name in args.models.split(","):

@@ -49,6 +49,7 @@ from ..trust.planting import plant
 from ..trust.probe import probe as examine
 from ..victims.victim import VictimError
 from .jobs import Certify, Context, Craft, Examine, Job, Judge, Plant, Prepare, Train
+from .memory import keep_freed
 from .standing import before, fallen, shown
 
 UNTRAINED_SAMPLES = 1000
@@ -78,6 +79,7 @@ def worker(context: Context) -> Worker:
     torch.set_num_threads(1)  # parallelism is over shards, and a sum split over threads rounds differently
     full_float32()
     keep_compiler_out()
+    keep_freed()
     return Worker(context)
 
 
