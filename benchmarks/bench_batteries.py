@@ -1,13 +1,13 @@
 """A battery against the reference AutoAttack, ART's, and a plain Foolbox script; one thread, process CPU seconds.
 
     python benchmarks/bench_batteries.py [--norm linf] [--eps 0.1,0.2] [--data-root DATA] [--images 1000] [--epochs 2]
-        [--defense standard | --victim MODEL] [--cache DIR] [--only ROWS]
+        [--dataset mnist] [--defense standard | --victim MODEL] [--cache DIR] [--only ROWS]
 
-A LeNet is trained on MNIST (and its twin of another seed, that images are transferred from), or a model is taken as
-``gauntlet run --victim`` takes it. Then each battery of that norm (``linf``, ``l2`` or ``l1``) runs on the same images
-at MNIST's eps: ours as the runner runs it, with everything but the trust checks and the certificates of the band.
-Whatever comes back is judged by the referee alone. A battery is better if it leaves less accuracy, and at equal
-accuracy if it costs less. Ratios are within this one run.
+A LeNet is trained on the data set (and its twin of another seed, that images are transferred from), or a model is taken
+as ``gauntlet run --victim`` takes it. Then each battery of that norm (``linf``, ``l2`` or ``l1``) runs on the same
+images at the data set's eps: ours as the runner runs it, with everything but the trust checks and the certificates of
+the band. Whatever comes back is judged by the referee alone. A battery is better if it leaves less accuracy, and at
+equal accuracy if it costs less. Ratios are within this one run.
 
 The reference is its authors' code (``pyautoattack``, the standard version with its own numbers), asked at the largest
 eps first and then at each for what stands. It runs under two seeds: the last lines count the images that it breaks and
@@ -40,7 +40,7 @@ from torch import Tensor, nn
 
 from defenses import defenses
 from harness import determinism
-from harness.datasets.registry import DataSource
+from harness.datasets.registry import DatasetInfo, DataSource
 from harness.execution.jobs import Certify, Context, Craft, Examine, Judge, Plant, Prepare, Train
 from harness.execution.memory import keep_freed
 from harness.execution.scheduler import Scheduler
@@ -232,13 +232,13 @@ def reference(victim: Victim, norm: Norm, seed: int) -> dict[str, Run]:
     return {"standard": run}
 
 
-def autoattack(victim: Victim, norm: Norm) -> dict[str, Run]:
+def autoattack(victim: Victim, norm: Norm, info: DatasetInfo) -> dict[str, Run]:
     """The parts of ART's AutoAttack, each by itself: so it can be seen how far it came."""
     from art.attacks import evasion
     from art.estimators.classification import PyTorchClassifier
 
     estimator = PyTorchClassifier(
-        victim, nn.CrossEntropyLoss(), (1, 28, 28), 10, clip_values=(0.0, 1.0), device_type="cpu"
+        victim, nn.CrossEntropyLoss(), info.shape, len(info.classes), clip_values=(0.0, 1.0), device_type="cpu"
     )
 
     def part(number: int) -> Run:
@@ -294,13 +294,14 @@ def foolbox_script(victim: Victim, norm: Norm) -> dict[str, Run]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--norm", choices=["linf", "l2", "l1"], default="linf")
+    parser.add_argument("--dataset", default="mnist")
     parser.add_argument("--data-root", type=Path, default=os.environ.get("GAUNTLET_DATA"))
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--cache", type=Path)
     parser.add_argument("--defense", default="standard")
     parser.add_argument("--victim", help="a model as gauntlet run names it, instead of a LeNet")
-    parser.add_argument("--eps", help="others than MNIST's, ascending, separated by commas")
+    parser.add_argument("--eps", help="others than the data set's, ascending, separated by commas")
     parser.add_argument(
         "--only", default="matrix,reference,again,foolbox", help="rows, beside the cascade that all are compared with"
     )
@@ -311,7 +312,7 @@ def main() -> None:
         return
     torch.set_num_threads(1)
     keep_freed()  # as workers do, and all rows of this process alike
-    source = DataSource("mnist", root=options.data_root)
+    source = DataSource(options.dataset, root=options.data_root)
     data, info = source.load(), source.info()
     trainers = {name: kind for name, kind in defenses().items() if issubclass(kind, Trainer)}
     if options.defense not in trainers:
@@ -335,7 +336,7 @@ def main() -> None:
     model = load_model(Home(cache), spec, info)
     _, (x, y) = data.test_sample(options.images)
     remedy = spec.defense.remedy
-    victim = Victim(model, classes=10, remedy=remedy, votes=remedy.calls)
+    victim = Victim(model, classes=len(info.classes), remedy=remedy, votes=remedy.calls)
     limits = [math.inf]
     ours = partial(gauntlet, cache, spec, source, options.images, battery)
     theirs = partial(script, victim, x, y)
@@ -346,9 +347,9 @@ def main() -> None:
         "reference": lambda: theirs(reference(victim, norm, 0), norm, grid, math.inf, standing=True),
         "again": lambda: theirs(reference(victim, norm, 1), norm, grid, math.inf, standing=True),
         "foolbox": lambda: theirs(foolbox_script(victim, norm), norm, grid, limits[0], standing=False),
-        "art": lambda: theirs(autoattack(victim, norm), norm, grid, limits[0], standing=True),
+        "art": lambda: theirs(autoattack(victim, norm, info), norm, grid, limits[0], standing=True),
     }
-    print(f"{what}, {len(x)} MNIST images, {norm} eps {grid}")
+    print(f"{what}, {len(x)} {info.name} images, {norm} eps {grid}")
     print(f"{'':28}{'left at each eps':>24}{'CPU s':>10}{'forwards/img':>14}{'backwards/img':>15}{'seconds':>9}")
     base = None
     tallies: dict[str, Tally] = {}
