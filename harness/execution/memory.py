@@ -31,9 +31,9 @@ def keep_freed() -> None:
     a process holds grows by a few percent; it is given back when the process ends.
     """
     if sys.platform == "linux":
-        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-        for option, value in _MALLOPT.items() if mallopt else ():
-            mallopt(option, value)
+        library = ctypes.CDLL(None)
+        for option, value in _MALLOPT.items() if hasattr(library, "mallopt") else ():
+            library.mallopt(option, value)
 
 
 def free() -> float:
