@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -163,7 +165,32 @@ def test_what_insists_goes_on_only_while_it_breaks(norm, trained, digits):
     assert once < passes <= once + 30 * (2 + 3 * 3 * 5) * int((~broken).sum())
     # an image that nothing beside it breaks is asked no further
     left = ~more
-    assert asked(insisting, EPS[norm], x[left], y[left])[1] <= (30 + 1) * left.sum()  # and one to see what fell
+    x, y, alone = x[left], y[left], dataclasses.replace(insisting, close=None)
+    assert asked(alone, EPS[norm], x, y)[1] <= (30 + 1) * len(x)  # and one to see what fell
+
+
+@pytest.mark.parametrize("norm", LP)
+def test_what_came_close_is_asked_further_where_the_first_run_breaks_none(norm, trained, digits):
+    victim, threat = Victim(trained, classes=10), Threat(norm, EPS[norm])
+    x, y = right(victim, digits, 120)
+    stands = ~fooled(victim, run(Square(queries=30), victim, x, y, threat), y)
+    x, y = x[stands], y[stands]
+
+    def asked(close: float | None) -> tuple[int, float]:
+        with victim.counted() as cost:
+            x_adv = run(Square(queries=30, insist=True, close=close), victim, x, y, threat)
+        return int(fooled(victim, x_adv, y).sum()), cost.forwards
+
+    none, once = asked(None)
+    assert (none, once) == (0, 30 * len(x))
+    assert asked(1e-6) == (0, once)
+    some, more = asked(0.5)
+    assert some > 0
+    assert more > once
+    draws = Victim(trained, classes=10, remedy=Remedy(draws=2))
+    with draws.counted() as cost:
+        run(Square(queries=30, insist=True, close=0.99), draws, x, y, threat)
+    assert cost.forwards == 2 * 30 * len(x)
 
 
 @pytest.mark.parametrize("norm", LP)
