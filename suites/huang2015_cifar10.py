@@ -108,7 +108,7 @@ STUDY: Final = Study(
         ),
         "cpu": Profile(
             summary="CIFAR-10 re-encoded as JPEG (45,000 training images of 50,000, the rest held out), LeNet, "
-            "one seed, 1,000 test images, six epochs: what two cores allow",
+            "1,000 test images, six epochs: what two cores allow",
             dataset="cifar10-jpeg",
             seeds=(0,),
             samples=1000,

@@ -125,7 +125,7 @@ PROFILES: Final = {
         settings={"architecture": _LARGE, "epochs": 1, "batch_size": 128, "lr": 0.05, "refit": 1, "subset": None},
     ),
     "cpu": Profile(
-        summary="CIFAR-10 re-encoded as JPEG, one seed, all test images, a smaller network for 10 epochs of "
+        summary="CIFAR-10 re-encoded as JPEG, all test images, a smaller network for 10 epochs of "
         "8,000 images (of 10,000, the rest held out; then 1 of all), far too few for the paper's errors; two cores "
         "take less than half an hour",
         dataset="cifar10-jpeg",
