@@ -141,13 +141,12 @@ class APGD(Attack):
         towards, rivals, begun = victim.target, None, None
         certain = not victim.remedy.stochastic  # else a ratio of one call says too little to end a run, or to insist
         if self.targets and towards is None:
-            ends = (
-                self.far is not None and certain and not victim.members
-            )  # of members no ratio of the logits is climbed
-            rivals, begun = _rivals(victim, x, y, self.targets, ratios=ends)
+            # of members no ratio of the logits is climbed
+            may_end = self.far is not None and certain and not victim.members
+            rivals, begun = _rivals(victim, x, y, self.targets, ratios=may_end)
         count = 1 if rivals is None else rivals.shape[1]
         out, came = x.clone(), x.new_full((len(x), count), -math.inf)
-        draws, left = Draws(x), torch.arange(len(x), device=x.device)
+        draws = Draws(x)
 
         def lead(attack: APGD, rows: Tensor, aims: Tensor, runs: range) -> Tensor:
             """Some runs of images ``rows``, to the classes in their columns ``aims`` (R, M); which rows still stand."""
@@ -164,20 +163,22 @@ class APGD(Attack):
                 came[rows, aim[part]] = torch.maximum(came[rows, aim[part]], value[part])
             return rows[came[rows].amax(1) < math.inf]
 
-        runs, number = torch.arange(self.restarts * count, device=x.device) % count, 0
-        while number < len(runs) and len(left):
-            end = _together(left, number, len(runs)) if number else 1  # most of what can be broken the first one breaks
-            left = lead(self, left, runs[number:end].unsqueeze(1).expand(-1, len(left)), range(number, end))
-            number = end
+        def lead_all(attack: APGD, left: Tensor, aims: Tensor, first: int) -> Tensor:
+            """R runs from the ``first`` on of images ``left``, to the classes in their columns of ``aims`` (R, N)."""
+            number = 0
+            while number < len(aims) and len(left):
+                # most of what can be broken the very first one breaks
+                end = _together(left, number, len(aims)) if first + number else 1
+                left = lead(attack, left, aims[number:end, left], range(first + number, first + end))
+                number = end
+            return left
+
+        runs = torch.arange(self.restarts * count, device=x.device) % count
+        left = lead_all(self, torch.arange(len(x), device=x.device), runs.unsqueeze(1).expand(-1, len(x)), 0)
         if rivals is not None and self.near and certain:
             left = left[came[left].amax(1) > -self.near]
             longer = dataclasses.replace(self, steps=LONGER * self.steps, far=None)
-            nearest = came.topk(min(AGAIN, count)).indices.repeat(1, AGAIN).T
-            number = 0
-            while number < len(nearest) and len(left):
-                end = _together(left, number, len(nearest))
-                left = lead(longer, left, nearest[number:end, left], range(len(runs) + number, len(runs) + end))
-                number = end
+            lead_all(longer, left, came.topk(min(AGAIN, count)).indices.repeat(1, AGAIN).T, len(runs))
         return out
 
     def _climb(

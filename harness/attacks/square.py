@@ -169,11 +169,6 @@ class Square(Attack):
                     break
             return rows[score[rows] < math.inf]
 
-        def search_close(rows: Tensor, share: float) -> Tensor:
-            """A longer run of those with less than this share of their first margin left; which of all still stand."""
-            search(dataclasses.replace(whole, queries=2 * self.queries), rows[score[rows] > share * first[rows]])
-            return rows[score[rows] < math.inf]
-
         whole = dataclasses.replace(self, give_up=None)
         longer = dataclasses.replace(whole, queries=LONGER * self.queries, p_init=min(self.p_init, SMALLER))
         for _ in range(self.restarts):
@@ -182,11 +177,10 @@ class Square(Attack):
             if self.near is not None and not victim.remedy.stochastic:
                 search_near(left)
             return out
+        if self.close and len(left) == len(x) and not victim.remedy.stochastic:
+            search(dataclasses.replace(whole, queries=2 * self.queries), left[score[left] > self.close * first[left]])
+            left = left[score[left] < math.inf]
         broke = [len(x) - len(left)]  # 0 of a stochastic victim, whose images never leave
-        if self.close and not any(broke) and not victim.remedy.stochastic:
-            still = search_close(left, self.close)
-            broke.append(len(left) - len(still))
-            left = still
         for step in (search_near, *(partial(search, whole), search_near) * (INSISTENT - 1)):
             if not any(broke[-IDLE:]):
                 break
