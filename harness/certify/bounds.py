@@ -133,21 +133,29 @@ class Network:
         ball = Ball.of(threat, x)
         if wrong := self._disagrees(x, threat, again=again):
             return _nothing(x, wrong)
-        widest = max(math.prod(node.shape) for node in self.nodes)
-        step = max(1, _work(x.device) // (_ROWS * widest))
-        parts = []
-        for start in range(0, len(x), step):
-            part = Ball(ball.x[start : start + step], ball.norm, ball.radius)
-            parts.append(self._margins(part, y[start : start + step], lines))
-        margins = torch.cat(parts) if parts else ball.x.new_zeros(0)
-        inside = ((x >= 0) & (x <= 1)).flatten(1).all(1)
-        margins = torch.where(inside, margins, -math.inf)
+        margins = self._all_margins(ball, y, lines)
         return Certificate(margins > 0, margins)
+
+    @torch.no_grad()
+    def hopeful(self, x: Tensor, y: Tensor, threat: Threat) -> bool:
+        """Whether intervals would prove any of the images, were the nodes what the model computes: not asked here."""
+        return bool((self._all_margins(Ball.of(threat, x), y, lines=False) > 0).any())
 
     @torch.no_grad()
     def values(self, x: Tensor, threat: Threat) -> dict[Node, Interval]:
         """Bounds of every node's values, for a few images."""
         return self._intervals(Ball.of(threat, x), lines=True)
+
+    def _all_margins(self, ball: Ball, y: Tensor, lines: bool) -> Tensor:
+        """The least margin of each image, (N,), a few at a time; of images outside [0, 1] minus infinity."""
+        step = max(1, _work(y.device) // (_ROWS * self._widest))
+        parts = []
+        for start in range(0, len(y), step):
+            part = Ball(ball.x[start : start + step], ball.norm, ball.radius)
+            parts.append(self._margins(part, y[start : start + step], lines))
+        margins = torch.cat(parts) if parts else ball.x.new_zeros(0)
+        inside = ((ball.x >= 0) & (ball.x <= 1)).all(1)
+        return torch.where(inside, margins, -math.inf)
 
     def _margins(self, ball: Ball, y: Tensor, lines: bool) -> Tensor:
         """The least margin of each image, (N,)."""

@@ -194,7 +194,7 @@ def _bounds(
             first = threat is threats[0]
             if not lines and first:  # of a network that was not trained for them intervals prove nothing
                 few = rows[:TRIED]
-                if not network.bounds(x[few], y[few], threat, lines=False).certified.any():
+                if not network.hopeful(x[few], y[few], threat):
                     break
             proved = network.bounds(x[rows], y[rows], threat, lines=lines, again=not first)
         except Exception as error:

@@ -191,10 +191,12 @@ def run_shard(
     Raises:
         VictimError: The model cannot be judged.
     """
-    clean_pred, logits, unsteady = clean_labels(bench.referee, x, y, target)
+    answer = bench.clean(x)
+    clean_pred, unsteady = clean_labels(bench.referee, x, y, target, answer)
     stands = ~reached(clean_pred, y, target)
-    if standing is not None and crafted is None:  # judging images that are there already costs next to nothing
-        stands = stands & standing
+    # judging images that are there already costs next to nothing
+    shown = torch.ones_like(stands) if standing is None or crafted is not None else standing
+    stands = stands & shown
     chosen = stands if crafted is None and not attack.everywhere else torch.ones_like(stands)
     aims = None if target is None else target[chosen]
     proposal = crafted
@@ -217,7 +219,7 @@ def run_shard(
         unchanged=_unchanged(proposal.x_adv, x[chosen], stands[chosen]),
         boxed=attack.boxed,
         unsteady=unsteady,
-        answers=_answers_after(bench, x, logits),
+        answers={} if bench.referee.votes is not None else _answers_after(bench, x[shown], answer[shown]),
         harvest=harvested,
     )
     gallery = _gallery(verdict, index, x, y, chosen, x_adv)
@@ -247,22 +249,22 @@ def _with_harvest(
 
 
 def clean_labels(
-    victim: Victim, x: Tensor, y: Tensor, target: Tensor | None = None
-) -> tuple[Tensor, Tensor | None, int]:
-    """The victim's labels (N,) and logits (N, K), and how many images it gives another label when asked again.
+    victim: Victim, x: Tensor, y: Tensor, target: Tensor | None = None, answer: Tensor | None = None
+) -> tuple[Tensor, int]:
+    """The victim's labels (N,), and how many images it gives another label when asked again.
 
     A model that draws is asked twice for the label that it gives most often. Where the two differ, for no seed reaches
-    its random numbers, the one that breaks the image counts: an attack could choose its draw. Logits are None then.
+    its random numbers, the one that breaks the image counts: an attack could choose its draw. ``answer`` is what it
+    answered before, as :meth:`Bench.clean` has it.
     """
     if victim.votes is None:
-        logits = victim.logits(x)
-        return logits.argmax(1), logits, 0
-    first, second = victim.predict(x), victim.predict(x)
-    return torch.where(reached(first, y, target), first, second), None, int((first != second).sum())
+        return (victim.logits(x) if answer is None else answer).argmax(1), 0
+    first, second = victim.predict(x) if answer is None else answer, victim.predict(x)
+    return torch.where(reached(first, y, target), first, second), int((first != second).sum())
 
 
-def _answers_after(bench: Bench, x: Tensor, logits: Tensor | None) -> Answers:
-    """Whether both copies of the model, after the attack, still answer the clean images as the referee's did before.
+def _answers_after(bench: Bench, x: Tensor, logits: Tensor) -> Answers:
+    """Whether both copies of the model, after the attack, still answer the images as the referee's did before any.
 
     The referee's is asked in another order and in small batches, the attacked one on a few images. What depends on the
     images beside it, on the number of calls or on chance shows here, whichever images and batches the attack used.
@@ -270,7 +272,7 @@ def _answers_after(bench: Bench, x: Tensor, logits: Tensor | None) -> Answers:
     Raises:
         VictimError: The model draws at random, and was not declared to.
     """
-    if logits is None or not len(x):
+    if not len(x):
         return {}
     turned = x.flip(0).split(AGAIN)  # type: ignore[no-untyped-call]
     later = torch.cat([bench.referee.logits(part) for part in turned]).flip(0)

@@ -46,10 +46,15 @@ class Oracle:
     def __init__(self, answers: Any, uncovered: str = "") -> None:
         self.answers, self.uncovered = answers, uncovered
         self.calls: list[tuple[float, int]] = []
+        self.tried = 0
         self.seen: set[bytes] = set()
 
     def __call__(self, model: nn.Module, x: Tensor) -> Oracle:
         return self
+
+    def hopeful(self, x: Tensor, y: Tensor, threat: Threat) -> bool:
+        self.tried += len(x)
+        return any(self.answers(image, threat.eps) for image in x)
 
     def bounds(self, x: Tensor, y: Tensor, threat: Threat, *, lines: bool, again: bool = False) -> Certificate:
         self.calls.append((threat.eps or 0.0, len(x)))
@@ -60,7 +65,7 @@ class Oracle:
         return Certificate(flags, torch.where(flags, 0.5, -0.5).double(), self.uncovered)
 
 
-@pytest.mark.parametrize(("holds", "sizes"), [(False, [8]), (True, [8, 38, 38, 38])])
+@pytest.mark.parametrize(("holds", "sizes"), [(False, []), (True, [38, 38, 38])])
 def test_intervals_that_hold_nothing_are_given_up_after_a_few(
     trained: nn.Module, digits: Dataset, monkeypatch: pytest.MonkeyPatch, holds: bool, sizes: list[int]
 ) -> None:
@@ -70,7 +75,7 @@ def test_intervals_that_hold_nothing_are_given_up_after_a_few(
     assert int((trained(x).argmax(1) == y).sum()) == 38
     what = dataclasses.replace(asked(passes=40 * certificates.INTERVAL_PASSES), intervals=True)
     facts = proved(what, trained, digits)
-    assert [count for _, count in oracle.calls] == sizes
+    assert (oracle.tried, [count for _, count in oracle.calls]) == (8, sizes)
     assert sum(facts.levels[-1].certified) == (38 if holds else 0)
     assert len(facts.index) == 40
 

@@ -278,6 +278,54 @@ def test_an_honest_shard_agrees_with_itself(trained: nn.Module, sample: tuple[Te
     assert outcome.facts.unsteady == 0
 
 
+def test_clean_images_are_asked_about_once_and_later_only_if_shown(
+    trained: nn.Module, sample: tuple[Tensor, Tensor]
+) -> None:
+    x, y = sample
+    bench = Bench.of(trained, 10, "cpu")
+    asked: list[int] = []
+    bench.referee.model.register_forward_pre_hook(lambda _, given: asked.append(len(given[0])))
+    how: dict[str, Any] = {"index": torch.arange(100), "x": x, "y": y, "seed": 1}
+    first = run_shard(bench, Noise(), Threat("linf", 0.05), **how)
+    assert sum(asked) == 100 + 2 * 94 + 100  # the clean ones, the noisy ones and on the grid, the clean ones again
+    asked.clear()
+    few = torch.arange(100) < 10
+    second = run_shard(bench, Noise(), Threat("linf", 0.01), standing=few, **how)
+    shown = int(first.samples["clean_correct"][:10].sum())
+    assert sum(asked) == 2 * shown + 10
+    assert second.facts.answers["referee"].images == 10
+    asked.clear()
+    third = run_shard(bench, Noise(), Threat("linf", 0.01), standing=few & False, **how)
+    assert not asked
+    assert third.facts.answers == {}
+    for one in (second, third):
+        assert one.samples["clean_pred"].tolist() == first.samples["clean_pred"].tolist()
+
+
+def test_what_changes_after_a_cell_shows_in_the_next(trained: nn.Module, sample: tuple[Tensor, Tensor]) -> None:
+    x, y = sample
+    bench = Bench.of(Around(trained, lambda self, x: self.model(x if self.calls < 1000 else x.flip(2))), 10, "cpu")
+    how: dict[str, Any] = {"index": torch.arange(100), "x": x, "y": y, "seed": 1}
+    first = run_shard(bench, Noise(), Threat("linf", 0.05), **how)
+    assert first.facts.answers["referee"].labels == 0
+    bench.referee.model.calls = 1000  # type: ignore[assignment]
+    second = run_shard(bench, Noise(), Threat("linf", 0.01), **how)
+    assert second.facts.answers["referee"].labels > 40
+
+
+def test_a_model_that_draws_is_asked_again_in_each_cell(trained: nn.Module, sample: tuple[Tensor, Tensor]) -> None:
+    x, y = sample
+    noisy = Around(trained, lambda self, x: self.model(x + 0.1 * torch.randn_like(x)))
+    bench = Bench.of(noisy, 10, "cpu", Remedy(votes=5))
+    asked: list[int] = []
+    bench.referee.model.register_forward_pre_hook(lambda _, given: asked.append(len(given[0])))
+    how: dict[str, Any] = {"index": torch.arange(100), "x": x, "y": y, "seed": 1, "standing": torch.zeros(100).bool()}
+    for calls in (10, 5):  # votes twice, then once: the first are known
+        run_shard(bench, Noise(), Threat("linf", 0.05), **how)
+        assert sum(asked) == 100 * calls
+        asked.clear()
+
+
 def test_images_on_which_votes_differ_count_as_wrong(trained: nn.Module, sample: tuple[Tensor, Tensor]) -> None:
     """A generator of the model's own, which no seed reaches."""
     private = torch.Generator()
