@@ -12,13 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from .. import determinism, identity
+from ..attacks.losses import objective
 from ..certify import Certificate, Network, prepare
 from ..certify.calls import Mode, Uncovered
 from ..errors import describe
 from ..planning.specs import CERTIFIED_SHARD, Certification, ModelSpec
 from ..schema.certificates import CertificateFacts, CertifiedLevel
-from ..threat import Threat
-from ..victims.victim import Victim
+from ..threat import EXPONENT, Threat, steepest
+from ..victims.victim import Victim, input_gradient
 
 _UNITS: Final = frozenset(
     {"relu", "relu_", "sigmoid", "tanh", "max_pool2d_with_indices", "amax", "maximum", "gelu", "silu", "hardtanh"}
@@ -32,6 +33,9 @@ INTERVAL_PASSES: Final = 3
 
 TRIED: Final = 8
 """Images of a shard that intervals are tried on first."""
+
+STEPS: Final = (1.0, 0.5, 0.5, 0.25, 0.25)
+"""Gradient steps that are taken first, as shares of eps."""
 
 
 @runtime_checkable
@@ -98,7 +102,7 @@ def prove(
         else:
             price = INTERVAL_PASSES if asked[0].intervals else cost(model, x[:1])
             if any(one.affordable(price) > one.shard_slice(shard).start for one in asked):
-                network = prepare(model, x)
+                network = None if _in_vain(victim, asked, x, y) else prepare(model, x)
     except Uncovered as error:
         uncovered = str(error)
     except Exception as error:  # a missing bound is no fault of the model, and no result is lost for it
@@ -175,6 +179,32 @@ def alpha_of(spec: ModelSpec, model: nn.Module) -> float | None:
 def _own(spec: ModelSpec, model: nn.Module) -> Certifying | None:
     """The model, if it has proofs of its own: what is made elsewhere is not believed when it speaks of itself."""
     return model if isinstance(model, Certifying) and spec.defense.trainable else None
+
+
+def _in_vain(victim: Victim, asked: Sequence[Certification], x: Tensor, y: Tensor) -> bool:
+    """Whether intervals are asked for, and a few gradient steps break all images that they are tried on, in every norm.
+
+    Of what an attack breaks nothing is to be proved, and to take a large network apart costs more than the steps.
+    """
+    return asked[0].intervals and all(_fall(victim, x, y, Threat(one.norm, one.grid[0])) for one in asked)
+
+
+def _fall(victim: Victim, x: Tensor, y: Tensor, threat: Threat) -> bool:
+    """Whether gradient steps break all of the first images that a model gets right; False where there are none."""
+    assert threat.eps is not None
+    try:
+        rows = (victim.predict(x) == y).nonzero().squeeze(1)[:TRIED]
+        x, y = x[rows], y[rows]
+        x_adv, left = x, torch.ones_like(y, dtype=torch.bool)
+        for length in STEPS:
+            _, grad, _ = input_gradient(victim, x_adv, lambda logits: objective("margin", logits, y))
+            x_adv = threat.project(x, x_adv + length * threat.eps * steepest(grad, EXPONENT[threat.norm]))
+            left &= (victim.predict(x_adv) == y) | ~threat.within(x, x_adv)
+            if not left.any():
+                return True
+    except Exception:  # whatever it is, to take the model apart says more
+        return False
+    return False
 
 
 def _nothing(images: int) -> Certificate:

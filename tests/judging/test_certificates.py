@@ -80,6 +80,24 @@ def test_intervals_that_hold_nothing_are_given_up_after_a_few(
     assert len(facts.index) == 40
 
 
+def test_what_a_few_gradient_steps_break_is_not_taken_apart(
+    trained: nn.Module, digits: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Hidden(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return trained(x).detach()  # type: ignore[no-any-return]
+
+    oracle = Oracle(lambda *_: False)
+    monkeypatch.setattr(certificates, "prepare", oracle)
+    for eps, model, tried in ((0.3, trained, 0), (0.01, trained, 8), (0.3, Hidden(), 8)):
+        oracle.tried = 0
+        what = dataclasses.replace(asked(passes=40 * certificates.INTERVAL_PASSES), intervals=True, grid=(eps, 0.5))
+        facts = proved(what, model, digits)
+        assert oracle.tried == tried
+        assert not any(any(level.certified) for level in facts.levels)
+        assert facts.uncovered == ""
+
+
 def test_only_what_is_right_is_asked_and_then_what_was_certified_before(
     trained: nn.Module, digits: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:

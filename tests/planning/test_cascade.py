@@ -41,9 +41,13 @@ def test_of_several_eps_the_largest_comes_first_and_spares_the_smaller() -> None
     ]
 
 
-def test_at_one_eps_it_is_the_suites_order() -> None:
-    assert [link.attack for link in links(BATTERY, (0.1,), cascade=True)] == [one for one, _ in BATTERY]
-    assert {link.ceiling for link in links(BATTERY, (0.1,), cascade=True)} == {None}
+def test_at_one_eps_it_is_the_suites_order_but_that_what_ends_where_it_succeeds_comes_before_the_nearest() -> None:
+    found = links(BATTERY, (0.1,), cascade=True)
+    assert [link.attack for link in found] == [NOISE, FIRST, FMN, SECOND, SQUARE, RAYS]
+    assert {link.ceiling for link in found} == {None}
+    late = [pair for pair in BATTERY if pair[0] is not FMN]
+    late.append((FMN, FMN))
+    assert [link.attack for link in links(late, (0.1,), cascade=True)] == [one for one, _ in late]
 
 
 def test_without_a_gradient_attack_nothing_is_spared() -> None:
