@@ -36,10 +36,12 @@ from typing import Any
 
 import foolbox
 import torch
+import torchvision.models  # noqa: F401  whose blocks stand-ins are made of
 from torch import Tensor, nn
 
 from defenses import defenses
 from harness import determinism
+from harness.attacks.transfer import inner
 from harness.datasets.registry import DatasetInfo, DataSource
 from harness.execution.jobs import Certify, Context, Craft, Examine, Judge, Plant, Prepare, Train
 from harness.execution.memory import keep_freed
@@ -109,6 +111,8 @@ def gauntlet(
     (norm,) = asked.attacks
     asked = asked.in_samples() if sampled else asked
     made = plan(asked, [spec], {info.name: info}, samples=images, cascade=cascade)
+    for cell in made.cells:
+        inner(cell.attack).warm_up()  # imports are no cost of anybody
     with tempfile.TemporaryDirectory() as folder:
         home = Home(Path(folder)).create()
         (home.path / "models").symlink_to((cache / "models").resolve())

@@ -16,7 +16,6 @@ shared out among them, looked at once a second; on Linux alone.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import os
 import subprocess
 import sys
@@ -91,11 +90,7 @@ def victim(name: str, data: Dataset, cache: Path) -> str:
     """What ``--victim`` is given, trained where it was not yet."""
     row = ROWS[name]
     if not row.trained_on:
-        spec = importlib.util.find_spec("pyautoattack")
-        assert spec is not None
-        assert spec.submodule_search_locations
-        folder = Path(spec.submodule_search_locations[0]) / "examples"
-        return f"{folder / 'resnet.py'}:ResNet18?state_dict={folder / 'model_test.pt'}"
+        return f"{networks.__file__}:pretrained"
     weights = cache / f"{name}.pt"
     built = "large" if name == "large" else "small"
     if not weights.exists():

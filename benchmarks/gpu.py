@@ -17,7 +17,6 @@ In this order, until the time is up; what was not begun then is named, and the e
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import os
 import sys
 import tempfile
@@ -26,6 +25,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import networks
 import torch
 import torch.nn.functional as F
 from bench_lbfgs import scipy_attack
@@ -265,21 +265,11 @@ def resnet(card: Card) -> Iterator[str]:
 
 
 def resnet18() -> tuple[nn.Module, str]:
-    """The ResNet-18 of pyautoattack's examples with its weights; without them one with random weights."""
-    spec = importlib.util.find_spec("pyautoattack")
-    if spec is None or not spec.submodule_search_locations:
-        from torchvision.models import resnet18 as untrained
-
-        return untrained(num_classes=10).eval(), "ResNet-18 with random weights (pyautoattack is not installed)"
-    folder = Path(spec.submodule_search_locations[0]) / "examples"
-    source = importlib.util.spec_from_file_location("resnet", folder / "resnet.py")
-    assert source is not None
-    assert source.loader is not None
-    module = importlib.util.module_from_spec(source)
-    source.loader.exec_module(module)
-    model: nn.Module = module.ResNet18()
-    model.load_state_dict(torch.load(folder / "model_test.pt", weights_only=True, map_location="cpu"))
-    return model.eval(), "ResNet-18 of pyautoattack"
+    """The ResNet-18 that comes with pyautoattack; without it one with random weights."""
+    try:
+        return networks.pretrained().eval(), "ResNet-18 of pyautoattack"
+    except ModuleNotFoundError as error:
+        return networks.small().eval(), f"ResNet-18 with random weights ({error})"
 
 
 def lbfgs(card: Card) -> Iterator[str]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 from torchvision.models import resnet18
@@ -21,6 +24,26 @@ class Normalised(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Logits (N, 10)."""
         return self.network((x - self.mean) / self.std)  # type: ignore[no-any-return]
+
+
+def pretrained() -> nn.Module:
+    """The ResNet-18 that comes with the reference AutoAttack, with its weights: trained plainly, for 32x32 pixels.
+
+    Raises:
+        ModuleNotFoundError: pyautoattack is not installed.
+    """
+    spec = find_spec("pyautoattack")
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError("pyautoattack is not installed: pip install 'pyautoattack>=0.2'")
+    folder = Path(spec.origin).parent / "examples"
+    code = spec_from_file_location("pyautoattack_resnet", folder / "resnet.py")
+    assert code is not None
+    assert code.loader is not None
+    module = module_from_spec(code)
+    code.loader.exec_module(module)
+    model: nn.Module = module.ResNet18()
+    model.load_state_dict(torch.load(folder / "model_test.pt", weights_only=True, map_location="cpu"))
+    return model
 
 
 def small() -> nn.Module:

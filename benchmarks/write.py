@@ -87,6 +87,14 @@ SECTIONS = (
         True,
     ),
     Section(
+        "The linf battery on the ResNet-18 that comes with AutoAttack",
+        "bench_batteries",
+        "--dataset cifar10-jpeg --eps 8/255 --images 50 --victim benchmarks/networks.py:pretrained "
+        "--only sampled,reference",
+        True,
+    ),
+    Section("The linf battery as a user runs it, on real networks", "bench_networks", "", True),
+    Section(
         "The l1 battery against reference AutoAttack and a script of Foolbox",
         "bench_batteries",
         "--norm l1 --images 200 --only sampled,reference,foolbox",
