@@ -36,7 +36,6 @@ from typing import Any
 
 import foolbox
 import torch
-import torchvision.models  # noqa: F401  whose blocks stand-ins are made of
 from torch import Tensor, nn
 
 from defenses import defenses

@@ -40,10 +40,12 @@ from harness.execution.memory import keep_freed
 from harness.metrics.pairs import worst_case
 from harness.records.boards import boards_from_home
 from harness.records.home import Home
+from harness.training.optim import set_lr
 from harness.training.precision import computing
 
 LARGE = 224
 BATCH = 128
+LR = 0.1
 
 
 @dataclass(frozen=True)
@@ -69,21 +71,20 @@ def enlarged(x: Tensor) -> Tensor:
 
 
 def train(model: Any, data: Dataset, images: int, eps: float, *, large: bool) -> None:
-    """One pass over so many images, mirrored by chance."""
+    """One pass over so many images, mirrored by chance; the learning rate rises for three tenths, then falls to 0."""
     torch.manual_seed(0)
     trainer = Pgd(eps=eps, steps=1, rel_step_size=1.25)
     batch = BATCH // 4 if large else BATCH
     order = torch.randperm(len(data.x_train))[:images].split(batch)  # type: ignore[no-untyped-call]
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, len(order), pct_start=0.3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=LR, momentum=0.9, weight_decay=5e-4)
     model.to(memory_format=torch.channels_last).train()
     with computing([model], "bfloat16", compiled=False):
-        for rows in order:
-            x, y = data.x_train[rows], data.y_train[rows]
+        for n, rows in enumerate(order):
+            set_lr(optimizer, LR * min(n / (0.3 * len(order)), (len(order) - n) / (0.7 * len(order))))
+            x, y = data.to_float(data.x_train[rows]), data.y_train[rows]
             x = torch.where((torch.rand(len(x)) < 0.5).view(-1, 1, 1, 1), x.flip(3), x)
             x = (enlarged(x) if large else x).contiguous(memory_format=torch.channels_last)
             trainer.step(model, optimizer, x, y)
-            schedule.step()
 
 
 def victim(name: str, data: Dataset, cache: Path) -> str:

@@ -101,26 +101,40 @@ def _convnet(name: str, shape: Shape, classes: int, *, maps: tuple[int, int], un
     return Stages(stages, ("conv1", "conv2", "hidden1"))
 
 
-def resnet(shape: Shape, classes: int) -> Stages:
-    """Small residual network of torchvision's basic blocks: 3 groups of 1 block, 16 to 64 channels."""
-    from torchvision.models.resnet import BasicBlock
+class BasicBlock(nn.Module):
+    """Two convolutions around which the input is passed on (He et al. 2016, figure 2); parameters as torchvision's.
 
-    def group(fan_in: int, fan_out: int, stride: int) -> nn.Module:
-        down = None
+    To import torchvision would take each worker 4 s.
+    """
+
+    def __init__(self, fan_in: int, fan_out: int, stride: int) -> None:
+        super().__init__()
+        self.downsample: nn.Module = nn.Identity()
         if stride != 1 or fan_in != fan_out:
-            down = nn.Sequential(nn.Conv2d(fan_in, fan_out, 1, stride, bias=False), nn.BatchNorm2d(fan_out))
-        block: nn.Module = BasicBlock(fan_in, fan_out, stride, down)
-        return block
+            self.downsample = nn.Sequential(nn.Conv2d(fan_in, fan_out, 1, stride, bias=False), nn.BatchNorm2d(fan_out))
+        self.conv1 = nn.Conv2d(fan_in, fan_out, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(fan_out)
+        self.conv2 = nn.Conv2d(fan_out, fan_out, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(fan_out)
+        self.relu = nn.ReLU(inplace=True)
 
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps (N, fan_in, H, W) to (N, fan_out, H / stride, W / stride)."""
+        out = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
+        return self.relu(out + self.downsample(x))  # type: ignore[no-any-return]
+
+
+def resnet(shape: Shape, classes: int) -> Stages:
+    """Small residual network of basic blocks: 3 groups of 1 block, 16 to 64 channels."""
     channels = shape[0]
     stages: OrderedDict[str, nn.Module] = OrderedDict()
     stages["standardize"] = Standardize((0.5,) * channels, (0.25,) * channels)
     stages["stem"] = nn.Sequential(
         nn.Conv2d(channels, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU(inplace=True)
     )
-    stages["group1"] = group(16, 16, 1)
-    stages["group2"] = group(16, 32, 2)
-    stages["group3"] = group(32, 64, 2)
+    stages["group1"] = BasicBlock(16, 16, 1)
+    stages["group2"] = BasicBlock(16, 32, 2)
+    stages["group3"] = BasicBlock(32, 64, 2)
     stages["pool"] = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
     stages["logits"] = nn.Linear(64, classes)
     return Stages(stages, ("stem", "group1", "group2", "group3"))

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections import OrderedDict
 
 import pytest
@@ -171,3 +173,14 @@ def test_standardising_is_per_channel_and_part_of_the_model() -> None:
     x = torch.tensor([0.5, 0.75]).view(1, 2, 1, 1)
     assert layer(x).flatten().tolist() == [0.5, 1.0]
     assert {"mean", "std"} == set(layer.state_dict())
+
+
+def test_no_architecture_imports_what_takes_a_worker_seconds() -> None:
+    """torchvision and torch's compiler take 4 s each."""
+    code = (
+        "import sys, harness.execution.worker as _; from harness.models.registry import ARCHITECTURES, build_model\n"
+        "for name in ARCHITECTURES: build_model(name, (3, 32, 32), 10)\n"
+        "print([name for name in ('torchvision', 'torch._dynamo') if name in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
