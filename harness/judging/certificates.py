@@ -37,6 +37,9 @@ TRIED: Final = 8
 STEPS: Final = (1.0, 0.5, 0.5, 0.25, 0.25)
 """Gradient steps that are taken first, as shares of eps."""
 
+BROKEN: Final = f"not tried, for a few gradient steps break the first {TRIED} images"
+"""Why nothing is proved then."""
+
 
 @runtime_checkable
 class Certifying(Protocol):
@@ -102,7 +105,8 @@ def prove(
         else:
             price = INTERVAL_PASSES if asked[0].intervals else cost(model, x[:1])
             if any(one.affordable(price) > one.shard_slice(shard).start for one in asked):
-                network = None if _in_vain(victim, asked, x, y) else prepare(model, x)
+                uncovered = BROKEN if _in_vain(victim, asked, x, y) else ""
+                network = None if uncovered else prepare(model, x)
     except Uncovered as error:
         uncovered = str(error)
     except Exception as error:  # a missing bound is no fault of the model, and no result is lost for it
@@ -182,7 +186,7 @@ def _own(spec: ModelSpec, model: nn.Module) -> Certifying | None:
 
 
 def _in_vain(victim: Victim, asked: Sequence[Certification], x: Tensor, y: Tensor) -> bool:
-    """Whether intervals are asked for, and a few gradient steps break all images that they are tried on, in every norm.
+    """Whether intervals are asked for, and a few gradient steps break the first images, in every norm.
 
     Of what an attack breaks nothing is to be proved, and to take a large network apart costs more than the steps.
     """
@@ -190,11 +194,13 @@ def _in_vain(victim: Victim, asked: Sequence[Certification], x: Tensor, y: Tenso
 
 
 def _fall(victim: Victim, x: Tensor, y: Tensor, threat: Threat) -> bool:
-    """Whether gradient steps break all of the first images that a model gets right; False where there are none."""
+    """Whether gradient steps break all of the first images that a model gets right; False where it has none."""
     assert threat.eps is not None
     try:
         rows = (victim.predict(x) == y).nonzero().squeeze(1)[:TRIED]
         x, y = x[rows], y[rows]
+        if not len(rows):
+            return False
         x_adv, left = x, torch.ones_like(y, dtype=torch.bool)
         for length in STEPS:
             _, grad, _ = input_gradient(victim, x_adv, lambda logits: objective("margin", logits, y))

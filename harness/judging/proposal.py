@@ -46,14 +46,13 @@ class Bench:
     _clean: dict[bytes, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     def clean(self, x: Tensor) -> Tensor:
-        """What the referee answers to clean images (N, C, H, W), for all cells alike: a batch is asked about once.
+        """The referee's logits (N, K) of clean images (N, C, H, W), for all cells alike: a batch is asked about once.
 
-        Returns:
-            Logits (N, K); of a model that draws, labels (N,).
+        Not for a model that draws, whose every draw counts.
         """
         key = hashlib.sha256(x.cpu().contiguous().numpy().data).digest() + bytes(str(tuple(x.shape)), "ascii")
         if key not in self._clean:
-            self._clean[key] = self.referee.logits(x) if self.referee.votes is None else self.referee.predict(x)
+            self._clean[key] = self.referee.logits(x)
         return self._clean[key]
 
     @classmethod

@@ -191,8 +191,8 @@ def run_shard(
     Raises:
         VictimError: The model cannot be judged.
     """
-    answer = bench.clean(x)
-    clean_pred, unsteady = clean_labels(bench.referee, x, y, target, answer)
+    logits = bench.clean(x) if bench.referee.votes is None else None
+    clean_pred, unsteady = (logits.argmax(1), 0) if logits is not None else clean_labels(bench.referee, x, y, target)
     stands = ~reached(clean_pred, y, target)
     # judging images that are there already costs next to nothing
     shown = torch.ones_like(stands) if standing is None or crafted is not None else standing
@@ -219,7 +219,7 @@ def run_shard(
         unchanged=_unchanged(proposal.x_adv, x[chosen], stands[chosen]),
         boxed=attack.boxed,
         unsteady=unsteady,
-        answers={} if bench.referee.votes is not None else _answers_after(bench, x[shown], answer[shown]),
+        answers={} if logits is None else _answers_after(bench, x[shown], logits[shown]),
         harvest=harvested,
     )
     gallery = _gallery(verdict, index, x, y, chosen, x_adv)
@@ -248,18 +248,15 @@ def _with_harvest(
     return better, facts, torch.where(per_sample(taken, x), kept, x if returned is None else returned)
 
 
-def clean_labels(
-    victim: Victim, x: Tensor, y: Tensor, target: Tensor | None = None, answer: Tensor | None = None
-) -> tuple[Tensor, int]:
+def clean_labels(victim: Victim, x: Tensor, y: Tensor, target: Tensor | None = None) -> tuple[Tensor, int]:
     """The victim's labels (N,), and how many images it gives another label when asked again.
 
     A model that draws is asked twice for the label that it gives most often. Where the two differ, for no seed reaches
-    its random numbers, the one that breaks the image counts: an attack could choose its draw. ``answer`` is what it
-    answered before, as :meth:`Bench.clean` has it.
+    its random numbers, the one that breaks the image counts: an attack could choose its draw.
     """
     if victim.votes is None:
-        return (victim.logits(x) if answer is None else answer).argmax(1), 0
-    first, second = victim.predict(x) if answer is None else answer, victim.predict(x)
+        return victim.logits(x).argmax(1), 0
+    first, second = victim.predict(x), victim.predict(x)
     return torch.where(reached(first, y, target), first, second), int((first != second).sum())
 
 

@@ -109,14 +109,15 @@ class BasicBlock(nn.Module):
 
     def __init__(self, fan_in: int, fan_out: int, stride: int) -> None:
         super().__init__()
-        self.downsample: nn.Module = nn.Identity()
+        downsample: nn.Module = nn.Identity()
         if stride != 1 or fan_in != fan_out:
-            self.downsample = nn.Sequential(nn.Conv2d(fan_in, fan_out, 1, stride, bias=False), nn.BatchNorm2d(fan_out))
+            downsample = nn.Sequential(nn.Conv2d(fan_in, fan_out, 1, stride, bias=False), nn.BatchNorm2d(fan_out))
         self.conv1 = nn.Conv2d(fan_in, fan_out, 3, stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(fan_out)
         self.conv2 = nn.Conv2d(fan_out, fan_out, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(fan_out)
         self.relu = nn.ReLU(inplace=True)
+        self.downsample = downsample
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps (N, fan_in, H, W) to (N, fan_out, H / stride, W / stride)."""

@@ -47,8 +47,8 @@ def links(
 ) -> list[Link]:
     """The pairs of one norm in their order.
 
-    Outside of a cascade that of the suite. At a single eps, too, but that the first iterated attack of a budget, which
-    ends where it succeeds, comes before those without a budget, which go on for nearer ones. At several, from the first
+    Outside of a cascade that of the suite. At a single eps, too, but that the first iterated attack that ends where it
+    succeeds comes before those without a budget, which go on for nearer ones. At several, from the first
     iterated attack on, those without a budget come first, each for all eps; then all of a budget at the largest eps, at
     the next, and so on. That first one meets everything that stands at each eps, the others at a smaller eps only what
     fell at the next larger one: what the whole battery leaves there stands here too, for this ball lies in that one.
@@ -76,10 +76,10 @@ def links(
     if cascade and len(grid) > 1:
         first = next((n for n, (_, one) in enumerate(attacks) if one.family == "iterated"), first)
     elif cascade:
-        lead = [pair for pair in attacks if pair[1].family == "iterated" and pair[1].kind == "budget"][:1]
-        at = next((n for n, (_, one) in enumerate(attacks) if one.kind != "budget" and one.family not in CONTROLS), 0)
-        if lead and at < attacks.index(lead[0]):
-            attacks = [*attacks[:at], *lead, *(pair for pair in attacks[at:] if pair not in lead)]
+        lead = next((n for n, (_, one) in enumerate(attacks) if one.ends_early and one.family == "iterated"), first)
+        nearest = [n for n, (_, one) in enumerate(attacks) if one.kind != "budget" and one.family not in CONTROLS]
+        at = min([n for n in nearest if n < lead < first], default=lead)
+        attacks = [*attacks[:at], *attacks[lead : lead + 1], *attacks[at:lead], *attacks[lead + 1 :]]
     budgeted = [pair for pair in attacks[first:] if pair[1].kind == "budget"]
     late = [pair for pair in attacks[first:] if pair not in budgeted and pair[1] in few]
     others = [pair for pair in attacks if pair not in (*budgeted, *late)]

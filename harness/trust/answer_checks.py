@@ -31,11 +31,11 @@ _WHERE: Final[Mapping[str, str]] = {
 def _answers(question: Question, evidence: Evidence) -> Check:
     found: list[tuple[Grade, float, str]] = []
     asked = 0
-    for text, seen in _seen(evidence):
+    for text, seen, images in _seen(evidence):
         asked += seen.images
         if not seen.differ:
             continue
-        other = seen.labels > OTHER_LABEL * seen.images or text.startswith(AFTER_OTHERS)
+        other = seen.labels > OTHER_LABEL * images or text.startswith(AFTER_OTHERS)
         what = f"{seen.differ} of {seen.images} clean images"
         more = f"logits differ by up to {percent(seen.change)}, labels of {seen.labels}"
         found.append(("D" if other else "C", seen.change, f"{text.format(what)} ({more})"))
@@ -56,15 +56,18 @@ def _answers(question: Question, evidence: Evidence) -> Check:
     return question.graded("A", "other batches, orders and later calls gave the same answers", power)
 
 
-def _seen(evidence: Evidence) -> Iterator[tuple[str, Agreement]]:
-    """What is known of answers to the same images: from admission, and from each pair."""
+def _seen(evidence: Evidence) -> Iterator[tuple[str, Agreement, int]]:
+    """What is known of answers to the same images: from admission, and from each pair; and of how many images it is.
+
+    A pair of a cascade asks the referee again about those alone that it was shown, which are a part of all.
+    """
     known = evidence.board.models.get(evidence.model)
     if known is not None and known.card is not None and known.card.inspection is not None:
         for way, found in known.card.inspection.answers.items():
-            yield f"{way}, the model answers {{}} otherwise", found
+            yield f"{way}, the model answers {{}} otherwise", found, found.images
     for pair in evidence.pairs:
         for who, found in pair.result.answers.items():
-            yield f"{_WHERE[who]} ({pair.result.attack})", found
+            yield f"{_WHERE[who]} ({pair.result.attack})", found, pair.n if who == "referee" else found.images
 
 
 def _order(question: Question, evidence: Evidence) -> Check:

@@ -89,13 +89,18 @@ def test_what_a_few_gradient_steps_break_is_not_taken_apart(
 
     oracle = Oracle(lambda *_: False)
     monkeypatch.setattr(certificates, "prepare", oracle)
-    for eps, model, tried in ((0.3, trained, 0), (0.01, trained, 8), (0.3, Hidden(), 8)):
+
+    class Wrong(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return -trained(x)  # type: ignore[no-any-return]
+
+    for eps, model, tried in ((0.3, trained, 0), (0.01, trained, 8), (0.3, Hidden(), 8), (0.3, Wrong(), 0)):
         oracle.tried = 0
         what = dataclasses.replace(asked(passes=40 * certificates.INTERVAL_PASSES), intervals=True, grid=(eps, 0.5))
         facts = proved(what, model, digits)
         assert oracle.tried == tried
         assert not any(any(level.certified) for level in facts.levels)
-        assert facts.uncovered == ""
+        assert facts.uncovered == (certificates.BROKEN if (eps, model) == (0.3, trained) else "")
 
 
 def test_only_what_is_right_is_asked_and_then_what_was_certified_before(

@@ -46,6 +46,7 @@ def test_at_one_eps_it_is_the_suites_order_but_that_what_ends_where_it_succeeds_
     assert [link.attack for link in found] == [NOISE, FIRST, FMN, SECOND, SQUARE, RAYS]
     assert {link.ceiling for link in found} == {None}
     late = [pair for pair in BATTERY if pair[0] is not FMN]
+    assert [link.attack for link in links(late, (0.1,), cascade=True)] == [NOISE, FIRST, SECOND, SQUARE, RAYS]
     late.append((FMN, FMN))
     assert [link.attack for link in links(late, (0.1,), cascade=True)] == [one for one, _ in late]
 
