@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +36,23 @@ class Proposal:
     harvest: Harvest | None = None
 
 
+class Clean(NamedTuple):
+    """What a model answers to clean images.
+
+    Attributes:
+        labels: Int64 (N,).
+        logits: (N, K); None of a model that draws.
+        unsteady: Images that it gave another label when it was asked again.
+        lasts: Whether it will answer so again: it does not draw, or every draw gave the same logits bit for bit under
+            the same seed.
+    """
+
+    labels: Tensor
+    logits: Tensor | None
+    unsteady: int
+    lasts: bool
+
+
 @dataclass(frozen=True)
 class Bench:
     """A model set up for judging: one copy for the attack to work on, one that only the referee touches.
@@ -43,17 +62,24 @@ class Bench:
 
     attacked: Victim
     referee: Victim
-    _clean: dict[bytes, Tensor] = field(default_factory=dict, repr=False, compare=False)
+    _known: dict[bytes, Clean] = field(default_factory=dict, repr=False, compare=False)
 
-    def clean(self, x: Tensor) -> Tensor:
-        """The referee's logits (N, K) of clean images (N, C, H, W), for all cells alike: a batch is asked about once.
+    def clean(self, x: Tensor, ask: Callable[[Clean | None], Clean], *, again: bool) -> Clean:
+        """What a model answers to clean images (N, C, H, W), asked once for all cells where the answer lasts.
 
-        Not for a model that draws, whose every draw counts.
+        Args:
+            x: The images.
+            ask: Asks the referee; given is what it said before, or None.
+            again: Whether a model that draws is asked once more although the answer is known.
         """
         key = hashlib.sha256(x.cpu().contiguous().numpy().data).digest() + bytes(str(tuple(x.shape)), "ascii")
-        if key not in self._clean:
-            self._clean[key] = self.referee.logits(x)
-        return self._clean[key]
+        known = self._known.get(key)
+        if known is None or (again and known.logits is None):
+            known = ask(known)
+        self._known.pop(key, None)
+        if known.lasts:
+            self._known[key] = known
+        return known
 
     @classmethod
     def of(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
@@ -24,7 +25,7 @@ from ..threat import Threat, per_sample
 from ..victims.agreement import agreement
 from ..victims.harvest import Harvest
 from ..victims.victim import Victim, VictimError
-from .proposal import Bench, Proposal
+from .proposal import Bench, Clean, Proposal
 from .referee import Verdict, as_images, better_of, judge
 
 GALLERY: Final = 16
@@ -191,12 +192,12 @@ def run_shard(
     Raises:
         VictimError: The model cannot be judged.
     """
-    logits = bench.clean(x) if bench.referee.votes is None else None
-    clean_pred, unsteady = (logits.argmax(1), 0) if logits is not None else clean_labels(bench.referee, x, y, target)
-    stands = ~reached(clean_pred, y, target)
     # judging images that are there already costs next to nothing
-    shown = torch.ones_like(stands) if standing is None or crafted is not None else standing
-    stands = stands & shown
+    shown = torch.ones_like(y, dtype=torch.bool) if standing is None or crafted is not None else standing
+    again = bool(shown.any())
+    answer = bench.clean(x, lambda known: clean_labels(bench.referee, x, y, target, known), again=again)
+    clean_pred = answer.labels
+    stands = ~reached(clean_pred, y, target) & shown
     chosen = stands if crafted is None and not attack.everywhere else torch.ones_like(stands)
     aims = None if target is None else target[chosen]
     proposal = crafted
@@ -218,8 +219,8 @@ def run_shard(
         errors=proposal.errors,
         unchanged=_unchanged(proposal.x_adv, x[chosen], stands[chosen]),
         boxed=attack.boxed,
-        unsteady=unsteady,
-        answers={} if logits is None else _answers_after(bench, x[shown], logits[shown]),
+        unsteady=answer.unsteady,
+        answers={} if answer.logits is None else _answers_after(bench, x[shown], answer.logits[shown]),
         harvest=harvested,
     )
     gallery = _gallery(verdict, index, x, y, chosen, x_adv)
@@ -248,16 +249,24 @@ def _with_harvest(
     return better, facts, torch.where(per_sample(taken, x), kept, x if returned is None else returned)
 
 
-def clean_labels(victim: Victim, x: Tensor, y: Tensor, target: Tensor | None = None) -> tuple[Tensor, int]:
-    """The victim's labels (N,), and how many images it gives another label when asked again.
+def clean_labels(
+    victim: Victim, x: Tensor, y: Tensor, target: Tensor | None = None, known: Clean | None = None
+) -> Clean:
+    """What a victim answers to clean images; ``known`` is an answer of before that lasts.
 
-    A model that draws is asked twice for the label that it gives most often. Where the two differ, for no seed reaches
-    its random numbers, the one that breaks the image counts: an attack could choose its draw.
+    A model that draws is asked twice for the label that it gives most often, once if an answer is known. Where the two
+    differ, for no seed reaches its random numbers, the one that breaks the image counts: an attack could choose its
+    draw.
     """
     if victim.votes is None:
-        return victim.logits(x).argmax(1), 0
-    first, second = victim.predict(x), victim.predict(x)
-    return torch.where(reached(first, y, target), first, second), int((first != second).sum())
+        logits = victim.logits(x)
+        return Clean(logits.argmax(1), logits, 0, lasts=True)
+    seen = hashlib.sha256(), hashlib.sha256()
+    first = victim.ballots(x, seen[0]).argmax(1) if known is None else known.labels
+    second = victim.ballots(x, seen[1]).argmax(1)
+    labels, unsteady = torch.where(reached(first, y, target), first, second), int((first != second).sum())
+    lasts = seen[0].digest() == seen[1].digest() if known is None else not unsteady
+    return Clean(labels, None, unsteady, lasts)
 
 
 def _answers_after(bench: Bench, x: Tensor, logits: Tensor) -> Answers:

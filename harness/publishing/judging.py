@@ -94,7 +94,7 @@ class Asked:
             parts = []
             for some, labels in zip(x.split(batch), y.split(batch), strict=True):  # type: ignore[no-untyped-call]
                 here = some.to(self.victim.device), labels.to(self.victim.device)
-                parts.append(clean_labels(self.victim, *here)[0].cpu().numpy())
+                parts.append(clean_labels(self.victim, *here).labels.cpu().numpy())
             self.images += len(x) * (1 if self.victim.votes is None else 2 * self.victim.votes)
             self._clean[key] = np.concatenate(parts) if parts else np.zeros(0, np.int64)
         return self._clean[key]

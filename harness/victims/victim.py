@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -395,29 +396,35 @@ class Victim(nn.Module):
         return labels
 
     @torch.no_grad()
-    def ballots(self, x: Tensor) -> Tensor:
+    def ballots(self, x: Tensor, seen: hashlib._Hash | None = None) -> Tensor:
         """How often each label was given in :attr:`votes` calls, int64 (N, K), without counting.
 
         Votes of a stochastic model are drawn under one fixed seed, so that asking again gives the same ballots; the
         caller's generators stay where they are. A deterministic model is called once.
+
+        Args:
+            x: Images (N, C, H, W).
+            seen: Is given the bytes of all logits, call by call.
 
         Raises:
             VictimError: As :meth:`predict`.
         """
         before = self.cost.forwards
         try:
-            return self.sparing(len(x), lambda: self._ballots(x))
+            return self.sparing(len(x), lambda: self._ballots(x, seen))
         finally:
             self.cost.forwards = before
 
-    def _ballots(self, x: Tensor) -> Tensor:
+    def _ballots(self, x: Tensor, seen: hashlib._Hash | None) -> Tensor:
         if self.votes is None:  # unseeded: one that draws all the same is to be found out
-            return self._ballot(x)
+            return self._ballot(x, seen)
         with determinism.isolated(_VOTE_SEED, self.device):
-            return torch.stack([self._ballot(x) for _ in range(self.votes)]).sum(0)
+            return torch.stack([self._ballot(x, seen) for _ in range(self.votes)]).sum(0)
 
-    def _ballot(self, x: Tensor) -> Tensor:
+    def _ballot(self, x: Tensor, seen: hashlib._Hash | None) -> Tensor:
         logits = _finite(self(x))
+        if seen is not None:
+            seen.update(logits.cpu().contiguous().numpy().data)
         return torch.zeros_like(logits, dtype=torch.int64).scatter_(1, logits.argmax(1, keepdim=True), 1)
 
     @contextmanager

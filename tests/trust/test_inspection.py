@@ -313,17 +313,29 @@ def test_what_changes_after_a_cell_shows_in_the_next(trained: nn.Module, sample:
     assert second.facts.answers["referee"].labels > 40
 
 
-def test_a_model_that_draws_is_asked_again_in_each_cell(trained: nn.Module, sample: tuple[Tensor, Tensor]) -> None:
+@pytest.mark.parametrize(("own", "asked"), [(False, [10, 5, 0]), (True, [10, 10, 10])])
+def test_every_draw_of_a_model_that_no_seed_reaches_counts(
+    own: bool, asked: list[int], trained: nn.Module, sample: tuple[Tensor, Tensor]
+) -> None:
+    """What a seed reaches is asked once more in a cell that attacks, and not where nothing is left to attack."""
     x, y = sample
-    noisy = Around(trained, lambda self, x: self.model(x + 0.1 * torch.randn_like(x)))
-    bench = Bench.of(noisy, 10, "cpu", Remedy(votes=5))
-    asked: list[int] = []
-    bench.referee.model.register_forward_pre_hook(lambda _, given: asked.append(len(given[0])))
-    how: dict[str, Any] = {"index": torch.arange(100), "x": x, "y": y, "seed": 1, "standing": torch.zeros(100).bool()}
-    for _ in range(2):  # every draw counts: none is remembered
-        run_shard(bench, Noise(), Threat("linf", 0.05), **how)
-        assert sum(asked) == 100 * 2 * 5
-        asked.clear()
+    generator = torch.Generator() if own else None
+
+    def noisy(self: Around, x: Tensor) -> Tensor:
+        return self.model(x + 0.01 * torch.randn(x.shape, generator=generator))  # no label differs
+
+    bench = Bench.of(Around(trained, noisy), 10, "cpu", Remedy(votes=5))
+    calls: list[int] = []
+    bench.referee.model.register_forward_pre_hook(lambda *_: calls.append(1))
+    how: dict[str, Any] = {"index": torch.arange(100), "x": x, "y": y, "seed": 1}
+    everything, nothing = torch.ones(100).bool(), torch.zeros(100).bool()
+    found = []
+    for standing in (nothing, everything, nothing):
+        outcome = run_shard(bench, Noise(), Threat("linf", 0.05), standing=standing, **how)
+        found.append(len(calls) - (10 if standing.any() else 0))  # the noisy images, as they are and on the grid
+        assert outcome.facts.unsteady == 0
+        calls.clear()
+    assert found == asked
 
 
 def test_images_on_which_votes_differ_count_as_wrong(trained: nn.Module, sample: tuple[Tensor, Tensor]) -> None:
