@@ -10,7 +10,7 @@ from scipy.stats import binomtest, norm
 from torch import Tensor, nn
 
 from defenses import randomized_smoothing
-from defenses.randomized_smoothing import ALPHA, ESTIMATION, SELECTION, RandomizedSmoothing, Smoothed
+from defenses.randomized_smoothing import ALPHA, ESTIMATION, FIRST, SELECTION, RandomizedSmoothing, Smoothed
 from harness.datasets.registry import DATASETS, Dataset
 from harness.determinism import seed_everything
 from harness.errors import UserError
@@ -64,13 +64,41 @@ def test_the_bound_is_clopper_and_pearsons(monkeypatch: pytest.MonkeyPatch) -> N
     assert radii[2] == -math.inf  # 260 of 500 prove nothing: it abstains
 
 
+def test_a_quick_look_proves_what_a_long_one_does_with_fewer_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = smoothed(monkeypatch, 10_000)
+    draws: list[tuple[int, int]] = []
+    asked = model.ballots
+    monkeypatch.setattr(model, "ballots", lambda x, n: draws.append((len(x), n)) or asked(x, n))
+    # far beyond both, between them, near the smaller from above, below it, at the plane, of another class
+    distance = torch.tensor([0.6, 0.35, 0.23, 0.15, 0.01, 0.6])
+    labels = torch.tensor([0, 0, 0, 0, 0, 1])
+    threats = [Threat("l2", 0.2), Threat("l2", 0.4)]
+    found = model.certificates(images(*distance.tolist()), labels, threats, quick=True)
+    assert draws == [(6, SELECTION), (6, FIRST), (3, 10_000)]
+    assert [one.certified.tolist() for one in found] == [
+        [True, True, True, False, False, False],
+        [True, False, False, False, False, False],
+    ]
+    for one, threat in zip(found, threats, strict=True):
+        assert threat.eps is not None
+        assert (one.margins[:5] <= distance[:5] - threat.eps).all()
+
+
+def test_each_of_two_looks_has_half_of_alpha(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = smoothed(monkeypatch, 10_000)
+    monkeypatch.setattr(model, "ballots", lambda x, n: torch.tensor([[n, 0]]).repeat(len(x), 1))
+    x, y = torch.zeros(1, 1, 2, 2), torch.zeros(1, dtype=torch.int64)
+    for largest, draws in ((0.1, FIRST), (0.8, 10_000)):
+        assert float(model.radii(x, y, (0.05, largest))) == pytest.approx(SIGMA * norm.ppf((ALPHA / 2) ** (1 / draws)))
+
+
 def test_another_class_than_the_true_one_has_no_radius(monkeypatch: pytest.MonkeyPatch) -> None:
     assert smoothed(monkeypatch).radii(images(0.3), torch.tensor([1])).tolist() == [-math.inf]
 
 
 def test_a_certificate_takes_the_norm_and_the_referees_tolerance_into_account(monkeypatch: pytest.MonkeyPatch) -> None:
     model = smoothed(monkeypatch)
-    monkeypatch.setattr(model, "radii", lambda x, y: torch.tensor([0.4, 0.2, 0.39999], dtype=torch.float64))
+    monkeypatch.setattr(model, "radii", lambda x, y, between: torch.tensor([0.4, 0.2, 0.39999], dtype=torch.float64))
     threats = [Threat("l2", 0.4), Threat("l2", 0.2), Threat("linf", 0.1), Threat("linf", 0.19), Threat("l1", 0.3)]
     found = model.certificates(torch.zeros(3, 1, 2, 2), torch.zeros(3, dtype=torch.int64), threats)
     assert [one.certified.tolist() for one in found] == [
@@ -87,7 +115,7 @@ def test_nothing_is_drawn_for_radii_that_no_image_can_have(monkeypatch: pytest.M
     model, asked = smoothed(monkeypatch, 500), []
     reach = SIGMA * float(norm.ppf(ALPHA ** (1 / 500)))
 
-    def radii(x: Tensor, _: Tensor) -> Tensor:
+    def radii(x: Tensor, _: Tensor, between: None) -> Tensor:
         asked.append(len(x))
         return torch.full((len(x),), reach, dtype=torch.float64)
 
