@@ -16,7 +16,7 @@ from torch.nn.modules import module as torch_module
 
 from ..models.maxout import Maxout, MaxoutConv
 from ..models.purifier import Autoencoder, Purified
-from ..models.registry import Thumbnail
+from ..models.registry import BasicBlock, Thumbnail
 from ..models.stages import Stages, Standardize
 from .calls import Trace, Uncovered, called, outline, watch
 
@@ -25,7 +25,7 @@ IMAGES: Final = 2
 
 _KNOWN: Final[frozenset[type[nn.Module]]] = frozenset(
     {
-        *(Stages, Standardize, Thumbnail, Maxout, MaxoutConv, Autoencoder, Purified),
+        *(Stages, Standardize, Thumbnail, BasicBlock, Maxout, MaxoutConv, Autoencoder, Purified),
         *(nn.Sequential, nn.ModuleDict, nn.Identity, nn.Flatten, nn.Dropout, nn.Linear, nn.Conv2d, nn.BatchNorm2d),
         *(nn.ReLU, nn.LeakyReLU, nn.Sigmoid, nn.Tanh, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d),
     }

@@ -14,7 +14,7 @@ from harness.execution.memory import keep_freed
 if sys.argv[1] == "keep":
     keep_freed()
 def step():
-    blocks = [torch.zeros(6 << 20) for _ in range(4)]  # 24 MiB each
+    blocks = [torch.zeros(10 << 20) for _ in range(4)]  # 40 MiB each: from 32 MiB on glibc always asks the system
     return sum(float(block[0]) for block in blocks)
 for _ in range(3):
     step()
