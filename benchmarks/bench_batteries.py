@@ -363,7 +363,7 @@ def main() -> None:
         left = " ".join(f"{value:7.1%}" for value in tally.left())
         passes = f"{tally.forwards / len(x):14.0f}{tally.backwards / len(x):15.0f}"
         ratio = f"{tally.seconds / base:8.2f}x"
-        print(f"{ROWS[name]:28}{left:>24}{tally.seconds:10.0f}{passes}{ratio} {tally.stopped}".rstrip(), flush=True)
+        print(f"{ROWS[name]:28}{left:>24}{tally.seconds:10.1f}{passes}{ratio} {tally.stopped}".rstrip(), flush=True)
     for one, other in (
         ("reference", "cascade"),
         ("cascade", "reference"),
