@@ -128,7 +128,7 @@ named in each section. Each script's own help says what is compared and how.
 SHORT = """## In short
 
 CPU seconds of the batteries as a share of reference AutoAttack's on the same images, in one process. What was aimed
-at: 0.2, sampled 0.12, and 1/30 where most is proved. Then the images that it breaks and the cascade leaves, at each eps.
+at: 0.2, sampled 0.12, and 1/30 where most is proved. Then the images at each eps that it breaks and the cascade leaves.
 
 | battery | cascade | sampled | left | measured at |
 | --- | ---: | ---: | --- | --- |
