@@ -100,7 +100,8 @@ class Display:
         self._loading = self._loading and left is None
         if left is None:
             return ["time left: not known yet"]
-        return [f"{'about' if left.whole else 'more than'} {_about(left.seconds)} left"]
+        word = ("at most" if left.whole else "about") if left.shrinks else ("about" if left.whole else "more than")
+        return [f"{word} {_about(left.seconds)} left"]
 
     def _doing(self, name: str, job: Job, now: float) -> str:
         """What a task does, and for how long if that is long."""

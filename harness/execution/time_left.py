@@ -20,6 +20,9 @@ from .jobs import Certify, Craft, Examine, Job, Judge, Plant, Prepare, Train
 DEARER: Final = {Examine: 10.0, Plant: 10.0, Certify: 10.0, Prepare: 5.0}
 """What a task of a sort that has not been seen is taken to cost beside an attack on a shard."""
 
+JUDGED: Final = 4
+"""Passes of each image beside those of its attack: clean, again afterwards, and twice what came back."""
+
 
 class Left(NamedTuple):
     """How long tasks will take.
@@ -27,10 +30,12 @@ class Left(NamedTuple):
     Attributes:
         seconds: Of all whose cost is known.
         whole: Whether those are all the tasks.
+        shrinks: Whether there are cascades among them, whose attacks are taken to meet all images.
     """
 
     seconds: float
     whole: bool
+    shrinks: bool = False
 
 
 class TimeLeft:
@@ -71,7 +76,8 @@ class TimeLeft:
         if not costs:
             return None
         ahead = [max(cost - self.running_for(name, now), 0.0) for name, cost in costs.items()]
-        return Left(max(sum(ahead) / self._workers, *ahead), whole=len(costs) == len(left))
+        shrinks = any(isinstance(job, Judge) and job.cell.cascaded for job in left.values())
+        return Left(max(sum(ahead) / self._workers, *ahead), len(costs) == len(left), shrinks)
 
     def _cost(self, job: Job) -> float | None:
         for kind, amount in _kinds(job):
@@ -94,7 +100,7 @@ def _kinds(job: Job) -> list[tuple[Hashable, float]]:
         case Judge(cell) | Craft(cell):
             images, victim = min(cell.batch, cell.n), cell.victim
             kind = (sort, victim.dataset, victim.architecture, cell.attack.label, cell.threat.norm)
-            found = [(kind, float(images)), (sort, float(images * passes(cell.attack)))]
+            found = [(kind, float(images)), (sort, float(images * (JUDGED + passes(cell.attack))))]
         case Prepare(cell):
             found = [((sort, cell.attack.label), 1.0), (sort, float(preparation(cell.attack) or 1))]
         case Examine(probe):

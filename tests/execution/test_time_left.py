@@ -9,7 +9,7 @@ import pytest
 
 from harness.attacks.square import Square
 from harness.execution.jobs import Job, Judge, Plant, Train
-from harness.execution.time_left import TimeLeft
+from harness.execution.time_left import JUDGED, TimeLeft
 
 
 def plants(count: int) -> dict[str, Job]:
@@ -58,17 +58,22 @@ def test_never_less_than_the_longest_task_takes() -> None:
 def test_an_attack_not_seen_yet_costs_by_its_passes() -> None:
     victim = SimpleNamespace(dataset="digits", architecture="mlp-8")
 
-    def judge(queries: int) -> Job:
+    def judge(queries: int, cascaded: bool = False) -> Job:
         attack = Square(queries=queries)
-        threat = SimpleNamespace(norm="linf")
-        return Judge(SimpleNamespace(victim=victim, attack=attack, threat=threat, batch=10, n=10), 0)  # type: ignore[arg-type]
+        cell: Any = {"attack": attack, "threat": SimpleNamespace(norm="linf"), "cascaded": cascaded}
+        return Judge(SimpleNamespace(victim=victim, batch=10, n=10, **cell), 0)  # type: ignore[arg-type]
 
     watched = TimeLeft()
     watched.see({"loads libraries": judge(1)}, 0.0)
     watched.see({"short": judge(2)}, 30.0)
     assert seconds(watched, {"long": judge(20)}, 30.0) == pytest.approx(30)  # as long as the first, not 20 times that
     watched.see({}, 31.0)
-    assert seconds(watched, {"long": judge(20)}, 31.0) == pytest.approx(10)
+    passes = JUDGED + 2, JUDGED + 20
+    assert seconds(watched, {"long": judge(20)}, 31.0) == pytest.approx(passes[1] / passes[0])
+    for cascaded in (False, True):
+        told = watched.of({"long": judge(20, cascaded)}, 31.0)
+        assert told is not None
+        assert told.shrinks == cascaded  # fewer images stand with every attack
 
 
 def test_a_training_tells_nothing_of_attacks() -> None:
@@ -79,7 +84,7 @@ def test_a_training_tells_nothing_of_attacks() -> None:
     watched.see({"train 0": trainings["train 0"]}, 0.0)
     left = {**ended(trainings, "train 0"), **plants(1000)}
     watched.see({"train 1": left["train 1"]}, 600.0)
-    assert watched.of(left, 600.0) == (pytest.approx(1200), False)
+    assert watched.of(left, 600.0) == (pytest.approx(1200), False, False)
     left = {name: job for name, job in left.items() if name.startswith("plant")}
     watched.see({"plant 0": left["plant 0"]}, 1800.0)
     assert watched.of(left, 1800.0) is None
