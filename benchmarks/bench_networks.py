@@ -189,6 +189,8 @@ def report(row: Row, home: Home, wall: float, cpu: float, peak: int) -> None:
     found = worst_case(board.pairs, "linf", float(Fraction(row.eps)))
     clean = float(board.pairs[0].columns["clean_correct"].mean())
     attacks = sum(pair.result.seconds for pair in board.pairs)
+    looks = [facts.planted for norms in board.health.values() for facts in norms.values()]
+    planting = sum(look.seconds for look in looks if look is not None)
     met = [int(pair.columns["attacked"].sum()) for pair in board.pairs]
     passes = (
         sum(getattr(pair.result, way) * n for pair, n in zip(board.pairs, met, strict=True)) / row.images
@@ -196,7 +198,10 @@ def report(row: Row, home: Home, wall: float, cpu: float, peak: int) -> None:
     )
     forwards, backwards = passes
     print(f"{row.title}, {row.images} images at {row.eps}: {found.accuracy:.1%} left of {clean:.1%}")
-    print(f"  {wall / 60:.0f} minutes, {cpu / 60:.0f} CPU minutes ({attacks / 60:.0f} of them attacks')")
+    shares = f"attacks {attacks / 60:.1f}, planted adversarials {planting / 60:.1f}"
+    print(
+        f"  {wall / 60:.0f} minutes, {cpu / 60:.0f} CPU minutes ({shares}; the rest judges, probes, trains a stand-in)"
+    )
     print(f"  {forwards:.0f} forward and {backwards:.0f} backward passes an image")
     print(f"  {peak / 2**30:.1f} GiB of memory at most", flush=True)
 
