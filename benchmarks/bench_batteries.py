@@ -37,6 +37,7 @@ from typing import Any
 import foolbox
 import torch
 from torch import Tensor, nn
+from turns import passes
 
 from defenses import defenses
 from harness import determinism
@@ -139,10 +140,7 @@ def gauntlet(
     for eps in reversed(grid):
         tally.reach[distance <= limit(eps)] = eps
     tally.reach[distance == 0] = 0
-    for pair in board.pairs:
-        met = int(pair.columns["attacked"].sum())
-        tally.forwards += pair.result.forwards * met
-        tally.backwards += pair.result.backwards * met
+    tally.forwards, tally.backwards = passes(board.pairs)
     for what, taken in seconds.most_common():
         print(f"  {what}: {taken:.1f} CPU s", file=sys.stderr, flush=True)
     return tally

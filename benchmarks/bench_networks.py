@@ -32,7 +32,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.transforms.functional import to_pil_image
-from turns import spent
+from turns import passes, spent
 
 from defenses.pgd import Pgd
 from harness.datasets.registry import Dataset, DataSource
@@ -96,9 +96,8 @@ def victim(name: str, data: Dataset, cache: Path) -> str:
     built = "large" if name == "large" else "small"
     if not weights.exists():
         model: nn.Module = getattr(networks, built)()
-        top, bottom = (int(part) for part in row.eps.split("/"))
         start = time.perf_counter()
-        train(model, data, row.trained_on, top / bottom, large=built == "large")
+        train(model, data, row.trained_on, float(Fraction(row.eps)), large=built == "large")
         print(f"{row.title}: trained for {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
         torch.save({key: value.contiguous() for key, value in model.state_dict().items()}, weights)
     return f"{networks.__file__}:{built}?state_dict={weights}"
@@ -191,18 +190,13 @@ def report(row: Row, home: Home, wall: float, cpu: float, peak: int) -> None:
     attacks = sum(pair.result.seconds for pair in board.pairs)
     looks = [facts.planted for norms in board.health.values() for facts in norms.values()]
     planting = sum(look.seconds for look in looks if look is not None)
-    met = [int(pair.columns["attacked"].sum()) for pair in board.pairs]
-    passes = (
-        sum(getattr(pair.result, way) * n for pair, n in zip(board.pairs, met, strict=True)) / row.images
-        for way in ("forwards", "backwards")
-    )
-    forwards, backwards = passes
+    forwards, backwards = passes(board.pairs)
     print(f"{row.title}, {row.images} images at {row.eps}: {found.accuracy:.1%} left of {clean:.1%}")
     shares = f"attacks {attacks / 60:.1f}, planted adversarials {planting / 60:.1f}"
     print(
         f"  {wall / 60:.0f} minutes, {cpu / 60:.0f} CPU minutes ({shares}; the rest judges, probes, trains a stand-in)"
     )
-    print(f"  {forwards:.0f} forward and {backwards:.0f} backward passes an image")
+    print(f"  {forwards / row.images:.0f} forward and {backwards / row.images:.0f} backward passes an image")
     print(f"  {peak / 2**30:.1f} GiB of memory at most", flush=True)
 
 

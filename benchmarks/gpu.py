@@ -31,6 +31,7 @@ import torch.nn.functional as F
 from bench_lbfgs import scipy_attack
 from bench_passes import every_attack
 from torch import Tensor, nn
+from turns import passes
 
 import gauntlet
 from defenses import defenses
@@ -235,13 +236,11 @@ def battery(card: Card, model: nn.Module, data: Dataset, images: int, eps: str |
         seconds = time.perf_counter() - start
         (board,) = boards_from_home(Home(Path(folder)))
     left = ", ".join(f"{one['accuracy']:.1%} at {eps_text(one['eps'])}" for one in found.attrs["worst_case"])
-    met = [int(pair.columns["attacked"].sum()) for pair in board.pairs]
-    forwards = sum(pair.result.forwards * n for pair, n in zip(board.pairs, met, strict=True))
-    backwards = sum(pair.result.backwards * n for pair, n in zip(board.pairs, met, strict=True))
+    forwards, backwards = passes(board.pairs)
     busy = (forwards + 2 * backwards) / peak / seconds
     yield f"  {len(x)} images: {seconds:.0f} s, {len(x) / seconds:.1f} images a second; left {left}"
-    passes = f"{forwards / len(x):.0f} forward and {backwards / len(x):.0f} backward passes an image"
-    yield f"  {passes}; {peak:,.0f} forward passes a second at best, {busy:.0%} of which the battery reaches"
+    each = f"{forwards / len(x):.0f} forward and {backwards / len(x):.0f} backward passes an image"
+    yield f"  {each}; {peak:,.0f} forward passes a second at best, {busy:.0%} of which the battery reaches"
     if card.device.type == "cuda":
         yield f"  peak memory {torch.cuda.max_memory_allocated(card.device) / 2**30:.1f} GiB"
 

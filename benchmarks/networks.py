@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import resnet18
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616)
 
@@ -48,6 +47,8 @@ def pretrained() -> nn.Module:
 
 def small() -> nn.Module:
     """For 32x32 pixels: the first convolution is 3x3, nothing is pooled after it."""
+    from torchvision.models import resnet18  # 4 s, which the other one does without
+
     network = resnet18(num_classes=10)
     network.conv1 = nn.Conv2d(3, 64, 3, 1, 1, bias=False)
     network.maxpool = nn.Identity()
@@ -56,4 +57,6 @@ def small() -> nn.Module:
 
 def large() -> nn.Module:
     """For 224x224 pixels, as torchvision has it."""
+    from torchvision.models import resnet18
+
     return Normalised(resnet18(num_classes=10))

@@ -10,11 +10,12 @@ import argparse
 import resource
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor
 
+from harness.metrics.pairs import Pair
 from harness.models.registry import build_model
 from harness.training.precision import Precision, computing
 from harness.training.trainer import Trainer
@@ -30,6 +31,12 @@ def options(doc: str | None, *, models: str = "", batch: int = 128, rounds: int)
     parser.add_argument("--batch", type=int, default=batch)
     parser.add_argument("--rounds", type=int, default=rounds)
     return parser
+
+
+def passes(pairs: Iterable[Pair]) -> tuple[float, float]:
+    """Images that attacks sent forward and backward through a model, all pairs together."""
+    met = [(pair.result, int(pair.columns["attacked"].sum())) for pair in pairs]
+    return sum(one.forwards * n for one, n in met), sum(one.backwards * n for one, n in met)
 
 
 def spent() -> tuple[float, float]:

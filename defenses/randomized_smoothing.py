@@ -88,11 +88,9 @@ class Smoothed(nn.Module):
         if between is None:
             return self._proved(x, y, guess, ESTIMATION, ALPHA)
         radii = self._proved(x, y, guess, FIRST, ALPHA / 2)
-        if self.sigma * ndtri((ALPHA / 2) ** (1 / FIRST)) < between[0]:  # so few draws prove no such radius
-            hopeless = radii.new_zeros(len(radii), dtype=torch.bool)
-        else:
-            hopeless = radii < between[0] - self.sigma / 2
-        rows = ((radii < between[1]) & ~hopeless).nonzero().squeeze(1)
+        # where so few draws prove no such radius, none is too far from it
+        slack = self.sigma / 2 if self._reach(FIRST, ALPHA / 2) >= between[0] else math.inf
+        rows = ((radii < between[1]) & (radii >= between[0] - slack)).nonzero().squeeze(1)
         here = rows.to(x.device)
         radii[rows] = torch.maximum(radii[rows], self._proved(x[here], y[here], guess[here], ESTIMATION, ALPHA / 2))
         return radii
@@ -103,6 +101,10 @@ class Smoothed(nn.Module):
         low = torch.from_numpy(betaincinv(counts.clamp_min(1).numpy(), (draws - counts + 1).numpy(), alpha))
         sure = (counts > 0) & (low > 0.5) & (guess == y).cpu()
         return torch.where(sure, self.sigma * torch.from_numpy(ndtri(low.numpy())), -math.inf)
+
+    def _reach(self, draws: int, alpha: float) -> float:
+        """The radius of an image that every one of so many draws gives its label: no look proves more."""
+        return self.sigma * float(ndtri(alpha ** (1 / draws)))
 
     def certificates(
         self, x: Tensor, y: Tensor, threats: Sequence[Threat], *, quick: bool = False
@@ -117,9 +119,8 @@ class Smoothed(nn.Module):
             assert threat.eps is not None
             scale = {"linf": math.sqrt(x[0].numel()), "l2": 1.0, "l1": 1.0}[threat.norm]
             needed.append(scale * limit(threat.eps))
-        # the radius of an image that every draw gives its label: where more is needed, none is drawn
-        reach = self.sigma * float(ndtri((ALPHA / 2 if quick else ALPHA) ** (1 / ESTIMATION)))
-        within = [radius for radius in needed if radius < reach]
+        reach = self._reach(ESTIMATION, ALPHA / 2 if quick else ALPHA)
+        within = [radius for radius in needed if radius < reach]  # where more is needed, none is drawn
         radii = torch.full((len(x),), -math.inf, dtype=torch.float64)
         if within:
             radii = self.radii(x, y, (min(within), max(within)) if quick else None)

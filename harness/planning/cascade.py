@@ -48,10 +48,10 @@ def links(
     """The pairs of one norm in their order.
 
     Outside of a cascade that of the suite. At a single eps, too, but that the first iterated attack that ends where it
-    succeeds comes before those without a budget, which go on for nearer ones. At several, from the first
-    iterated attack on, those without a budget come first, each for all eps; then all of a budget at the largest eps, at
-    the next, and so on. That first one meets everything that stands at each eps, the others at a smaller eps only what
-    fell at the next larger one: what the whole battery leaves there stands here too, for this ball lies in that one.
+    succeeds comes before those without a budget, which go on for nearer ones. At several, from the first iterated
+    attack on, those without a budget come first, each for all eps; then all of a budget at the largest eps, at the
+    next, and so on. That first one meets everything that stands at each eps, the others at a smaller eps only what fell
+    at the next larger one: what the whole battery leaves there stands here too, for this ball lies in that one.
 
     Args:
         attacks: As declared and as they are asked, in the suite's order.
