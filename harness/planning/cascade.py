@@ -57,15 +57,16 @@ def links(
         attacks: As declared and as they are asked, in the suite's order.
         grid: Values of eps, ascending.
         cascade: Whether it is one.
-        sampled: Whether attacks of :data:`BLACK_BOX` and second opinions (attacks of toolkits that follow gradients
-            after all iterated ones of ours, also for the nearest adversarial where we have one that looks for it) that
+        sampled: Whether attacks of :data:`BLACK_BOX` and second opinions (attacks that follow gradients after all
+            iterated ones of ours, also for the nearest adversarial where one of ours looked for it before) that
             follow each other first meet a tenth, all of them, and then the rest. At several eps those of them without a
             budget come last: what other gradients break they need not.
     """
     ours = [n for n, (_, one) in enumerate(attacks) if one.toolkit == "gauntlet" and one.family == "iterated"]
-    later = attacks[max(ours, default=len(attacks)) + 1 :]
-    families = {one.family for _, one in attacks if one.toolkit == "gauntlet"} & {"iterated", "minimum-norm"}
-    second = [one for _, one in later if one.toolkit != "gauntlet" and one.family in families]
+    last = max(ours, default=len(attacks))
+    first_opinions = {one.family for _, one in attacks[: last + 1] if one.toolkit == "gauntlet"}
+    families = first_opinions & {"iterated", "minimum-norm"}
+    second = [one for _, one in attacks[last + 1 :] if one.family in families]
     few = [one for _, one in attacks if sampled and (one.family in BLACK_BOX or one in second)]
 
     def whole(pair: tuple[Attack, Attack]) -> list[Link]:

@@ -7,6 +7,7 @@ import pytest
 from harness.attacks.apgd import APGD
 from harness.attacks.base import Attack
 from harness.attacks.fmn import MinimumNorm
+from harness.attacks.lbfgs import LBFGS
 from harness.attacks.noise import Noise
 from harness.attacks.rays import RayS
 from harness.attacks.square import Square
@@ -114,8 +115,19 @@ def test_nor_does_a_sampled_one_ask_second_opinions_of_everything() -> None:
     assert [(link.attack, link.share) for link in alone] == [(late, "all"), (SQUARE, "tenth"), (SQUARE, "rest")]
 
 
-def test_the_nearest_adversarials_are_no_second_opinion_where_nobody_else_looks_for_them() -> None:
-    found = links(
-        [(one, one) for one in (FIRST, Foolbox("LinfDeepFoolAttack"))], (0.1, 0.2), cascade=True, sampled=True
-    )
+def test_another_of_ours_that_looks_for_the_nearest_after_all_others_is_a_second_opinion() -> None:
+    found = links([(one, one) for one in (FMN, FIRST, LBFGS(), SQUARE)], (0.1, 0.2), cascade=True, sampled=True)
+    assert [(link.attack.name, link.share) for link in found if link.eps != 0.1] == [
+        ("fmn", "all"),
+        ("apgd", "all"),
+        ("square", "tenth"),
+        ("square", "rest"),
+        ("lbfgs", "tenth"),
+        ("lbfgs", "rest"),
+    ]
+
+
+@pytest.mark.parametrize("nearest", [Foolbox("LinfDeepFoolAttack"), LBFGS()], ids=["foolbox", "ours"])
+def test_the_nearest_adversarials_are_no_second_opinion_where_nobody_looked_for_them_before(nearest: Attack) -> None:
+    found = links([(one, one) for one in (FIRST, nearest)], (0.1, 0.2), cascade=True, sampled=True)
     assert {link.share for link in found} == {"all"}
