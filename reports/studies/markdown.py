@@ -41,7 +41,7 @@ def render(record: StudyRecord, figures: Mapping[str, str]) -> str:
         "",
         f"{md(study.source)}, reproduced. Reproduce: {code(facts['command'])}",
         "",
-        f"Profile **{md(facts['profile'])}** on {md(on(facts))}: {md(facts['summary'])}. Seeds "
+        f"Profile **{md(facts['profile'])}** on {md(on(facts))}: {md(facts['summary'])}. Here: seeds "
         f"{', '.join(map(str, facts['seeds']))}; {integer(facts['samples'])} images per cell.",
         "",
         *((f"**{md(record.caveat[0].upper() + record.caveat[1:])}.**", "") if record.caveat else ()),
