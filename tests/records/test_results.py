@@ -27,6 +27,7 @@ from harness.records.results import (
     read_shard,
     samples_to_bytes,
     shard_path,
+    shard_samples,
     status,
     write_shard,
 )
@@ -91,6 +92,36 @@ def test_a_shard_without_pictures_or_images(tmp_path: Path) -> None:
     assert len(found.samples) == 0
     assert math.isnan(noted.seconds)
     assert found.gallery == {}
+
+
+def test_a_shard_is_read_once_for_all_attacks_after_it_and_again_once_it_is_another(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = results.read_shard
+    seen: list[str] = []
+
+    def noted(path: Path) -> Any:
+        seen.append(path.stem)
+        return read(path)
+
+    monkeypatch.setattr(results, "read_shard", noted)
+    for _ in range(3):
+        pd.testing.assert_frame_equal(shard_samples(folder, 1), frame(10, 10, 1))
+    assert seen == ["00001"]
+    write_shard(folder, 1, outcome(frame(7, 10, 1), gallery(7, 10)), MADE)
+    assert len(shard_samples(folder, 1)) == 7
+    assert seen == ["00001"] * 2
+    shard_path(folder, 1).write_bytes(b"nothing")
+    with pytest.raises(Damaged, match="00001"):
+        shard_samples(folder, 1)
+
+
+def test_samples_of_a_shard_of_a_finished_cell(folder: Path) -> None:
+    finish(folder, 3, META)
+    assert shard_samples(folder, 1)["index"].tolist() == list(range(10, 20))
+    (folder / "samples.parquet").unlink()
+    with pytest.raises(Damaged):
+        shard_samples(folder, 1)
 
 
 def test_finishing_merges_the_shards(folder: Path) -> None:
