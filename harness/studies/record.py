@@ -115,7 +115,8 @@ class StudyRecord:
             UserError: The part is of another study, profile, data set or number of images.
         """
         for name in ("study", "profile", "dataset", "data_sha256", "samples"):
-            if (own := self.facts[name]) != (other := part.facts[name]):
+            own, other = (facts.get(name, "not recorded") for facts in (self.facts, part.facts))
+            if own != other or own == "not recorded":
                 raise UserError(f"not parts of one run: {name} is {own} here and {other} there")
         ours, theirs = self.findings, part.findings
         better = {

@@ -169,6 +169,9 @@ def test_a_part_that_was_run_elsewhere_joins_the_record() -> None:
 
     with pytest.raises(UserError, match="not parts of one run: samples is 4 here and 9 there"):
         whole.joined(replace(part, facts={**part.facts, "samples": 9}))
+    old = {name: value for name, value in whole.facts.items() if name != "data_sha256"}
+    with pytest.raises(UserError, match="data_sha256 is not recorded here and"):
+        replace(whole, facts=old).joined(part)
 
 
 def test_the_counts_keep_apart_what_is_no_evidence() -> None:
