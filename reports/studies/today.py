@@ -133,17 +133,17 @@ def boards(records: Mapping[str, StudyRecord]) -> dict[str, JudgementTable]:
     """Of all studies, a table per data set, from what stands best at the smallest L-infinity budget downwards.
 
     The data set with most models comes first. Of a model that several records judge, the one on most images and seeds
-    counts; models without a rank come last.
+    counts, of equals the latest; models without a rank come last.
 
     Args:
         records: By folder.
     """
     best: dict[str, dict[tuple[str, str], Judged]] = {}
-    for name, record in records.items():
+    for name, record in sorted(records.items(), key=lambda one: max(one[1].facts.get("days", ()), default="")):
         there = best.setdefault(str(record.facts["dataset"]), {})
         for one in judgement_table(record, name).rows:
             known = there.get((one.study, one.model))
-            if known is None or _size(one) > _size(known):
+            if known is None or _size(one) >= _size(known):
                 there[one.study, one.model] = one
     tables = {dataset: _table(found.values()) for dataset, found in sorted(best.items()) if found}
     return {

@@ -284,6 +284,15 @@ def test_of_the_records_of_a_model_the_board_shows_the_one_on_most_images_and_se
     assert "75.0" not in page.partition("<main")[2]
 
 
+@pytest.mark.parametrize("latest", ["one", "two"])
+def test_of_records_of_equal_size_the_board_shows_the_latest(latest: str) -> None:
+    records = {name: judging(judged_row(worst_case_accuracy=left)) for name, left in (("one", 0.25), ("two", 0.75))}
+    days = {name: ["2026-01-01", "2026-02-02" if name == latest else "2026-01-02"] for name in records}
+    records = {name: replace(one, facts={**one.facts, "days": days[name]}) for name, one in records.items()}
+    markdown, _ = reports.studies_board(records)
+    assert ("25.0" in markdown, "75.0" in markdown) == (latest == "one", latest == "two")
+
+
 def test_records_without_a_judgement_make_an_empty_board() -> None:
     markdown, page = reports.studies_board({"one": judging()})
     assert markdown == ""
