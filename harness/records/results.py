@@ -172,29 +172,37 @@ def read_shard(path: Path) -> tuple[ShardOutcome, ShardRecord]:
     return ShardOutcome(pd.DataFrame(_columns(packed, path)), facts, gallery), facts
 
 
+@lru_cache(maxsize=512)
+def _judged(path: Path, *made: int) -> tuple[pd.DataFrame, ShardRecord]:
+    """Samples and facts of one file as it was made: every later attack of a cascade looks at those of all before it."""
+    outcome, facts = read_shard(path)
+    return outcome.samples, facts
+
+
+def _waiting(folder: Path, shard: int) -> tuple[pd.DataFrame, ShardRecord] | None:
+    """Samples and facts of a shard that is not merged yet; None where its cell is finished."""
+    path = shard_path(folder, shard)
+    try:
+        made = path.stat()
+        return _judged(path, made.st_ino, made.st_mtime_ns, made.st_size)
+    except OSError:
+        return None
+    except Damaged:
+        if path.exists():  # else the cell was finished at this very moment
+            raise
+        return None
+
+
 def shard_samples(folder: Path, shard: int) -> pd.DataFrame:
     """Samples of one shard, also of a cell that is finished: not to be written into.
 
     Raises:
         Damaged: Neither the shard nor the result can be read.
     """
-    path = shard_path(folder, shard)
-    try:
-        made = path.stat()
-        return _samples_of(path, made.st_ino, made.st_mtime_ns, made.st_size)
-    except OSError:  # there is none any more
-        pass
-    except Damaged:
-        if path.exists():  # else the cell was finished at this very moment
-            raise
+    if (found := _waiting(folder, shard)) is not None:
+        return found[0]
     samples = read_samples(folder / "samples.parquet")
     return samples[samples["shard"] == shard]
-
-
-@lru_cache(maxsize=512)
-def _samples_of(path: Path, *made: int) -> pd.DataFrame:
-    """Samples of one file as it was made: every later attack of a cascade looks at those of all before it."""
-    return read_shard(path)[0].samples
 
 
 def shard_facts(folder: Path, shard: int) -> ShardFacts | Result:
@@ -203,13 +211,8 @@ def shard_facts(folder: Path, shard: int) -> ShardFacts | Result:
     Raises:
         Damaged: Neither the shard nor the result can be read.
     """
-    path = shard_path(folder, shard)
-    try:
-        return read_shard(path)[1]
-    except Damaged:
-        if path.exists():  # else the cell is finished, perhaps at this very moment
-            raise
-    return check_result(folder)
+    found = _waiting(folder, shard)
+    return check_result(folder) if found is None else found[1]
 
 
 def finish(folder: Path, shards: int, declared: Declared, witnesses: bytes | None = None) -> Result:
