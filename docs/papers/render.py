@@ -91,7 +91,7 @@ def main() -> None:
         try:
             if name not in records:
                 raise unknown("record", name, records)
-            records[name] = records[name].joined(read(part))
+            records[name] = records[name].joined(read(part), study(records[name].study.name))
         except UserError as error:
             parser.error(str(error))
     for name, record in records.items():

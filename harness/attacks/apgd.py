@@ -255,7 +255,8 @@ class APGD(Attack):
             losses.append(loss)
             scores.append(loss if target is None else objective(self.loss, logits, y))
             hits.append(is_taken_for(logits, y) if aimed else is_fooled(logits, y))
-        front.note(torch.cat(losses), torch.cat(scores), torch.cat(grads) if grads else torch.zeros_like(front.now))
+        loss, score = (torch.cat(each).to(front.now) for each in (losses, scores))  # a model may answer in float64
+        front.note(loss, score, torch.cat(grads) if grads else torch.zeros_like(front.now))
         return torch.cat(hits)
 
 

@@ -111,7 +111,7 @@ class MinimumNorm(Attack):
 
     def _nearest(self, victim: Victim, x: Tensor, y: Tensor, norm: Norm, clean: Tensor, draws: Draws) -> Tensor:
         """The best of all runs, for correctly classified images with logits ``clean``."""
-        clean = unscaled(clean)
+        clean = unscaled(clean).to(x)
         heat = torch.maximum(-HEAT * objective("margin", clean, y), 1e-6 * logit_size(clean, y)).clamp_min(1e-30)
         best, least = x, x.new_full((len(x),), math.inf)
         label = torch.zeros_like(clean, dtype=torch.bool).scatter(1, y.unsqueeze(1), True)
@@ -159,7 +159,7 @@ class MinimumNorm(Attack):
             dead = (slope == 0).nonzero().squeeze(1)
             if len(dead):
                 grad[dead] = draws.fork(step).of(dead).normal(*x.shape[1:])
-            gap = objective("margin", unscaled(logits), y).abs() / slope.clamp_min(1e-30)
+            gap = objective("margin", unscaled(logits), y).abs().to(x) / slope.clamp_min(1e-30)
             eps = _radius(norm, eps, size, least, gap, hit, self.gamma * decay).clamp(max=diameter(x, norm))
             if norm == "l0":
                 grad = grad / per_sample(magnitude(grad, "linf"), x)

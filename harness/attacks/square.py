@@ -22,13 +22,16 @@ from .losses import objective
 from .per_image_rng import Draws
 
 AGAIN: Final = 3
-"""Of a near miss: how many runs more it meets,"""
+"""Of a near miss: how many runs more it meets, from the best point found,"""
 
 LONGER: Final = 5
-"""with how many times the queries,"""
+"""and with how many times the queries."""
 
-SMALLER: Final = 0.3
-"""and windows that cover at first this share of the image, at most."""
+SMALLER: Final = 0.05
+"""Where the first run breaks none: windows cover at first this share of the image, at most,"""
+
+CLOSER: Final = 2
+"""and it goes on from what came close with so many times the queries."""
 
 INSISTENT: Final = 3
 """Runs of one that insists, at most,"""
@@ -75,14 +78,15 @@ class Square(Attack):
         p_init: Share of the image that the first windows cover, in (0, 1].
         restarts: Runs; the later ones see only what still stands.
         near: An image that still stands and whose margin, in standard deviations of its logits, came above minus this
-            meets three runs more, each with five times the queries and smaller windows at first. Not on a stochastic
+            meets three runs more from the best point found, each with five times the queries. Not on a stochastic
             victim. None: none does.
         insist: As long as this breaks images of the batch, near misses (without ``near`` the nearest tenth of what
-            stands) meet theirs, then all that stand another run, and so on, up to three runs. In a cascade, where
+            stands) meet theirs, then all that stand a new run, and so on, up to three runs. In a cascade, where
             gradients were followed first, the first run rarely breaks any: there it costs nothing, and goes on where
             random search finds what gradients do not.
-        close: One that insists and whose first run breaks none leads what has less than this share of its first
-            margin left, in (0, 1), to another, of twice the queries, and goes on where that breaks any. None: it ends.
+        close: One that insists and whose first run breaks none goes on from the best point of what has less than this
+            share of its first margin left, in (0, 1), with twice the queries and small windows, and insists where that
+            breaks any. None: it ends.
         give_up: A run ends for an image that after three tenths of the queries has more than this share of its first
             margin left, in (0, 1); not on a stochastic victim, and only in the first run where it insists. None: never.
 
@@ -91,6 +95,7 @@ class Square(Attack):
     """
 
     name: ClassVar[str] = "square"
+    version: ClassVar[int] = 2
     norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2", "l1")
     access: ClassVar[Access] = "scores"
     targeting: ClassVar[Targeting] = "rows"
@@ -125,6 +130,11 @@ class Square(Attack):
         among the five that had less than a tenth of their first margin left. Of 1,148 images that stand in nine such
         batches on LeNets (plain, fast-gradient, PGD) two had.
 
+        Going on from the best point beats beginning anew: of 42 images of two LeNets (fast-gradient in L2 at 1.5 and
+        2.0, PGD in L-infinity at 0.2) that a run of 1000 left at less than a tenth of their first margin, a new run of
+        2000 breaks 30 and one from the best point 39, at half the passes. Of three digits models that mask their
+        gradients (L-infinity and L2) it breaks 561 images where new runs broke 556, at 0.90 of the passes.
+
         Of 262 images that Square breaks after 300 of 1000 queries (three LeNets of MNIST, L-infinity and L2, whatever
         gradients do to them) none had more than 0.6 of its first margin left by then; of 1,300 that stand after
         gradients the runs cost 0.52. On AutoAttack's network in L2 at 2.0, where 35 of 169 that stand after APGD fall
@@ -147,12 +157,14 @@ class Square(Attack):
         first = score.clone()
         draws, left, forks = Draws(x), torch.arange(len(x), device=x.device), count()
 
-        def search(attack: Square, rows: Tensor) -> Tensor:
-            """One run of images ``rows``; which of them still stand."""
+        def search(attack: Square, rows: Tensor, start: Tensor | None = None) -> Tensor:
+            """One run of images ``rows``, anew or from ``start``; which of them still stand."""
             if not len(rows):
                 return rows
             streams = draws.fork(next(forks)).of(rows)
-            best, margin, first[rows] = attack._search(victim.of(rows), x[rows], y[rows], threat, streams)
+            best, margin, began = attack._search(victim.of(rows), x[rows], y[rows], threat, streams, start)
+            if start is None:
+                first[rows] = began
             better = margin > score[rows]
             out[rows[better]], score[rows[better]] = best[better], margin[better]
             return rows[margin < math.inf]
@@ -164,13 +176,14 @@ class Square(Attack):
             else:
                 left = rows[score[rows].topk(math.ceil(NEAREST * len(rows))).indices]
             for _ in range(AGAIN):
-                met, left = len(left), search(longer, left)
+                met, left = len(left), search(longer, left, out[left])
                 if self.insist and len(left) == met:
                     break
             return rows[score[rows] < math.inf]
 
         whole = dataclasses.replace(self, give_up=None)
-        longer = dataclasses.replace(whole, queries=LONGER * self.queries, p_init=min(self.p_init, SMALLER))
+        longer = dataclasses.replace(whole, queries=LONGER * self.queries)
+        closer = dataclasses.replace(whole, queries=CLOSER * self.queries, p_init=min(self.p_init, SMALLER))
         for _ in range(self.restarts):
             left = search(self, left)
         if not self.insist:
@@ -178,7 +191,8 @@ class Square(Attack):
                 search_near(left)
             return out
         if self.close and len(left) == len(x) and not victim.remedy.stochastic:
-            search(dataclasses.replace(whole, queries=2 * self.queries), left[score[left] > self.close * first[left]])
+            close = left[score[left] > self.close * first[left]]
+            search(closer, close, out[close])
             left = left[score[left] < math.inf]
         broke = [len(x) - len(left)]  # 0 of a stochastic victim, whose images never leave
         for step in (search_near, *(partial(search, whole), search_near) * (INSISTENT - 1)):
@@ -190,13 +204,17 @@ class Square(Attack):
         return out
 
     def _search(
-        self, victim: Victim, x: Tensor, y: Tensor, threat: Threat, draws: Draws
+        self, victim: Victim, x: Tensor, y: Tensor, threat: Threat, draws: Draws, start: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """One run: best images like ``x``, their margins (N,), infinite where one left as fooled, and the first."""
+        """One run, anew or from points ``start`` like ``x``.
+
+        Returns:
+            The best images, their margins (N,), infinite where one left as fooled, and the margins that it began with.
+        """
         out, score = x.clone(), x.new_full((len(x),), math.inf)
         rows = torch.arange(len(x), device=x.device)
         smallest = 1 if threat.norm == "linf" else max(1, min(3, min(x.shape[2:]) // 4))
-        best = _start(x, threat, smallest, draws)
+        best = _start(x, threat, smallest, draws) if start is None else start
         margin, hit = _ask(victim, best, y)
         began, first, enough = margin, margin, math.ceil(HOPELESS * self.queries)
         for query in range(1, self.queries):
@@ -255,7 +273,7 @@ def unscaled(logits: Tensor) -> Tensor:
 def _ask(victim: Victim, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Unscaled margins over the label (N,), and who is clearly fooled, bool (N,); one pass each."""
     logits = torch.cat([view(part) for view, part in zip(victim.split(x, CHUNK), torch.split(x, CHUNK), strict=True)])
-    return objective("margin", unscaled(logits), y), is_fooled(logits, y)
+    return objective("margin", unscaled(logits), y).to(x), is_fooled(logits, y)  # a model may answer in float64
 
 
 def _start(x: Tensor, threat: Threat, smallest: int, draws: Draws) -> Tensor:

@@ -7,6 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final, get_type_hints
 
@@ -105,11 +106,15 @@ class StudyRecord:
         rows = [{name: getattr(finding, name) for name in CLAIM_COLUMNS} for finding in self.findings.values()]
         return pd.DataFrame(rows, columns=list(CLAIM_COLUMNS))
 
-    def joined(self, part: StudyRecord) -> StudyRecord:
+    def joined(self, part: StudyRecord, study: Study) -> StudyRecord:
         """The record with what a part of the study measured elsewhere: in another home, on another machine.
 
         Of a value that both have it takes the part's if that rests on as many seeds or more; of a model that both
         judged the part's judgement. What was run is added up: a model that both trained counts twice.
+
+        Args:
+            part: A record of the same study, profile and images.
+            study: The study itself, of which both may be slices; what either was asked for, the result is of.
 
         Raises:
             UserError: The part is of another study, profile, data set or number of images.
@@ -129,6 +134,8 @@ class StudyRecord:
         facts = {**part.facts, **self.facts}
         facts |= {name: self.facts[name] + part.facts[name] for name in _ADDED}
         facts |= {name: sorted({*self.facts[name], *part.facts[name]}) for name in _UNITED}
+        slices = [facts.get("only", []) for facts in (self.facts, part.facts)]
+        facts["only"] = list(dict.fromkeys(chain(*slices))) if all(slices) else []
         facts["declared"] = {**self.facts["declared"], **part.facts["declared"]}
         costs: dict[str, dict[str, Any]] = {**self.facts["costs"]}
         for name, cost in part.facts["costs"].items():
@@ -136,7 +143,7 @@ class StudyRecord:
                 costs[name] = cost
         facts["costs"] = costs
         return StudyRecord(
-            study=self.study,
+            study=study.chosen(facts["only"]),
             findings={**ours, **better},
             judgement=judgement,
             facts=facts,

@@ -514,7 +514,8 @@ def input_gradient(
 
     Returns:
         ``(values (N,), gradient like x, logits (N, K))``, all detached. The objective is summed over the
-        batch, so a sample's gradient does not depend on the batch size.
+        batch, so a sample's gradient does not depend on the batch size. Values have the images' dtype, whatever the
+        model answers in.
     """
     with torch.enable_grad():
         x = x.detach().requires_grad_(True)
@@ -525,4 +526,4 @@ def input_gradient(
             logits = victim(x)
             values = objective(logits)
         (grad,) = torch.autograd.grad(values.sum(), x)
-    return values.detach(), grad, logits.detach()
+    return values.detach().to(x.dtype), grad, logits.detach()

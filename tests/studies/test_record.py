@@ -157,7 +157,7 @@ def test_a_part_that_was_run_elsewhere_joins_the_record() -> None:
     findings[again] = replace(findings[again], seeds=0)
     findings[effect] = replace(findings[effect], measured=3.0)
     lacking = {place: found for place, found in whole.findings.items() if place != effect}
-    joined = replace(whole, findings=lacking).joined(replace(part, findings=findings))
+    joined = replace(whole, findings=lacking).joined(replace(part, findings=findings), STUDY)
     assert joined.findings[effect].measured == 3.0
     assert {place: joined.findings[place] for place in lacking} == lacking
     assert dict(zip(joined.judgement["model"], joined.judgement["n"], strict=True)) == {"a": 9, "b": 9}
@@ -168,10 +168,28 @@ def test_a_part_that_was_run_elsewhere_joins_the_record() -> None:
     assert joined.facts["costs"] == {"table-1": {"seeds": 2}, "small": {"seeds": 1}}
 
     with pytest.raises(UserError, match="not parts of one run: samples is 4 here and 9 there"):
-        whole.joined(replace(part, facts={**part.facts, "samples": 9}))
+        whole.joined(replace(part, facts={**part.facts, "samples": 9}), STUDY)
     old = {name: value for name, value in whole.facts.items() if name != "data_sha256"}
     with pytest.raises(UserError, match="data_sha256 is not recorded here and"):
-        replace(whole, facts=old).joined(part)
+        replace(whole, facts=old).joined(part, STUDY)
+
+
+def test_slices_that_are_joined_are_of_all_that_either_was_asked_for() -> None:
+    def slice_of(*only: str) -> StudyRecord:
+        record = made()
+        facts = {"data_sha256": "d", "models": 1, "pairs": 1, "training_seconds": 1, "attack_seconds": 1, "days": []}
+        facts |= {"machines": [], "commits": [], "declared": {}, "costs": {}, "only": list(only)}
+        return replace(record, study=STUDY.chosen(only), facts={**record.facts, **facts})
+
+    first, second, whole = STUDY.items[0].name, "choices", slice_of()
+    one, other = slice_of(first), slice_of(second)
+    assert not one.study.choices
+    joined = one.joined(other, STUDY)
+    assert joined.facts["only"] == [first, second]
+    assert joined.study == STUDY.chosen([first, second])
+    for both in (whole.joined(one, STUDY), one.joined(whole, STUDY)):
+        assert both.facts["only"] == []
+        assert both.study == STUDY
 
 
 def test_the_counts_keep_apart_what_is_no_evidence() -> None:
