@@ -11,15 +11,15 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import reports
 from harness.datasets.registry import DATASETS
 from harness.errors import UserError, unknown
 from harness.studies.experiment import design
-from harness.studies.record import StudyRecord, other_now, read_record
-from harness.studies.reproduce import asked
+from harness.studies.record import StudyRecord, battery_other_now, other_now, read_record
+from harness.studies.reproduce import asked, battery_keys
 from suites import study, suites
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,8 +31,8 @@ OTHER_KEYS = """# Which values today's code would make under another key
 Written by `docs/papers/render.py`. A record stays as it was measured; where an attack, a trainer or a study's
 declaration has changed since, the same command would now measure another pair, and its number may be another one.
 
-| record | profile | values, clauses and effects measured | of them under another key now |
-| --- | --- | ---: | --- |
+| record | profile | values, clauses and effects measured | of them under another key now | judged by batteries | of them under another key now |
+| --- | --- | ---: | --- | ---: | --- |
 """
 
 
@@ -55,19 +55,21 @@ def other_keys(records: Mapping[str, StudyRecord]) -> str:
         info = DATASETS[facts["dataset"]]
         made = design(record.study, facts["profile"], info, suites(), seeds=facts["seeds"], only=facts.get("only", ()))
         found = other_now(record, asked(made))
-        measured = sum(finding.seeds > 0 for finding in record.findings.values())
-        keyless = all(not finding.keys for finding in record.findings.values())
-        items = ", ".join(dict.fromkeys(finding.item for finding in found))
-        what = (
-            "not known: measured before keys were recorded"
-            if keyless
-            else f"{len(found)}: {items}"
-            if found
-            else "none"
-        )
+        measured = [finding for finding in record.findings.values() if finding.seeds]
+        values = _of_them(len(found), [finding.item for finding in found], [finding.keys for finding in measured])
+        judged = record.judgement
+        models = battery_other_now(record, battery_keys(made))
+        batteries = _of_them(len(models), models, judged["keys"])
         link = f"[{name}]({name}/study-{record.study.name}.md)"
-        lines.append(f"| {link} | {facts['profile']} | {measured} | {what} |")
+        counts = f"{len(measured)} | {values} | {judged['model'].nunique()} | {batteries}"
+        lines.append(f"| {link} | {facts['profile']} | {counts} |")
     return OTHER_KEYS + "\n".join(lines) + "\n"
+
+
+def _of_them(count: int, names: Sequence[str], keys: Collection[str]) -> str:
+    if len(keys) and not any(keys):
+        return "not known: measured before keys were recorded"
+    return f"{count}: {', '.join(dict.fromkeys(names))}" if count else "none"
 
 
 def pages(records: Mapping[str, StudyRecord]) -> Iterator[tuple[Path, str]]:

@@ -22,9 +22,10 @@ JUDGEMENT_COLUMNS: Final = (
     "model", "suite", "norm", "eps", "n", "seeds", "clean_accuracy", "worst_case_accuracy", "std", "worst_case_low",
     "worst_case_high", "certified", "certified_attacked", "certified_n", "certificate", "planted_found",
     "planted_black_box", "trust", "trust_reasons", "note", "strongest_attack",
+    "keys",
 )  # fmt: skip
 """Columns of ``judgement.csv``: what today's batteries leave, a row per defended model, norm and eps; as in
-:func:`harness.leaderboard.leaderboard`."""
+:func:`harness.leaderboard.leaderboard`; and a digest of the keys of the pairs behind it, at all eps."""
 
 _SHARES: Final = ("std", "certified", "certified_attacked", "certified_n", "planted_found", "planted_black_box")
 
@@ -165,6 +166,17 @@ def other_now(record: StudyRecord, now: Iterable[Finding]) -> list[Finding]:
     """
     current = {finding.place: finding.keys for finding in now}
     return [found for place, found in record.findings.items() if found.seeds and found.keys != current.get(place)]
+
+
+def battery_other_now(record: StudyRecord, now: Mapping[tuple[str, str, str], str]) -> list[str]:
+    """Models that a record's batteries judged by pairs that the code would now give another key.
+
+    Args:
+        record: As it was measured.
+        now: Digests of the keys of the pairs that the same study asks for now, by model, suite and norm.
+    """
+    rows = record.judgement[["model", "suite", "norm", "keys"]].itertuples(index=False)
+    return list(dict.fromkeys(model for model, suite, norm, keys in rows if keys != now.get((model, suite, norm))))
 
 
 def by_place(findings: Iterable[Finding]) -> dict[Place, Finding]:

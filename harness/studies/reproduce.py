@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cache, partial
 from pathlib import Path
@@ -24,7 +24,7 @@ from ..schema.models import Card
 from ..schema.pairs import Result
 from .deciding import SeedCost
 from .experiment import Experiment
-from .findings import Finding, Findings, MeasurementSource
+from .findings import Finding, Findings, MeasurementSource, digest_of_keys
 from .quantities import Gallery
 from .record import JUDGEMENT_COLUMNS, StudyRecord, by_place
 from .study import Measure
@@ -168,11 +168,29 @@ def judgement(experiment: Experiment, home: Home) -> pd.DataFrame:
         if board.suite not in suites:
             continue
         for name in dict.fromkeys(called.values()):
-            keys = {key for key in called if called[key] == name and not board.missing.get(key)}
-            frame = leaderboard(_part(board, keys))
-            rows.append(frame[frame["n"] == n].assign(model=name))
+            whole = {key for key in called if called[key] == name and not board.missing.get(key)}
+            frame = leaderboard(_part(board, whole))
+            frame = frame[frame["n"] == n].assign(model=name)
+            digests = battery_keys(experiment, whole)
+            rows.append(frame.assign(keys=[digests.get((name, board.suite, norm), "") for norm in frame["norm"]]))
     columns = list(JUDGEMENT_COLUMNS)
     return pd.concat(rows, ignore_index=True)[columns] if rows else pd.DataFrame(columns=columns)
+
+
+def battery_keys(experiment: Experiment, models: Collection[str] | None = None) -> dict[tuple[str, str, str], str]:
+    """Digests of the keys of all pairs of a study's batteries, by what the study calls the model, suite and norm.
+
+    Args:
+        experiment: What is asked for.
+        models: Keys of the models that count; None: all that are judged.
+    """
+    called = {spec.key: name for name, _, spec in experiment.judged if models is None or spec.key in models}
+    keys: dict[tuple[str, str, str], set[str]] = {}
+    for plan in experiment.judgements:
+        for cell in plan.battery:
+            if name := called.get(cell.victim.key):
+                keys.setdefault((name, plan.suite.name, cell.threat.norm), set()).add(cell.key)
+    return {place: digest_of_keys(found) for place, found in keys.items()}
 
 
 def _part(board: Board, keys: set[str]) -> Board:

@@ -16,7 +16,7 @@ import reports
 from harness.attacks.lbfgs import LBFGS
 from harness.errors import UserError
 from harness.studies.findings import Findings, MeasurementSource
-from harness.studies.record import JUDGEMENT_COLUMNS, StudyRecord, by_place, read_record
+from harness.studies.record import JUDGEMENT_COLUMNS, StudyRecord, battery_other_now, by_place, read_record
 from harness.studies.study import Choice, Claim, Clause, Item, Measure, Picture, Profile, Quoted, Study, Value
 from harness.threat import Threat
 from tests.helpers.boards import card
@@ -84,6 +84,7 @@ def judged_row(**fields: object) -> dict[str, object]:
         "worst_case_accuracy": 0.0, "std": 0.0125, "worst_case_low": 0.0, "worst_case_high": 0.5, "certified": 0.125,
         "certified_attacked": 0.375, "certified_n": 32.0, "certificate": "", "planted_found": 0.984,
         "planted_black_box": 0.906, "trust": "", "trust_reasons": "few images", "note": "", "strongest_attack": "apgd",
+        "keys": "k",
     }  # fmt: skip
     return usual | fields
 
@@ -172,6 +173,15 @@ def test_a_part_that_was_run_elsewhere_joins_the_record() -> None:
     old = {name: value for name, value in whole.facts.items() if name != "data_sha256"}
     with pytest.raises(UserError, match="data_sha256 is not recorded here and"):
         replace(whole, facts=old).joined(part, STUDY)
+
+
+def test_a_model_whose_batteries_have_other_keys_now_is_named() -> None:
+    rows = [judged_row(), judged_row(eps=0.2), judged_row(suite="l2", norm="l2", keys="m"), judged_row(model="b")]
+    now = {("a", "linf", "linf"): "k", ("a", "l2", "l2"): "m", ("b", "linf", "linf"): "k"}
+    assert battery_other_now(judging(*rows), now) == []
+    assert battery_other_now(judging(*rows), now | {("a", "l2", "l2"): "n"}) == ["a"]
+    del now["b", "linf", "linf"]  # no longer asked for
+    assert battery_other_now(judging(*rows), now) == ["b"]
 
 
 def test_slices_that_are_joined_are_of_all_that_either_was_asked_for() -> None:

@@ -20,8 +20,8 @@ from harness.records.home import Home
 from harness.studies.experiment import Experiment, design
 from harness.studies.findings import CLAIM_COLUMNS
 from harness.studies.quantities import QUANTITIES
-from harness.studies.record import read_record
-from harness.studies.reproduce import asked, judgement
+from harness.studies.record import battery_other_now, read_record
+from harness.studies.reproduce import asked, battery_keys, judgement
 from harness.studies.study import Study
 from reports import write_study
 from suites import studies, study, suites
@@ -124,6 +124,7 @@ def test_the_smoke_profile_from_the_command_line_to_the_page(name: str, tmp_path
     made, there = smoke(name), Home(home)
     whole = judgement(made, there)
     assert (whole["certified_n"].notna() | (whole["certificate"] != "")).any()
+    assert battery_other_now(read_record(out, studies()[name]), battery_keys(made)) == []
     cell = made.judgements[0].cells[-1]
     shutil.rmtree(there.cell(cell.key))
     (lost,) = (called for called, _, spec in made.judged if spec.key == cell.victim.key)
