@@ -31,7 +31,7 @@ OTHER_KEYS = """# Which values today's code would make under another key
 Written by `docs/papers/render.py`. A record stays as it was measured; where an attack, a trainer or a study's
 declaration has changed since, the same command would now measure another pair, and its number may be another one.
 
-| record | profile | values, clauses and effects measured | of them under another key now | judged by batteries | of them under another key now |
+| record | profile | values, clauses, effects | under another key now | models judged | under another key now |
 | --- | --- | ---: | --- | ---: | --- |
 """
 

@@ -16,7 +16,7 @@ import pandas as pd
 from ..errors import UserError
 from .findings import CLAIM_COLUMNS, Finding, Verdict, claim_verdict
 from .quantities import Gallery
-from .study import Choice, Claim, Item, Measure, Study, Value
+from .study import BATTERY, CHOICES, Choice, Claim, Item, Measure, Study, Value
 
 JUDGEMENT_COLUMNS: Final = (
     "model", "suite", "norm", "eps", "n", "seeds", "clean_accuracy", "worst_case_accuracy", "std", "worst_case_low",
@@ -136,7 +136,8 @@ class StudyRecord:
         facts |= {name: self.facts[name] + part.facts[name] for name in _ADDED}
         facts |= {name: sorted({*self.facts[name], *part.facts[name]}) for name in _UNITED}
         slices = [facts.get("only", []) for facts in (self.facts, part.facts)]
-        facts["only"] = list(dict.fromkeys(chain(*slices))) if all(slices) else []
+        only = list(dict.fromkeys(chain(*slices)))
+        facts["only"] = only if all(slices) and not {*study.names, CHOICES, BATTERY} <= {*only} else []
         facts["declared"] = {**self.facts["declared"], **part.facts["declared"]}
         costs: dict[str, dict[str, Any]] = {**self.facts["costs"]}
         for name, cost in part.facts["costs"].items():

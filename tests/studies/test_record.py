@@ -197,7 +197,8 @@ def test_slices_that_are_joined_are_of_all_that_either_was_asked_for() -> None:
     joined = one.joined(other, STUDY)
     assert joined.facts["only"] == [first, second]
     assert joined.study == STUDY.chosen([first, second])
-    for both in (whole.joined(one, STUDY), one.joined(whole, STUDY)):
+    rest = slice_of(*STUDY.names, "battery")
+    for both in (whole.joined(one, STUDY), one.joined(whole, STUDY), rest.joined(other, STUDY)):
         assert both.facts["only"] == []
         assert both.study == STUDY
 
