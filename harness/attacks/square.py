@@ -124,7 +124,7 @@ class Square(Attack):
         """Insisting, and giving up what is hopeless.
 
         Of AutoAttack's own MNIST network (200 images, L-infinity 0.3) 178 stand after APGD on both losses, 176 after
-        one run of 1000 queries, 173 after AutoAttack and after this, at 5,300 queries an image. One run of 5000 for all
+        one run of 1000 queries, 173 after AutoAttack and after this, at 3,800 queries an image. One run of 5000 for all
         that stand in the place of short ones left 174 at 6,400. Whether the first run breaks any is luck once cheaper
         attacks took the easy ones; of 349 of its images that stand then, 5,000 queries more break four, three of them
         among the five that had less than a tenth of their first margin left. Of 1,148 images that stand in nine such
