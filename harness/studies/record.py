@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
@@ -138,6 +139,8 @@ class StudyRecord:
         slices = [facts.get("only", []) for facts in (self.facts, part.facts)]
         only = list(dict.fromkeys(chain(*slices)))
         facts["only"] = only if all(slices) and not {*study.names, CHOICES, BATTERY} <= {*only} else []
+        whole = self.facts["command"].partition(" --only ")[0]
+        facts["command"] = whole + "".join(f" --only {shlex.quote(name)}" for name in facts["only"])
         facts["declared"] = {**self.facts["declared"], **part.facts["declared"]}
         costs: dict[str, dict[str, Any]] = {**self.facts["costs"]}
         for name, cost in part.facts["costs"].items():

@@ -189,6 +189,7 @@ def test_slices_that_are_joined_are_of_all_that_either_was_asked_for() -> None:
         record = made()
         facts = {"data_sha256": "d", "models": 1, "pairs": 1, "training_seconds": 1, "attack_seconds": 1, "days": []}
         facts |= {"machines": [], "commits": [], "declared": {}, "costs": {}, "only": list(only)}
+        facts |= {"command": " --only ".join(["gauntlet reproduce tiny", *only])}
         return replace(record, study=STUDY.chosen(only), facts={**record.facts, **facts})
 
     first, second, whole = STUDY.items[0].name, "choices", slice_of()
@@ -196,10 +197,12 @@ def test_slices_that_are_joined_are_of_all_that_either_was_asked_for() -> None:
     assert not one.study.choices
     joined = one.joined(other, STUDY)
     assert joined.facts["only"] == [first, second]
+    assert joined.facts["command"] == f"gauntlet reproduce tiny --only {first} --only choices"
     assert joined.study == STUDY.chosen([first, second])
     rest = slice_of(*STUDY.names, "battery")
     for both in (whole.joined(one, STUDY), one.joined(whole, STUDY), rest.joined(other, STUDY)):
         assert both.facts["only"] == []
+        assert both.facts["command"] == "gauntlet reproduce tiny"
         assert both.study == STUDY
 
 
