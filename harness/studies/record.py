@@ -23,10 +23,11 @@ JUDGEMENT_COLUMNS: Final = (
     "model", "suite", "norm", "eps", "n", "seeds", "clean_accuracy", "worst_case_accuracy", "std", "worst_case_low",
     "worst_case_high", "certified", "certified_attacked", "certified_n", "certificate", "planted_found",
     "planted_black_box", "trust", "trust_reasons", "note", "strongest_attack",
-    "keys",
+    "commits", "keys",
 )  # fmt: skip
 """Columns of ``judgement.csv``: what today's batteries leave, a row per defended model, norm and eps; as in
-:func:`harness.leaderboard.leaderboard`; and a digest of the keys of the pairs behind it, at all eps."""
+:func:`harness.leaderboard.leaderboard`; at which commits the pairs were made, at all
+eps, and a digest of their keys."""
 
 _SHARES: Final = ("std", "certified", "certified_attacked", "certified_n", "planted_found", "planted_black_box")
 

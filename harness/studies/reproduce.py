@@ -89,13 +89,14 @@ def gather(experiment: Experiment, home: Home, *, device: str = "cpu", data: Dat
     shown = dict.fromkeys(picture.measure for item in experiment.study.items for picture in item.pictures)
     galleries = {measure: images for measure in shown if (images := gallery(measure, experiment.seeds[0]))}
     pairs = [one for cell in experiment.cells.values() if (one := pair(cell.key)) is not None]
+    judged, costs = judgement(experiment, home), _costs(experiment, home, pair)
+    facts = _facts(experiment, home, pairs, costs, device, "" if data is None else data.sha256())
+    facts["commits"] = sorted({*facts["commits"], *" ".join(judged["commits"]).split()})
     return StudyRecord(
         study=experiment.study,
         findings=by_place(Findings(experiment.study, source, experiment.profile_name, experiment.info.name).rows()),
-        judgement=judgement(experiment, home),
-        facts=_facts(
-            experiment, home, pairs, _costs(experiment, home, pair), device, "" if data is None else data.sha256()
-        ),
+        judgement=judged,
+        facts=facts,
         galleries=galleries,
     )
 
@@ -171,10 +172,24 @@ def judgement(experiment: Experiment, home: Home) -> pd.DataFrame:
             whole = {key for key in called if called[key] == name and not board.missing.get(key)}
             frame = leaderboard(_part(board, whole))
             frame = frame[frame["n"] == n].assign(model=name)
-            digests = battery_keys(experiment, whole)
-            rows.append(frame.assign(keys=[digests.get((name, board.suite, norm), "") for norm in frame["norm"]]))
+            digests, made = battery_keys(experiment, whole), _commits(board, whole)
+            rows.append(
+                frame.assign(
+                    commits=[made.get(norm, "") for norm in frame["norm"]],
+                    keys=[digests.get((name, board.suite, norm), "") for norm in frame["norm"]],
+                )
+            )
     columns = list(JUDGEMENT_COLUMNS)
     return pd.concat(rows, ignore_index=True)[columns] if rows else pd.DataFrame(columns=columns)
+
+
+def _commits(board: Board, models: Collection[str]) -> dict[str, str]:
+    """Commits that a board's pairs of some models were made at, by norm, separated by spaces."""
+    found: dict[str, set[str]] = {}
+    for pair in board.pairs:
+        if pair.result.model in models:
+            found.setdefault(pair.result.norm, set()).add(pair.result.git_commit)
+    return {norm: " ".join(sorted(commits - {""})) for norm, commits in found.items()}
 
 
 def battery_keys(experiment: Experiment, models: Collection[str] | None = None) -> dict[tuple[str, str, str], str]:

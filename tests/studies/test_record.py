@@ -84,7 +84,7 @@ def judged_row(**fields: object) -> dict[str, object]:
         "worst_case_accuracy": 0.0, "std": 0.0125, "worst_case_low": 0.0, "worst_case_high": 0.5, "certified": 0.125,
         "certified_attacked": 0.375, "certified_n": 32.0, "certificate": "", "planted_found": 0.984,
         "planted_black_box": 0.906, "trust": "", "trust_reasons": "few images", "note": "", "strongest_attack": "apgd",
-        "keys": "k",
+        "commits": "c", "keys": "k",
     }  # fmt: skip
     return usual | fields
 

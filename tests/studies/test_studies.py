@@ -15,6 +15,7 @@ from harness.attacks.transfer import Transfer
 from harness.cli.main import cli
 from harness.cli.tables import plan_table
 from harness.datasets.registry import load_dataset
+from harness.environment import git_commit
 from harness.errors import UserError
 from harness.records.home import Home
 from harness.studies.experiment import Experiment, design
@@ -124,6 +125,7 @@ def test_the_smoke_profile_from_the_command_line_to_the_page(name: str, tmp_path
     made, there = smoke(name), Home(home)
     whole = judgement(made, there)
     assert (whole["certified_n"].notna() | (whole["certificate"] != "")).any()
+    assert set(whole["commits"]) == {git_commit()}
     assert battery_other_now(read_record(out, studies()[name]), battery_keys(made)) == []
     cell = made.judgements[0].cells[-1]
     shutil.rmtree(there.cell(cell.key))
