@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import reports
@@ -26,12 +26,13 @@ ROOT = Path(__file__).resolve().parents[2]
 RECORDS = ROOT / "records"
 PART = re.compile(r"(<!-- (table|board) -->\n).*?(<!-- end -->)", re.DOTALL)
 
-OTHER_KEYS = """# Which values today's code would make under another key
+OTHER_KEYS = """# What today's code would measure under another key
 
 Written by `docs/papers/render.py`. A record stays as it was measured; where an attack, a trainer or a study's
 declaration has changed since, the same command would now measure another pair, and its number may be another one.
+Of models judged by batteries the pairs with attacks count, not probes and certificates.
 
-| record | profile | values, clauses, effects | under another key now | models judged | under another key now |
+| record | profile | values, clauses, effects | of them under another key | models judged | judged under another key |
 | --- | --- | ---: | --- | ---: | --- |
 """
 
@@ -53,23 +54,26 @@ def other_keys(records: Mapping[str, StudyRecord]) -> str:
     for name, record in records.items():
         facts = record.facts
         info = DATASETS[facts["dataset"]]
-        made = design(record.study, facts["profile"], info, suites(), seeds=facts["seeds"], only=facts.get("only", ()))
+        asked_for = {"seeds": facts["seeds"], "samples": facts["samples"], "only": facts.get("only", ())}
+        made = design(study(facts["study"]), facts["profile"], info, suites(), **asked_for)
         found = other_now(record, asked(made))
         measured = [finding for finding in record.findings.values() if finding.seeds]
-        values = _of_them(len(found), [finding.item for finding in found], [finding.keys for finding in measured])
-        judged = record.judgement
-        models = battery_other_now(record, battery_keys(made))
-        batteries = _of_them(len(models), models, judged["keys"])
+        values = _of_them([finding.item for finding in found], [finding.keys for finding in measured])
+        judged = record.judgement.drop_duplicates("model")
+        batteries = _of_them(battery_other_now(record, battery_keys(made)), list(judged["keys"]))
         link = f"[{name}]({name}/study-{record.study.name}.md)"
-        counts = f"{len(measured)} | {values} | {judged['model'].nunique()} | {batteries}"
+        counts = f"{len(measured)} | {values} | {len(judged)} | {batteries}"
         lines.append(f"| {link} | {facts['profile']} | {counts} |")
     return OTHER_KEYS + "\n".join(lines) + "\n"
 
 
-def _of_them(count: int, names: Sequence[str], keys: Collection[str]) -> str:
-    if len(keys) and not any(keys):
+def _of_them(other: Sequence[str], keys: Sequence[str]) -> str:
+    """How many have another key now, and which items or models; and of how many it is not known."""
+    unknown = sum(not key for key in keys)
+    if unknown and unknown == len(keys):
         return "not known: measured before keys were recorded"
-    return f"{count}: {', '.join(dict.fromkeys(names))}" if count else "none"
+    said = f"{len(other)}: {', '.join(dict.fromkeys(other))}" if other else "none"
+    return f"{said}; of {unknown} not known" if unknown else said
 
 
 def pages(records: Mapping[str, StudyRecord]) -> Iterator[tuple[Path, str]]:

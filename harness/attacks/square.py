@@ -28,10 +28,10 @@ LONGER: Final = 5
 """and with how many times the queries."""
 
 SMALLER: Final = 0.05
-"""Where the first run breaks none: windows cover at first this share of the image, at most,"""
+"""Of one that insists and whose first run broke none: windows cover at first this share of the image, at most,"""
 
 CLOSER: Final = 2
-"""and it goes on from what came close with so many times the queries."""
+"""when it goes on from what came close with so many times the queries."""
 
 INSISTENT: Final = 3
 """Runs of one that insists, at most,"""

@@ -17,7 +17,7 @@ import pandas as pd
 from ..errors import UserError
 from .findings import CLAIM_COLUMNS, Finding, Verdict, claim_verdict
 from .quantities import Gallery
-from .study import BATTERY, CHOICES, Choice, Claim, Item, Measure, Study, Value
+from .study import Choice, Claim, Item, Measure, Study, Value
 
 JUDGEMENT_COLUMNS: Final = (
     "model", "suite", "norm", "eps", "n", "seeds", "clean_accuracy", "worst_case_accuracy", "std", "worst_case_low",
@@ -26,8 +26,8 @@ JUDGEMENT_COLUMNS: Final = (
     "commits", "keys",
 )  # fmt: skip
 """Columns of ``judgement.csv``: what today's batteries leave, a row per defended model, norm and eps; as in
-:func:`harness.leaderboard.leaderboard`; at which commits the pairs were made, at all
-eps, and a digest of their keys."""
+:func:`harness.leaderboard.leaderboard`. Commits and keys are of the pairs of that suite and norm, at all eps: those at
+which they were made, separated by spaces, and a digest of all that was asked for."""
 
 _SHARES: Final = ("std", "certified", "certified_attacked", "certified_n", "planted_found", "planted_black_box")
 
@@ -35,7 +35,7 @@ VALUES: Final[tuple[Verdict, ...]] = ("reproduced", "close", "undecided", "not r
 CLAUSES: Final[tuple[Verdict, ...]] = ("held", "undecided", "refuted", "not run")
 
 _ADDED: Final = ("models", "pairs", "training_seconds", "attack_seconds")
-_UNITED: Final = ("machines", "days", "commits")
+_UNITED: Final = ("machines", "days", "commits", "skipped")
 """Facts of which a record that is put together has the sum, and all of both."""
 
 Place = tuple[str, str, str, str]
@@ -113,7 +113,8 @@ class StudyRecord:
         """The record with what a part of the study measured elsewhere: in another home, on another machine.
 
         Of a value that both have it takes the part's if that rests on as many seeds or more; of a model that both
-        judged the part's judgement. What was run is added up: a model that both trained counts twice.
+        judged the part's judgement. What was run is added up: a model that both trained counts twice. Seeds and
+        command are those of the one with more seeds.
 
         Args:
             part: A record of the same study, profile and images.
@@ -136,11 +137,12 @@ class StudyRecord:
         judgement = pd.concat([frame for frame in (kept, part.judgement) if len(frame)] or [kept], ignore_index=True)
         facts = {**part.facts, **self.facts}
         facts |= {name: self.facts[name] + part.facts[name] for name in _ADDED}
-        facts |= {name: sorted({*self.facts[name], *part.facts[name]}) for name in _UNITED}
+        facts |= {name: sorted({*self.facts.get(name, ()), *part.facts.get(name, ())}) for name in _UNITED}
         slices = [facts.get("only", []) for facts in (self.facts, part.facts)]
         only = list(dict.fromkeys(chain(*slices)))
-        facts["only"] = only if all(slices) and not {*study.names, CHOICES, BATTERY} <= {*only} else []
-        whole = self.facts["command"].partition(" --only ")[0]
+        facts["only"] = only if all(slices) and not study.is_all(only) else []
+        larger = max(self.facts, part.facts, key=lambda facts: len(facts["seeds"]))
+        facts["seeds"], whole = larger["seeds"], larger["command"].partition(" --only ")[0]
         facts["command"] = whole + "".join(f" --only {shlex.quote(name)}" for name in facts["only"])
         facts["declared"] = {**self.facts["declared"], **part.facts["declared"]}
         costs: dict[str, dict[str, Any]] = {**self.facts["costs"]}
@@ -163,25 +165,30 @@ class StudyRecord:
 
 
 def other_now(record: StudyRecord, now: Iterable[Finding]) -> list[Finding]:
-    """What of a record was made by pairs or models that the code would now give another key.
+    """What of a record was made by pairs or models that the code would now give another key, where its keys are known.
 
     Args:
         record: As it was measured.
         now: What the same study asks for now, measured or not.
     """
     current = {finding.place: finding.keys for finding in now}
-    return [found for place, found in record.findings.items() if found.seeds and found.keys != current.get(place)]
+    return [
+        found
+        for place, found in record.findings.items()
+        if found.seeds and found.keys and found.keys != current.get(place)
+    ]
 
 
 def battery_other_now(record: StudyRecord, now: Mapping[tuple[str, str, str], str]) -> list[str]:
-    """Models that a record's batteries judged by pairs that the code would now give another key.
+    """Models that a record's batteries judged by pairs that the code would now give another key, where keys are known.
 
     Args:
         record: As it was measured.
         now: Digests of the keys of the pairs that the same study asks for now, by model, suite and norm.
     """
     rows = record.judgement[["model", "suite", "norm", "keys"]].itertuples(index=False)
-    return list(dict.fromkeys(model for model, suite, norm, keys in rows if keys != now.get((model, suite, norm))))
+    other = (model for model, suite, norm, keys in rows if keys and keys != now.get((model, suite, norm)))
+    return list(dict.fromkeys(other))
 
 
 def by_place(findings: Iterable[Finding]) -> dict[Place, Finding]:
@@ -197,7 +204,8 @@ def read_record(folder: Path, study: Study) -> StudyRecord:
     """
     try:
         facts = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
-        rows = pd.read_csv(folder / "claims.csv", keep_default_na=False, na_values={name: [""] for name in _NUMBERS})
+        empty = {name: [""] for name in _NUMBERS}
+        rows = pd.read_csv(folder / "claims.csv", keep_default_na=False, na_values=empty, dtype=_DIGESTS)
         judgement = _judgement(folder / "judgement.csv")
         pictures = {path.stem: path.read_bytes() for path in sorted((folder / "figures").glob("*.png"))}
     except (OSError, ValueError) as error:
@@ -212,10 +220,13 @@ def read_record(folder: Path, study: Study) -> StudyRecord:
 
 def _judgement(path: Path) -> pd.DataFrame:
     """What batteries left; columns that were not yet kept when it was written are empty."""
-    read = pd.read_csv(path, keep_default_na=False, na_values={name: [""] for name in _SHARES})
+    read = pd.read_csv(path, keep_default_na=False, na_values={name: [""] for name in _SHARES}, dtype=_DIGESTS)
     lacking = {name: math.nan if name in _SHARES else "" for name in JUDGEMENT_COLUMNS if name not in read}
     return read.assign(**lacking)[list(JUDGEMENT_COLUMNS)]
 
+
+_DIGESTS: Final = {"commits": str, "keys": str}
+"""Columns of hexadecimal digits, which are no numbers even where they look like some."""
 
 _HINTS: Final = get_type_hints(Finding)
 _NUMBERS: Final = tuple(name for name, hint in _HINTS.items() if hint in (float, float | None, int))

@@ -89,14 +89,14 @@ def gather(experiment: Experiment, home: Home, *, device: str = "cpu", data: Dat
     shown = dict.fromkeys(picture.measure for item in experiment.study.items for picture in item.pictures)
     galleries = {measure: images for measure in shown if (images := gallery(measure, experiment.seeds[0]))}
     pairs = [one for cell in experiment.cells.values() if (one := pair(cell.key)) is not None]
-    judged, costs = judgement(experiment, home), _costs(experiment, home, pair)
-    facts = _facts(experiment, home, pairs, costs, device, "" if data is None else data.sha256())
-    facts["commits"] = sorted({*facts["commits"], *" ".join(judged["commits"]).split()})
+    keys = {cell.key for plan in experiment.judgements for cell in plan.battery}
+    judging = [one for key in sorted(keys) if (one := pair(key)) is not None]
+    costs = _costs(experiment, home, pair)
     return StudyRecord(
         study=experiment.study,
         findings=by_place(Findings(experiment.study, source, experiment.profile_name, experiment.info.name).rows()),
-        judgement=judged,
-        facts=facts,
+        judgement=judgement(experiment, home),
+        facts=_facts(experiment, home, pairs, judging, costs, device, "" if data is None else data.sha256()),
         galleries=galleries,
     )
 
@@ -164,7 +164,7 @@ def judgement(experiment: Experiment, home: Home) -> pd.DataFrame:
     suites = {suite.name for suite in experiment.batteries}
     called = {spec.key: name for name, _, spec in experiment.judged}
     n = min(experiment.profile.battery_samples, experiment.info.test_size)
-    rows = []
+    rows, digests = [], battery_keys(experiment)
     for board in boards_from_home(home) if called else []:
         if board.suite not in suites:
             continue
@@ -172,7 +172,7 @@ def judgement(experiment: Experiment, home: Home) -> pd.DataFrame:
             whole = {key for key in called if called[key] == name and not board.missing.get(key)}
             frame = leaderboard(_part(board, whole))
             frame = frame[frame["n"] == n].assign(model=name)
-            digests, made = battery_keys(experiment, whole), _commits(board, whole)
+            made = _commits(board, whole)
             rows.append(
                 frame.assign(
                     commits=[made.get(norm, "") for norm in frame["norm"]],
@@ -192,14 +192,9 @@ def _commits(board: Board, models: Collection[str]) -> dict[str, str]:
     return {norm: " ".join(sorted(commits - {""})) for norm, commits in found.items()}
 
 
-def battery_keys(experiment: Experiment, models: Collection[str] | None = None) -> dict[tuple[str, str, str], str]:
-    """Digests of the keys of all pairs of a study's batteries, by what the study calls the model, suite and norm.
-
-    Args:
-        experiment: What is asked for.
-        models: Keys of the models that count; None: all that are judged.
-    """
-    called = {spec.key: name for name, _, spec in experiment.judged if models is None or spec.key in models}
+def battery_keys(experiment: Experiment) -> dict[tuple[str, str, str], str]:
+    """Digests of the keys of the pairs that batteries ask for, by what the study calls the model, suite and norm."""
+    called = {spec.key: name for name, _, spec in experiment.judged}
     keys: dict[tuple[str, str, str], set[str]] = {}
     for plan in experiment.judgements:
         for cell in plan.battery:
@@ -226,12 +221,13 @@ def _facts(
     experiment: Experiment,
     home: Home,
     pairs: Sequence[Pair],
+    judging: Sequence[Pair],
     costs: Mapping[str, SeedCost],
     device: str,
     data_sha256: str,
 ) -> dict[str, Any]:
     cards = [card for spec in experiment.plan.models if (card := model_state(home, spec.key).card) is not None]
-    made: list[Card | Result] = [*cards, *(pair.result for pair in pairs)]
+    made: list[Card | Result] = [*cards, *(pair.result for pair in (*pairs, *judging))]
     asked = {spec.key for spec in (*experiment.plan.models, *(spec for _, _, spec in experiment.judged))}
     return {
         "study": experiment.study.name,
@@ -245,7 +241,7 @@ def _facts(
         "test_size": experiment.info.test_size,
         "command": experiment.command,
         "only": list(experiment.only),
-        "skipped": [called for name, called in experiment.study.defended if name in experiment.profile.skipped],
+        "skipped": [called for name, called in experiment.whole.defended if name in experiment.profile.skipped],
         "models": len(experiment.plan.models),
         "pairs": len(experiment.plan.cells),
         "training_seconds": round(sum(card.seconds for card in cards)),

@@ -365,6 +365,14 @@ class Study:
             defended=self.defended if BATTERY in names else (),
         )
 
+    def is_all(self, only: Iterable[str]) -> bool:
+        """Whether these items, claims and topics make up all of the study."""
+        names = {*only}
+        effects = {choice.topic for choice in self.choices if choice.effects}
+        return {*self.names} <= names and (
+            (CHOICES in names or effects <= names) and (BATTERY in names or not self.defended)
+        )
+
     def measures(self) -> tuple[Measure, ...]:
         """Everything that has to be measured, each once."""
         found: dict[Measure, None] = {}

@@ -204,6 +204,30 @@ def test_slices_that_are_joined_are_of_all_that_either_was_asked_for() -> None:
         assert both.facts["only"] == []
         assert both.facts["command"] == "gauntlet reproduce tiny"
         assert both.study == STUDY
+    more = replace(other, facts={**other.facts, "seeds": [0, 1, 2, 3], "command": "four seeds", "skipped": ["c"]})
+    for both in (one.joined(more, STUDY), more.joined(one, STUDY)):
+        assert both.facts["seeds"] == [0, 1, 2, 3]
+        assert both.facts["command"].startswith("four seeds --only ")
+        assert both.facts["skipped"] == ["c"]
+
+
+def test_what_makes_up_all_of_a_study() -> None:
+    topics = [choice.topic for choice in STUDY.choices if choice.effects]
+    for only in ([*STUDY.names, "choices", "battery"], [*STUDY.names, *topics, "battery"]):
+        assert STUDY.is_all(only)
+        assert not STUDY.is_all(only[1:])
+    assert not STUDY.is_all([*STUDY.names, "battery"])
+    defended = replace(STUDY, defended=(("a", "called a"),))
+    assert not defended.is_all([*STUDY.names, "choices"])
+    assert replace(STUDY, defended=()).is_all([*STUDY.names, "choices"])
+
+
+def test_a_digest_that_looks_like_a_number_is_kept(tmp_path: Path) -> None:
+    record = judging(judged_row(keys="012345e78901", commits="0012"))
+    reports.write_study(record, tmp_path)
+    read = read_record(tmp_path, STUDY).judgement
+    assert list(read["keys"]) == ["012345e78901"]
+    assert list(read["commits"]) == ["0012"]
 
 
 def test_the_counts_keep_apart_what_is_no_evidence() -> None:
