@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cache, partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from ..leaderboard import leaderboard
 from ..metrics.pairs import Board, Pair
 from ..records.boards import boards_from_home, model_state
 from ..records.home import Home
-from ..records.results import is_finished, read_pair
+from ..records.results import check_result, is_finished, read_pair
 from ..schema.base import Cost
 from ..schema.models import Card
 from ..schema.pairs import Result
@@ -89,8 +89,8 @@ def gather(experiment: Experiment, home: Home, *, device: str = "cpu", data: Dat
     shown = dict.fromkeys(picture.measure for item in experiment.study.items for picture in item.pictures)
     galleries = {measure: images for measure in shown if (images := gallery(measure, experiment.seeds[0]))}
     pairs = [one for cell in experiment.cells.values() if (one := pair(cell.key)) is not None]
-    keys = {cell.key for plan in experiment.judgements for cell in plan.battery}
-    judging = [one for key in sorted(keys) if (one := pair(key)) is not None]
+    folders = {home.cell(cell.key) for plan in experiment.judgements for cell in plan.battery}
+    judging = [check_result(folder) for folder in folders if is_finished(folder)]
     costs = _costs(experiment, home, pair)
     return StudyRecord(
         study=experiment.study,
@@ -170,25 +170,20 @@ def judgement(experiment: Experiment, home: Home) -> pd.DataFrame:
             continue
         for name in dict.fromkeys(called.values()):
             whole = {key for key in called if called[key] == name and not board.missing.get(key)}
-            frame = leaderboard(_part(board, whole))
-            frame = frame[frame["n"] == n].assign(model=name)
-            made = _commits(board, whole)
-            rows.append(
-                frame.assign(
-                    commits=[made.get(norm, "") for norm in frame["norm"]],
-                    keys=[digests.get((name, board.suite, norm), "") for norm in frame["norm"]],
-                )
-            )
+            part = _part(board, whole)
+            frame, commits = leaderboard(part), _commits(part)
+            frame = frame[frame["n"] == n]
+            keys = [digests.get((name, board.suite, norm), "") for norm in frame["norm"]]
+            rows.append(frame.assign(model=name, commits=frame["norm"].map(commits), keys=keys))
     columns = list(JUDGEMENT_COLUMNS)
     return pd.concat(rows, ignore_index=True)[columns] if rows else pd.DataFrame(columns=columns)
 
 
-def _commits(board: Board, models: Collection[str]) -> dict[str, str]:
-    """Commits that a board's pairs of some models were made at, by norm, separated by spaces."""
+def _commits(board: Board) -> dict[str, str]:
+    """Commits that a board's pairs were made at, by norm, separated by spaces."""
     found: dict[str, set[str]] = {}
     for pair in board.pairs:
-        if pair.result.model in models:
-            found.setdefault(pair.result.norm, set()).add(pair.result.git_commit)
+        found.setdefault(pair.result.norm, set()).add(pair.result.git_commit)
     return {norm: " ".join(sorted(commits - {""})) for norm, commits in found.items()}
 
 
@@ -221,13 +216,13 @@ def _facts(
     experiment: Experiment,
     home: Home,
     pairs: Sequence[Pair],
-    judging: Sequence[Pair],
+    judging: Sequence[Result],
     costs: Mapping[str, SeedCost],
     device: str,
     data_sha256: str,
 ) -> dict[str, Any]:
     cards = [card for spec in experiment.plan.models if (card := model_state(home, spec.key).card) is not None]
-    made: list[Card | Result] = [*cards, *(pair.result for pair in (*pairs, *judging))]
+    made: list[Card | Result] = [*cards, *(pair.result for pair in pairs), *judging]
     asked = {spec.key for spec in (*experiment.plan.models, *(spec for _, _, spec in experiment.judged))}
     return {
         "study": experiment.study.name,

@@ -367,11 +367,9 @@ class Study:
 
     def is_all(self, only: Iterable[str]) -> bool:
         """Whether these items, claims and topics make up all of the study."""
-        names = {*only}
-        effects = {choice.topic for choice in self.choices if choice.effects}
-        return {*self.names} <= names and (
-            (CHOICES in names or effects <= names) and (BATTERY in names or not self.defended)
-        )
+        part = self.chosen(only)
+        effects = all(choice in part.choices for choice in self.choices if choice.effects)
+        return effects and (part.items, part.claims, part.defended) == (self.items, self.claims, self.defended)
 
     def measures(self) -> tuple[Measure, ...]:
         """Everything that has to be measured, each once."""
