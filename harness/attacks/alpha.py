@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Final, Literal
 
@@ -14,7 +15,7 @@ from ..options import check_choices
 from ..threat import EXPONENT, Norm, Threat, dual_exponent, magnitude, per_sample, steepest
 from ..victims.victim import Victim
 from .base import Attack, Kind, Targeting
-from .class_jacobian import candidate_gradients, chunk_size, class_gradients
+from .class_jacobian import candidate_gradients, chunk_size, class_gradients, load_vmap
 from .line_search import diameter, first_crossing
 
 Outputs = Literal["softmax", "logits"]
@@ -129,6 +130,11 @@ class Alpha(Attack):
     overshoot: float = 0.02
     outputs: Outputs = "softmax"
     candidates: int | None = dataclasses.field(default=None, metadata={"identity": "set"})
+
+    @property
+    def loads(self) -> tuple[Callable[[], None], ...]:
+        """What the Jacobian is computed with."""
+        return (load_vmap,)
 
     def __post_init__(self) -> None:
         check_choices(self)

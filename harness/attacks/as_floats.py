@@ -62,10 +62,6 @@ class AsFloats(Wrapped):
         with victim.as_floats():
             return dataclasses.replace(self, attack=self.attack.prepare(victim, x, y))
 
-    def warm_up(self) -> None:
-        """As the other."""
-        self.attack.warm_up()
-
     def run(self, victim: Victim, x: Tensor, y: Tensor, threat: Threat) -> Tensor:
         """Propose what the other attack does on floats."""
         with victim.as_floats():

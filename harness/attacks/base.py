@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, ClassVar, Literal
@@ -83,6 +83,11 @@ class Attack(ABC):
         if self.access != "gradients":
             return "score" if self.access == "scores" else "decision"
         return "iterated" if self.kind == "budget" else "minimum-norm"
+
+    @property
+    def loads(self) -> tuple[Callable[[], None], ...]:
+        """Functions of ours, importable by name, that import what :meth:`run` needs and the declaration does not."""
+        return ()
 
     @property
     def needs_a_boundary(self) -> bool:
@@ -166,8 +171,10 @@ class Attack(ABC):
         """
         return self
 
-    def warm_up(self) -> None:  # noqa: B027  most have nothing to do
-        """Import what :meth:`run` needs: once a process, before the clock starts, for it is no cost of the attack."""
+    def warm_up(self) -> None:
+        """Import what :meth:`run` needs: before the clock starts, for it is no cost of the attack."""
+        for load in self.loads:
+            load()
 
     @abstractmethod
     def run(self, victim: Victim, x: Tensor, y: Tensor, threat: Threat) -> Tensor:
@@ -225,6 +232,11 @@ class Wrapped(Attack):
     def family(self) -> Family:
         """As the other."""
         return self.attack.family
+
+    @property
+    def loads(self) -> tuple[Callable[[], None], ...]:
+        """As the other."""
+        return self.attack.loads
 
     @property
     def targeting(self) -> Targeting:

@@ -16,6 +16,12 @@ ROWS: Final = 320
 """Gradient rows (images times classes) of one batched backward pass."""
 
 
+def load_vmap() -> None:
+    """Let torch import what a vectorised backward pass needs, which takes seconds."""
+    x = torch.zeros(1, requires_grad=True)
+    torch.autograd.grad(x * 1, x, torch.ones(1, 1), is_grads_batched=True)
+
+
 def chunk_size(victim: Victim, candidates: int | None = None) -> int:
     """Images of one chunk: :data:`ROWS` over the rows of an image, ten of them if the number of classes is unknown."""
     rows = victim.classes or 10

@@ -126,6 +126,11 @@ def read_svhn(name: str, kind_name: str, root: Path | None, download: bool) -> t
     return train, test
 
 
+def load_torchvision() -> None:
+    """Import torchvision, which takes seconds."""
+    import torchvision.datasets  # noqa: F401
+
+
 def _torchvision(kind_name: str) -> Any:
     import torchvision.datasets
 

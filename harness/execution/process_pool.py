@@ -6,7 +6,6 @@ task down, which is given to its successor. A worker whose parent dies exits at 
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing
 import os
 import pickle
@@ -15,7 +14,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import reduction
@@ -24,6 +23,8 @@ from multiprocessing.context import SpawnProcess
 from typing import Any, Final, NamedTuple, Protocol
 
 from ..errors import UserError, describe
+from . import fork_server
+from .fork_server import Forked, Load
 
 TRIES: Final = 3
 """How often a task may take its worker down before it counts as failed."""
@@ -60,7 +61,7 @@ class Engine(Protocol):
 
 @dataclass
 class _Worker:
-    process: SpawnProcess
+    process: SpawnProcess | Forked
     pipe: Connection
     task: Task | None = None
 
@@ -69,11 +70,19 @@ class Pool:
     """Worker processes of one thread each.
 
     ``setup``, importable by name, is called once in each with ``context``, and returns the function that runs a
-    payload.
+    payload. With ``loads``, functions that import what workers need, they are forked from a process that has called
+    them (:mod:`harness.execution.fork_server`); where there is none to be had, or without, each is a new interpreter.
     """
 
-    def __init__(self, jobs: int, setup: Callable[[Any], Callable[[Any], Any]], context: Any) -> None:
+    def __init__(
+        self,
+        jobs: int,
+        setup: Callable[[Any], Callable[[Any], Any]],
+        context: Any,
+        loads: Sequence[Load] | None = None,
+    ) -> None:
         self._spawn = multiprocessing.get_context("spawn")
+        self._loads = loads if fork_server.AVAILABLE else None
         self._setup = setup
         self._context = context
         self._workers: list[_Worker] = []
@@ -102,7 +111,7 @@ class Pool:
             for worker in busy:
                 if worker.pipe in ready:
                     ended += self._receive(worker)
-                elif worker.process.sentinel in ready:
+                elif worker.process.sentinel in ready and not worker.process.is_alive():
                     ended += self._bury(worker)
             yield from ended
             if not ended:
@@ -155,13 +164,19 @@ class Pool:
 
     def _start(self) -> _Worker:
         ours, theirs = self._spawn.Pipe()
-        # as bytes, so that a worker watches its driver before it imports what they name: torch takes seconds
-        what = bytes(reduction.ForkingPickler.dumps((self._setup, self._context)))
-        process = self._spawn.Process(target=_work, args=(theirs, what), daemon=True)
-        with _single_threaded(), _deaf():
-            process.start()
-        theirs.close()
+        with theirs, _single_threaded(), _deaf():
+            process = self._process(theirs)
+        # a worker reads it when it watches its driver already: torch, which it names, takes seconds to be imported
+        with suppress(OSError):
+            ours.send_bytes(reduction.ForkingPickler.dumps((self._setup, self._context)))
         return _Worker(process, ours)
+
+    def _process(self, pipe: Connection) -> SpawnProcess | Forked:
+        if self._loads is not None:
+            return fork_server.fork(self._loads, _work, pipe)
+        process = self._spawn.Process(target=_work, args=(pipe, os.getpid()), daemon=True)
+        process.start()
+        return process
 
     def stop(self, patience: float = 0.0) -> None:
         """End all workers, within ``patience`` seconds by themselves. Writes are atomic: nothing is left half done."""
@@ -203,11 +218,16 @@ def _deaf() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)  # one that came meanwhile is heard now
 
 
-def _work(pipe: Connection, what: bytes) -> None:
-    """Main function of a worker: ``what`` is its setup and that one's context."""
+def _work(pipe: Connection, parent: int) -> None:
+    """Main function of a worker: its pipe brings setup and that one's context first, and then payloads."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _end_with_parent()
-    setup, context = pickle.loads(what)
+    if sys.platform == "linux":
+        fork_server.end_with(parent, fork_server.WORKER)
+    threading.Thread(target=_die_with, args=(multiprocessing.parent_process(),), daemon=True).start()
+    try:
+        setup, context = pickle.loads(pipe.recv_bytes())
+    except EOFError:
+        return
     function = setup(context)
     while True:
         try:
@@ -231,18 +251,6 @@ def outcome(function: Callable[[Any], Any], payload: Any) -> tuple[Any, str | No
         return None, str(error), "", True
     except Exception as error:
         return None, describe(error), traceback.format_exc(), False
-
-
-def _end_with_parent() -> None:
-    """Let this process end when its driver does: at once where the system sees to it, else as soon as Python runs."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    if sys.platform == "linux":
-        with suppress(OSError, AttributeError):
-            ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: imports of C libraries hold Python's lock
-            if os.getppid() != parent.pid:
-                os._exit(1)
-    threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
 
 
 def _die_with(parent: Any) -> None:

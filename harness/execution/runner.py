@@ -32,7 +32,7 @@ from ..tracking.tracker import Tracker
 from .jobs import Certify, Context, Examine, Job, Judge, Plant, Train
 from .process_pool import Done, Engine, Pool, Task
 from .scheduler import Scheduler
-from .worker import setup
+from .worker import loads, setup
 
 PATIENCE: Final = 20.0
 """Seconds before a tracking store that did not answer is asked again."""
@@ -320,7 +320,7 @@ def run(
             if left == 0:
                 recorder.add(graph.cells[key])
         try:
-            with Pool(jobs, setup, context) if engine is None else nullcontext(engine) as workers:
+            with _pool(jobs, context, graph) if engine is None else nullcontext(engine) as workers:
                 for done in workers.run(lambda: _take(graph, watch) if time.monotonic() < until else None):
                     if done is not None:
                         failures += _settle(done, graph, watch, recorder, plan)
@@ -339,6 +339,12 @@ def run(
         observe(watch)
         waiting = len(tracker.waiting()) if tracker is not None else 0
     return Report(tuple(failures + recorder.failures), waiting, trouble, bool(graph.left) and time.monotonic() >= until)
+
+
+def _pool(jobs: int, context: Context, graph: Scheduler) -> Pool:
+    # a card's driver does not bear a fork, and what is imported may have looked whether there is one
+    forked = context.device == "cpu"
+    return Pool(jobs, setup, context, loads(graph.jobs.values(), context.sources.values()) if forked else None)
 
 
 def _close(tracker: Tracker) -> str:

@@ -10,7 +10,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -22,6 +22,7 @@ from .. import environment, identity
 from ..attacks.base import Attack
 from ..attacks.transfer import inner
 from ..datasets.registry import Dataset
+from ..datasets.registry import loads as data_loads
 from ..determinism import full_float32, seed_everything
 from ..errors import UserError, describe
 from ..judging.certificates import prove
@@ -48,7 +49,8 @@ from ..training.resuming import Saves, kept
 from ..trust.planting import plant
 from ..trust.probe import probe as examine
 from ..victims.victim import VictimError
-from .jobs import Certify, Context, Craft, Examine, Job, Judge, Plant, Prepare, Train
+from .fork_server import Load
+from .jobs import Certify, Context, Craft, Examine, Job, Judge, Plant, Prepare, Source, Train
 from .memory import keep_freed
 from .standing import before, fallen, shown
 
@@ -81,6 +83,18 @@ def worker(context: Context) -> Worker:
     keep_compiler_out()
     keep_freed()
     return Worker(context)
+
+
+def loads(jobs: Iterable[Job], sources: Iterable[Source]) -> tuple[Load, ...]:
+    """Functions that import what workers need for jobs and data sets, this module among it; nothing of a user's."""
+    data = [load for source in sources for load in data_loads(source.name)]
+    attacks = dict.fromkeys(job.cell.attack for job in jobs if isinstance(job, Prepare | Craft | Judge))
+    toolkits = [load for attack in attacks for load in attack.loads if load.__module__.startswith("harness.")]
+    return tuple(dict.fromkeys([_imported, *data, *toolkits]))
+
+
+def _imported() -> None:
+    """Nothing: this module is imported where it is called."""
 
 
 class Worker:

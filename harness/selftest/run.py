@@ -135,11 +135,16 @@ def _all(work: Sequence[_Work], jobs: int) -> Iterator[tuple[int, list[SelfTestR
             torch.set_num_threads(threads)
         return
     tasks = (Task(str(place), item) for place, item in enumerate(work))
-    with Pool(jobs, _start, None) as pool:
+    toolkits = {load for item in work for load in item.attack.loads if load.__module__.startswith("harness.")}
+    with Pool(jobs, _start, None, (_imported, *toolkits)) as pool:
         for done in pool.run(lambda: next(tasks, None)):
             if done is not None:
                 lost = done.task.payload.finding(_Answer("an answer", f"{done.error}", False), 0.0)
                 yield int(done.task.name), [lost] if done.error is not None else done.value
+
+
+def _imported() -> None:
+    """Nothing: this module is imported where it is called."""
 
 
 def _start(_: None) -> Callable[[_Work], list[SelfTestResult]]:

@@ -18,6 +18,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from harness.execution import fork_server
 from harness.metrics.pairs import pair_rows
 from harness.records.boards import boards_from_home
 from harness.records.files import read_json
@@ -25,11 +26,16 @@ from harness.records.home import Home
 from harness.tracking.connection import default_uri
 from harness.tracking.reading import read_boards
 from harness.tracking.tracker import Tracker
+from tests.helpers.processes import workers
 
 SCRIPT = Path(__file__).parent / "scripts" / "small_run.py"
 
 
 pytestmark = pytest.mark.slow
+
+
+PARTS = {"worker": fork_server.WORKER, "fork server": fork_server.SERVER}
+"""What a run's processes beside its driver are called."""
 
 
 def start(home: Path, jobs: int = 2, *more: str) -> subprocess.Popen[str]:
@@ -49,22 +55,6 @@ def finish(home: Path, jobs: int = 2, *more: str) -> str:
     output, _ = process.communicate(timeout=240)
     assert process.returncode == 0, output
     return output
-
-
-def children(pid: int) -> list[int]:
-    """Worker processes of a run (the resource tracker, which is no worker, has no digits in its task file)."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            fields = (entry / "stat").read_text().rsplit(")", 1)[1].split()
-            command = (entry / "cmdline").read_text()
-        except OSError:
-            continue
-        if int(fields[1]) == pid and "spawn_main" in command:
-            found.append(int(entry.name))
-    return found
 
 
 def numbers(home: Path) -> pd.DataFrame:
@@ -144,7 +134,7 @@ def assert_same(home: Path, reference: Path) -> None:
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("kills_wanted", [1, pytest.param(10, marks=pytest.mark.long)])
 def test_killed_at_random_moments(undisturbed: Path, tmp_path: Path, kills_wanted: int) -> None:
-    """SIGKILL to the driver, to the whole process group, or to one worker; each time the run is resumed."""
+    """SIGKILL to the driver, the whole process group, a worker or what forks them; each time the run is resumed."""
     moment = random.Random(1)
     home = tmp_path / "0"
     made = sorted(
@@ -156,9 +146,9 @@ def test_killed_at_random_moments(undisturbed: Path, tmp_path: Path, kills_wante
         process = start(home)
         starts += 1
         assert starts <= 3 * kills_wanted, "runs end before they can be killed"
-        whom = ("driver", "worker", "group")[kills % 3]
-        if whom == "worker":
-            while process.poll() is None and not children(process.pid):
+        whom = ("driver", "worker", "group", "fork server")[kills % 4]
+        if whom in PARTS:
+            while process.poll() is None and not workers(process.pid, PARTS[whom]):
                 time.sleep(0.02)
             time.sleep(moment.uniform(0, 0.4) * span)
         else:
@@ -177,8 +167,8 @@ def test_killed_at_random_moments(undisturbed: Path, tmp_path: Path, kills_wante
 
 def kill(process: subprocess.Popen[str], whom: str, moment: random.Random) -> bool:
     """SIGKILL, if there is still somebody to kill; a run that is done by then must be as good as any other."""
-    workers = children(process.pid)
-    if process.poll() is not None or (whom == "worker" and not workers):
+    parts = workers(process.pid, PARTS[whom]) if whom in PARTS else []
+    if process.poll() is not None or (whom in PARTS and not parts):
         return False
     with contextlib.suppress(ProcessLookupError):
         if whom == "driver":
@@ -186,7 +176,7 @@ def kill(process: subprocess.Popen[str], whom: str, moment: random.Random) -> bo
         elif whom == "group":
             os.killpg(process.pid, signal.SIGKILL)
         else:
-            os.kill(moment.choice(workers), signal.SIGKILL)
+            os.kill(moment.choice(parts), signal.SIGKILL)
     return True
 
 

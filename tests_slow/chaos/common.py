@@ -152,17 +152,6 @@ def examine(home: Path, reference: Path) -> Counter[str]:
     return found + Counter(lost=len(left))
 
 
-def workers(session: int) -> list[int]:
-    """Processes of a session that compute: those that multiprocessing spawned."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        with contextlib.suppress(OSError, ValueError, IndexError):
-            fields = (entry / "stat").read_text().rsplit(")", 1)[1].split()
-            if int(fields[3]) == session and fields[0] != "Z" and "spawn_main" in (entry / "cmdline").read_text():
-                found.append(int(entry.name))
-    return found
-
-
 def phase(home: Path) -> str:
     """How far a run had come, by what is on disk."""
     if any(home.glob("report/*")):

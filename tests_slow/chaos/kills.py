@@ -12,12 +12,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from .common import Ledger, ended, examine, finish, phase, start, workers
+from harness.execution.fork_server import SERVER, WORKER
+from tests.helpers.processes import workers
+
+from .common import Ledger, ended, examine, finish, phase, start
 
 KILLS = 60
 AT_ONCE = 4
 PHASES = ("start", "training", "probes", "attacks", "delivery", "report")
-WHOM = ("driver", "group", "worker")
+PARTS = {"worker": WORKER, "fork server": SERVER}
+WHOM = ("driver", "group", *PARTS)
 
 
 @dataclass
@@ -38,16 +42,16 @@ def chain(number: int, folder: Path, reference: Path) -> Chain:
     home = folder / f"kill-{number}"
     done = Chain([], [], 0, 0, Counter(), "")
     for turn in range(2):
-        whom, wanted = WHOM[(number + turn) % 3], PHASES[number % len(PHASES)]
+        whom, wanted = WHOM[(number + turn) % len(WHOM)], PHASES[number % len(PHASES)]
         process = start(home)
         begun = time.monotonic()
         while turn == 0 and process.poll() is None and phase(home) != wanted and time.monotonic() < begun + 300:
             time.sleep(0.02)
-        while whom == "worker" and process.poll() is None and not workers(process.pid):
+        while whom in PARTS and process.poll() is None and not workers(process.pid, PARTS[whom]):
             time.sleep(0.02)
         time.sleep(moment.uniform(0, 1.0 if turn == 0 else 6.0))
-        there, at = workers(process.pid), phase(home)
-        if process.poll() is None and (whom != "worker" or there):
+        there, at = workers(process.pid, PARTS.get(whom, WORKER)), phase(home)
+        if process.poll() is None and (whom not in PARTS or there):
             with contextlib.suppress(ProcessLookupError):
                 if whom == "group":
                     os.killpg(process.pid, signal.SIGKILL)

@@ -32,6 +32,14 @@ Array = npt.NDArray[np.float32]
 PACKAGE = "adversarial-robustness-toolbox"
 
 
+def load_art() -> None:
+    """Import ART, which takes seconds."""
+    load("art.attacks.evasion", PACKAGE)
+    load("art.estimators.classification", PACKAGE)
+    # the lock of progress bars that nobody sees would be one of the machine, left behind by a killed process
+    load("tqdm", PACKAGE).tqdm.set_lock(threading.RLock())
+
+
 @dataclass(frozen=True, kw_only=True, init=False)
 class Art(Foreign):
     """An attack of ART by class name and keyword arguments; see :class:`~.base.Foreign`."""
@@ -40,12 +48,10 @@ class Art(Foreign):
     toolkit: ClassVar[str] = "art"
     table: ClassVar[Mapping[str, Capability]] = ART_TABLE
 
-    def warm_up(self) -> None:
-        """Import ART, which takes seconds."""
-        load("art.attacks.evasion", PACKAGE)
-        load("art.estimators.classification", PACKAGE)
-        # the lock of progress bars that nobody sees would be one of the machine, left behind by a killed process
-        load("tqdm", PACKAGE).tqdm.set_lock(threading.RLock())
+    @property
+    def loads(self) -> tuple[Callable[[], None], ...]:
+        """ART, which takes seconds."""
+        return (load_art,)
 
     def _attack(self, victim: Victim, x: Tensor, y: Tensor, threat: Threat) -> Tensor:
         entry = cast(ArtCapability, self.capability)

@@ -25,6 +25,11 @@ _BLACKENS: Final = ("L2CarliniWagnerAttack", "EADAttack")
 """Attacks that return a black image where they fail, which is a success wherever black is another class."""
 
 
+def load_foolbox() -> None:
+    """Import Foolbox."""
+    load("foolbox", "foolbox")
+
+
 @dataclass(frozen=True, kw_only=True, init=False)
 class Foolbox(Foreign):
     """An attack of Foolbox by class name and keyword arguments; see :class:`~.base.Foreign`.
@@ -42,9 +47,10 @@ class Foolbox(Foreign):
         """Attacks with a starting point raise where the model's answer about it changes."""
         return cast(FoolboxCapability, self.capability).starts
 
-    def warm_up(self) -> None:
-        """Import Foolbox."""
-        load("foolbox", "foolbox")
+    @property
+    def loads(self) -> tuple[Callable[[], None], ...]:
+        """Foolbox."""
+        return (load_foolbox,)
 
     def _attack(self, victim: Victim, x: Tensor, y: Tensor, threat: Threat) -> Tensor:
         entry = cast(FoolboxCapability, self.capability)
