@@ -10,6 +10,7 @@ from defenses.standard import Standard
 from harness.attacks.apgd import APGD
 from harness.attacks.fast_gradient import Gradient
 from harness.attacks.noise import Noise
+from harness.attacks.partial_pgd import PartialPGD
 from harness.attacks.rays import RayS
 from harness.attacks.square import Square
 from harness.attacks.toolkits.art import Art
@@ -30,6 +31,7 @@ SUITE = Suite(
             _TRANSFER,
             APGD(steps=30),
             APGD(steps=30, loss="dlr"),
+            PartialPGD(),
             Foolbox("LinfPGD"),
             _ART,
             Square(queries=300),

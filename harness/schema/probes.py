@@ -62,6 +62,8 @@ class Diagnostics(Record):
         rising: Share of the rise of the margin that came in the last tenth of the steps.
         restarts: Accuracy by number of restarts.
         losses: Accuracy by loss.
+        parts: Accuracy by the share of the values that steps change, of what either loss and larger shares left; in
+            L-infinity alone.
         slopes: How the gradients compare with differences.
     """
 
@@ -80,6 +82,7 @@ class Diagnostics(Record):
     rising: float | None = None
     restarts: dict[str, float | None] | None = None
     losses: dict[str, float | None] | None = None
+    parts: dict[str, float | None] | None = None
     slopes: Slopes | None = None
     errors: tuple[str, ...] = ()
 

@@ -85,6 +85,7 @@ _ONE_CONSTANT: Final = "one constant for all images, which is right for few of t
 _SMALL_STEPS: Final = "it walks in small steps, and a thousand of them do not end near"
 _HELD_TO_MORE: Final = "ours are held to more: RayS finds the nearest along a ray to the last digit"
 _OWN: Final = ("gauntlet",)
+_PARTS: Final = "it changes part of the values alone"
 _L1_STEPS: Final = ("fgm*", "bim*", "pgd*", "mim*", "apgd-art*", "adam*")
 
 _NOT_ASKED: Final = (
@@ -216,6 +217,8 @@ _WEAKER: Final = (
     ),
     Rule(sorts=("linear",), attacks=("fmn-l1*",), floors=(Floor(1.1, 0.5), Floor(2, 0.15)), why=_WEAK),
     Rule(sorts=_NETWORKS, attacks=("fmn-l1*",), floors=(Floor(1, 0.7),), why=_WEAK),
+    Rule(toolkits=_OWN, attacks=("partial-pgd*",), sorts=("linear",), floors=(Floor(3, 0.25),), why=_PARTS),
+    Rule(toolkits=_OWN, attacks=("partial-pgd*",), sorts=_NETWORKS, floors=(Floor(1.5, 0.35),), why=_PARTS),
     Rule(attacks=("vat*", "newtonfool*"), sorts=("plain", "hardened"), floors=(Floor(2, 0.6),), why=_WEAK),
     Rule(attacks=("vat*", "newtonfool*"), why=_WEAK),
     Rule(attacks=("boundary*",), sorts=("linear",), floors=(Floor(5, 0.35),), why=_SMALL_STEPS),

@@ -17,6 +17,7 @@ from ..attacks.base import Attack
 from ..attacks.fast_gradient import Gradient
 from ..attacks.losses import objective
 from ..attacks.noise import Noise
+from ..attacks.partial_pgd import PartialPGD
 from ..errors import describe
 from ..schema.probes import Diagnostics, Slopes
 from ..threat import EXPONENT, Threat, steepest
@@ -41,6 +42,9 @@ JUMP: Final = 0.05
 
 COMPARED: Final = 64
 """Images on which gradients are held against differences: where they are wrong, they mostly are everywhere."""
+
+PARTS: Final = (1.0, 0.5, 0.25)
+"""Shares of the values that are changed, one after the other, while the others stay as they are."""
 
 WATCHED: Final = 32
 """Standing images whose rise is watched."""
@@ -210,8 +214,22 @@ class GradientDiagnostics:
         for number in range(2, 6):
             left = self.stand(usual, left, number)
             restarts |= {str(number): share(left)} if number in (2, 5) else {}
-        losses = {"ce": share(first), "dlr": share(self.stand(APGD(loss="dlr", steps=50)))}
-        return {"steps": steps, "rising": rising, "restarts": restarts, "losses": losses}
+        other = self.stand(APGD(loss="dlr", steps=50))
+        losses = {"ce": share(first), "dlr": share(other)}
+        found = {"steps": steps, "rising": rising, "restarts": restarts, "losses": losses}
+        return found | ({"parts": self.parts(first & other)} if self.threat.norm == "linf" else {})
+
+    def parts(self, left: Tensor) -> dict[str, float | None]:
+        """Accuracy that is left by steps on :data:`PARTS` of the values, each of what those before it left.
+
+        In L-infinity every other step moves all values, however small the gradient is there, and so sets off whatever a
+        model watches for: a lit frame, that no digit reaches.
+        """
+        found = {}
+        for part in PARTS:
+            left = self.stand(PartialPGD(part=part), left)
+            found[f"{part:g}"] = share(left)
+        return found
 
     def rising(self, standing: Tensor) -> float | None:
         """Mean share of the rise of the best margin in 100 steps that came in the last 10.

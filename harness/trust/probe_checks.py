@@ -251,7 +251,10 @@ def _strength(question: Question, evidence: Evidence) -> Check:
         more = "" if grade == "B" else ", and no iterated gradient attack ran"
         return question.skipped(NOT_PROBED + more, grade, question.remedy)
     seen, n = facts.seen.attacked, facts.n
-    best = [value for left in (seen.steps, seen.restarts, seen.losses) for value in accuracies(left).values()]
+    whole = [value for left in (seen.steps, seen.restarts, seen.losses) for value in accuracies(left).values()]
+    parts = accuracies(seen.parts)
+    hidden = parts and grade_of(round((parts["1"] - min(parts.values())) * n), n, STRENGTH) != "A"
+    best = [*whole, *(parts.values() if hidden else ())]
     distance = nearest(evidence.everything, evidence.norm)["distance"].to_numpy(float)
     stands = distance[evidence.correct][:n] > limit(facts.eps)
     if not best or not n or len(stands) < n:
@@ -260,6 +263,8 @@ def _strength(question: Question, evidence: Evidence) -> Check:
     where = threat_text(evidence.norm, facts.eps)
     left = f"the battery left {percent(battery / n)}, the probe's attack alone {percent(probe / n)}"
     finding = f"{left} of {n} images at {where}"
+    if hidden:
+        finding += f"; on part of the values, where it left {percent(parts['1'])} on all of them"
     power = _between(battery / n, probe / n, n, STRENGTH)
     return question.graded(grade_of(battery - probe, n, STRENGTH), finding, power)
 
@@ -457,7 +462,8 @@ FACT_QUESTIONS: Final = (
     Question(
         "battery-strength",
         "Is the battery as strong as the probe's attack?",
-        "Add an iterated gradient attack with enough steps to the suite, AutoPGD say.",
+        "Add an iterated gradient attack with enough steps to the suite, AutoPGD say; and partial-pgd where steps on "
+        "part of the values break more.",
         _strength,
     ),
 )

@@ -749,6 +749,22 @@ class TestBatteryStrength:
         assert check.grade == grade
         assert check.finding.startswith(f"the battery left 53.0 %, the probe's attack alone {53 - ahead}.0 % of 100")
 
+    @pytest.mark.parametrize(
+        ("parts", "grade"),
+        [((0.5, 0.5), "A"), ((0.4, 0.4), "A"), ((0.53, 0.52), "A"), ((0.53, 0.5), "C"), ((0.53, 0.1), "D")],
+    )
+    def test_steps_on_part_of_the_values_count_by_what_they_add(self, parts: tuple[float, float], grade: Grade) -> None:
+        def change(found: dict[str, Any]) -> None:
+            seen = found["seen"]["attacked"]
+            seen |= {other: dict.fromkeys(seen[other], 0.53) for other in ("steps", "restarts", "losses")}
+            seen["parts"] = dict(zip(("1", "0.5"), parts, strict=True))
+
+        board = sound()
+        amend(board, change)
+        check = checks(board)["battery-strength"]
+        assert check.grade == grade
+        assert ("part of the values" in check.finding) == (grade != "A")
+
     def test_is_asked_on_the_probes_images(self) -> None:
         """The first 40 that the model gets right: it lost all of these, and nothing else."""
         n, clean = 100, np.arange(100) >= 10
