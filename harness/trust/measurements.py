@@ -21,7 +21,7 @@ from ..attacks.partial_pgd import PartialPGD
 from ..errors import describe
 from ..schema.probes import Diagnostics, Slopes
 from ..threat import EXPONENT, Threat, steepest
-from ..victims.victim import Victim, input_gradient, rounded
+from ..victims.victim import Victim, input_gradient, rounded, to_be_answered
 from .slopes import SlopeComparison
 
 STRIDES: Final = (0.05, 0.5)
@@ -122,7 +122,7 @@ class GradientDiagnostics:
         """What attacks see, under the same random numbers each time: images are compared, not draws."""
 
         def ask() -> Tensor:
-            with determinism.isolated(self.seed, self.victim.device), torch.no_grad():
+            with determinism.isolated(self.seed, self.victim.device), torch.no_grad(), to_be_answered():
                 logits: Tensor = self.victim(x)
             return logits
 

@@ -24,7 +24,7 @@ from ..attacks.apgd import APGD
 from ..schema.probes import Slopes
 from ..threat import EXPONENT, Threat, magnitude, per_sample, steepest
 from ..victims.duplicates import duplicate
-from ..victims.victim import Victim
+from ..victims.victim import Victim, to_be_answered
 
 RANDOM: Final = 3
 """Random directions, beside the steepest and the one towards an adversarial image."""
@@ -239,7 +239,7 @@ class SlopeComparison:
 
     def _logits(self, model: Victim, x: Tensor) -> Tensor:
         """Logits in float64, always under the same random numbers."""
-        with determinism.isolated(self.seed, self.victim.device), torch.no_grad():
+        with determinism.isolated(self.seed, self.victim.device), torch.no_grad(), to_be_answered():
             logits: Tensor = model(x)
         return logits.double()
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .. import determinism
-from ..errors import UserError
+from ..errors import UserError, said
 from ..models.ensemble import Ensemble
 from .adaptation import Remedy
 from .agreement import agreement
@@ -381,16 +381,17 @@ class Victim(nn.Module):
         """What the model itself returns for images, (N, K) and finite, without counting and without the remedy.
 
         Raises:
-            VictimError: Wrong output shape, or a logit that is not finite.
+            VictimError: The model raises, wrong output shape, or a logit that is not finite.
         """
         x = x.to(self.device, torch.float32)
-        return _finite(self.sparing(len(x), lambda: self.answers(x)))
+        with to_be_answered():
+            return _finite(self.sparing(len(x), lambda: self.answers(x)))
 
     def predict(self, x: Tensor) -> Tensor:
         """Predicted labels, int64 (N,), without counting: for the referee, not for attacks.
 
         Raises:
-            VictimError: Wrong output shape, or a logit that is not finite (NaN would read as class 0).
+            VictimError: It raises, its output has a wrong shape, or a logit is not finite (NaN would read as class 0).
         """
         labels: Tensor = self.ballots(x).argmax(1)
         return labels
@@ -411,7 +412,8 @@ class Victim(nn.Module):
         """
         before = self.cost.forwards
         try:
-            return self.sparing(len(x), lambda: self._ballots(x, seen))
+            with to_be_answered():
+                return self.sparing(len(x), lambda: self._ballots(x, seen))
         finally:
             self.cost.forwards = before
 
@@ -465,6 +467,23 @@ class Victim(nn.Module):
     def _state(self) -> dict[str, Tensor]:
         state = self.model.state_dict()
         return {name: value for name, value in state.items() if isinstance(value, Tensor)}
+
+
+@contextmanager
+def to_be_answered() -> Iterator[None]:
+    """Images in [0, 1] are shown meanwhile, all of which a model has to answer: what it raises is its own fault.
+
+    Raises:
+        VictimError: It raised something other than for want of memory.
+    """
+    try:
+        yield
+    except (UserError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        raise VictimError(
+            f"the model raises on some images in [0, 1], all of which it has to answer: {said(error)}"
+        ) from error
 
 
 def _in_one_layout(model: nn.Module) -> bool:

@@ -484,6 +484,19 @@ def test_a_model_that_breaks_later_is_named_as_such(sample: Any) -> None:
         evaluate(Returns(answer), x[:15], torch.zeros_like(y[:15]), only(Step()))
 
 
+def test_a_model_that_raises_later_is_named_as_such(sample: Any) -> None:
+    """Fine on clean images and beside them, an exception of its own on what an attack finds."""
+    x, y = sample
+
+    def answer(images: Tensor) -> Tensor:
+        if not torch.is_grad_enabled() and bool((images.mean((1, 2, 3)) > x.mean((1, 2, 3)).max() + 0.02).any()):
+            raise ValueError("no digit")
+        return F.one_hot(torch.zeros_like(y[: len(images)]), 10) + images.flatten(1)[:, :10] - 1
+
+    with pytest.raises(VictimError, match=r"raises on some images in \[0, 1\], .*: ValueError: no digit"):
+        evaluate(Returns(answer), x[:15], torch.zeros_like(y[:15]), only(Step()))
+
+
 def test_what_is_no_model(sample: Any) -> None:
     with pytest.raises(UserError, match=r"the model must be a torch.nn.Module, got function"):
         evaluate(lambda x: x, *sample, SUITE)  # type: ignore[arg-type]

@@ -158,6 +158,17 @@ def test_a_model_that_returns_no_logits(answer: object, complaint: str, x: Tenso
     assert "\n" not in str(raised.value)
 
 
+def test_what_a_model_raises_is_its_own_fault_but_for_memory(x: Tensor) -> None:
+    for error, expected in ((KeyError("pixel"), VictimError), (torch.OutOfMemoryError("full"), torch.OutOfMemoryError)):
+
+        def answer(images: Tensor, error: Exception = error) -> Tensor:
+            raise error
+
+        for ask in (Victim(Returns(answer)).predict, Victim(Returns(answer)).logits):
+            with pytest.raises(expected):
+                ask(x[:1])
+
+
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
 def test_logits_that_are_not_finite_are_no_prediction(value: float, x: Tensor) -> None:
     def answer(images: Tensor) -> Tensor:
