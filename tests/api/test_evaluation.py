@@ -489,7 +489,7 @@ def test_a_model_that_raises_later_is_named_as_such(sample: Any) -> None:
     x, y = sample
 
     def answer(images: Tensor) -> Tensor:
-        if not torch.is_grad_enabled() and bool((images.mean((1, 2, 3)) > x.mean((1, 2, 3)).max() + 0.02).any()):
+        if not torch.is_grad_enabled() and bool(((16 * images).round() / 16 - images).abs().max() > 0.02):
             raise ValueError("no digit")
         return F.one_hot(torch.zeros_like(y[: len(images)]), 10) + images.flatten(1)[:, :10] - 1
 
