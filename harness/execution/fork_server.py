@@ -16,14 +16,12 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from multiprocessing import reduction
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Final
-
-import __main__
 
 AVAILABLE: Final = sys.platform == "linux"
 """Elsewhere libraries of the system do not bear a fork, or children cannot be made to end with their parent."""
@@ -109,8 +107,7 @@ class ForkServer:
         self._owner = os.getpid()
         self._loaded: set[Load] = set()
         self._process = context.Process(target=_serve, args=(theirs, self._owner), daemon=True)
-        with without_main():
-            self._process.start()
+        self._process.start()
         theirs.close()
 
     def is_alive(self) -> bool:
@@ -155,19 +152,6 @@ def fork(loads: Sequence[Load], target: Callable[[Connection, int], None], pipe:
                 return _server.fork(target, pipe)
             _server = None
     raise OSError("the process that forks workers ends as soon as it is started")
-
-
-@contextmanager
-def without_main() -> Iterator[None]:
-    """Processes that are started meanwhile do not run the main script again."""
-    kept: dict[str, Any] = {
-        name: vars(__main__).pop(name) for name in ("__file__", "__spec__") if name in vars(__main__)
-    }
-    vars(__main__)["__spec__"] = None  # what multiprocessing looks at to find out what to run
-    try:
-        yield
-    finally:
-        vars(__main__).update(kept)
 
 
 def end_with(parent: int, name: str) -> None:

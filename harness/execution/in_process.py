@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import cloudpickle
 
 from ..errors import UserError, said
 from ..victims.victim import VictimError
-from .fork_server import without_main
 from .jobs import Context, Job
 from .process_pool import Done, Engine, Pool, Task
 from .worker import Worker, worker
@@ -48,7 +48,7 @@ class Processes(Pool):
         return cloudpickle.dumps(payload)
 
     def _start(self) -> Any:
-        with without_main():
+        with _without_main():
             return super()._start()
 
 
@@ -62,6 +62,21 @@ def _receive(carried: bytes) -> Callable[[bytes], Any]:
         return mine.run(job)
 
     return run
+
+
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """Start processes that do not run the main script again."""
+    import __main__
+
+    kept: dict[str, Any] = {
+        name: vars(__main__).pop(name) for name in ("__file__", "__spec__") if name in vars(__main__)
+    }
+    vars(__main__)["__spec__"] = None  # what multiprocessing looks at to find out what to run
+    try:
+        yield
+    finally:
+        vars(__main__).update(kept)
 
 
 class Strict:
