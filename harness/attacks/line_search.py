@@ -35,28 +35,29 @@ def log_odds(logits: Tensor, y: Tensor) -> Tensor:
 
 def is_fooled(logits: Tensor, y: Tensor) -> Tensor:
     """Which images are misclassified by a clear margin; logits (N, K), labels (N,), result bool (N,)."""
-    own, other = _compared(logits, y)
-    return other - own > CLEAR * _size(logits, own, other)
+    own, other = label_and_rival(logits, y)
+    return other - own > CLEAR * largest_unmasked(logits, own, other)
 
 
 def is_taken_for(logits: Tensor, target: Tensor) -> Tensor:
     """Which images are classified as their target by a clear margin; logits (N, K), targets (N,), result bool (N,)."""
-    own, other = _compared(logits, target)
-    return own - other > CLEAR * _size(logits, own, other)
+    own, other = label_and_rival(logits, target)
+    return own - other > CLEAR * largest_unmasked(logits, own, other)
 
 
 def logit_size(logits: Tensor, y: Tensor) -> Tensor:
     """Magnitude of logits (N, K), (N,): of the largest that is no mask, see :data:`MASKED`."""
-    return _size(logits, *_compared(logits, y))
+    return largest_unmasked(logits, *label_and_rival(logits, y))
 
 
-def _compared(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """The logit of a class and the largest of any other, both (N,)."""
+def label_and_rival(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Of logits (N, K), that of a class (N,) and the largest of any other, both (N,)."""
     label = y.unsqueeze(1)
     return logits.gather(1, label).squeeze(1), logits.scatter(1, label, -torch.inf).amax(1)
 
 
-def _size(logits: Tensor, own: Tensor, other: Tensor) -> Tensor:
+def largest_unmasked(logits: Tensor, own: Tensor, other: Tensor) -> Tensor:
+    """As :func:`logit_size`, of what :func:`label_and_rival` found."""
     sizes, most = logits.abs(), MASKED * torch.maximum(own.abs(), other.abs())
     return torch.where(sizes <= most.unsqueeze(1), sizes, 0).amax(1)
 

@@ -9,17 +9,11 @@ wrapping 64-bit integers on the image's own device, so that CPU and GPU draw the
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final, Self
 
 import torch
 from torch import Tensor
-
-_FEW: Final = 16
-"""Numbers of an image that are asked for at once, up to which some are made in advance ..."""
-
-_AHEAD: Final = 64
-"""... and how many are."""
 
 _GAMMA: Final = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed integer
 _MIX1: Final = -4658895280553007687  # 0xBF58476D1CE4E5B9
@@ -37,30 +31,26 @@ def _mix(value: Tensor) -> Tensor:
     return value ^ _shift(value, 31)
 
 
-def _as_they_are(bits: Tensor) -> Tensor:
-    return bits
-
-
-def _floats(bits: Tensor) -> Tensor:
-    """Uniform in [0, 1), with the digits of float32."""
+def as_uniform(bits: Tensor) -> Tensor:
+    """Bits as float32 in [0, 1), of the same shape."""
     return _shift(bits, 40).to(torch.float32) * 2.0**-24
 
 
-def _doubles(bits: Tensor) -> Tensor:
-    """Uniform in [0, 1), with the digits of float64."""
-    return _shift(bits, 11).to(torch.float64) * 2.0**-53
-
-
-def _signs(bits: Tensor) -> Tensor:
+def as_signs(bits: Tensor) -> Tensor:
+    """Bits as -1 or 1, float32 of the same shape."""
     return (_shift(bits, 63) * 2 - 1).to(torch.float32)
+
+
+def as_integers(bits: Tensor, high: int) -> Tensor:
+    """Bits as whole numbers in [0, high), int64 of the same shape."""
+    return (_shift(bits, 11).to(torch.float64) * 2.0**-53 * high).to(torch.int64)
 
 
 class Draws:
     """A stream of random numbers for each image of a batch; equal images share one.
 
-    Takes one number from torch's global generator when it is made, so that it follows the caller's seed. Where few
-    numbers are asked for, those that follow are made as well: a random search asks for three a round. What is returned
-    is not to be written into.
+    Takes one number from torch's global generator when it is made, so that it follows the caller's seed. Who asks for
+    few numbers again and again had better ask for :meth:`bits` of several rounds at once: they are the same.
     """
 
     def __init__(self, x: Tensor) -> None:
@@ -71,8 +61,6 @@ class Draws:
 
     def _begin(self, streams: Tensor, used: int = 0) -> None:
         self._streams, self._used = streams, used
-        self._first = used  # where what is made in advance begins
-        self._made: dict[Callable[[Tensor], Tensor], Tensor] = {}
 
     def __len__(self) -> int:
         return len(self._streams)
@@ -81,7 +69,6 @@ class Draws:
         """Copies of the streams of images, at positions (M,) or in a mask (N,), from where they are."""
         part = object.__new__(type(self))
         part._begin(self._streams[rows], self._used)
-        part._first, part._made = self._first, {kind: made[rows] for kind, made in self._made.items()}
         return part
 
     def fork(self, name: int) -> Self:
@@ -97,28 +84,16 @@ class Draws:
         whole._begin(torch.cat([part._streams for part in parts]))
         return whole
 
-    def _bits(self, count: int) -> Tensor:
-        """The next so many of each image, (N, count), which stay the next."""
-        steps = torch.arange(self._used + 1, self._used + count + 1, device=self._streams.device)
-        return _mix(self._streams.unsqueeze(1) + steps * _GAMMA)
-
-    def _drawn(self, kind: Callable[[Tensor], Tensor], shape: tuple[int, ...]) -> Tensor:
-        """What is made of the next bits of each image, (N, *shape)."""
+    def bits(self, *shape: int) -> Tensor:
+        """The next 64 bits each, int64 (N, *shape)."""
         count = math.prod(shape)
-        if count > _FEW:
-            drawn = kind(self._bits(count))
-        else:
-            if not self._made or self._used + count > self._first + _AHEAD:
-                self._first, self._made = self._used, {_as_they_are: self._bits(_AHEAD)}
-            if kind not in self._made:
-                self._made[kind] = kind(self._made[_as_they_are])
-            drawn = self._made[kind][:, self._used - self._first :][:, :count]
+        steps = torch.arange(self._used + 1, self._used + count + 1, device=self._streams.device)
         self._used += count
-        return drawn.view(-1, *shape)
+        return _mix(self._streams.unsqueeze(1) + steps * _GAMMA).view(-1, *shape)
 
     def uniform(self, *shape: int) -> Tensor:
         """Uniform in [0, 1), float32 (N, *shape)."""
-        return self._drawn(_floats, shape)
+        return as_uniform(self.bits(*shape))
 
     def normal(self, *shape: int) -> Tensor:
         """Standard normal, float32 (N, *shape), by Box and Muller's transform."""
@@ -127,9 +102,4 @@ class Draws:
 
     def signs(self, *shape: int) -> Tensor:
         """-1 or 1 with equal chances, float32 (N, *shape)."""
-        return self._drawn(_signs, shape)
-
-    def integers(self, high: int | Tensor, *shape: int) -> Tensor:
-        """Whole numbers in [0, high), int64 (N, *shape); ``high`` may differ by image, (N,)."""
-        limit = high.view(-1, *[1] * len(shape)) if isinstance(high, Tensor) else high
-        return (self._drawn(_doubles, shape) * limit).to(torch.int64)
+        return as_signs(self.bits(*shape))

@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from itertools import count
-from typing import ClassVar, Final
+from typing import ClassVar, Final, Self
 
 import torch
 from torch import Tensor
@@ -16,10 +16,10 @@ from torch import Tensor
 from ..errors import UserError
 from ..threat import Norm, Threat, magnitude, per_sample
 from ..victims.victim import Victim
+from ._apgd_state import Rows
 from .base import Access, Attack, Targeting
-from .line_search import CHUNK, is_fooled
-from .losses import objective
-from .per_image_rng import Draws
+from .line_search import CHUNK, CLEAR, label_and_rival, largest_unmasked
+from .per_image_rng import Draws, as_integers, as_signs
 
 AGAIN: Final = 3
 """Of a near miss: how many runs more it meets, from the best point found,"""
@@ -44,6 +44,12 @@ IDLE: Final = 3
 
 HOPELESS: Final = 0.3
 """Share of the queries of a run after which one that gives up looks at how far it came."""
+
+_AHEAD: Final = 16
+"""Queries whose changes are drawn together, at most,"""
+
+_VALUES: Final = 2**18
+"""and values of these."""
 
 _HALVINGS: Final = (0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
 """Shares of the queries after which the window's area is halved: the schedule published for 10000, scaled."""
@@ -212,34 +218,45 @@ class Square(Attack):
             The best images, their margins (N,), infinite where one left as fooled, and the margins that it began with.
         """
         out, score = x.clone(), x.new_full((len(x),), math.inf)
-        rows = torch.arange(len(x), device=x.device)
+        rows, sure = torch.arange(len(x), device=x.device), not victim.remedy.stochastic
         smallest = 1 if threat.norm == "linf" else max(1, min(3, min(x.shape[2:]) // 4))
         best = _start(x, threat, smallest, draws) if start is None else start
         margin, hit = _ask(victim, best, y)
         began, first, enough = margin, margin, math.ceil(HOPELESS * self.queries)
+        view, best, changes, turn = victim, best.flatten(2), None, 0
         for query in range(1, self.queries):
-            gone = hit & (not victim.remedy.stochastic)
-            if self.give_up is not None and query == enough and not victim.remedy.stochastic:
+            gone = hit if sure else None
+            if gone is not None and self.give_up is not None and query == enough:
                 hopeless = ~hit & (margin < self.give_up * first)
                 score[rows[hopeless]] = margin[hopeless]
                 gone = gone | hopeless
-            if gone.any():
-                out[rows[gone]] = best[gone]
+            if gone is not None and gone.any():
+                out[rows[gone]] = best[gone].view(-1, *x.shape[1:])
                 left = (~gone).nonzero().squeeze(1)
                 rows, x, y, best, margin, first, hit = (part[left] for part in (rows, x, y, best, margin, first, hit))
-                draws = draws.of(left)
+                draws, view, changes = draws.of(left), victim.of(rows), changes and changes.of(left)
             if not len(rows):
                 break
-            side = self._side(query, x.shape[2], x.shape[3], smallest)
-            change = _flip if threat.norm == "linf" else _move
-            trial = change(x, best, threat, side, draws)
-            new, hit = _ask(victim.of(rows), trial, y)
+            if changes is None or turn == changes.rounds:
+                changes, turn = self._changes(x, threat, query, smallest, draws), 0
+            trial = changes.made(x, best, turn)
+            new, hit = _ask(view, trial.view_as(x), y)
             better = (new >= margin) | hit
-            best, margin = torch.where(per_sample(better, x), trial, best), torch.where(better, new, margin)
-        standing = ~(hit & (not victim.remedy.stochastic))
-        out[rows] = best
+            best, margin = torch.where(per_sample(better, best), trial, best), torch.where(better, new, margin)
+            turn += 1
+        out[rows] = best.view(-1, *x.shape[1:])
+        standing = ~hit if sure else torch.ones_like(hit)
         score[rows[standing]] = margin[standing]
         return out, score, began
+
+    def _changes(self, x: Tensor, threat: Threat, query: int, smallest: int, draws: Draws) -> _Flips | _Moves:
+        """Changes of the queries from one on, as many as have windows of its size."""
+        height, width = x.shape[2:]
+        side, end = self._side(query, height, width, smallest), query + 1
+        most = min(self.queries, query + max(1, min(_AHEAD, _VALUES // (x.shape[0] * x.shape[1] * side**2))))
+        while end < most and self._side(end, height, width, smallest) == side:
+            end += 1
+        return (_Flips if threat.norm == "linf" else _Moves).drawn(x, threat, side, draws, end - query)
 
     def _side(self, query: int, height: int, width: int, smallest: int) -> int:
         """Side of the window at one query, in pixels."""
@@ -264,16 +281,28 @@ def unscaled(logits: Tensor) -> Tensor:
 
     Two logits are returned as they are: nothing but the sign of their difference would be left.
     """
+    return logits / _scale(logits).unsqueeze(1)
+
+
+def _scale(logits: Tensor) -> Tensor:
+    """What logits (N, K) are divided by, (N,)."""
     if logits.shape[1] < 3:
-        return logits
-    spread = logits.std(1, keepdim=True)
-    return logits / torch.where(spread > 0, spread, 1)
+        return logits.new_ones(len(logits))
+    spread = logits.std(1)
+    return torch.where(spread > 0, spread, 1)
 
 
 def _ask(victim: Victim, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Unscaled margins over the label (N,), and who is clearly fooled, bool (N,); one pass each."""
-    logits = torch.cat([view(part) for view, part in zip(victim.split(x, CHUNK), torch.split(x, CHUNK), strict=True)])
-    return objective("margin", unscaled(logits), y).to(x), is_fooled(logits, y)  # a model may answer in float64
+    if len(x) <= CHUNK:
+        logits = victim(x)
+    else:
+        parts = zip(victim.split(x, CHUNK), torch.split(x, CHUNK), strict=True)
+        logits = torch.cat([view(part) for view, part in parts])
+    own, other = label_and_rival(logits, y)
+    scale = _scale(logits)
+    # a model may answer in float64
+    return (other / scale - own / scale).to(x), other - own > CLEAR * largest_unmasked(logits, own, other)
 
 
 def _start(x: Tensor, threat: Threat, smallest: int, draws: Draws) -> Tensor:
@@ -290,11 +319,11 @@ def _start(x: Tensor, threat: Threat, smallest: int, draws: Draws) -> Tensor:
     return stretch(x, grid, threat.norm, x.new_full((len(x),), threat.eps))
 
 
-def _windows(x: Tensor, side: int, draws: Draws) -> Tensor:
-    """A random window of each image, as positions in the flattened pixels; (N, C, side * side), equal over channels."""
-    _, channels, height, width = x.shape
-    corner = draws.integers(height - side + 1) * width + draws.integers(width - side + 1)
-    return (corner.unsqueeze(1) + _inside(side, width, x.device)).unsqueeze(1).expand(-1, channels, -1)
+def _windows(bits: Tensor, x: Tensor, side: int) -> Tensor:
+    """Random windows as positions in the flattened pixels, (N, rounds, 1, side * side), of bits (N, rounds, 2)."""
+    height, width = x.shape[2:]
+    corner = as_integers(bits[..., 0], height - side + 1) * width + as_integers(bits[..., 1], width - side + 1)
+    return (corner.unsqueeze(2) + _inside(side, width, x.device)).unsqueeze(2)
 
 
 @lru_cache
@@ -304,40 +333,97 @@ def _inside(side: int, width: int, device: torch.device) -> Tensor:
     return (step.unsqueeze(1) * width + step).flatten()
 
 
-def _flip(x: Tensor, best: Tensor, threat: Threat, side: int, draws: Draws) -> Tensor:
-    """A window of ``best`` set to one corner of the L-infinity ball, of random sign in every channel."""
-    assert threat.eps is not None
-    window = _windows(x, side, draws)
-    shift = threat.eps * draws.signs(x.shape[1], 1)
-    clean, old = x.flatten(2).gather(2, window), best.flatten(2).gather(2, window)
-    new = (clean + shift).clamp(0, 1)
-    new = torch.where(per_sample((new == old).flatten(1).all(1), new), (clean - shift).clamp(0, 1), new)
-    return best.flatten(2).scatter(2, window, new).view_as(x)
+@dataclass
+class _Flips(Rows):
+    """Changes in L-infinity: a window set to one corner of the ball, of random sign in every channel.
+
+    Attributes:
+        window: Positions in the flattened pixels, (N, rounds, 1, S).
+        corner: Their values there, (N, rounds, C, S).
+        opposite: And at the opposite corner, for what would leave the image as it is.
+    """
+
+    window: Tensor
+    corner: Tensor
+    opposite: Tensor
+
+    @classmethod
+    def drawn(cls, x: Tensor, threat: Threat, side: int, draws: Draws, rounds: int) -> Self:
+        """The next ones of images (N, C, H, W)."""
+        assert threat.eps is not None
+        bits = draws.bits(rounds, 2 + x.shape[1])
+        window, shift = _windows(bits, x, side), threat.eps * as_signs(bits[..., 2:]).unsqueeze(3)
+        clean = x.flatten(2).gather(2, window.transpose(1, 2).expand(-1, x.shape[1], -1, -1).flatten(2))
+        clean = clean.view(*clean.shape[:2], rounds, -1).transpose(1, 2)
+        return cls(window, (clean + shift).clamp(0, 1), (clean - shift).clamp(0, 1))
+
+    @property
+    def rounds(self) -> int:
+        """Number of changes of each image."""
+        return self.window.shape[1]
+
+    def made(self, x: Tensor, best: Tensor, number: int) -> Tensor:
+        """One of them made in ``best``, flattened like images (N, C, H * W)."""
+        window = self.window[:, number].expand(-1, best.shape[1], -1)
+        new, old = self.corner[:, number], best.gather(2, window)
+        same = (new == old).flatten(1).all(1)
+        return best.scatter(2, window, torch.where(per_sample(same, new), self.opposite[:, number], new))
 
 
-def _move(x: Tensor, best: Tensor, threat: Threat, side: int, draws: Draws) -> Tensor:
-    """One window of ``best`` emptied in favour of another, which gets a pair of bumps on top of what it holds."""
-    assert threat.eps is not None
-    power = 2 if threat.norm == "l2" else 1
-    channels = x.shape[1]
+@dataclass
+class _Moves(Rows):
+    """Changes in L2 and L1: a window emptied in favour of another, which gets a pair of bumps on top of what it holds.
 
-    def mass(delta: Tensor) -> Tensor:
-        return delta.abs().pow(power).sum(2, keepdim=True)
+    Attributes:
+        target: Positions in the flattened pixels of what gets the bumps, (N, rounds, 1, S).
+        source: And of what is emptied.
+        bumps: Of length 1 in every channel, (N, rounds, C, S).
+    """
 
-    def unit(delta: Tensor) -> Tensor:
-        return delta / mass(delta).pow(1 / power).clamp_min(1e-12)
+    threat: Threat
+    target: Tensor
+    source: Tensor
+    bumps: Tensor
 
-    delta = (best - x).flatten(2)
-    target, source = _windows(x, side, draws), _windows(x, side, draws)
-    pair = _pair(side).to(x)
-    upright = draws.signs(1, 1) > 0
-    bumps = torch.where(upright, pair.flatten(), pair.t().flatten()) * draws.signs(channels, 1)
-    rest = delta.scatter(2, target, 0.0).scatter(2, source, 0.0)
-    spare = (threat.eps**power - mass(delta).sum(1, keepdim=True)).clamp_min(0) / channels
-    budget = (spare + mass(delta) - mass(rest)).clamp_min(0).pow(1 / power)
-    new = unit(unit(bumps) + unit(delta.gather(2, target))) * budget
-    moved = rest.scatter(2, target, new).view_as(x)
-    return stretch(x, moved, threat.norm, x.new_full((len(x),), threat.eps))
+    @classmethod
+    def drawn(cls, x: Tensor, threat: Threat, side: int, draws: Draws, rounds: int) -> Self:
+        """The next ones of images (N, C, H, W)."""
+        bits, pair = draws.bits(rounds, 5 + x.shape[1]), _pair(side).to(x)
+        upright, signs = as_signs(bits[..., 4:5]).unsqueeze(3) > 0, as_signs(bits[..., 5:]).unsqueeze(3)
+        bumps = torch.where(upright, pair.flatten(), pair.t().flatten()) * signs
+        target, source = _windows(bits[..., :2], x, side), _windows(bits[..., 2:4], x, side)
+        return cls(threat, target, source, _unit(bumps, threat.norm))
+
+    @property
+    def rounds(self) -> int:
+        """Number of changes of each image."""
+        return self.target.shape[1]
+
+    def made(self, x: Tensor, best: Tensor, number: int) -> Tensor:
+        """One of them made in ``best``, flattened like images (N, C, H * W)."""
+        assert self.threat.eps is not None
+        norm, channels, x = self.threat.norm, x.shape[1], x.flatten(2)
+        target, source = (part[:, number].expand(-1, channels, -1) for part in (self.target, self.source))
+        delta = best - x
+        rest = delta.scatter(2, target, 0.0).scatter(2, source, 0.0)
+        held = _mass(delta, norm)
+        spare = (self.threat.eps ** _POWER[norm] - held.sum(1, keepdim=True)).clamp_min(0) / channels
+        budget = (spare + held - _mass(rest, norm)).clamp_min(0).pow(1 / _POWER[norm])
+        new = _unit(self.bumps[:, number] + _unit(delta.gather(2, target), norm), norm) * budget
+        return stretch(x, rest.scatter(2, target, new), norm, x.new_full((len(x),), self.threat.eps))
+
+
+_POWER: Final = {"l2": 2, "l1": 1}
+
+
+def _mass(delta: Tensor, norm: Norm) -> Tensor:
+    """What values (..., S) take of the budget, (..., 1)."""
+    return (delta.square() if norm == "l2" else delta.abs()).sum(-1, keepdim=True)
+
+
+def _unit(delta: Tensor, norm: Norm) -> Tensor:
+    """Values (..., S) at length 1."""
+    return delta / _mass(delta, norm).pow(1 / _POWER[norm]).clamp_min(1e-12)
 
 
 def _pair(side: int) -> Tensor:

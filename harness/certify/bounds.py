@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..threat import Threat
+from ..threat import Threat, per_sample
 from .balls import Ball, product
 from .calls import Trace, Uncovered
 from .layers import recorded
@@ -277,13 +277,15 @@ class Network:
     def _disagrees(self, x: Tensor, threat: Threat, *, again: bool = False) -> str:
         """Whether the model's logits are not those of the nodes, up to rounding, in any of several ways to ask.
 
-        Asked about the images, if this is not done ``again``, and about points of the ball, in one batch and alone, in
-        another order, with gradients.
+        Asked about the images, in one batch and alone, in another order, with gradients, about them as they are rounded
+        to black and white, and about two points of the ball; ``again``, about one of these alone.
         """
         generator = torch.Generator().manual_seed(0)
         noise = torch.rand(x.shape, generator=generator).to(x) * 2 - 1
         eps = threat.eps or 0.0
-        points = [threat.project(x, x + eps * noise.sign()), threat.project(x, x + eps * noise)]
+        corner, inside = threat.project(x, x + eps * noise.sign()), threat.project(x, x + eps * noise)
+        every_other = per_sample(torch.arange(len(x), device=x.device) % 2 == 0, x)
+        points = [torch.where(every_other, corner, inside)] if again else [corner, inside]
         if threat.norm == "l2":
             points.append(threat.project(x, x + 1e6 * noise))
         points += [] if again else [x, x.round()]

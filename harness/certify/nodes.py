@@ -252,18 +252,21 @@ class Largest(Node):
 
     Attributes:
         members: Which inputs (positions in the flattened input) each output looks at, int64 (outputs, k); -1: none.
+        ragged: Whether some are none.
     """
 
     members: Tensor
+    ragged: bool = field(init=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.bent = True
+        self.bent, self.ragged = True, bool((self.members < 0).any())
 
     def gathered(self, values: Tensor) -> Tensor:
         """(N, *input shape) to (N, outputs, k), minus infinity where there is none."""
-        padded = F.pad(values.flatten(1), (0, 1), value=-math.inf)
-        return padded[:, self.members]  # -1 is the last
+        found = values.flatten(1).index_select(1, self.members.clamp_min(0).flatten())
+        found = found.view(len(values), *self.members.shape)
+        return found.masked_fill_(self.members < 0, -math.inf) if self.ragged else found
 
     def interval(self, *inputs: Interval) -> Interval:
         """Maxima of the ends."""

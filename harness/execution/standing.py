@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from .. import identity
-from ..metrics.pairs import broken
+from ..metrics.pairs import broken, distances, stands
 from ..planning.cascade import SAMPLE
 from ..planning.specs import Cell
 from ..records.boards import planted_facts, probe_facts
@@ -19,6 +19,7 @@ from ..records.files import read_record
 from ..records.home import Home
 from ..records.results import shard_facts, shard_samples
 from ..schema.certificates import CertificateFacts, CertificateRecord
+from ..schema.eps import limit
 from ..trust.probe_checks import suspicious
 from .jobs import Judge, Sampling
 
@@ -78,27 +79,29 @@ def fallen(job: Judge, frames: Frames, samples: pd.DataFrame) -> int:
     cell = job.cell
     assert job.sampling is not None
     lost = np.zeros(len(samples), bool)
+    reach = _reach(cell, frames, len(samples))
     for eps in job.sampling.grid if cell.threat.eps is None else (cell.threat.eps,):
-        lost |= broken(samples, cell.threat.norm, eps) & _stand(cell, frames, len(samples), eps)
+        lost |= broken(samples, cell.threat.norm, eps) & (reach > limit(eps))
     return int(lost.sum())
 
 
-def _stand(cell: Cell, frames: Frames, n: int, eps: float, without: Collection[str] = ()) -> Bools:
-    """Which of n images some cells, all but those without, left standing at an eps."""
-    lost = np.zeros(n, bool)
+def _reach(cell: Cell, frames: Frames, n: int, without: Collection[str] = ()) -> npt.NDArray[np.float64]:
+    """How near to each of n images some cells, all but those without, broke it (N,); infinite where none did."""
+    found = np.full(n, math.inf)
     for key, frame in frames.items():
         if key not in without:
-            lost |= broken(frame, cell.threat.norm, eps)
-    return ~lost
+            found = np.minimum(found, distances(frame, cell.threat.norm, stands(frame)))
+    return found
 
 
 def _standing(home: Home, job: Judge, index: npt.NDArray[np.int64], frames: Frames) -> Bools:
     cell, n = job.cell, len(index)
     assert cell.floor is not None
-    left = _stand(cell, frames, n, cell.floor)
+    reach = _reach(cell, frames, n)
+    left = reach > limit(cell.floor)
     if cell.ceiling is not None:
-        after_all, after_larger = (_stand(cell, frames, n, cell.ceiling, without) for without in ((), job.below))
-        if np.array_equal(after_all, after_larger):
+        after_all = reach > limit(cell.ceiling)
+        if np.array_equal(after_all, _reach(cell, frames, n, job.below) > limit(cell.ceiling)):
             left &= ~after_all
     if cell.screen is not None:
         proofs = [
@@ -108,7 +111,7 @@ def _standing(home: Home, job: Judge, index: npt.NDArray[np.int64], frames: Fram
         open_at = np.zeros(n, bool)
         for eps in cell.screen.grid if cell.threat.eps is None else (cell.threat.eps,):
             proved = [at for facts in proofs for at in _certified(facts, eps)]
-            open_at |= _stand(cell, frames, n, eps) & ~np.isin(index, proved)
+            open_at |= (reach > limit(eps)) & ~np.isin(index, proved)
         left &= open_at
     return left
 

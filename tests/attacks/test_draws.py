@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from harness.attacks.per_image_rng import Draws
+from harness.attacks.per_image_rng import Draws, as_integers, as_signs, as_uniform
 
 
 @pytest.fixture
@@ -36,16 +36,14 @@ def test_a_part_goes_on_where_the_whole_is(x: torch.Tensor) -> None:
 
 
 def test_few_at_a_time_are_those_of_many_at_once(x: torch.Tensor) -> None:
-    """Also where images leave in between, and other kinds of numbers are drawn."""
-    few, many, parts = streams(x), streams(x).uniform(200), []
-    while few._used < 190:
-        parts.append((few._used, few.uniform(3)))
-        few.signs(2)
-        few.integers(7)
+    """Also where images leave in between, and of whatever kind the numbers are."""
+    few, many, parts = streams(x), streams(x).bits(40, 5), []
+    for number in range(40):
+        parts.append((few.uniform(3), few.signs(2), many[: len(few), number]))
         few = few.of(torch.arange(len(few)) < len(few) - 1)
-    for at, part in parts:
-        assert torch.equal(part, many[: len(part), at : at + 3])
-    assert torch.equal(few.uniform(30), streams(x).uniform(few._used)[: len(few), -30:])
+    for uniform, signs, bits in parts:
+        assert torch.equal(uniform, as_uniform(bits[:, :3]))
+        assert torch.equal(signs, as_signs(bits[:, 3:]))
 
 
 def test_seed_image_and_fork_make_the_stream(x: torch.Tensor) -> None:
@@ -82,11 +80,8 @@ def test_draws_have_the_moments_they_claim(x: torch.Tensor) -> None:
 
 
 def test_whole_numbers_fill_their_range(x: torch.Tensor) -> None:
-    draws = streams(x)
-    assert set(draws.integers(3, 200).unique().tolist()) == {0, 1, 2}
-    high = torch.arange(1, len(x) + 1)
-    drawn = draws.integers(high, 50)
-    assert drawn.shape == (64, 50)
-    assert (drawn < high.unsqueeze(1)).all()
-    assert (drawn[0] == 0).all()
-    assert draws.integers(high).shape == (64,)
+    bits = streams(x).bits(200)
+    assert set(as_integers(bits, 3).unique().tolist()) == {0, 1, 2}
+    assert not as_integers(bits, 1).any()
+    counts = as_integers(bits, 5).flatten().bincount()
+    assert (counts - bits.numel() / 5).abs().max() < 6 * (bits.numel() / 5) ** 0.5

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from harness.attacks.line_search import fooled
 from harness.attacks.noise import Noise
 from harness.attacks.per_image_rng import Draws
-from harness.attacks.square import Square, _bump, _flip, _move, _pair, _start, _windows, stretch
+from harness.attacks.square import Square, _bump, _Flips, _Moves, _pair, _start, _windows, stretch
 from harness.datasets.registry import Dataset
 from harness.determinism import seed_everything
 from harness.selftest.linear_victim import LinearVictim
@@ -328,11 +328,11 @@ def test_schedule_is_the_published_one():
 def test_windows_are_squares_that_reach_every_edge():
     x = torch.rand(400, 2, 5, 7, generator=torch.Generator().manual_seed(0))
     torch.manual_seed(0)
-    window = _windows(x, 3, Draws(x))
-    assert window.shape == (400, 2, 9)
+    window = _windows(Draws(x).bits(3, 2), x, 3)
+    assert window.shape == (400, 3, 1, 9)
     row, column = window // 7, window % 7
-    assert torch.equal(row.amax(2) - row.amin(2), torch.full((400, 2), 2))
-    assert torch.equal(column.amax(2) - column.amin(2), torch.full((400, 2), 2))
+    assert torch.equal(row.amax(3) - row.amin(3), torch.full((400, 3, 1), 2))
+    assert torch.equal(column.amax(3) - column.amin(3), torch.full((400, 3, 1), 2))
     assert (row.min(), row.max(), column.min(), column.max()) == (0, 4, 0, 6)
 
 
@@ -340,9 +340,10 @@ def test_a_flip_always_changes_the_image():
     x = torch.rand(200, 1, 4, 4, generator=torch.Generator().manual_seed(0)).round()
     torch.manual_seed(0)
     draws, threat = Draws(x), Threat("linf", 0.2)
-    best = _start(x, threat, 1, draws)
-    for _ in range(5):
-        new = _flip(x, best, threat, 1, draws)
+    best = _start(x, threat, 1, draws).flatten(2)
+    flips = _Flips.drawn(x, threat, 1, draws, 5)
+    for number in range(flips.rounds):
+        new = flips.made(x, best, number)
         assert torch.equal((new != best).flatten(1).sum(1), torch.ones(200, dtype=torch.int64))
         best = new
 
@@ -352,10 +353,25 @@ def test_moves_keep_the_whole_budget(norm):
     x = torch.rand(30, 3, 12, 12, generator=torch.Generator().manual_seed(0)).mul(0.6).add(0.2)
     torch.manual_seed(0)
     draws, threat = Draws(x), Threat(norm, 0.3)
-    best = _start(x, threat, 3, draws)
+    best = _start(x, threat, 3, draws).flatten(2)
     for side in (9, 3, 1):
-        best = _move(x, best, threat, side, draws)
-        torch.testing.assert_close(magnitude(best - x, norm), torch.full((30,), 0.3), rtol=1e-4, atol=0)
+        best = _Moves.drawn(x, threat, side, draws, 1).made(x, best, 0)
+        torch.testing.assert_close(magnitude(best - x.flatten(2), norm), torch.full((30,), 0.3), rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("norm", LP)
+def test_drawn_together_or_one_by_one_changes_are_the_same(norm, monkeypatch, trained, digits):
+    """A thousand queries on images that leave at different ones."""
+    x, y = digits.test_sample(40)[1]
+    threat = Threat(norm, {"linf": 0.08, "l2": 0.4, "l1": 1.5}[norm])
+
+    def found():
+        torch.manual_seed(0)
+        return Square(queries=1000, give_up=0.6)(Victim(trained, classes=10), x, y, threat)
+
+    together = found()
+    monkeypatch.setattr("harness.attacks.square._AHEAD", 1)
+    assert torch.equal(found(), together)
 
 
 def test_bumps():
