@@ -43,6 +43,7 @@ SUITE = Suite(
             _TRANSFER,
             APGD(steps=30),
             APGD(steps=30, loss="dlr"),
+            PartialPGD(),
             Foolbox("L2PGD"),
             _ART,
             Square(queries=300),

@@ -110,8 +110,8 @@ def evaluate(  # type: ignore[misc]  # of all its options the two say only the o
         suite: Name of a suite, ``FILE.py:NAME`` of one, or one made by hand. Transfers from other models are left out,
             as ``gauntlet run --no-surrogate`` does, unless ``surrogates`` are given, and the grade is B at best where
             the suite has them.
-        eps: Budgets in place of the data set's: of L-infinity, also as ``"8/255"``, or by norm, one or several. Norms
-            that it says nothing of are left out.
+        eps: Budgets in place of the data set's: a number, also as ``"8/255"``, of the suite's norm (of L-infinity where
+            it has several), or by norm, one or several. Norms that it says nothing of are left out.
         targets: ``"next"``, ``"random"`` or a class, by number or name: an image counts as broken only where it is
             classified as its target (:class:`harness.goal.Goal`). That is another battery, under a name that says so.
         dataset: Says the budgets, if they are not the suite's; by default MNIST's for gray images and CIFAR's for
@@ -166,7 +166,7 @@ def evaluate(  # type: ignore[misc]  # of all its options the two say only the o
 
         suite = find(suite)
     if eps is not None:
-        suite = suite.at(budgets(eps))
+        suite = suite.at(budgets(eps, list(suite.attacks)))
     if jobs < 1:
         raise UserError(f"jobs must be at least 1, got {jobs}")
     where = device_of(device)

@@ -134,13 +134,15 @@ def device_of(device: torch.device | str) -> torch.device:
     return found
 
 
-def budgets(eps: float | str | Mapping[Norm, float | str | Sequence[float | str]]) -> dict[Norm, tuple[float, ...]]:
-    """Budgets by norm, ascending; one that names no norm is of L-infinity.
+def budgets(
+    eps: float | str | Mapping[Norm, float | str | Sequence[float | str]], norms: Sequence[Norm]
+) -> dict[Norm, tuple[float, ...]]:
+    """Budgets by norm, ascending; one that names no norm is of the one of ``norms``, or of L-infinity if there are more.
 
     Raises:
         UserError: A value that is no positive number.
     """
-    said: Mapping[Norm, Any] = eps if isinstance(eps, Mapping) else {"linf": eps}
+    said: Mapping[Norm, Any] = eps if isinstance(eps, Mapping) else {norms[0] if len(norms) == 1 else "linf": eps}
     found: dict[Norm, tuple[float, ...]] = {}
     for norm, values in said.items():
         each = [values] if isinstance(values, str | int | float) else list(values)

@@ -71,7 +71,7 @@ def battery(
         notes += said
         words += ["--add-attack", absolute(text)]
     chosen = [norm_named(text) for text in norms]
-    budgets = parse_eps(eps, chosen)
+    budgets = parse_eps(eps, chosen or (list(suite.attacks) if len(suite.attacks) == 1 else []))
     kept = tuple(norm for norm in suite.attacks if norm in (budgets or chosen or suite.attacks))
     if missing := [norm for norm in (*chosen, *budgets) if norm not in suite.attacks]:
         raise UserError(f"suite {suite.name} attacks in {', '.join(suite.attacks)}, not in {missing[0]}")

@@ -178,7 +178,7 @@ OPTIONS: dict[str, Callable[[Callable[..., Any]], Callable[..., Any]]] = {
         "--eps",
         multiple=True,
         metavar="NUMBERS",
-        help="Budgets in place of the data set's: 8/255 (of linf, or of the one --norm), linf=4/255,8/255; "
+        help="Budgets in place of the data set's: 8/255 (of the one norm of --norm or the suite, else linf), l2=0.5,1; "
         "repeatable. Norms that it says nothing of are left out.",
     ),
     "targets": click.option(

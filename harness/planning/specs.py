@@ -264,7 +264,7 @@ class Probe:
     model: ModelSpec
     threat: Threat
     n: int
-    version: int = 3
+    version: int = 4
 
     @cached_property
     def key(self) -> str:

@@ -62,8 +62,8 @@ class Diagnostics(Record):
         rising: Share of the rise of the margin that came in the last tenth of the steps.
         restarts: Accuracy by number of restarts.
         losses: Accuracy by loss.
-        parts: Accuracy by the share of the values that steps change, of what either loss and larger shares left; in
-            L-infinity alone.
+        parts: Accuracy by the share of the values that steps change, or on those in which images differ, each of what
+            either loss and those before left; not in L1.
         slopes: How the gradients compare with differences.
     """
 

@@ -17,7 +17,7 @@ from ..attacks.base import Attack
 from ..attacks.fast_gradient import Gradient
 from ..attacks.losses import objective
 from ..attacks.noise import Noise
-from ..attacks.partial_pgd import PartialPGD
+from ..attacks.partial_pgd import PartialPGD, climb
 from ..errors import describe
 from ..schema.probes import Diagnostics, Slopes
 from ..threat import EXPONENT, Threat, steepest
@@ -217,18 +217,21 @@ class GradientDiagnostics:
         other = self.stand(APGD(loss="dlr", steps=50))
         losses = {"ce": share(first), "dlr": share(other)}
         found = {"steps": steps, "rising": rising, "restarts": restarts, "losses": losses}
-        return found | ({"parts": self.parts(first & other)} if self.threat.norm == "linf" else {})
+        return found | ({"parts": self.parts(first & other)} if self.threat.norm in PartialPGD.norms else {})
 
     def parts(self, left: Tensor) -> dict[str, float | None]:
         """Accuracy that is left by steps on :data:`PARTS` of the values, each of what those before it left.
 
-        In L-infinity every other step moves all values, however small the gradient is there, and so sets off whatever a
-        model watches for: a lit frame, that no digit reaches.
+        In L-infinity and L2 every other step moves all values, however small the gradient is there, and so sets off
+        whatever a model watches for: a lit frame, that no digit reaches. In L1 they go to few values anyway. Where the
+        watched ones have a large gradient they are in any such part, and so come last those in which images differ.
         """
+        differ = (self.x != self.x[:1]).any(0)
+        attacks: dict[str, Attack] = {f"{part:g}": PartialPGD(part=part) for part in PARTS}
         found = {}
-        for part in PARTS:
-            left = self.stand(PartialPGD(part=part), left)
-            found[f"{part:g}"] = share(left)
+        for name, attack in (attacks | {"differing": WherePgd(where=differ)}).items():
+            left = self.stand(attack, left)
+            found[name] = share(left)
         return found
 
     def rising(self, standing: Tensor) -> float | None:
@@ -295,6 +298,19 @@ class PlainPgd(Attack):
 
     def _value(self, logits: Tensor, y: Tensor) -> Tensor:
         return cross_entropy(logits, y) if self.loss == "entropy" else objective(self.loss, logits, y)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WherePgd(Attack):
+    """As :class:`harness.attacks.partial_pgd.PartialPGD`, on values that are given, bool (C, H, W)."""
+
+    name: ClassVar[str] = "where-pgd"
+
+    where: Tensor
+
+    def run(self, victim: Victim, x: Tensor, y: Tensor, threat: Threat) -> Tensor:
+        """Propose where the last step leads."""
+        return climb(victim, x, y, threat, 50, lambda slope: self.where.expand_as(slope))
 
 
 def step(x: Tensor, slope: Tensor, threat: Threat) -> Tensor:

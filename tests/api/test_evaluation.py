@@ -599,6 +599,8 @@ def test_a_data_set_and_budgets_of_ones_own(digits: Dataset) -> None:
     assert frame["robust_accuracy"].tolist() == again["robust_accuracy"].tolist()
     both = evaluate(model, digits, suite=suite, eps={"l2": (0.5, 0.25), "linf": 0.1})
     assert sorted(zip(both["norm"], both["eps"], strict=True)) == [("l2", 0.25), ("l2", 0.5), ("linf", 0.1)]
+    alone = evaluate(model, digits, suite=replace(suite, attacks={"l2": (Step(),)}), eps=1.5)
+    assert list(zip(alone["norm"], alone["eps"], strict=True)) == [("l2", 1.5)]
     for wrong, said in ((0, "eps must be positive"), ("8/0", "eps must be positive"), ({"l1": 1}, "not in l1")):
         with pytest.raises(UserError, match=said):
             evaluate(model, digits, suite=suite, eps=wrong)

@@ -254,6 +254,17 @@ def small_batch(x: Tensor) -> Tensor:
     return every(x, len(x) <= 70)
 
 
+@lru_cache
+def dark() -> Tensor:
+    """Which pixels no training image lights, bool (1, 8, 8)."""
+    return (digits().train.x == 0).all(0)
+
+
+def in_the_dark(x: Tensor) -> Tensor:
+    """Which images light none of these, bool (N,)."""
+    return (x * dark() <= 1e-3).flatten(1).all(1)
+
+
 # -- state and tables --------------------------------------------------------------------------------------------------
 
 
@@ -568,6 +579,12 @@ MECHANISMS: Final[dict[str, Mechanism]] = {
             lambda: Routed(plain(), robust(), small_batch),
             base,
             alone=True,
+        ),
+        Mechanism(
+            "dark-pixels",
+            "a robust network once a pixel is lit that no image lights",
+            lambda: Routed(plain(), robust(), in_the_dark),
+            lambda model: (View(lambda x: model.base(x * ~dark())),),
         ),
         Mechanism(
             "two-branches",
