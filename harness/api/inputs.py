@@ -137,7 +137,7 @@ def device_of(device: torch.device | str) -> torch.device:
 def budgets(
     eps: float | str | Mapping[Norm, float | str | Sequence[float | str]], norms: Sequence[Norm]
 ) -> dict[Norm, tuple[float, ...]]:
-    """Budgets by norm, ascending; one that names no norm is of the one of ``norms``, or of L-infinity if there are more.
+    """Budgets by norm, ascending; what names no norm is of the one of ``norms``, of L-infinity if there are more.
 
     Raises:
         UserError: A value that is no positive number.
