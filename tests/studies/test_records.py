@@ -69,7 +69,7 @@ def test_the_pages_about_all_records_are_made_from_them() -> None:
 
 
 def numbers(read: StudyRecord) -> list[float]:
-    """Everything measured, printed or declared."""
+    """Everything measured, printed or declared, and what is compared with by a margin."""
     found = [
         number
         for finding in read.findings.values()
@@ -79,6 +79,8 @@ def numbers(read: StudyRecord) -> list[float]:
         )
         if number is not None
     ]  # fmt: skip
+    compared = [one for one in read.findings.values() if one.measured is not None and one.margin is not None]
+    found += [finding.measured + sign * finding.margin for finding in compared for sign in (1, -1)]
     accuracies = read.judgement[["clean_accuracy", "worst_case_accuracy", "worst_case_low", "worst_case_high"]]
     searched = [
         path.read_text(encoding="utf-8") for path in (ROOT / "records").glob(f"{read.study.name}*/search-*.csv")
