@@ -278,14 +278,15 @@ class Network:
         """Whether the model's logits are not those of the nodes, up to rounding, in any of several ways to ask.
 
         Asked about the images, in one batch and alone, in another order, with gradients, about them as they are rounded
-        to black and white, and about two points of the ball; ``again``, about one of these alone.
+        to black and white, and about two points of the ball of each (in L2 and one on its edge); ``again``, about one
+        of these two, the corner for every other image.
         """
         generator = torch.Generator().manual_seed(0)
         noise = torch.rand(x.shape, generator=generator).to(x) * 2 - 1
         eps = threat.eps or 0.0
         corner, inside = threat.project(x, x + eps * noise.sign()), threat.project(x, x + eps * noise)
         every_other = per_sample(torch.arange(len(x), device=x.device) % 2 == 0, x)
-        points = [torch.where(every_other, corner, inside)] if again else [corner, inside]
+        points = [torch.where(every_other, corner, inside)] if again and len(x) > 1 else [corner, inside]
         if threat.norm == "l2":
             points.append(threat.project(x, x + 1e6 * noise))
         points += [] if again else [x, x.round()]

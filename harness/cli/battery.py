@@ -72,6 +72,10 @@ def battery(
         words += ["--add-attack", absolute(text)]
     chosen = [norm_named(text) for text in norms]
     budgets = parse_eps(eps, chosen or (list(suite.attacks) if len(suite.attacks) == 1 else []))
+    if len(budgets) == 1 and (plain := [text for text in eps if "=" not in text]):
+        (norm,) = budgets
+        if norm != "linf":
+            notes.append(f"--eps {plain[0]} is of {norm}, in which suite {suite.name} attacks")
     kept = tuple(norm for norm in suite.attacks if norm in (budgets or chosen or suite.attacks))
     if missing := [norm for norm in (*chosen, *budgets) if norm not in suite.attacks]:
         raise UserError(f"suite {suite.name} attacks in {', '.join(suite.attacks)}, not in {missing[0]}")

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from .. import identity
-from ..metrics.pairs import broken, distances, stands
+from ..metrics.pairs import broken, lost_at, stands
 from ..planning.cascade import SAMPLE
 from ..planning.specs import Cell
 from ..records.boards import planted_facts, probe_facts
@@ -90,7 +90,7 @@ def _reach(cell: Cell, frames: Frames, n: int, without: Collection[str] = ()) ->
     found = np.full(n, math.inf)
     for key, frame in frames.items():
         if key not in without:
-            found = np.minimum(found, distances(frame, cell.threat.norm, stands(frame)))
+            found = np.minimum(found, lost_at(frame, cell.threat.norm, stands(frame)))
     return found
 
 

@@ -301,7 +301,7 @@ def reference(pairs: Sequence[Pair]) -> Pair:
     return max(pairs, key=lambda pair: pair.n)
 
 
-def distances(samples: Samples, norm: str, standing: Bools) -> Floats:
+def lost_at(samples: Samples, norm: str, standing: Bools) -> Floats:
     """Distance at which each image was lost: 0 for one not ``standing`` as it is, inf where nothing was found."""
     distance = np.where(np.asarray(samples["adversarial"], bool), np.asarray(samples[norm], float), math.inf)
     result: Floats = np.where(standing, np.where(np.isnan(distance), math.inf, distance), 0.0)
@@ -310,7 +310,7 @@ def distances(samples: Samples, norm: str, standing: Bools) -> Floats:
 
 def reach(pair: Pair, images: npt.NDArray[Any], norm: str) -> Floats:
     """Distance at which a pair lost each image: 0 for one lost as it is, inf where it found none or did not look."""
-    distance = distances(pair.columns, norm, pair.stands)
+    distance = lost_at(pair.columns, norm, pair.stands)
     own, n = pair.columns["index"], len(images)
     if np.array_equal(own[:n], images):  # nearly always; looking up is slow
         return distance[:n]

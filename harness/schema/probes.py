@@ -62,8 +62,8 @@ class Diagnostics(Record):
         rising: Share of the rise of the margin that came in the last tenth of the steps.
         restarts: Accuracy by number of restarts.
         losses: Accuracy by loss.
-        parts: Accuracy by the share of the values that steps change, or on those in which images differ, each of what
-            either loss and those before left; not in L1.
+        parts: Accuracy by the share of the values that steps change ("1", "0.5", "0.25"), each of what either loss and
+            those before left; "differing": on those in which images differ, if others do not. Not in L1.
         slopes: How the gradients compare with differences.
     """
 

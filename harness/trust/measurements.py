@@ -223,13 +223,15 @@ class GradientDiagnostics:
         """Accuracy that is left by steps on :data:`PARTS` of the values, each of what those before it left.
 
         In L-infinity and L2 every other step moves all values, however small the gradient is there, and so sets off
-        whatever a model watches for: a lit frame, that no digit reaches. In L1 they go to few values anyway. Where the
-        watched ones have a large gradient they are in any such part, and so come last those in which images differ.
+        whatever a model watches for: a lit frame, that no digit reaches. In L1 they go to few values anyway. Watched
+        values of a large gradient are in every such part: so come last those in which images differ, if others do not.
         """
-        differ = (self.x != self.x[:1]).any(0)
         attacks: dict[str, Attack] = {f"{part:g}": PartialPGD(part=part) for part in PARTS}
+        differ = (self.x != self.x[:1]).any(0)
+        if differ.any() and not differ.all():
+            attacks["differing"] = WherePgd(where=differ)
         found = {}
-        for name, attack in (attacks | {"differing": WherePgd(where=differ)}).items():
+        for name, attack in attacks.items():
             left = self.stand(attack, left)
             found[name] = share(left)
         return found
@@ -300,9 +302,13 @@ class PlainPgd(Attack):
         return cross_entropy(logits, y) if self.loss == "entropy" else objective(self.loss, logits, y)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class WherePgd(Attack):
-    """As :class:`harness.attacks.partial_pgd.PartialPGD`, on values that are given, bool (C, H, W)."""
+    """As :class:`harness.attacks.partial_pgd.PartialPGD`, on values that are given.
+
+    Attributes:
+        where: The values that are changed, bool (C, H, W).
+    """
 
     name: ClassVar[str] = "where-pgd"
 

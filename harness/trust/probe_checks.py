@@ -253,7 +253,9 @@ def _strength(question: Question, evidence: Evidence) -> Check:
     seen, n = facts.seen.attacked, facts.n
     whole = [value for left in (seen.steps, seen.restarts, seen.losses) for value in accuracies(left).values()]
     parts = accuracies(seen.parts)
-    hidden = parts and grade_of(round((parts["1"] - min(parts.values())) * n), n, STRENGTH) != "A"
+    hidden = min(parts, key=lambda name: parts[name], default="")
+    if hidden and grade_of(round((parts["1"] - parts[hidden]) * n), n, STRENGTH) == "A":
+        hidden = ""
     best = [*whole, *(parts.values() if hidden else ())]
     distance = nearest(evidence.everything, evidence.norm)["distance"].to_numpy(float)
     stands = distance[evidence.correct][:n] > limit(facts.eps)
@@ -264,7 +266,10 @@ def _strength(question: Question, evidence: Evidence) -> Check:
     left = f"the battery left {percent(battery / n)}, the probe's attack alone {percent(probe / n)}"
     finding = f"{left} of {n} images at {where}"
     if hidden:
-        finding += f"; on part of the values, where it left {percent(parts['1'])} on all of them"
+        which = (
+            "the values in which images differ" if hidden == "differing" else f"{percent(float(hidden))} of the values"
+        )
+        finding += f"; by steps on {which}, of what those on all left ({percent(parts['1'])})"
     power = _between(battery / n, probe / n, n, STRENGTH)
     return question.graded(grade_of(battery - probe, n, STRENGTH), finding, power)
 
@@ -462,8 +467,8 @@ FACT_QUESTIONS: Final = (
     Question(
         "battery-strength",
         "Is the battery as strong as the probe's attack?",
-        "Add an iterated gradient attack with enough steps to the suite, AutoPGD say; and partial-pgd where steps on "
-        "part of the values break more.",
+        "Add an iterated gradient attack with enough steps to the suite, AutoPGD say; where steps on part of "
+        "the values break more, partial-pgd, and look for what the model watches.",
         _strength,
     ),
 )

@@ -86,7 +86,10 @@ def test_a_suite_at_a_budget_is_a_battery_of_its_own() -> None:
     assert found.notes == ("left out: l2, of which --eps says nothing",)
     again = battery(found.words[0], suite("quick"), eps=found.words[2::2])
     assert (again.suite, again.words) == (found.suite, found.words)
-    assert battery("l2", suite("l2"), eps=["1.5"]).suite.budgets == {"l2": (1.5,)}
+    in_l2 = battery("l2", suite("l2"), eps=["1.5"])
+    assert in_l2.suite.budgets == {"l2": (1.5,)}
+    assert in_l2.notes == ("--eps 1.5 is of l2, in which suite l2 attacks",)
+    assert not battery("l2", suite("l2"), eps=["l2=1.5"]).notes
     assert battery("quick", suite("quick")).suite is suite("quick")
     assert battery("quick", suite("quick"), norms=["l2", "linf"]).suite is suite("quick")
     assert battery("quick", suite("quick"), norms=["l2"]).suite.name == "quick in l2"

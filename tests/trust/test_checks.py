@@ -763,7 +763,17 @@ class TestBatteryStrength:
         amend(board, change)
         check = checks(board)["battery-strength"]
         assert check.grade == grade
-        assert ("part of the values" in check.finding) == (grade != "A")
+        said = "; by steps on 50.0 % of the values, of what those on all left (53.0 %)"
+        assert (said in check.finding) == (grade != "A")
+
+    def test_steps_where_images_differ_are_named(self) -> None:
+        def change(found: dict[str, Any]) -> None:
+            found["seen"]["attacked"]["parts"] = {"1": 0.53, "0.5": 0.53, "differing": 0.1}
+
+        board = sound()
+        amend(board, change)
+        finding = checks(board)["battery-strength"].finding
+        assert "by steps on the values in which images differ, of what those on all left (53.0 %)" in finding
 
     def test_is_asked_on_the_probes_images(self) -> None:
         """The first 40 that the model gets right: it lost all of these, and nothing else."""

@@ -480,3 +480,20 @@ def test_steps_on_part_of_the_values_take_nothing_from_honest_models(facts_of: C
     for name in HONEST:
         left = facts_of(name)["seen"]["attacked"]["parts"]
         assert left["1"] - left["differing"] < 0.02, name
+
+
+def test_in_l2_too_honest_models_lose_nothing_to_steps_on_part_of_the_values(
+    honest: dict[str, nn.Module], sample: tuple[Tensor, Tensor]
+) -> None:
+    for name, model in honest.items():
+        left = measured(model, *sample, Threat("l2", 0.5), classes=10)["seen"]["attacked"]["parts"]
+        assert left["1"] - left["differing"] < 0.02, name
+
+
+@pytest.mark.parametrize("images", [torch.rand(20, 1, 8, 8), torch.rand(1, 1, 8, 8).repeat(20, 1, 1, 1)])
+def test_where_images_differ_everywhere_or_nowhere_nothing_is_told_apart(
+    images: Tensor, honest: dict[str, nn.Module]
+) -> None:
+    labels = honest["plain"](images).argmax(1)
+    seen = measured(honest["plain"], images, labels, THREAT, classes=10)["seen"]["attacked"]
+    assert set(seen["parts"]) == {"1", "0.5", "0.25"}
