@@ -48,7 +48,7 @@ from ..training.optim import keep_compiler_out
 from ..training.resuming import Saves, kept
 from ..trust.planting import plant
 from ..trust.probe import probe as examine
-from ..victims.victim import VictimError
+from ..victims.victim import Victim, VictimError
 from .fork_server import Load
 from .jobs import Certify, Context, Craft, Examine, Job, Judge, Plant, Prepare, Source, Train
 from .memory import keep_freed
@@ -255,12 +255,15 @@ class Worker:
         proposal = self._unready(cell)
         if proposal is None:
             _, x, y, target = self._batch(cell, shard)
-            victim = self._begun(self._bench(cell.crafter), cell, target).attacked
-            if inner(cell.attack).ends_early:  # Transfer.onward
-                victim = victim.insatiable()
+            victim = self._crafter(cell, target)
             proposal = craft(victim, self._ready(cell), cell.threat, x, y, cell.shard_seed(shard), target=target)
         facts = provenance(self.context.home, cell, judged=False)
         write_proposal(self.context.home.crafted(cell.crafted_key, shard), proposal, facts)
+
+    def _crafter(self, cell: Cell, target: Tensor | None) -> Victim:
+        """The model that a transfer is crafted on, as its attack meets it."""
+        victim = self._begun(self._bench(cell.crafter), cell, target).attacked
+        return victim.insatiable() if inner(cell.attack).ends_early else victim  # Transfer.onward
 
     def _judge(self, job: Judge) -> Kept | None:
         home, cell, shard = self.context.home, job.cell, job.shard
@@ -281,6 +284,7 @@ class Worker:
             seed=cell.shard_seed(shard),
             shard=shard,
             crafted=crafted,
+            crafter=self._crafter(cell, target) if cell.alone else None,
             standing=torch.from_numpy(met.images).to(x.device) if met is not None else None,
             target=target,
             keep=self.context.keep,

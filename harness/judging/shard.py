@@ -159,6 +159,7 @@ def run_shard(
     seed: int,
     shard: int = 0,
     crafted: Proposal | None = None,
+    crafter: Victim | None = None,
     standing: Tensor | None = None,
     harvest: bool = True,
     target: Tensor | None = None,
@@ -184,6 +185,7 @@ def run_shard(
         seed: For every random draw of the attack.
         shard: Number to note in the rows.
         crafted: Images for all of ``x`` from another model, for a transfer cell.
+        crafter: A model that the attack is run on instead of the bench's, for a transfer in a cascade.
         standing: In a cascade, which images are still to be attacked, bool (N,).
         harvest: False judges what is returned alone, to be held against what is counted.
         target: Classes (N,) that images have to be taken for, each another than its label; None: any but that.
@@ -202,8 +204,8 @@ def run_shard(
     aims = None if target is None else target[chosen]
     proposal = crafted
     if proposal is None and chosen.any():
-        how: dict[str, Any] = {"harvest": harvest and attack.boxed, "target": aims}
-        proposal = craft(bench.attacked, attack, threat, x[chosen], y[chosen], seed, **how)
+        how: dict[str, Any] = {"harvest": harvest and attack.boxed and crafter is None, "target": aims}
+        proposal = craft(crafter or bench.attacked, attack, threat, x[chosen], y[chosen], seed, **how)
     if proposal is None:
         proposal = Proposal(x[chosen], 0.0, 0, 0)
     clean = clean_pred[chosen]

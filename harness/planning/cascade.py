@@ -10,7 +10,7 @@ from typing import Final
 from ..attacks.base import Attack
 from ..schema.pairs import Share
 
-CONTROLS: Final = frozenset({"noise", "transformation", "transfer", "one-step"})
+CONTROLS: Final = frozenset({"noise", "transformation", "one-step"})
 """Families that also see what is proved to stand: they cost next to nothing, and a proof they break is our bug."""
 
 BLACK_BOX: Final = frozenset({"score", "decision"})

@@ -239,6 +239,7 @@ def plan(
                     share=link.share,
                     twin=tenths[attack.label, link.eps] if link.share == "rest" else "",
                     goal=suite.goal,
+                    alone=cascade and source is not None,
                 )
                 last = cell.key
                 if link.share == "tenth":

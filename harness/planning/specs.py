@@ -162,6 +162,8 @@ class Cell:
         twin: Key of the cell that met the tenth of which this one meets the rest.
         part: Whose images: those of the test part, or, where a paper measured on them, those of the training part.
         goal: Targets that images have to be taken for; None: any wrong label will do.
+        alone: Whether a transfer crafts for this cell what it meets, as in a cascade, and not for all victims of its
+            source whole shards.
     """
 
     name: ClassVar[str] = "Cell"
@@ -180,6 +182,7 @@ class Cell:
     twin: str = dataclasses.field(default="", metadata={"identity": "set"})
     part: Half = dataclasses.field(default="test", metadata={"identity": "set"})
     goal: Goal | None = dataclasses.field(default=None, metadata={"identity": "set"})
+    alone: bool = dataclasses.field(default=False, metadata={"identity": "set"})
 
     @cached_property
     def key(self) -> str:
@@ -196,9 +199,13 @@ class Cell:
         threat = dataclasses.replace(self.threat, eps=None)
         return identity.key("prepared", self.crafter, attack.preparation, threat)
 
-    @cached_property
+    @property
     def crafted_key(self) -> str | None:
         """Identity of the crafted images that this cell shares with every other victim of its source."""
+        return None if self.alone else self._crafted_key
+
+    @cached_property
+    def _crafted_key(self) -> str | None:
         if self.source is None:
             return None
         more = [*([] if self.part == "test" else [self.part]), *([] if self.goal is None else [self.goal])]
@@ -224,7 +231,7 @@ class Cell:
 
         A cascade draws what the full matrix draws, and the same weights in another file what they drew before.
         """
-        return identity.derive_seed(self.crafted_key or self._seed_key, shard)
+        return identity.derive_seed(self._crafted_key or self._seed_key, shard)
 
     @cached_property
     def _seed_key(self) -> str:

@@ -149,6 +149,18 @@ def test_what_is_proved_meets_the_controls_alone(boards: tuple[Board, Board]) ->
     assert contradictions(cascade, model) == []
 
 
+def test_a_transfer_crafts_for_what_stands_what_it_crafts_for_all(boards: tuple[Board, Board]) -> None:
+    full, cascade = ({pair.result.pair_name: pair for pair in board.pairs if pair.result.source} for board in boards)
+    assert full.keys() == cascade.keys() != set()
+    spared = 0
+    for name, pair in cascade.items():
+        met = pair.columns["attacked"] & pair.columns["clean_correct"]
+        spared += int((full[name].columns["attacked"] & ~met).sum())
+        for column in ("adversarial", "adv_pred"):
+            assert np.array_equal(pair.columns[column][met], full[name].columns[column][met]), name
+    assert spared > 20
+
+
 def test_it_costs_less(boards: tuple[Board, Board]) -> None:
     def passes(board: Board, defense: str) -> float:
         pairs = [pair for pair in board.pairs if pair.result.defense.startswith(defense)]
@@ -167,8 +179,7 @@ def test_nobody_is_shown_what_has_fallen(boards: tuple[Board, Board]) -> None:
             norm, eps = pair.result.norm, pair.result.eps or min(boards[1].budgets["digits"][pair.result.norm])
             samples = pair.samples
             shown = set(samples.loc[samples["attacked"], "index"])
-            if not pair.result.source:
-                assert not shown & fallen.get(norm, {}).get(f"{eps}", set())
+            assert not shown & fallen.get(norm, {}).get(f"{eps}", set())
             for other, grid in boards[1].budgets["digits"].items():
                 for value in grid:
                     near = samples["adversarial"] & (samples[other] <= value * (1 + 1e-4) + 1e-9)
