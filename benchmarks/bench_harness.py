@@ -4,8 +4,8 @@
 
 Everything is a ratio within one run, on the embedded digits. Scaling goes round by round: with one job, with two, and
 with one per core where there are more; ratios are those within a round, so that a busy machine troubles all alike. What
-every run has to do once (a second process imports its libraries, the last shard is waited for) weighs less the longer
-the run is: so runs of several numbers of models.
+every run has to do once (the last shard is waited for) weighs less the longer the run is: so runs of several numbers of
+models, after one that is not counted, for which the process that workers are forked from imports its libraries.
 """
 
 from __future__ import annotations
@@ -94,6 +94,7 @@ def scaling(rounds: int, models: int) -> None:
     attacks = [Foolbox("DDNAttack", steps=1500), LBFGS(), Gradient(), Gradient(mode="minimal")]
     made = make(attacks, "lenet", seeds=models)
     choices = sorted({1, 2, max(cores(), 2)})
+    whole(make(attacks, "lenet"), 1)
     costs = [{jobs: whole(made, jobs) for jobs in choices} for _ in range(rounds)]
     for jobs in choices:
         wall = sorted(one[jobs].wall for one in costs)

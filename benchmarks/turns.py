@@ -7,10 +7,13 @@ seconds are process CPU seconds of one thread.
 from __future__ import annotations
 
 import argparse
+import os
 import resource
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -40,12 +43,23 @@ def passes(pairs: Iterable[Pair]) -> tuple[float, float]:
 
 
 def spent() -> tuple[float, float]:
-    """CPU seconds of this process, and of the processes that it has waited for."""
+    """CPU seconds of this process, and of all processes below it: those it has waited for, and (Linux) living ones."""
     own, theirs = (
         used.ru_utime + used.ru_stime
         for used in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     )
-    return own, theirs
+    return own, theirs + _living(os.getpid()) / os.sysconf("SC_CLK_TCK")
+
+
+def _living(parent: int) -> int:
+    """Clock ticks of the living processes below one, and of those they waited for: a fork server for its workers."""
+    ticks = 0
+    for listed in Path(f"/proc/{parent}/task").glob("*/children"):
+        for child in map(int, listed.read_text().split()):
+            with suppress(OSError):  # it ended just now
+                fields = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()
+                ticks += sum(map(int, fields[11:15])) + _living(child)
+    return ticks
 
 
 def cpu(work: Work) -> float:
