@@ -180,7 +180,7 @@ def test_a_server_that_is_gone_has_a_successor(tmp_path: Path, monkeypatch: pyte
     with Pool(1, asked, "changing", ()) as pool:
         *_, before = first(pool)
         os.kill(before, signal.SIGKILL)
-        pool._workers[0].process.join()  # a worker goes with its server
+        assert pool._workers[0].pipe.poll(60)  # a worker goes with its server: its end of the pipe is closed then
         *_, after = first(pool)
         assert after != before
         os.kill(after, signal.SIGKILL)
